@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+type JobId is uint256;
+
+/// @notice Where a job stands at a given time. Nobody triggers a phase: it follows from counters and time.
+enum Phase {
+    /// No round is open: too few participants are seated, or the coordinator has not posted its bond.
+    Waiting,
+    /// Seated participants may commit.
+    Committing,
+    /// Committed participants may reveal.
+    Revealing,
+    /// The coordinator is to settle.
+    Settling,
+    /// Too few committed or revealed: anyone may restart the round.
+    Starved,
+    /// The coordinator missed its deadline: anyone may replace it. Until somebody does, it may still settle.
+    Overdue,
+    /// The job is over.
+    Over
+}
+
+/// @notice Why a participant gave up its seat.
+enum Departure {
+    Voluntary,
+    /// It missed `missLimit` rounds in a row.
+    Missing,
+    /// Its stake no longer covers a penalty.
+    Exhausted
+}
+
+/// @notice How a job ended.
+enum Outcome {
+    /// Every round was settled.
+    Completed,
+    /// The sponsor closed it while no round could be settled.
+    Withdrawn,
+    /// No coordinator was left on the list.
+    Abandoned
+}
+
+/// @notice What a sponsor fixes when it creates a job. Amounts in wei, windows in seconds.
+struct JobTerms {
+    /// Digest of the job spec, see DESIGN "Digest".
+    bytes32 specDigest;
+    /// Digest of the first model.
+    bytes32 modelDigest;
+    /// Chunk root of the first model.
+    bytes32 modelRoot;
+    uint24 rounds;
+    uint8 minParticipants;
+    uint8 maxParticipants;
+    /// Rounds in a row a participant may miss before it loses its seat (not its stake).
+    uint8 missLimit;
+    uint32 commitWindow;
+    uint32 revealWindow;
+    uint32 settleWindow;
+    /// Divided among the participants of a round in proportion to their scores.
+    uint96 reward;
+    /// What a participant deposits when it joins.
+    uint96 stake;
+    /// Taken from the stake of a participant that committed and did not reveal.
+    uint96 revealPenalty;
+    /// What a coordinator deposits before it can serve.
+    uint96 bond;
+    /// Taken from the bond of a coordinator that misses its deadline.
+    uint96 settlePenalty;
+}
+
+/// @notice The open round, in one storage word.
+struct Round {
+    /// Number of rounds settled so far, which is the index of the open one.
+    uint24 number;
+    /// Committing is over from this timestamp on; 0 when no round is open.
+    uint40 commitEnd;
+    /// Revealing is over from this timestamp on.
+    uint40 revealEnd;
+    /// Seats taken.
+    uint8 seated;
+    uint8 commits;
+    uint8 reveals;
+    /// Bit i: seat i has committed in this attempt.
+    uint64 committed;
+    /// Bit i: seat i has revealed in this attempt.
+    uint64 revealed;
+}
+
+/// @notice What a job is besides its terms and its open round.
+struct JobState {
+    address sponsor;
+    /// Index of the serving coordinator in the job's list.
+    uint8 coordinator;
+    /// How often the open round has been opened before.
+    uint16 attempt;
+    bool over;
+    /// Bit i: seat i is taken.
+    uint64 seats;
+    /// Reward money that no round has spent, in wei.
+    uint128 escrow;
+    /// Penalties that no participant has received yet, in wei.
+    uint128 forfeits;
+    /// Digest of the current model.
+    bytes32 modelDigest;
+    /// Chunk root of the current model.
+    bytes32 modelRoot;
+}
+
+/// @notice A seated participant.
+struct Member {
+    /// Seat number plus one; 0 when not seated.
+    uint8 seatPlusOne;
+    /// Rounds missed in a row.
+    uint8 misses;
+    /// The first round whose absence counts as a miss.
+    uint24 firstRound;
+    /// Number of training samples it declared: its weight.
+    uint32 samples;
+    /// What is left of its stake, in wei.
+    uint96 stake;
+}
+
+/// @title ITrainingLedger
+/// @notice Jobs, rounds, commitments, settlements and the money that moves with them.
+/// @dev Trust assumptions:
+/// - Nobody has privileges beyond the roles a job names: its sponsor, its coordinators, its participants.
+/// - The serving coordinator decides, per round, the next model and who is paid what share of that round's pot. It
+/// cannot pay anyone who did not reveal, cannot pay more than the pot, and cannot touch a stake.
+/// - The contract does not know whether a model is right. Whoever replays the job does (see `auditor/`).
+/// - A deadline gives everyone the right to act; block producers may shift a timestamp by seconds.
+interface ITrainingLedger {
+    /* EVENTS */
+
+    event JobCreated(JobId indexed job, address indexed sponsor, JobTerms terms, address[] coordinators);
+    event BondPosted(JobId indexed job, address indexed coordinator, uint256 amount);
+    event BondReleased(JobId indexed job, address indexed coordinator, uint256 amount);
+    event Joined(JobId indexed job, address indexed participant, uint8 seat, uint32 samples);
+    /// @notice `stake` is what was left of the stake; it is credited to the participant.
+    event Left(JobId indexed job, address indexed participant, uint8 seat, Departure departure, uint256 stake);
+    event RoundOpened(JobId indexed job, uint24 indexed round, uint16 attempt, uint40 commitEnd, uint40 revealEnd);
+    event Committed(JobId indexed job, uint24 indexed round, address indexed participant, bytes32 commitment);
+    event Revealed(
+        JobId indexed job, uint24 indexed round, address indexed participant, bytes32 digest, bytes32 root, bytes32 salt
+    );
+    /// @notice `participant` committed and did not reveal.
+    event PenaltyTaken(JobId indexed job, uint24 indexed round, address indexed participant, uint256 amount);
+    /// @notice Bit i of `accepted` is seat i; `scores` are those of the accepted seats, in ascending order of seats.
+    /// `pot` is what was divided, in wei: the reward and the penalties in hand.
+    event Settled(
+        JobId indexed job,
+        uint24 indexed round,
+        address indexed coordinator,
+        bytes32 modelDigest,
+        bytes32 modelRoot,
+        bytes32 reportDigest,
+        uint64 accepted,
+        uint32[] scores,
+        uint256 pot
+    );
+    /// @notice `account` may withdraw `amount` more: a share of a pot, of a penalty, or what a sponsor gets back.
+    /// Stakes and bonds that are given back stand in `Left` and `BondReleased` instead.
+    event Credited(JobId indexed job, address indexed account, uint256 amount);
+    /// @notice `successor` is zero when nobody was left.
+    event CoordinatorReplaced(
+        JobId indexed job, uint24 indexed round, address indexed coordinator, address successor, uint256 penalty
+    );
+    event JobEnded(JobId indexed job, Outcome outcome);
+    event Withdrawn(JobId indexed job, address indexed account, uint256 amount);
+
+    /* ERRORS */
+
+    error UnknownJob(JobId job);
+    error WrongPhase(Phase actual);
+    error WrongRound(uint24 current);
+    error WrongValue(uint256 expected);
+    error NotSponsor(address sponsor);
+    error NotCoordinator(address coordinator);
+    error NotSeated(address account);
+    error ZeroRounds();
+    error ZeroWindow();
+    error ZeroDigest();
+    error BadParticipantLimits(uint8 most);
+    error ZeroMissLimit();
+    error PenaltyExceedsDeposit(uint96 deposit);
+    error BadCoordinatorCount(uint256 most);
+    error BadCoordinator(address coordinator);
+    error BondAlreadyPosted(uint256 bond);
+    error NoBond(address coordinator);
+    error BondInUse(Phase phase);
+    error JobFull(uint8 most);
+    error AlreadySeated(uint8 seat);
+    error ZeroSamples();
+    error ZeroCommitment();
+    error AlreadyCommitted(bytes32 commitment);
+    error NotCommitted(address participant);
+    error AlreadyRevealed(address participant);
+    error CommitmentMismatch(bytes32 commitment);
+    error CommitmentOutstanding(uint24 round);
+    error NotRevealed(uint64 seats);
+    error BadScoreCount(uint256 expected);
+    error NothingToWithdraw(address account);
+    error TransferFailed(address account);
+
+    /* JOBS */
+
+    /// @notice Creates a job; the caller is its sponsor and sends `rounds * reward` wei, the whole reward budget.
+    /// @param coordinators Who may settle, in the order of succession; 1 to 8 distinct addresses.
+    function createJob(JobTerms calldata terms, address[] calldata coordinators) external payable returns (JobId job);
+
+    /// @notice Ends a job while no round can be settled (Waiting or Starved). Only the sponsor.
+    /// What no round has spent is credited to the sponsor; penalties in hand go to the participants.
+    function closeJob(JobId job) external;
+
+    /* COORDINATORS */
+
+    /// @notice Deposits the bond of a listed coordinator. Send exactly `bond` wei.
+    function postBond(JobId job) external payable;
+
+    /// @notice Credits a coordinator's bond to it. The serving coordinator cannot while a round is open.
+    function releaseBond(JobId job) external;
+
+    /// @notice Settles the open round. Only the serving coordinator, in Settling or Overdue.
+    /// @param round The open round.
+    /// @param accepted Bit i: the update of seat i was accepted. Each must have revealed.
+    /// @param scores One per accepted seat, in ascending order of seats; the pot is divided in proportion.
+    function settle(
+        JobId job,
+        uint24 round,
+        bytes32 modelDigest,
+        bytes32 modelRoot,
+        bytes32 reportDigest,
+        uint64 accepted,
+        uint32[] calldata scores
+    ) external;
+
+    /// @notice Replaces a coordinator that missed its deadline by the next one on the list that has posted its bond;
+    /// with none left, ends the job. Anyone, in Overdue.
+    function replaceCoordinator(JobId job) external;
+
+    /* PARTICIPANTS */
+
+    /// @notice Takes a seat. Send exactly `stake` wei.
+    /// @param samples Number of training samples the caller declares.
+    function join(JobId job, uint32 samples) external payable;
+
+    /// @notice Gives up the caller's seat and credits its stake. Not while it has committed in the open round.
+    function leave(JobId job) external;
+
+    /// @notice Commits to an update for the open round, once per attempt, in Committing.
+    /// @param round The open round: a transaction that comes late must not commit to the next one.
+    function commit(JobId job, uint24 round, bytes32 commitment) external;
+
+    /// @notice Opens the caller's commitment, in Revealing.
+    /// @param digest Digest of the update.
+    /// @param root Chunk root of the update.
+    function reveal(JobId job, bytes32 digest, bytes32 root, bytes32 salt) external;
+
+    /* ANYONE */
+
+    /// @notice Opens a starved round again, or waits for participants if too few are seated. Anyone, in Starved.
+    function restartRound(JobId job) external;
+
+    /// @notice Pays the caller all it has been credited in a job.
+    function withdraw(JobId job) external returns (uint256 amount);
+
+    /* VIEWS */
+
+    /// @notice Number of jobs; ids run from 1 to this.
+    function jobCount() external view returns (uint256);
+
+    function termsOf(JobId job) external view returns (JobTerms memory);
+
+    function stateOf(JobId job) external view returns (JobState memory);
+
+    function roundOf(JobId job) external view returns (Round memory);
+
+    /// @notice The phase of a job in a block with this timestamp, if no transaction comes before it.
+    function phaseAt(JobId job, uint256 timestamp) external view returns (Phase);
+
+    function coordinatorsOf(JobId job) external view returns (address[] memory);
+
+    /// @notice The bond a coordinator has in deposit, in wei.
+    function bondOf(JobId job, address coordinator) external view returns (uint256);
+
+    function memberOf(JobId job, address participant) external view returns (Member memory);
+
+    /// @notice Who sits in a seat; zero when it is free.
+    function participantAt(JobId job, uint8 seat) external view returns (address);
+
+    /// @notice The latest commitment of a participant, of whichever round.
+    function commitmentOf(JobId job, address participant) external view returns (bytes32);
+
+    /// @notice keccak256(abi.encode(chain id, this contract, job, round, participant, digest, root, salt)).
+    function commitmentFor(
+        JobId job,
+        uint24 round,
+        address participant,
+        bytes32 digest,
+        bytes32 root,
+        bytes32 salt
+    ) external view returns (bytes32);
+
+    /// @notice What an account may withdraw from a job, in wei.
+    function creditOf(JobId job, address account) external view returns (uint256);
+}

@@ -1,0 +1,38 @@
+"""What deepledger asks of a blob store: a few methods, whatever serves them.
+
+A store is not trusted. What it returns is checked against the digest before anybody sees it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from typing_extensions import Buffer
+
+from deepledger.protocol.types import Digest
+
+
+class BlobStore(Protocol):
+    """Blobs by digest. Every method raises `StoreUnreachable` when the store cannot be reached."""
+
+    def put(self, data: Buffer) -> Digest:
+        """Store and pin `data`; the digest is computed here, and the store's own answer must agree with it.
+
+        Raises `BlobCorrupt` when it does not. Putting the same bytes twice is harmless.
+        """
+
+    def read_into(self, digest: Digest, buffer: Buffer) -> None:
+        """Fill the writable `buffer` with the blob, which must be exactly as long.
+
+        Never reads more than one byte past `len(buffer)`. Raises `BlobMissing` when nobody serves it in time and
+        `BlobCorrupt` when what is served is shorter, longer or different; the buffer's content is then undefined.
+        """
+
+    def read(self, digest: Digest, *, limit: int) -> bytes:
+        """The blob, if it has at most `limit` bytes. Raises as `read_into`."""
+
+    def pin(self, digest: Digest) -> None:
+        """Keep a blob that is there, fetching it if need be."""
+
+    def unpin(self, digest: Digest) -> None:
+        """Let a blob go; no error if it was not pinned."""
