@@ -1,0 +1,172 @@
+"""What the contract says happened, one frozen dataclass per Solidity event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
+
+
+class Phase(IntEnum):
+    """As `Phase` in ITrainingLedger.sol."""
+
+    WAITING = 0
+    COMMITTING = 1
+    REVEALING = 2
+    SETTLING = 3
+    STARVED = 4
+    OVERDUE = 5
+    OVER = 6
+
+
+class Departure(IntEnum):
+    VOLUNTARY = 0
+    MISSING = 1
+    EXHAUSTED = 2
+
+
+class Outcome(IntEnum):
+    COMPLETED = 0
+    WITHDRAWN = 1
+    ABANDONED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class JobTerms:
+    """What a sponsor fixes on chain, as `JobTerms` in ITrainingLedger.sol. Amounts in wei, windows in seconds."""
+
+    spec_digest: Digest
+    model_digest: Digest
+    model_root: Root
+    rounds: int
+    min_participants: int
+    max_participants: int
+    miss_limit: int
+    commit_window: Seconds
+    reveal_window: Seconds
+    settle_window: Seconds
+    reward: Wei
+    stake: Wei
+    reveal_penalty: Wei
+    bond: Wei
+    settle_penalty: Wei
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """Where on the chain an event stands. Ordered as the chain orders events."""
+
+    block: int
+    log_index: int
+    block_hash: str
+    transaction: str  # hash, 0x…
+    timestamp: Seconds  # of the block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    at: Position
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobCreated(Event):
+    sponsor: Address
+    terms: JobTerms
+    coordinators: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BondPosted(Event):
+    coordinator: Address
+    amount: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BondReleased(Event):
+    coordinator: Address
+    amount: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined(Event):
+    participant: Address
+    seat: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left(Event):
+    participant: Address
+    seat: int
+    departure: Departure
+    stake: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundOpened(Event):
+    round: RoundNumber
+    attempt: int
+    commit_end: Seconds
+    reveal_end: Seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed(Event):
+    round: RoundNumber
+    participant: Address
+    commitment: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revealed(Event):
+    round: RoundNumber
+    participant: Address
+    digest: Digest
+    root: Root
+    salt: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PenaltyTaken(Event):
+    round: RoundNumber
+    participant: Address
+    amount: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled(Event):
+    round: RoundNumber
+    coordinator: Address
+    model_digest: Digest
+    model_root: Root
+    report_digest: Digest
+    accepted: int  # bit i: seat i
+    scores: tuple[int, ...]  # of the accepted seats, ascending
+    pot: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credited(Event):
+    account: Address
+    amount: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorReplaced(Event):
+    round: RoundNumber
+    coordinator: Address
+    successor: Address | None
+    penalty: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEnded(Event):
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawn(Event):
+    account: Address
+    amount: Wei

@@ -1,0 +1,99 @@
+"""What deepledger asks of a chain: read what happened, wait for more, act.
+
+State is never read piecemeal: a role folds the events of a job (`deepledger.protocol.trail`) and decides from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from deepledger.protocol.chain.events import Event, JobTerms
+from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest block."""
+
+    number: int
+    hash: str
+    timestamp: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A transaction that is on the chain and did not revert."""
+
+    transaction: str
+    block: int
+    gas_used: int
+    fee: Wei  # gas used x price paid
+    events: tuple[Event, ...]
+
+
+class Reader(Protocol):
+    """A TrainingLedger as anybody can see it.
+
+    Every method raises `ChainUnreachable` or `ChainNonsense`. Constructing one checks the chain id and that the
+    contract's code is at the address (`WrongChain`, `NoLedger`).
+    """
+
+    chain_id: int
+    address: Address
+
+    def head(self) -> Head: ...
+
+    def events(self, first_block: int, last_block: int, *, job: JobId | None = None) -> list[Event]:
+        """In chain order, both blocks included; asked for in bounded ranges."""
+
+    def wait(self, after: Head, *, timeout: float) -> Head:
+        """Block until the chain has another head than `after`, at most `timeout` seconds; return the newest head.
+
+        Awaits a push (eth_subscribe over WebSocket) and falls back to polling where there is none.
+        """
+
+    def job_count(self) -> int: ...
+
+    def created_in(self, job: JobId) -> int:
+        """The block of the job's JobCreated event. Raises `BadInput` for an unknown job."""
+
+    def credit(self, job: JobId, account: Address) -> Wei: ...
+
+    def balance(self, account: Address) -> Wei: ...
+
+
+class Ledger(Reader, Protocol):
+    """A TrainingLedger with an account that signs.
+
+    Every action is tried on the node first, so that what the contract would refuse raises `LedgerRejected` and costs
+    nothing; it returns when the transaction is in a block. Also raises `InsufficientFunds`.
+    """
+
+    account: Address
+
+    def create_job(self, terms: JobTerms, coordinators: Sequence[Address]) -> tuple[JobId, Receipt]: ...
+    def close_job(self, job: JobId) -> Receipt: ...
+    def post_bond(self, job: JobId, *, value: Wei) -> Receipt: ...
+    def release_bond(self, job: JobId) -> Receipt: ...
+    def join(self, job: JobId, samples: int, *, value: Wei) -> Receipt: ...
+    def leave(self, job: JobId) -> Receipt: ...
+    def commit(self, job: JobId, round: RoundNumber, commitment: bytes) -> Receipt: ...
+    def reveal(self, job: JobId, *, digest: Digest, root: Root, salt: bytes) -> Receipt: ...
+    def settle(
+        self,
+        job: JobId,
+        round: RoundNumber,
+        *,
+        model_digest: Digest,
+        model_root: Root,
+        report_digest: Digest,
+        accepted: int,
+        scores: Sequence[int],
+    ) -> Receipt: ...
+    def restart_round(self, job: JobId) -> Receipt: ...
+    def replace_coordinator(self, job: JobId) -> Receipt: ...
+    def withdraw(self, job: JobId) -> Receipt: ...
+
+
