@@ -138,6 +138,8 @@ interface ITrainingLedger {
     /// @notice `stake` is what was left of the stake; it is credited to the participant.
     event Left(JobId indexed job, address indexed participant, uint8 seat, Departure departure, uint256 stake);
     event RoundOpened(JobId indexed job, uint24 indexed round, uint16 attempt, uint40 commitEnd, uint40 revealEnd);
+    /// @notice An attempt at a round ended with too few commitments or reveals.
+    event RoundStarved(JobId indexed job, uint24 indexed round, uint16 attempt);
     event Committed(JobId indexed job, uint24 indexed round, address indexed participant, bytes32 commitment);
     event Revealed(
         JobId indexed job, uint24 indexed round, address indexed participant, bytes32 digest, bytes32 root, bytes32 salt

@@ -113,6 +113,12 @@ class RoundOpened(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoundStarved(Event):
+    round: RoundNumber
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Committed(Event):
     round: RoundNumber
     participant: Address

@@ -1,0 +1,179 @@
+"""Tasks: a small Python file with `build_model`, `load_data`, `train` and `evaluate`.
+
+A spec pins a task by the SHA-256 of its source. Only a file that is installed here and has that hash is run, and what
+runs is the very bytes that were hashed. Nothing that was fetched is ever executed. torch is imported only when a task
+is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepledger.protocol.errors import BadInput, TaskMismatch
+from deepledger.protocol.report import Evaluation
+from deepledger.protocol.spec import LayoutEntry, TaskPin
+from deepledger.protocol.vectors import Floats
+
+if TYPE_CHECKING:
+    import torch
+
+FUNCTIONS = {
+    "build_model": "build_model() -> torch.nn.Module",
+    "load_data": "load_data(path) -> data with a length",
+    "train": "train(model, data, **hyperparameters) -> None, changing the model in place",
+    "evaluate": 'evaluate(model, data) -> {"samples": int, "correct": int, "loss": float}',
+}
+MAX_SOURCE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSource:
+    path: Path
+    source: bytes
+
+    @property
+    def sha256(self) -> str:
+        return sha256(self.source).hexdigest()
+
+
+def read_source(path: Path) -> TaskSource:
+    """Raises `BadInput` if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            source = file.read(MAX_SOURCE_BYTES + 1)
+    except OSError as error:
+        raise BadInput(f"cannot read the task source {path}: {error.strerror}") from None
+    if len(source) > MAX_SOURCE_BYTES:
+        raise BadInput(f"the task source {path} has more than {MAX_SOURCE_BYTES} bytes")
+    return TaskSource(path.resolve(), source)
+
+
+def find_source(pin: TaskPin, places: Iterable[Path]) -> TaskSource:
+    """The local source with the pinned hash, in files or anywhere below folders. Raises `TaskMismatch`."""
+    seen = []
+    for place in places:
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            source = read_source(path)
+            if source.sha256 == pin.sha256:
+                return source
+            if place.is_file() or path.stem == pin.name:
+                seen.append(f"{path} has {source.sha256[:12]}…")
+    found = "; ".join(seen) if seen else "no candidate was found"
+    raise TaskMismatch(
+        f"the job pins the source of task {pin.name!r} with SHA-256 {pin.sha256[:12]}…, which is not installed here "
+        f"({found}). Get the source from the sponsor, read it, and name it with --task."
+    )
+
+
+class Task:
+    """A loaded task. Vectors are float32, shape (d,): the floating-point entries of the `state_dict`, in its order."""
+
+    def __init__(self, source: TaskSource) -> None:
+        _require_torch()
+        self.sha256 = source.sha256
+        self._path = source.path
+        self._module = ModuleType(f"deepledger_task_{source.sha256[:16]}")
+        self._module.__file__ = str(source.path)
+        sys.modules[self._module.__name__] = self._module  # data loaders pickle by module name
+        try:
+            exec(compile(source.source, str(source.path), "exec"), self._module.__dict__)  # noqa: S102 (pinned, local)
+        except Exception as error:
+            raise BadInput(f"the task {source.path} fails to load: {type(error).__name__}: {error}") from error
+        missing = [text for name, text in FUNCTIONS.items() if not callable(getattr(self._module, name, None))]
+        if missing:
+            raise BadInput(f"the task {source.path} lacks " + "; ".join(missing))
+
+    def build_model(self, seed: int) -> torch.nn.Module:
+        import torch
+
+        torch.manual_seed(seed)
+        return self._call("build_model")
+
+    def load_data(self, path: Path) -> Any:
+        if not path.exists():
+            raise BadInput(f"no data at {path}")
+        data = self._call("load_data", path)
+        if len(data) == 0:
+            raise BadInput(f"the data at {path} has no samples")
+        return data
+
+    def train(self, model: torch.nn.Module, data: Any, *, seed: int, hyperparameters: Mapping[str, Any]) -> None:
+        """One participant's local training of one round."""
+        import torch
+
+        torch.manual_seed(seed)
+        model.train()
+        self._call("train", model, data, **hyperparameters)
+
+    def evaluate(self, model: torch.nn.Module, data: Any) -> Evaluation:
+        import torch
+
+        model.eval()
+        with torch.no_grad():
+            result = self._call("evaluate", model, data)
+        loss = min(float(result["loss"]), 1e9)
+        return Evaluation(
+            samples=int(result["samples"]),
+            correct=int(result["correct"]),
+            loss_millionths=10**15 if loss != loss else max(0, round(loss * 1e6)),
+        )
+
+    def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return getattr(self._module, name)(*arguments, **options)
+        except Exception as error:
+            raise BadInput(f"{name} of task {self._path} failed: {type(error).__name__}: {error}") from error
+
+
+def layout_of(model: torch.nn.Module) -> tuple[LayoutEntry, ...]:
+    entries, offset = [], 0
+    for name, tensor in _floating(model):
+        entry = LayoutEntry(name=name, shape=tuple(tensor.shape), offset=offset)
+        entries.append(entry)
+        offset += entry.size
+    return tuple(entries)
+
+
+def read_floats(model: torch.nn.Module) -> Floats:
+    """A copy of the model's floating-point entries, shape (d,)."""
+    tensors = [tensor for _, tensor in _floating(model)]
+    values = np.empty(sum(tensor.numel() for tensor in tensors), np.float32)
+    offset = 0
+    for tensor in tensors:
+        values[offset : offset + tensor.numel()] = tensor.detach().float().cpu().numpy().reshape(-1)
+        offset += tensor.numel()
+    return values
+
+
+def write_floats(model: torch.nn.Module, values: Floats) -> None:
+    """Set the model's floating-point entries. Raises `BadInput` if the model does not have `len(values)` of them."""
+    import torch
+
+    tensors = [tensor for _, tensor in _floating(model)]
+    if sum(tensor.numel() for tensor in tensors) != len(values):
+        raise BadInput("the task's model does not have the layout that the spec pins; is its configuration the same?")
+    offset = 0
+    with torch.no_grad():
+        for tensor in tensors:
+            part = torch.from_numpy(values[offset : offset + tensor.numel()])
+            tensor.copy_(part.reshape(tensor.shape))
+            offset += tensor.numel()
+
+
+def _floating(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [(name, tensor) for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise BadInput("this needs torch: pip install 'deepledger[node]'") from None

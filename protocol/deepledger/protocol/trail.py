@@ -1,0 +1,215 @@
+"""A job as its events tell it: every role folds the same events into the same state and decides from that.
+
+Phases follow from counters and time, as in TrainingLedger.sol; `phase_at` is the same function in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from deepledger.protocol.chain.events import (
+    BondPosted,
+    BondReleased,
+    Committed,
+    CoordinatorReplaced,
+    Event,
+    JobCreated,
+    JobEnded,
+    JobTerms,
+    Joined,
+    Left,
+    Outcome,
+    Phase,
+    Position,
+    Revealed,
+    RoundOpened,
+    RoundStarved,
+    Settled,
+)
+from deepledger.protocol.errors import ChainNonsense
+from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """Somebody in a seat."""
+
+    address: Address
+    seat: int
+    samples: int  # as declared when it joined
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An open round. Commitments and reveals are in chain order."""
+
+    round: RoundNumber
+    attempt: int
+    commit_end: Seconds
+    reveal_end: Seconds
+    commits: tuple[Committed, ...] = ()
+    reveals: tuple[Revealed, ...] = ()
+
+    def has_committed(self, participant: Address) -> bool:
+        return any(commit.participant == participant for commit in self.commits)
+
+    def has_revealed(self, participant: Address) -> bool:
+        return any(reveal.participant == participant for reveal in self.reveals)
+
+
+@dataclass(frozen=True, slots=True)
+class SettledRound:
+    """A round that is over, with what its settlement was a function of."""
+
+    opened: Attempt
+    participants: Mapping[Address, Participant]  # seated when it was settled
+    model_digest: Digest  # before
+    model_root: Root
+    settled: Settled
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything the events say about a job."""
+
+    job: JobId
+    created: JobCreated
+    model_digest: Digest
+    model_root: Root
+    serving: int = 0  # index into the list of coordinators
+    bonded: frozenset[Address] = frozenset()
+    participants: Mapping[Address, Participant] = field(default_factory=dict)  # seated now
+    attempt: Attempt | None = None  # None: waiting, or over
+    abandoned: tuple[Attempt, ...] = ()  # attempts that starved
+    history: tuple[SettledRound, ...] = ()
+    outcome: Outcome | None = None
+    last: Position | None = None
+
+    @property
+    def terms(self) -> JobTerms:
+        return self.created.terms
+
+    @property
+    def coordinator(self) -> Address:
+        return self.created.coordinators[self.serving]
+
+    @property
+    def round(self) -> RoundNumber:
+        return RoundNumber(len(self.history))
+
+
+def phase_at(job: Job, now: Seconds) -> Phase:
+    """The phase in a block with timestamp `now`, as TrainingLedger.phaseAt."""
+    attempt, terms = job.attempt, job.terms
+    if job.outcome is not None:
+        return Phase.OVER
+    if attempt is None:
+        return Phase.WAITING
+    if now < attempt.commit_end:
+        return Phase.COMMITTING
+    if len(attempt.commits) < terms.min_participants:
+        return Phase.STARVED
+    if now < attempt.reveal_end:
+        return Phase.REVEALING
+    if len(attempt.reveals) < terms.min_participants:
+        return Phase.STARVED
+    return Phase.SETTLING if now < attempt.reveal_end + terms.settle_window else Phase.OVERDUE
+
+
+def deadline(job: Job, now: Seconds) -> Seconds | None:
+    """When the present phase ends by itself; None if it does not."""
+    attempt = job.attempt
+    if attempt is None:
+        return None
+    match phase_at(job, now):
+        case Phase.COMMITTING:
+            return attempt.commit_end
+        case Phase.REVEALING:
+            return attempt.reveal_end
+        case Phase.SETTLING:
+            return Seconds(attempt.reveal_end + job.terms.settle_window)
+        case _:
+            return None
+
+
+def replay(events: Iterable[Event], job: Job | None = None) -> Job | None:
+    """Fold events, in chain order, into a job; None if there are none."""
+    for event in events:
+        job = apply(job, event)
+    return job
+
+
+def apply(job: Job | None, event: Event) -> Job:
+    """The job after one more event. Raises `ChainNonsense` if the contract could not have emitted it now."""
+    if job is None:
+        if not isinstance(event, JobCreated):
+            raise ChainNonsense(f"the trail of job {event.job} does not begin with its creation")
+        return Job(event.job, event, event.terms.model_digest, event.terms.model_root, last=event.at)
+    if event.job != job.job or (job.last is not None and event.at <= job.last):
+        raise ChainNonsense(f"the trail of job {job.job} is out of order at block {event.at.block}")
+    return replace(_applied(job, event), last=event.at)
+
+
+def _applied(job: Job, event: Event) -> Job:
+    match event:
+        case BondPosted():
+            return replace(job, bonded=job.bonded | {event.coordinator})
+        case BondReleased():
+            return replace(job, bonded=job.bonded - {event.coordinator})
+        case Joined():
+            seat = Participant(event.participant, event.seat, event.samples)
+            return replace(job, participants={**job.participants, event.participant: seat})
+        case Left():
+            rest = {address: seat for address, seat in job.participants.items() if address != event.participant}
+            return _close_committing(replace(job, participants=rest), event.at.timestamp)
+        case RoundOpened():
+            opened = Attempt(event.round, event.attempt, event.commit_end, event.reveal_end)
+            return replace(job, attempt=opened)
+        case RoundStarved():
+            return replace(job, attempt=None, abandoned=(*job.abandoned, _open(job, event)))
+        case Committed():
+            attempt = _open(job, event)
+            attempt = replace(attempt, commits=(*attempt.commits, event))
+            return _close_committing(replace(job, attempt=attempt), event.at.timestamp)
+        case Revealed():
+            attempt = _open(job, event)
+            attempt = replace(attempt, reveals=(*attempt.reveals, event))
+            if len(attempt.reveals) == len(attempt.commits):
+                attempt = replace(attempt, reveal_end=event.at.timestamp)
+            return replace(job, attempt=attempt)
+        case CoordinatorReplaced(successor=successor):
+            if successor is None:
+                return job
+            attempt = replace(_open(job, event), reveal_end=event.at.timestamp)
+            return replace(job, serving=job.created.coordinators.index(successor), attempt=attempt)
+        case Settled():
+            over = SettledRound(_open(job, event), job.participants, job.model_digest, job.model_root, event)
+            return replace(
+                job,
+                attempt=None,
+                history=(*job.history, over),
+                model_digest=event.model_digest,
+                model_root=event.model_root,
+            )
+        case JobEnded():
+            return replace(job, attempt=None, outcome=event.outcome)
+        case _:  # the rest moves money only
+            return job
+
+
+def _open(job: Job, event: Event) -> Attempt:
+    if job.attempt is None:
+        raise ChainNonsense(f"{type(event).__name__} in block {event.at.block}, but no round of job {job.job} is open")
+    return job.attempt
+
+
+def _close_committing(job: Job, now: Seconds) -> Job:
+    """Committing ends in the block in which the last seated participant commits, or the last other one leaves."""
+    attempt = job.attempt
+    if attempt is None or now >= attempt.commit_end or not attempt.commits:
+        return job
+    if len(attempt.commits) < len(job.participants):
+        return job
+    closed = replace(attempt, commit_end=now, reveal_end=Seconds(now + job.terms.reveal_window))
+    return replace(job, attempt=closed)

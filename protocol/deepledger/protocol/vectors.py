@@ -1,0 +1,139 @@
+"""Models and updates as integer vectors.
+
+Floats enter and leave here; between, everything is integer arithmetic and so the same bytes on every machine. Large
+vectors go through `vectors_fast`, which is tested against this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Buffer
+
+from deepledger.protocol.errors import BadVector
+from deepledger.protocol.spec import JobSpec, ModelFormat, UpdateFormat
+
+Floats = npt.NDArray[np.float32]
+ModelVector = npt.NDArray[np.int32]
+"""Shape (d,), '<i4', unit 2^-F."""
+UpdateVector = npt.NDArray[np.signedinteger]
+"""Shape (d,), '<i1', '<i2' or '<i4', unit 2^-U."""
+
+BLOCK = 1 << 16
+"""Coordinates worked on at once: temporaries stay in the cache and do not grow with the model."""
+
+
+def as_model(data: Buffer, model: ModelFormat) -> ModelVector:
+    """View bytes as a model, without a copy. Raises `BadVector` unless they are exactly 4·d."""
+    return _view(data, np.dtype("<i4"), model.coordinates)
+
+
+def as_update(data: Buffer, spec: JobSpec) -> UpdateVector:
+    """View bytes as an update, without a copy. Raises `BadVector` unless they are exactly d·bits/8."""
+    return _view(data, update_dtype(spec.update), spec.model.coordinates)
+
+
+def update_dtype(update: UpdateFormat) -> np.dtype[np.signedinteger]:
+    return np.dtype(f"<i{update.bits // 8}")
+
+
+def _view(data: Buffer, dtype: np.dtype[np.signedinteger], coordinates: int) -> npt.NDArray[np.signedinteger]:
+    view = memoryview(data).cast("B")
+    if len(view) != coordinates * dtype.itemsize:
+        raise BadVector(f"expected {coordinates * dtype.itemsize} bytes for {coordinates} coordinates, got {len(view)}")
+    return np.frombuffer(view, dtype=dtype)
+
+
+def encode_model(values: Floats, model: ModelFormat) -> ModelVector:
+    """Round float values, shape (d,), half to even. Raises `BadVector` for NaN and for what int32 cannot hold."""
+    scaled = np.rint(values.astype(np.float64) * 2.0**model.fraction_bits)
+    if not np.isfinite(scaled).all():
+        raise BadVector("the model contains NaN or infinity")
+    if np.abs(scaled).max(initial=0) >= 2**31:
+        raise BadVector(f"a model value exceeds ±{2.0 ** (31 - model.fraction_bits):g}; lower model.fraction_bits")
+    return scaled.astype("<i4")
+
+
+def decode_model(vector: ModelVector, model: ModelFormat) -> Floats:
+    """Model values as float32, shape (d,): exact up to float32's own rounding."""
+    return np.multiply(vector, 2.0**-model.fraction_bits, dtype=np.float64).astype(np.float32)
+
+
+def sum_of_squares(update: UpdateVector) -> int:
+    """Exact sum of squared update integers, of any width."""
+    total = 0
+    for start in range(0, len(update), BLOCK):
+        block = update[start : start + BLOCK].astype(np.int64)
+        # |q| < 2^31 splits into high·2^16 + low, so that no partial sum over 2^16 coordinates reaches 2^63.
+        high, low = block >> 16, block & 0xFFFF
+        total += (int(high @ high) << 32) + (int(high @ low) << 17) + int(low @ low)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An update ready to be committed to."""
+
+    vector: UpdateVector  # shape (d,)
+    residual: Floats  # shape (d,); what rounding left out, to be added to the next round's change
+    clipped: bool  # the norm bound was reached
+    saturated: int  # coordinates that did not fit
+
+
+def encode_update(change: Floats, residual: Floats, *, update: UpdateFormat, seed: int) -> Encoded:
+    """Turn a model change, shape (d,), into update integers.
+
+    Adds the last residual (error feedback, Karimireddy et al. 2019), clips the L2 norm to the bound, rounds
+    stochastically (Gupta et al. 2015) with `uniform(seed, i)`, and saturates what does not fit. If rounding carries
+    the norm over the bound, rounds toward zero instead, which cannot. Raises `BadVector` for NaN and infinity.
+    """
+    wanted = change + residual
+    norm = float(np.sqrt(sum(float(np.square(b, dtype=np.float64).sum()) for b in _blocks(wanted))))
+    if not np.isfinite(norm):
+        raise BadVector("training produced NaN or infinity; lower the learning rate")
+    clipped = norm > update.norm_bound
+    if clipped:
+        wanted *= np.float32(update.norm_bound / norm)
+    vector, saturated = _round(wanted, update, seed)
+    if sum_of_squares(vector) > update.square_limit:
+        vector, saturated = _round(wanted, update, None)
+        if sum_of_squares(vector) > update.square_limit:  # only float32's rounding in the scaling above can do this
+            wanted *= np.float32(1 - 2.0**-20)
+            vector, saturated = _round(wanted, update, None)
+    for start in range(0, len(wanted), BLOCK):
+        wanted[start : start + BLOCK] -= vector[start : start + BLOCK] * np.float32(2.0**-update.fraction_bits)
+    return Encoded(vector=vector, residual=wanted, clipped=clipped, saturated=saturated)
+
+
+def _round(values: Floats, update: UpdateFormat, seed: int | None) -> tuple[UpdateVector, int]:
+    """Stochastically with a seed, toward zero without."""
+    dtype = update_dtype(update)
+    limits = np.iinfo(dtype)
+    vector = np.empty(len(values), dtype)
+    saturated = 0
+    for start in range(0, len(values), BLOCK):
+        scaled = values[start : start + BLOCK] * np.float64(2.0**update.fraction_bits)
+        scaled = np.trunc(scaled) if seed is None else np.floor(scaled + uniform(seed, start, len(scaled)))
+        saturated += int(np.count_nonzero((scaled < limits.min) | (scaled > limits.max)))
+        vector[start : start + BLOCK] = np.clip(scaled, limits.min, limits.max).astype(dtype)
+    return vector, saturated
+
+
+def uniform(seed: int, start: int, count: int) -> npt.NDArray[np.float64]:
+    """Numbers `start` … `start + count` of a counter-based stream: multiples of 2^-24 in [0, 1).
+
+    SplitMix64 (Steele, Lea, Flood 2014): a mixed counter, so any block can be drawn by itself.
+    """
+    z = np.uint64(seed % 2**64) + np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(
+        0x9E3779B97F4A7C15
+    )
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return (z >> np.uint64(40)).astype(np.float64) * 2.0**-24
+
+
+def _blocks(values: Floats) -> list[Floats]:
+    return [values[start : start + BLOCK] for start in range(0, len(values), BLOCK)]
