@@ -86,12 +86,9 @@ def contributions(
         if (starved.round, starved.attempt) < (attempt.round, attempt.attempt):
             for reveal in starved.reveals:
                 (own if starved.round == attempt.round else first).setdefault(reveal.digest, reveal.participant)
-    reveals = {reveal.participant: reveal for reveal in attempt.reveals}
+    committed_at = {commit.participant: commit.at for commit in attempt.commits}
     found = []
-    for commit in attempt.commits:
-        reveal = reveals.get(commit.participant)
-        if reveal is None:
-            continue
+    for reveal in sorted(attempt.reveals, key=lambda reveal: committed_at[reveal.participant]):
         earlier = first.get(reveal.digest) or own.get(reveal.digest, reveal.participant)
         copied = reveal.digest in first or earlier != reveal.participant
         first.setdefault(reveal.digest, reveal.participant)

@@ -95,7 +95,10 @@ class Task:
         import torch
 
         torch.manual_seed(seed)
-        return self._call("build_model")
+        model = self._call("build_model")
+        if not isinstance(model, torch.nn.Module):
+            raise BadInput(f"build_model of task {self._path} returned a {type(model).__name__}, not a torch.nn.Module")
+        return model
 
     def load_data(self, path: Path) -> Any:
         if not path.exists():

@@ -54,6 +54,12 @@ class Reader(Protocol):
         Awaits a push (eth_subscribe over WebSocket) and falls back to polling where there is none.
         """
 
+    def is_canonical(self, head: Head) -> bool:
+        """Whether this block is still on the chain."""
+
+    def pending_time(self) -> Seconds:
+        """The timestamp a block would have now, as the node sees it; the newest block's where the node cannot say."""
+
     def job_count(self) -> int: ...
 
     def created_in(self, job: JobId) -> int:
