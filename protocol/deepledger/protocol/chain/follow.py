@@ -14,6 +14,8 @@ from deepledger.protocol.errors import ChainNonsense
 from deepledger.protocol.trail import Job, deadline, phase_at, replay
 from deepledger.protocol.types import JobId, Seconds
 
+_PATIENCE = 60.0
+
 
 class Follower:
     """The present state of a job, kept up to date by `update`."""
@@ -39,6 +41,15 @@ class Follower:
             self.job = replay(events, self.job) or self.job
         else:  # the chain was re-organised: what was folded may not have happened
             self.job = self._replay()
+        return self.job
+
+    def reach(self, block: int) -> Job:
+        """The job once `block`, which holds an own transaction, is folded in. Raises `ChainNonsense` if it never is."""
+        until = time.monotonic() + _PATIENCE
+        while self.head.number < block:
+            self.update(timeout=1.0)
+            if time.monotonic() > until:
+                raise ChainNonsense(f"block {block} was reported and then not seen again; is the node in sync?")
         return self.job
 
     def now(self) -> Seconds:

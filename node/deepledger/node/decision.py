@@ -1,0 +1,61 @@
+"""What a participant does next: a pure function of the job, the time on chain, and what it has done itself."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from deepledger.protocol.chain.events import Phase
+from deepledger.protocol.trail import Attempt, Job, phase_at
+from deepledger.protocol.types import Address, Seconds
+
+TURN = Seconds(2)
+"""Whoever may move a stuck job on does so in turn, so that not everybody pays for the same transaction."""
+
+
+class Step(Enum):
+    JOIN = auto()
+    COMMIT = auto()  # train if there is no update yet, then commit to it
+    PUBLISH = auto()  # put the revealed update into the blob store again
+    REVEAL = auto()
+    RESTART = auto()
+    REPLACE = auto()
+    FINISH = auto()
+    WAIT = auto()
+
+
+def next_step(job: Job, me: Address, now: Seconds, *, unpublished: bool) -> Step:
+    """`unpublished`: the update this node has revealed in the open round is not in the store yet."""
+    phase = phase_at(job, now)
+    attempt = job.attempt
+    if phase is Phase.OVER:
+        return Step.FINISH
+    if me not in job.participants:
+        return Step.JOIN
+    if attempt is None:
+        return Step.WAIT
+    if phase is Phase.COMMITTING and not attempt.has_committed(me):
+        return Step.COMMIT
+    if phase is Phase.REVEALING and attempt.has_committed(me) and not attempt.has_revealed(me):
+        return Step.REVEAL
+    if attempt.has_revealed(me) and unpublished:
+        return Step.PUBLISH
+    if phase is Phase.STARVED and now >= starved_since(job, attempt) + _turn(job, me):
+        return Step.RESTART
+    if phase is Phase.OVERDUE and now >= overdue_since(job, attempt) + _turn(job, me):
+        return Step.REPLACE
+    return Step.WAIT
+
+
+def starved_since(job: Job, attempt: Attempt) -> Seconds:
+    return attempt.commit_end if len(attempt.commits) < job.terms.min_participants else attempt.reveal_end
+
+
+def overdue_since(job: Job, attempt: Attempt) -> Seconds:
+    """When to replace a silent coordinator. If that would end the job, it gets half a window more."""
+    window = job.terms.settle_window
+    successors = set(job.created.coordinators[job.serving + 1 :]) & job.bonded
+    return Seconds(attempt.reveal_end + window + (0 if successors else window // 2))
+
+
+def _turn(job: Job, me: Address) -> Seconds:
+    return Seconds(TURN * sorted(seat.seat for seat in job.participants.values()).index(job.participants[me].seat))

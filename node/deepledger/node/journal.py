@@ -1,0 +1,156 @@
+"""What a node must not forget: the salt and the update behind every commitment, on disk before it is on chain.
+
+A record is a folder that appears whole (written aside, synced, renamed), so a node that is killed at any step either
+has it or never committed to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from deepledger.protocol.commitment import Slot
+from deepledger.protocol.errors import StateError
+from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.types import Digest, Root, RoundNumber
+from deepledger.protocol.vectors import Floats
+
+_KEPT_ROUNDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An update that this node made for one attempt at a round."""
+
+    round: RoundNumber
+    attempt: int
+    digest: Digest
+    root: Root
+    salt: bytes
+    commitment: bytes
+    update: bytes | memoryview  # canonical bytes
+    residual: Floats  # what rounding left out
+
+
+class Journal:
+    """The records of one account in one job, under `home`."""
+
+    def __init__(self, home: Path, slot: Slot, spec: JobSpec) -> None:
+        self.folder = home / f"{slot.chain_id}-{slot.contract}-job{slot.job}-{slot.participant}"
+        self._spec = spec
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StateError(f"cannot write to {self.folder}: {error.strerror}. Choose another folder.") from None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else on this machine takes part with this account meanwhile. Raises `StateError` if somebody does."""
+        try:
+            with FileLock(self.folder / "lock", timeout=0):
+                yield
+        except Timeout:
+            raise StateError(
+                f"another node with this account takes part in this job already (it holds {self.folder}/lock); "
+                "stop it first, or use another account"
+            ) from None
+
+    def write(self, record: Record) -> None:
+        """Returns once the record would survive a power cut."""
+        final = self._path(record.round, record.attempt)
+        aside = final.with_suffix(".part")
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir(mode=0o700)
+            names = {name: getattr(record, name).hex() for name in ("digest", "root", "salt", "commitment")}
+            _write_synced(aside / "update", memoryview(record.update).cast("B"))
+            _write_synced(aside / "residual", record.residual.astype("<f4", copy=False).data.cast("B"))
+            _write_synced(aside / "commitment.json", memoryview(json.dumps(names).encode()))
+            _sync(aside)
+            aside.rename(final)
+            _sync(self.folder)
+        except OSError as error:
+            raise StateError(
+                f"cannot write {final}: {error.strerror}. Nothing was committed; make room and run the command again."
+            ) from None
+
+    def read(self, round: RoundNumber, attempt: int) -> Record | None:
+        """The record of an attempt, if there is one. Raises `StateError` if it was damaged."""
+        path = self._path(round, attempt)
+        if not path.is_dir():
+            return None
+        try:
+            names = {
+                name: bytes.fromhex(text) for name, text in json.loads((path / "commitment.json").read_text()).items()
+            }
+            update = (path / "update").read_bytes()
+            if len(update) != self._spec.update_bytes:
+                raise ValueError("update has another length")
+            return Record(
+                round=round,
+                attempt=attempt,
+                digest=Digest(names["digest"]),
+                root=Root(names["root"]),
+                salt=names["salt"],
+                commitment=names["commitment"],
+                update=update,
+                residual=self._residual(path),
+            )
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise StateError(f"{path} is damaged ({error}); restore it from a backup to reveal this round") from None
+
+    def residual_before(self, round: RoundNumber) -> Floats:
+        """What rounding left out in the latest earlier round, shape (d,); zeros if there was none."""
+        earlier = [path for path in self._records() if _round_of(path) < round]
+        if not earlier:
+            return np.zeros(self._spec.model.coordinates, np.float32)
+        try:
+            return self._residual(earlier[-1])
+        except (OSError, ValueError) as error:
+            raise StateError(f"{earlier[-1]} is damaged ({error}); move it away to go on without it") from None
+
+    def forget_before(self, round: RoundNumber) -> None:
+        """Remove the records of rounds that are long over."""
+        for path in self._records():
+            if _round_of(path) < round - _KEPT_ROUNDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _residual(self, path: Path) -> Floats:
+        values = np.fromfile(path / "residual", dtype="<f4")
+        if len(values) != self._spec.model.coordinates or not np.isfinite(values).all():
+            raise ValueError("residual has another length")
+        return values
+
+    def _records(self) -> list[Path]:
+        """In the order of rounds and attempts."""
+        return sorted(self.folder.glob("round-*.attempt-?????"))
+
+    def _path(self, round: RoundNumber, attempt: int) -> Path:
+        return self.folder / f"round-{round:08d}.attempt-{attempt:05d}"
+
+
+def _round_of(path: Path) -> int:
+    return int(path.name[6:14])
+
+
+def _write_synced(path: Path, data: memoryview) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
