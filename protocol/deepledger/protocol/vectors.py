@@ -6,7 +6,10 @@ vectors go through `vectors_fast`, which is tested against this.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +26,12 @@ UpdateVector = npt.NDArray[np.signedinteger]
 
 BLOCK = 1 << 16
 """Coordinates worked on at once: temporaries stay in the cache and do not grow with the model."""
+
+
+FAST_FROM = 1 << 22
+"""Coordinates from which `vectors_fast` is worth its import."""
+
+LANES = 1 << 10
 
 
 def as_model(data: Buffer, model: ModelFormat) -> ModelVector:
@@ -63,6 +72,8 @@ def decode_model(vector: ModelVector, model: ModelFormat) -> Floats:
 
 def sum_of_squares(update: UpdateVector) -> int:
     """Exact sum of squared update integers, of any width."""
+    if fast := compiled(len(update)):
+        return int(fast.sum_of_squares(update))
     total = 0
     for start in range(0, len(update), BLOCK):
         block = update[start : start + BLOCK].astype(np.int64)
@@ -70,6 +81,17 @@ def sum_of_squares(update: UpdateVector) -> int:
         high, low = block >> 16, block & 0xFFFF
         total += (int(high @ high) << 32) + (int(high @ low) << 17) + int(low @ low)
     return total
+
+
+def float_squares(values: Floats) -> float:
+    """Sum of squares in float64, in an order that the compiled version keeps: one sum for every index mod `LANES`."""
+    if fast := compiled(len(values)):
+        return float(fast.squares(values, lanes=LANES))
+    sums = np.zeros(LANES)
+    for start in range(0, len(values), LANES):
+        part = values[start : start + LANES]
+        sums[: len(part)] += np.square(part, dtype=np.float64)
+    return math.fsum(sums) if np.isfinite(sums).all() else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +112,8 @@ def encode_update(change: Floats, residual: Floats, *, update: UpdateFormat, see
     the norm over the bound, rounds toward zero instead, which cannot. Raises `BadVector` for NaN and infinity.
     """
     wanted = change + residual
-    norm = float(np.sqrt(sum(float(np.square(b, dtype=np.float64).sum()) for b in _blocks(wanted))))
-    if not np.isfinite(norm):
+    norm = math.sqrt(float_squares(wanted))
+    if not math.isfinite(norm):
         raise BadVector("training produced NaN or infinity; lower the learning rate")
     clipped = norm > update.norm_bound
     if clipped:
@@ -102,23 +124,34 @@ def encode_update(change: Floats, residual: Floats, *, update: UpdateFormat, see
         if sum_of_squares(vector) > update.square_limit:  # only float32's rounding in the scaling above can do this
             wanted *= np.float32(1 - 2.0**-20)
             vector, saturated = _round(wanted, update, None)
-    for start in range(0, len(wanted), BLOCK):
-        wanted[start : start + BLOCK] -= vector[start : start + BLOCK] * np.float32(2.0**-update.fraction_bits)
+    _subtract(wanted, vector, update)
     return Encoded(vector=vector, residual=wanted, clipped=clipped, saturated=saturated)
 
 
 def _round(values: Floats, update: UpdateFormat, seed: int | None) -> tuple[UpdateVector, int]:
-    """Stochastically with a seed, toward zero without."""
-    dtype = update_dtype(update)
-    limits = np.iinfo(dtype)
-    vector = np.empty(len(values), dtype)
+    """Stochastically with a seed, toward zero without. Returns also how many saturated."""
+    vector = np.empty(len(values), update_dtype(update))
+    scale = 2.0**update.fraction_bits
+    if fast := compiled(len(values)):
+        return vector, fast.round_into(vector, values, scale=scale, seed=seed)
+    limits = np.iinfo(vector.dtype)
     saturated = 0
     for start in range(0, len(values), BLOCK):
-        scaled = values[start : start + BLOCK] * np.float64(2.0**update.fraction_bits)
+        scaled = values[start : start + BLOCK] * np.float64(scale)
         scaled = np.trunc(scaled) if seed is None else np.floor(scaled + uniform(seed, start, len(scaled)))
         saturated += int(np.count_nonzero((scaled < limits.min) | (scaled > limits.max)))
-        vector[start : start + BLOCK] = np.clip(scaled, limits.min, limits.max).astype(dtype)
+        vector[start : start + BLOCK] = np.clip(scaled, limits.min, limits.max).astype(vector.dtype)
     return vector, saturated
+
+
+def _subtract(values: Floats, vector: UpdateVector, update: UpdateFormat) -> None:
+    """Take the update's value from `values`, in place: exact up to one rounding to float32."""
+    unit = 2.0**-update.fraction_bits
+    if fast := compiled(len(values)):
+        fast.subtract(values, vector, unit=unit)
+        return
+    for start in range(0, len(values), BLOCK):
+        values[start : start + BLOCK] -= np.multiply(vector[start : start + BLOCK], unit, dtype=np.float64)
 
 
 def uniform(seed: int, start: int, count: int) -> npt.NDArray[np.float64]:
@@ -135,5 +168,15 @@ def uniform(seed: int, start: int, count: int) -> npt.NDArray[np.float64]:
     return (z >> np.uint64(40)).astype(np.float64) * 2.0**-24
 
 
-def _blocks(values: Floats) -> list[Floats]:
-    return [values[start : start + BLOCK] for start in range(0, len(values), BLOCK)]
+def compiled(coordinates: int) -> ModuleType | None:
+    """The compiled loops, for vectors of a size that is worth their import and where numba is installed."""
+    return _fast() if coordinates >= FAST_FROM else None
+
+
+@cache
+def _fast() -> ModuleType | None:
+    try:
+        from deepledger.protocol import vectors_fast
+    except ImportError:  # an auditor's install has no numba
+        return None
+    return vectors_fast

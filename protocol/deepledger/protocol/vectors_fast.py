@@ -1,0 +1,152 @@
+"""Arithmetic on large vectors as compiled loops: one pass over memory each, the same results as the plain versions.
+
+`vectors` and `aggregation` hold those, and the tests compare bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from deepledger.protocol.kernels import in_parts, kernel
+
+STEP: Final = 1 << 16
+"""Parts start at multiples of this many coordinates."""
+
+Vector = npt.NDArray[Any]
+
+
+def squares(values: Vector, *, lanes: int) -> float:
+    """As `vectors.float_squares`: coordinate i is added to sum i mod `lanes`, in order; then the sums are, exactly."""
+    sums = np.zeros(lanes)
+    in_parts(lambda start, stop: _lane_squares(values, start, stop, sums), lanes, step=64)
+    return math.fsum(sums) if np.isfinite(sums).all() else math.nan
+
+
+def sum_of_squares(update: Vector) -> int:
+    loop = _wide_squares if update.itemsize == 4 else _narrow_squares
+    parts = in_parts(lambda start, stop: loop(update[start:stop]), len(update), step=STEP)
+    return sum((int(high) << 32) + (int(cross) << 17) + int(low) for high, cross, low in parts)
+
+
+def round_into(vector: Vector, values: Vector, *, scale: float, seed: int | None) -> int:
+    """Round as `vectors.encode_update` does; returns how many saturated."""
+    limits = np.iinfo(vector.dtype)
+    least, most = float(limits.min), float(limits.max)
+
+    def work(start: int, stop: int) -> int:
+        part = vector[start:stop], values[start:stop], scale, least, most
+        return _truncate(*part) if seed is None else _round(*part, np.uint64((seed + start * GAMMA) % 2**64))
+
+    return sum(in_parts(work, len(vector), step=STEP))
+
+
+def subtract(values: Vector, vector: Vector, *, unit: float) -> None:
+    in_parts(lambda start, stop: _subtract(values[start:stop], vector[start:stop], unit), len(values), step=STEP)
+
+
+def add_weighted(sums: Vector, update: Vector, *, weight: int) -> None:
+    in_parts(lambda start, stop: _add_weighted(sums[start:stop], update[start:stop], weight), len(sums), step=STEP)
+
+
+def step_by_mean(model: Vector, sums: Vector, *, factor: int, denominator: int) -> int:
+    """As `aggregation.step` with sums · factor / denominator."""
+
+    def work(start: int, stop: int) -> int:
+        return int(_step(model[start:stop], sums[start:stop], factor, denominator))
+
+    return sum(in_parts(work, len(model), step=STEP))
+
+
+GAMMA: Final = 0x9E3779B97F4A7C15
+_GAMMA: Final = np.uint64(GAMMA)
+_MIX1: Final = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2: Final = np.uint64(0x94D049BB133111EB)
+_30, _27, _31, _40 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(40)
+
+
+@kernel
+def _lane_squares(values: Vector, first: int, stop: int, sums: Vector) -> None:
+    lanes = len(sums)
+    own = sums[first:stop]
+    for start in range(first, len(values), lanes):
+        part = values[start : min(start + stop - first, len(values))]
+        for i in range(len(part)):
+            value = np.float64(part[i])
+            own[i] += value * value
+
+
+@kernel
+def _narrow_squares(update: Vector) -> tuple[np.int64, np.int64, np.int64]:
+    total = np.int64(0)  # at most 2^30 coordinates of at most 2^30
+    for i in range(len(update)):
+        value = np.int32(update[i])
+        total += np.int64(np.int32(value * value))
+    return np.int64(0), np.int64(0), total
+
+
+@kernel
+def _wide_squares(update: Vector) -> tuple[np.int64, np.int64, np.int64]:
+    high_sum, cross_sum, low_sum = np.int64(0), np.int64(0), np.int64(0)  # each below 2^62 for 2^30 coordinates
+    for i in range(len(update)):
+        value = np.int64(update[i])
+        high, low = value >> 16, value & 0xFFFF
+        high_sum += high * high
+        cross_sum += high * low
+        low_sum += low * low
+    return high_sum, cross_sum, low_sum
+
+
+@kernel
+def _round(vector: Vector, values: Vector, scale: float, least: float, most: float, counter: np.uint64) -> int:
+    saturated = 0
+    for i in range(len(vector)):
+        z = counter + np.uint64(i + 1) * _GAMMA
+        z = (z ^ (z >> _30)) * _MIX1
+        z = (z ^ (z >> _27)) * _MIX2
+        z ^= z >> _31
+        wanted = np.floor(np.float64(values[i]) * scale + np.float64(np.int64(z >> _40)) * 2.0**-24)
+        held = min(max(wanted, least), most)
+        saturated += held != wanted
+        vector[i] = held
+    return saturated
+
+
+@kernel
+def _truncate(vector: Vector, values: Vector, scale: float, least: float, most: float) -> int:
+    saturated = 0
+    for i in range(len(vector)):
+        wanted = np.trunc(np.float64(values[i]) * scale)
+        held = min(max(wanted, least), most)
+        saturated += held != wanted
+        vector[i] = held
+    return saturated
+
+
+@kernel
+def _subtract(values: Vector, vector: Vector, unit: float) -> None:
+    for i in range(len(values)):
+        values[i] = np.float32(np.float64(values[i]) - np.float64(vector[i]) * unit)
+
+
+@kernel
+def _add_weighted(sums: Vector, update: Vector, weight: int) -> None:
+    for i in range(len(sums)):
+        sums[i] += np.int64(update[i]) * weight
+
+
+@kernel
+def _step(model: Vector, sums: Vector, factor: int, denominator: int) -> int:
+    saturated = 0
+    for i in range(len(model)):
+        numerator = sums[i] * factor
+        quotient = numerator // denominator
+        twice = 2 * (numerator - quotient * denominator)
+        moved = model[i] + quotient + ((twice > denominator) | ((twice == denominator) & (quotient & 1 == 1)))
+        held = min(max(moved, -(2**31)), 2**31 - 1)
+        saturated += held != moved
+        model[i] = held
+    return saturated
