@@ -261,7 +261,7 @@ contract TrainingLedger is ITrainingLedger {
     /// @inheritdoc ITrainingLedger
     function commit(JobId job, uint24 round, bytes32 commitment) external {
         Job storage j = _jobs[job];
-        Round memory current = j.round;
+        Round storage current = j.round;
         // `commitEnd` is zero in Waiting, in Over, and in a job that does not exist.
         if (block.timestamp >= current.commitEnd) revert WrongPhase(phaseAt(job, block.timestamp));
         require(round == current.number, WrongRound(current.number));
@@ -276,8 +276,10 @@ contract TrainingLedger is ITrainingLedger {
         if (misses != 0) member.misses = 0;
         current.committed |= bit;
         current.commits += 1;
-        if (current.commits == current.seated) _closeCommitting(j, current);
-        j.round = current;
+        if (current.commits == current.seated) {
+            current.commitEnd = uint40(block.timestamp);
+            current.revealEnd = uint40(block.timestamp + j.terms.revealWindow);
+        }
 
         emit Committed(job, round, msg.sender, commitment);
     }
@@ -285,7 +287,7 @@ contract TrainingLedger is ITrainingLedger {
     /// @inheritdoc ITrainingLedger
     function reveal(JobId job, bytes32 digest, bytes32 root, bytes32 salt) external {
         Job storage j = _jobs[job];
-        Round memory current = j.round;
+        Round storage current = j.round;
         // `revealEnd` is zero in Waiting, in Over, and in a job that does not exist.
         if (
             block.timestamp < current.commitEnd || block.timestamp >= current.revealEnd
@@ -305,7 +307,6 @@ contract TrainingLedger is ITrainingLedger {
         current.revealed |= bit;
         current.reveals += 1;
         if (current.reveals == current.commits) current.revealEnd = uint40(block.timestamp);
-        j.round = current;
 
         emit Revealed(job, current.number, msg.sender, digest, root, salt);
     }
@@ -549,10 +550,8 @@ contract TrainingLedger is ITrainingLedger {
 
     function _paySeat(JobId job, Job storage j, uint8 seat, uint256 amount) internal {
         if (amount == 0) return;
-        Seat memory place = j.seats[seat];
-        place.earned += uint96(amount);
-        j.seats[seat] = place;
-        emit Credited(job, place.participant, amount);
+        j.seats[seat].earned += uint96(amount);
+        emit Credited(job, j.seats[seat].participant, amount);
     }
 
     /* INTERNAL: COORDINATORS */

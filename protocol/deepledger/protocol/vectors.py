@@ -104,14 +104,19 @@ class Encoded:
     saturated: int  # coordinates that did not fit
 
 
-def encode_update(change: Floats, residual: Floats, *, update: UpdateFormat, seed: int) -> Encoded:
+def encode_update(
+    change: Floats, residual: Floats, *, update: UpdateFormat, seed: int, out: Floats | None = None
+) -> Encoded:
     """Turn a model change, shape (d,), into update integers.
 
     Adds the last residual (error feedback, Karimireddy et al. 2019), clips the L2 norm to the bound, rounds
     stochastically (Gupta et al. 2015) with `uniform(seed, i)`, and saturates what does not fit. If rounding carries
     the norm over the bound, rounds toward zero instead, which cannot. Raises `BadVector` for NaN and infinity.
+
+    The new residual is written to `out`, which may be `change` or `residual` itself: large models then need no
+    further memory.
     """
-    wanted = change + residual
+    wanted = np.add(change, residual, out=out)
     norm = math.sqrt(float_squares(wanted))
     if not math.isfinite(norm):
         raise BadVector("training produced NaN or infinity; lower the learning rate")

@@ -140,10 +140,15 @@ def _add_weighted(sums: Vector, update: Vector, weight: int) -> None:
 
 @kernel
 def _step(model: Vector, sums: Vector, factor: int, denominator: int) -> int:
-    saturated = 0
+    # SIMD has no integer division. |numerator| < 2^62, so the first quotient, in float64, leaves a rest below
+    # 2^12 + 2 · denominator in size, whose own quotient is off by one at most.
+    saturated, inverse = 0, 1.0 / denominator
     for i in range(len(model)):
         numerator = sums[i] * factor
-        quotient = numerator // denominator
+        quotient = np.int64(np.float64(numerator) * inverse)
+        quotient += np.int64(np.floor(np.float64(numerator - quotient * denominator) * inverse))
+        rest = numerator - quotient * denominator
+        quotient += np.int64(rest >= denominator) - np.int64(rest < 0)
         twice = 2 * (numerator - quotient * denominator)
         moved = model[i] + quotient + ((twice > denominator) | ((twice == denominator) & (quotient & 1 == 1)))
         held = min(max(moved, -(2**31)), 2**31 - 1)

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {ITrainingLedger, JobId, JobState, JobTerms, Member, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
+import {TrainingLedger} from "../src/TrainingLedger.sol";
+import {Vm} from "./Vm.sol";
+
+/// @notice One job and the steps that bring it into each phase.
+/// Participants are numbered; as they join in order, the number of a participant is that of its seat.
+abstract contract BaseTest {
+    Vm internal constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
+
+    uint256 internal constant START = 1_800_000_000;
+    uint32 internal constant COMMIT_WINDOW = 100;
+    uint32 internal constant REVEAL_WINDOW = 200;
+    uint32 internal constant SETTLE_WINDOW = 300;
+    bytes32 internal constant MODEL = keccak256("model");
+    bytes32 internal constant ROOT = keccak256("root");
+    bytes32 internal constant REPORT = keccak256("report");
+
+    address internal immutable sponsor = _account("sponsor");
+    address internal immutable stranger = _account("stranger");
+
+    TrainingLedger internal ledger;
+    JobId internal job;
+
+    function setUp() public virtual {
+        vm.warp(START);
+        ledger = new TrainingLedger();
+        job = _createJob(_terms());
+    }
+
+    /* ACTORS */
+
+    function _account(string memory name) internal returns (address account) {
+        account = address(uint160(uint256(keccak256(bytes(name)))));
+        vm.label(account, name);
+    }
+
+    function _participant(uint256 i) internal pure returns (address) {
+        return address(uint160(0x1000000 + i));
+    }
+
+    function _coordinator(uint256 i) internal pure returns (address) {
+        return address(uint160(0xC000000 + i));
+    }
+
+    /* A JOB */
+
+    function _terms() internal pure virtual returns (JobTerms memory) {
+        return JobTerms({
+            specDigest: keccak256("spec"),
+            modelDigest: keccak256("first model"),
+            modelRoot: keccak256("first root"),
+            rounds: 3,
+            minParticipants: 2,
+            maxParticipants: 4,
+            missLimit: 2,
+            commitWindow: COMMIT_WINDOW,
+            revealWindow: REVEAL_WINDOW,
+            settleWindow: SETTLE_WINDOW,
+            reward: 9 ether,
+            stake: 1 ether,
+            revealPenalty: 0.4 ether,
+            bond: 5 ether,
+            settlePenalty: 2 ether
+        });
+    }
+
+    function _coordinators() internal pure virtual returns (address[] memory list) {
+        list = new address[](3);
+        for (uint256 i; i < list.length; i++) list[i] = _coordinator(i);
+    }
+
+    function _createJob(JobTerms memory terms) internal returns (JobId) {
+        uint256 budget = uint256(terms.rounds) * terms.reward;
+        vm.deal(sponsor, budget);
+        vm.prank(sponsor);
+        return ledger.createJob{value: budget}(terms, _coordinators());
+    }
+
+    /* STEPS */
+
+    function _postBond(uint256 i) internal {
+        uint256 bond = ledger.termsOf(job).bond;
+        vm.deal(_coordinator(i), bond);
+        vm.prank(_coordinator(i));
+        ledger.postBond{value: bond}(job);
+    }
+
+    function _join(uint256 i) internal {
+        uint256 stake = ledger.termsOf(job).stake;
+        vm.deal(_participant(i), stake);
+        vm.prank(_participant(i));
+        ledger.join{value: stake}(job, uint32(100 + i));
+    }
+
+    function _leave(uint256 i) internal {
+        vm.prank(_participant(i));
+        ledger.leave(job);
+    }
+
+    function _digest(uint256 i, uint24 round) internal pure returns (bytes32) {
+        return keccak256(abi.encode("digest", i, round));
+    }
+
+    function _root(uint256 i, uint24 round) internal pure returns (bytes32) {
+        return keccak256(abi.encode("root", i, round));
+    }
+
+    function _salt(uint256 i, uint24 round) internal pure returns (bytes32) {
+        return keccak256(abi.encode("salt", i, round));
+    }
+
+    function _commitment(uint256 i, uint24 round) internal view returns (bytes32) {
+        return ledger.commitmentFor(
+            job, round, _participant(i), _digest(i, round), _root(i, round), _salt(i, round)
+        );
+    }
+
+    function _commit(uint256 i) internal {
+        uint24 round = ledger.roundOf(job).number;
+        bytes32 commitment = _commitment(i, round);
+        vm.prank(_participant(i));
+        ledger.commit(job, round, commitment);
+    }
+
+    function _reveal(uint256 i) internal {
+        uint24 round = ledger.roundOf(job).number;
+        vm.prank(_participant(i));
+        ledger.reveal(job, _digest(i, round), _root(i, round), _salt(i, round));
+    }
+
+    function _settle(uint64 accepted, uint32[] memory scores) internal {
+        uint24 round = ledger.roundOf(job).number;
+        vm.prank(_serving());
+        ledger.settle(job, round, MODEL, ROOT, REPORT, accepted, scores);
+    }
+
+    /// @dev Accepts seats 0 to n - 1 with equal scores.
+    function _settleAll(uint256 n) internal {
+        _settle(_seats(n), _equalScores(n));
+    }
+
+    function _withdraw(address account) internal returns (uint256) {
+        vm.prank(account);
+        return ledger.withdraw(job);
+    }
+
+    /* PHASES */
+
+    /// @dev Brings a new job with n participants to Committing.
+    function _open(uint256 n) internal {
+        _postBond(0);
+        for (uint256 i; i < n; i++) _join(i);
+    }
+
+    function _commitAll(uint256 n) internal {
+        for (uint256 i; i < n; i++) _commit(i);
+    }
+
+    function _revealAll(uint256 n) internal {
+        for (uint256 i; i < n; i++) _reveal(i);
+    }
+
+    /// @dev Brings a new job with n participants to Revealing.
+    function _openAndCommit(uint256 n) internal {
+        _open(n);
+        _commitAll(n);
+    }
+
+    /// @dev Brings a new job with n participants to Settling.
+    function _openToReveal(uint256 n) internal {
+        _openAndCommit(n);
+        _revealAll(n);
+    }
+
+    /// @dev Three are seated and only the first commits.
+    function _starve() internal {
+        _open(3);
+        _commit(0);
+        _skip(COMMIT_WINDOW);
+    }
+
+    function _skip(uint256 time) internal {
+        vm.warp(block.timestamp + time);
+    }
+
+    /* READING */
+
+    function _serving() internal view returns (address) {
+        return ledger.coordinatorsOf(job)[ledger.stateOf(job).coordinator];
+    }
+
+    function _phase() internal view returns (Phase) {
+        return ledger.phaseAt(job, block.timestamp);
+    }
+
+    function _round() internal view returns (Round memory) {
+        return ledger.roundOf(job);
+    }
+
+    function _state() internal view returns (JobState memory) {
+        return ledger.stateOf(job);
+    }
+
+    function _member(uint256 i) internal view returns (Member memory) {
+        return ledger.memberOf(job, _participant(i));
+    }
+
+    function _credit(uint256 i) internal view returns (uint256) {
+        return ledger.creditOf(job, _participant(i));
+    }
+
+    function _seats(uint256 n) internal pure returns (uint64) {
+        return uint64((1 << n) - 1);
+    }
+
+    function _equalScores(uint256 n) internal pure returns (uint32[] memory scores) {
+        scores = new uint32[](n);
+        for (uint256 i; i < n; i++) scores[i] = 7;
+    }
+
+    /* EXPECTING */
+
+    function _assertPhase(Phase expected) internal view {
+        vm.assertEq(uint256(_phase()), uint256(expected));
+    }
+
+    function _expectError(bytes memory error) internal {
+        vm.expectRevert(error);
+    }
+
+    function _expectWrongPhase(Phase actual) internal {
+        vm.expectRevert(abi.encodeWithSelector(ITrainingLedger.WrongPhase.selector, actual));
+    }
+
+    function _expectUnknownJob(JobId unknown) internal {
+        vm.expectRevert(abi.encodeWithSelector(ITrainingLedger.UnknownJob.selector, unknown));
+    }
+
+    function _expectEvent() internal {
+        vm.expectEmit(address(ledger));
+    }
+
+    function _bound(uint256 value, uint256 least, uint256 most) internal pure returns (uint256) {
+        return least + value % (most - least + 1);
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {JobTerms} from "../src/interfaces/ITrainingLedger.sol";
+import {BaseTest} from "./BaseTest.sol";
+
+/// @notice What each action costs as a whole transaction, with its 21,000 and its calldata, in the second round of a job:
+/// the steady state. `snapshots/TrainingLedger.json` has the figures; the tests fail where they differ.
+/// forge-config: default.isolate = true
+contract GasTest is BaseTest {
+    function _terms() internal pure override returns (JobTerms memory terms) {
+        terms = super._terms();
+        terms.maxParticipants = 64;
+        terms.rounds = 100;
+    }
+
+    /// forge-config: default.isolate = true
+    function test_commit_and_reveal_cost_at_most_75_000() public {
+        _firstRound(4);
+
+        _commit(0);
+        uint256 commit = _record("commit");
+        _commit(1);
+        _commit(2);
+        _commit(3);
+        uint256 lastCommit = _record("commit, the last one");
+        _reveal(0);
+        uint256 reveal = _record("reveal");
+        _reveal(1);
+        _reveal(2);
+        _reveal(3);
+        uint256 lastReveal = _record("reveal, the last one");
+
+        vm.snapshotValue("TrainingLedger", "commit and reveal", commit + reveal);
+        vm.assertLe(commit + reveal, 75_000, "commit and reveal");
+        vm.assertLe(lastCommit + lastReveal, 75_000, "commit and reveal, both the last");
+    }
+
+    /// forge-config: default.isolate = true
+    function test_settle_costs_at_most_80_000_and_8_000_per_accepted_participant_1() public {
+        _measureSettle(1, "settle, 01 accepted");
+    }
+
+    /// forge-config: default.isolate = true
+    function test_settle_costs_at_most_80_000_and_8_000_per_accepted_participant_4() public {
+        _measureSettle(4, "settle, 04 accepted");
+    }
+
+    /// forge-config: default.isolate = true
+    function test_settle_costs_at_most_80_000_and_8_000_per_accepted_participant_10() public {
+        _measureSettle(10, "settle, 10 accepted");
+    }
+
+    /// forge-config: default.isolate = true
+    function test_settle_costs_at_most_80_000_and_8_000_per_accepted_participant_64() public {
+        _measureSettle(64, "settle, 64 accepted");
+    }
+
+    /// forge-config: default.isolate = true
+    function test_the_rest_is_as_recorded() public {
+        _createJob(_terms());
+        _record("createJob");
+        _postBond(0);
+        _record("postBond");
+        _join(0);
+        _record("join, the first one");
+        _join(1);
+        _join(2);
+        _record("join");
+        _commitAll(3);
+        _revealAll(3);
+        _settleAll(3);
+        _withdraw(_participant(0));
+        _record("withdraw");
+        _leave(1);
+        _record("leave");
+        vm.snapshotValue("TrainingLedger", "code size", address(ledger).code.length);
+    }
+
+    function _measureSettle(uint256 accepted, string memory name) internal {
+        uint256 seated = accepted < 4 ? 4 : accepted;
+        _firstRound(seated);
+        _commitAll(seated);
+        _revealAll(seated);
+        _settleAll(accepted);
+        vm.assertLe(_record(name), 80_000 + 8_000 * accepted, name);
+    }
+
+    function _firstRound(uint256 n) internal {
+        _open(n);
+        // Joining one after the other opened the round at the second.
+        _commitAll(n);
+        _revealAll(n);
+        _settleAll(n);
+    }
+
+    /// @dev Writes down what the last call cost, less its refund.
+    function _record(string memory name) internal returns (uint256 gas) {
+        gas = vm.lastCallGas().gasTotalUsed;
+        vm.snapshotValue("TrainingLedger", name, gas);
+    }
+}

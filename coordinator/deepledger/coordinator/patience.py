@@ -1,0 +1,40 @@
+"""Trying again what fails for reasons that pass: a chain or a store that is away for a while."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from deepledger.protocol.errors import ChainUnreachable, DeepledgerError, StoreUnreachable
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 10.0
+
+TRANSIENT: tuple[type[DeepledgerError], ...] = (ChainUnreachable, StoreUnreachable)
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """Somebody asked us to stop. Never leaves `run`."""
+
+
+def persist(
+    action: Callable[[], T],
+    *,
+    warn: Callable[[str], None],
+    stop: threading.Event,
+    on: tuple[type[DeepledgerError], ...] = TRANSIENT,
+) -> T:
+    """Do `action` until it succeeds or fails for another reason than `on`. Raises `Stopped`."""
+    pause = FIRST_PAUSE
+    while True:
+        if stop.is_set():
+            raise Stopped
+        try:
+            return action()
+        except on as error:
+            warn(f"{error} (trying again in {pause:g} s)")
+        stop.wait(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)

@@ -1,0 +1,49 @@
+"""Blobs on the way through, in unnamed temporary files: written where they lie, and gone with the process.
+
+A file is reserved before it is mapped, so that a full disk is an error here and not a signal later.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import IO
+
+from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.errors import StateError
+from deepledger.protocol.types import Digest
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[IO[bytes]]:
+    """An unnamed file of `size` bytes that the caller keeps, unless something goes wrong inside."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (handed to the caller)
+    try:
+        reserve(file, size)
+        yield file
+    except BaseException:
+        file.close()
+        raise
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise StateError(
+            f"cannot keep {size} bytes in {tempfile.gettempdir()}: {error.strerror}; free space there or set TMPDIR"
+        ) from error
+
+
+def fetch(store: BlobStore, digest: Digest, file: IO[bytes], size: int) -> None:
+    """Fill a reserved file. Raises as `BlobStore.read_into`."""
+    with mmap.mmap(file.fileno(), size) as target:
+        store.read_into(digest, target)
+
+
+def view(file: IO[bytes], size: int) -> mmap.mmap:
+    """The file's bytes, read-only, in memory only while and where they are looked at."""
+    return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)

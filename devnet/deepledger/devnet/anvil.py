@@ -1,0 +1,103 @@
+"""Finds and runs anvil, Foundry's development chain, on the same accounts and chain id as the embedded one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from deepledger.devnet.accounts import BALANCE_ETHER, COUNT, MNEMONIC
+from deepledger.devnet.ports import free_port, listening_socket
+from deepledger.protocol.errors import BadInput, StateError
+
+ENVIRONMENT = "DEEPLEDGER_ANVIL"
+CHAIN_ID = 31337
+PATIENCE = 60.0
+"""Seconds that anvil has to answer after its start, and to write its state when it ends."""
+
+
+def find_anvil() -> Path | None:
+    """$DEEPLEDGER_ANVIL, else on the PATH, else in this repository's tests/services/bin; None if nowhere.
+
+    Raises BadInput when the variable names nothing that can be run.
+    """
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            raise BadInput(f"{ENVIRONMENT} is {named!r}, which is not a program; correct or unset it")
+        return Path(found)
+    repository = Path(__file__).resolve().parents[3]
+    for candidate in ("anvil", str(repository / "tests" / "services" / "bin" / "anvil")):
+        found = shutil.which(candidate)
+        if found is not None:
+            return Path(found)
+    return None
+
+
+class AnvilProcess:
+    """Runs from construction until `stop`.
+
+    `block_time` is seconds between blocks; without it each transaction is mined at once. `state` is a file that the
+    chain is read from, if it exists, and written to at the end.
+    """
+
+    def __init__(self, *, host: str, port: int, block_time: int | None = None, state: Path | None = None) -> None:
+        binary = find_anvil()
+        if binary is None:
+            raise BadInput(f"anvil is not installed: install Foundry, or set {ENVIRONMENT}, or use the embedded devnet")
+        if port:
+            listening_socket(host, port).close()  # a clear error if it is taken
+        self.port = port or free_port(host)
+        command = [str(binary), "--host", host, "--port", str(self.port), "--chain-id", str(CHAIN_ID)]
+        command += ["--mnemonic", MNEMONIC, "--accounts", str(COUNT), "--balance", str(BALANCE_ETHER)]
+        command += [] if block_time is None else ["--block-time", str(block_time)]
+        command += [] if state is None else ["--state", str(state)]
+        self._output = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            self._await_answer(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.port}")  # noqa: S104
+        except BaseException:
+            self.stop()
+            raise
+
+    def check(self) -> None:
+        if self._process.poll() is not None:
+            raise StateError(f"anvil has ended with code {self._process.returncode}: {self._last_words()}")
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._output.close()
+
+    def _await_answer(self, url: str) -> None:
+        question = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": []}).encode()
+        request = urllib.request.Request(url, question, {"Content-Type": "application/json"})  # noqa: S310
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            self.check()
+            try:
+                with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310
+                    if json.load(reply).get("result") == hex(CHAIN_ID):
+                        return
+            except OSError:
+                pass
+            time.sleep(0.02)
+        raise StateError(f"anvil did not answer at {url} within {PATIENCE:.0f} s: {self._last_words()}")
+
+    def _last_words(self) -> str:
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"

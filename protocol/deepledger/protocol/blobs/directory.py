@@ -1,0 +1,125 @@
+"""Blobs in a folder, one file each, named by CID: IPFS's addresses without a daemon.
+
+Any number of processes share a folder. A file appears under its name only when it is whole and on the disk, and what
+others put there is checked on every read. Nothing is ever collected, so pinning asks no more than that a blob is there;
+to free space, delete files.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from typing_extensions import Buffer
+
+from deepledger.protocol.blobs.digest import byte_view, cid_of, digest_of
+from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachable
+from deepledger.protocol.types import Digest
+
+
+class DirectoryStore:
+    """A `BlobStore`. The folder is made by the first `put`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def put(self, data: Buffer) -> Digest:
+        """Written even if the name is taken: that mends a damaged file, and costs less than checking it."""
+        view = byte_view(data)
+        digest = digest_of(view)
+        name = cid_of(digest)
+        unfinished = self.path / f".{name}.{secrets.token_hex(8)}"
+        with self._reachable():
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                with unfinished.open("xb", buffering=0) as file:
+                    _write_all(file, view)
+                    os.fsync(file.fileno())
+                unfinished.rename(self.path / name)
+            except BaseException:
+                with suppress(OSError):
+                    unfinished.unlink()
+                raise
+            _sync_folder(self.path)
+        return digest
+
+    def read_into(self, digest: Digest, buffer: Buffer) -> None:
+        view = byte_view(buffer)
+        with self._opened(digest) as (file, size):
+            if size != len(view):
+                raise BlobCorrupt(f"blob {cid_of(digest)} in {self.path} has {size} bytes, not {len(view)}")
+            filled = 0
+            while filled < size and (count := file.readinto(view[filled:])):
+                filled += count
+            grown = file.read(1)
+        if filled != size or grown or digest_of(view) != digest:
+            raise self._altered(digest)
+
+    def read(self, digest: Digest, *, limit: int) -> bytes:
+        with self._opened(digest) as (file, size):
+            if size > limit:
+                raise BlobCorrupt(f"blob {cid_of(digest)} in {self.path} has {size} bytes, more than {limit}")
+            data = file.read(size + 1)
+        if digest_of(data) != digest:
+            raise self._altered(digest)
+        return data
+
+    def pin(self, digest: Digest) -> None:
+        with self._opened(digest):
+            pass
+
+    def unpin(self, digest: Digest) -> None:
+        """Keeps the file: this may be the only copy that an auditor will find."""
+
+    def _altered(self, digest: Digest) -> BlobCorrupt:
+        return BlobCorrupt(f"the file {self.path / cid_of(digest)} was altered: delete it and have it put again")
+
+    @contextmanager
+    def _opened(self, digest: Digest) -> Iterator[tuple[BinaryIO, int]]:
+        """The blob's file and its size. Whoever writes to the folder may have left a pipe or a folder in its place."""
+        path = self.path / cid_of(digest)
+        not_a_file = BlobCorrupt(f"{path} is not a file: remove it and have the blob put again")
+        with self._reachable():
+            try:
+                file = open(path, "rb", opener=_open_without_waiting)  # noqa: PTH123, SIM115 - Path.open has no opener
+            except FileNotFoundError:
+                if not self.path.is_dir():
+                    raise
+                raise BlobMissing(f"no blob {path.name} in {self.path}") from None
+            except IsADirectoryError:
+                raise not_a_file from None
+            with file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise not_a_file
+                yield file, status.st_size
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreUnreachable(f"the blob folder {self.path} cannot be used: {error.strerror}") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer
+
+
+def _write_all(file: BinaryIO, view: memoryview) -> None:
+    while view:  # one write takes at most 2 GiB
+        view = view[file.write(view) :]
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a rename last through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

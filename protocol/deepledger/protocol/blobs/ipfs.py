@@ -1,0 +1,179 @@
+"""Blobs on IPFS, through a Kubo daemon that need not be honest.
+
+What the daemon returns is checked against the digest, and what it says it stored against the digest computed here
+before a byte was sent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any, Final
+
+from typing_extensions import Buffer
+
+from deepledger.protocol.blobs.digest import CHUNK, LINKS, RunningDigest, byte_view, cid_of, digest_of
+from deepledger.protocol.blobs.kubo import KuboRpc, Refused, TimedOut
+from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachable
+from deepledger.protocol.types import Digest
+
+_OLDEST: Final = (0, 14)
+_SLOWEST: Final = 65_536  # bytes a second below which a transfer counts as stuck
+
+# Spelled out in full: a daemon's Import.* settings change the defaults, and with them the CID.
+_LAYOUT: Final = {
+    "cid-version": "1",
+    "hash": "sha2-256",
+    "chunker": f"size-{CHUNK}",
+    "raw-leaves": "false",
+    "max-file-links": str(LINKS),
+    "trickle": "false",
+    "inline": "false",
+    "nocopy": "false",
+}
+
+
+class IpfsStore:
+    """A `BlobStore` behind Kubo's RPC at the multiaddr `api`. May be shared between threads.
+
+    `timeout`: seconds to connect and to get an answer about what the daemon has; `fetch_timeout`: seconds without a
+    byte after which a blob counts as missing.
+    """
+
+    def __init__(
+        self, api: str = "/ip4/127.0.0.1/tcp/5001/http", *, timeout: float = 30, fetch_timeout: float = 60
+    ) -> None:
+        self._rpc = KuboRpc(api, timeout=timeout)
+        self._fetch_timeout = fetch_timeout
+        self._checked = False
+
+    def close(self) -> None:
+        self._rpc.close()
+
+    def put(self, data: Buffer) -> Digest:
+        view = byte_view(data)
+        digest = digest_of(view)
+        self._check_daemon()
+        with self._daemon():
+            answer = _parsed(self._rpc.call("/add", upload=view, pin="true", quieter="true", **_LAYOUT))
+        stored = answer.get("Hash")
+        if not isinstance(stored, str):
+            raise self._nonsense()
+        if stored != cid_of(digest):
+            raise BlobCorrupt(f"the IPFS daemon at {self._rpc.api} stored {stored[:80]!r}, not blob {cid_of(digest)}")
+        return digest
+
+    def read_into(self, digest: Digest, buffer: Buffer) -> None:
+        view = byte_view(buffer)
+        running = RunningDigest()
+        filled = 0
+        for piece in self._served(digest, length=len(view)):
+            view[filled : filled + len(piece)] = piece
+            running.update(piece)
+            filled += len(piece)
+        if filled != len(view):
+            raise BlobCorrupt(f"blob {cid_of(digest)} is served with {filled} bytes, not {len(view)}")
+        _check(digest, running)
+
+    def read(self, digest: Digest, *, limit: int) -> bytes:
+        running = RunningDigest()
+        pieces = []
+        for piece in self._served(digest, length=limit):
+            running.update(piece)
+            pieces.append(piece)
+        _check(digest, running)
+        return b"".join(pieces)
+
+    def pin(self, digest: Digest) -> None:
+        """Read the blob first: a daemon fetches whatever hangs below a digest, and a stranger's may be endless."""
+        self._check_daemon()
+        with self._fetching(digest):
+            self._rpc.call("/pin/add", cid_of(digest), silence=self._fetch_timeout)
+
+    def unpin(self, digest: Digest) -> None:
+        self._check_daemon()
+        with self._daemon():
+            try:
+                self._rpc.call("/pin/rm", cid_of(digest))
+            except Refused as refusal:
+                if "not pinned" not in str(refusal):
+                    raise
+
+    def _served(self, digest: Digest, *, length: int) -> Iterator[bytes]:
+        """What the daemon serves, piece by piece; asks for one byte more than `length` to see whether that is all."""
+        self._check_daemon()
+        pieces = self._rpc.stream(
+            "/cat",
+            cid_of(digest),
+            silence=self._fetch_timeout,
+            duration=self._fetch_timeout + length / _SLOWEST,
+            length=str(length + 1),
+        )
+        total = 0
+        with self._fetching(digest), closing(pieces):
+            for piece in pieces:
+                total += len(piece)
+                if total > length:
+                    raise BlobCorrupt(f"blob {cid_of(digest)} is served with more than {length} bytes")
+                yield piece
+
+    @contextmanager
+    def _fetching(self, digest: Digest) -> Iterator[None]:
+        """Tell a blob that nobody serves from a daemon that does not answer."""
+        try:
+            yield
+        except Refused as refusal:
+            raise BlobMissing(f"no blob {cid_of(digest)} on IPFS: the daemon says {str(refusal)!r}") from refusal
+        except (TimedOut, StoreUnreachable) as error:
+            self._ask_version()
+            raise BlobMissing(
+                f"blob {cid_of(digest)} did not come through IPFS: is anybody who has it online?"
+            ) from error
+
+    @contextmanager
+    def _daemon(self) -> Iterator[None]:
+        api = self._rpc.api
+        try:
+            yield
+        except TimedOut as error:
+            raise StoreUnreachable(f"the IPFS daemon at {api} hangs: no answer in {self._rpc.timeout:g} s") from error
+        except Refused as refusal:
+            raise StoreUnreachable(f"the IPFS daemon at {api} refused: {str(refusal)!r}") from refusal
+
+    def _check_daemon(self) -> None:
+        if self._checked:
+            return
+        version = self._ask_version()
+        if version < _OLDEST:
+            raise StoreUnreachable(
+                f"Kubo {'.'.join(map(str, version))} at {self._rpc.api} is too old: "
+                f"run {'.'.join(map(str, _OLDEST))} or later"
+            )
+        self._checked = True
+
+    def _ask_version(self) -> tuple[int, ...]:
+        with self._daemon():
+            version = _parsed(self._rpc.call("/version")).get("Version")
+        numbers = re.match(r"(\d{1,6})\.(\d{1,6})", version) if isinstance(version, str) else None
+        if numbers is None:
+            raise self._nonsense()
+        return tuple(map(int, numbers.groups()))
+
+    def _nonsense(self) -> StoreUnreachable:
+        return StoreUnreachable(f"what answers at {self._rpc.api} does not speak Kubo's RPC")
+
+
+def _check(digest: Digest, running: RunningDigest) -> None:
+    if running.digest() != digest:
+        raise BlobCorrupt(f"IPFS served other bytes than blob {cid_of(digest)} has")
+
+
+def _parsed(answer: bytes) -> dict[str, Any]:
+    """The one JSON object of an answer; an empty one stands for anything else."""
+    try:
+        parsed = json.loads(answer)
+    except (ValueError, RecursionError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}

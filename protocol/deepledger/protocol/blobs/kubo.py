@@ -1,0 +1,138 @@
+"""Kubo's RPC over one pooled HTTP session, with limits on what a daemon can do to us.
+
+ipfshttpclient speaks the protocol, but it reads every answer in one piece however long it is, waits for each byte
+afresh, follows redirects, and lets through what `requests` and `urllib3` raise. Here an answer has a length and a time
+limit, and every failure is one of three: `Refused` in the daemon's own words, `TimedOut`, or `StoreUnreachable`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from http.client import HTTPException
+from typing import Any, Final
+
+from ipfshttpclient import exceptions, http_requests, multipart
+from requests import RequestException, Response
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+from deepledger.protocol.errors import BadInput, StoreUnreachable
+
+_PIECE: Final = 262_144  # most bytes taken from the socket at once
+_ANSWER: Final = 65_536  # most bytes of an answer that is no blob
+
+
+class Refused(Exception):
+    """The daemon answered with an error; the text is its own, made fit for one line."""
+
+
+class TimedOut(Exception):
+    """The daemon stayed silent or dawdled."""
+
+
+class KuboRpc:
+    """One daemon, at a multiaddr such as "/ip4/127.0.0.1/tcp/5001/http". May be shared between threads."""
+
+    def __init__(self, api: str, *, timeout: float) -> None:
+        self.api = api
+        self.timeout = timeout
+        try:
+            self._http = http_requests.ClientSync(api, "api/v0", timeout=timeout)
+        except exceptions.AddressError:
+            raise BadInput(
+                f"{api[:200]!r} is no IPFS API address: give one like /ip4/127.0.0.1/tcp/5001/http"
+            ) from None
+        self._http.open_session()
+        # The pinned ipfshttpclient has no public way to its session.
+        self._http._session.hooks["response"].append(_tamed)
+
+    def close(self) -> None:
+        self._http.close_session()
+
+    def call(
+        self,
+        command: str,
+        *arguments: str,
+        upload: memoryview | None = None,
+        silence: float | None = None,
+        **options: str,
+    ) -> bytes:
+        """The answer to a command that says little; sends `upload` as a file if there is one."""
+        extra: dict[str, Any] = {"timeout": (self.timeout, self.timeout if silence is None else silence)}
+        if upload is not None:
+            form = multipart.FilesStream(_Upload(upload), chunk_size=_PIECE)
+            extra |= {"data": form.body(), "headers": form.headers()}
+        answer = bytearray()
+        for piece in self._request(command, arguments, options, duration=self.timeout, **extra):
+            answer += piece
+            if len(answer) > _ANSWER:
+                raise StoreUnreachable(f"what answers at {self.api} does not speak Kubo's RPC")
+        return bytes(answer)
+
+    def stream(self, command: str, *arguments: str, silence: float, duration: float, **options: str) -> Iterator[bytes]:
+        """The answer in pieces of at most 256 KiB; close it to stop early.
+
+        Raises `TimedOut` when nothing comes for `silence` seconds, or when it has taken `duration` since it began.
+        """
+        return self._request(command, arguments, options, duration=duration, timeout=(self.timeout, silence))
+
+    def _request(
+        self, command: str, arguments: Sequence[str], options: Mapping[str, str], *, duration: float, **extra: Any
+    ) -> Iterator[bytes]:
+        with (
+            self._translated(),
+            self._http.request(command, arguments, opts=options, stream=True, **extra) as pieces,
+        ):
+            end = time.monotonic() + duration
+            for piece in pieces:
+                if time.monotonic() > end:
+                    raise TimedOut
+                yield piece
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except exceptions.ErrorResponse as error:
+            raise Refused(_one_line(str(error))) from error
+        except (exceptions.TimeoutError, ReadTimeoutError) as error:
+            raise TimedOut from error
+        except exceptions.ConnectionError as error:
+            raise StoreUnreachable(f"no IPFS daemon answers at {self.api}: start it, or give its address") from error
+        except (exceptions.Error, RequestException, HTTPError, HTTPException, OSError, RecursionError) as error:
+            raise StoreUnreachable(f"what answers at {self.api} does not speak Kubo's RPC") from error
+
+
+class _Upload:
+    """Memory as a file, without a copy."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._rest = view
+
+    def read(self, size: int) -> memoryview:
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+
+def _tamed(response: Response, **_: Any) -> None:
+    """A response that refuses redirects and hands over its body in pieces, as they come and as they are."""
+    if response.is_redirect:
+        response.close()
+        raise exceptions.ProtocolError(None, "a redirect")
+    limit = None if response.ok else _ANSWER
+    response.iter_content = lambda *_, **__: _pieces(response, limit=limit)  # type: ignore[method-assign]
+
+
+def _pieces(response: Response, *, limit: int | None) -> Iterator[bytes]:
+    with closing(response):
+        total = 0
+        while piece := response.raw.read1(_PIECE, decode_content=False):
+            total += len(piece)
+            if limit is not None and total > limit:
+                raise exceptions.ProtocolError(None, "an endless error message")
+            yield piece
+
+
+def _one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text[:200]).strip()

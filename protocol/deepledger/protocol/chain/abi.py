@@ -1,0 +1,151 @@
+"""Turns calls into calldata, and results, logs and revert data into values, as the contract's ABI says.
+
+Works on the ABI directly (eth_abi) instead of web3's contract objects: those ask the node more often than a round can
+afford, and trust what it answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from typing import Any, Final
+
+from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError, EncodingError
+from eth_utils.address import to_checksum_address
+from eth_utils.abi import collapse_if_tuple, event_abi_to_log_topic, function_abi_to_4byte_selector
+
+from deepledger.protocol.chain import events, wire
+from deepledger.protocol.chain.events import Departure, Event, JobTerms, Outcome, Phase, Position
+from deepledger.protocol.errors import BadInput, ChainNonsense
+from deepledger.protocol.types import Address
+
+_ENUMS: Final[dict[str, type[IntEnum]]] = {"Phase": Phase, "Departure": Departure, "Outcome": Outcome}
+_STRUCTS: Final[dict[str, type]] = {"JobTerms": JobTerms}
+_NOBODY: Final = "0x" + 40 * "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Abi:
+    """A contract's functions by name, events by topic and errors by selector."""
+
+    functions: dict[str, dict[str, Any]]
+    events: dict[str, dict[str, Any]]
+    errors: dict[bytes, dict[str, Any]]
+
+
+def parse(abi: Sequence[dict[str, Any]]) -> Abi:
+    return Abi(
+        functions={entry["name"]: entry for entry in abi if entry["type"] == "function"},
+        events={
+            "0x" + event_abi_to_log_topic(entry).hex(): entry  # type: ignore[arg-type]
+            for entry in abi
+            if entry["type"] == "event"
+        },
+        errors={
+            bytes(function_abi_to_4byte_selector({**entry, "type": "function"})): entry  # type: ignore[arg-type]
+            for entry in abi
+            if entry["type"] == "error"
+        },
+    )
+
+
+@cache
+def ledger_abi() -> Abi:
+    from deepledger.contracts import load
+
+    return parse(load().abi)
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
+
+
+def calldata(abi: Abi, function: str, *arguments: Any) -> str:
+    entry = abi.functions[function]
+    try:
+        encoded = encode(_types(entry["inputs"]), [_plain(argument) for argument in arguments])
+    except EncodingError as error:
+        raise BadInput(f"{function}: a value does not fit the contract's type: {error}") from error
+    return "0x" + (function_abi_to_4byte_selector(entry) + encoded).hex()  # type: ignore[arg-type]
+
+
+def returned(abi: Abi, function: str, data: bytes) -> Any:
+    """The single value that `function` returned."""
+    (value,) = _decoded(abi.functions[function]["outputs"], data, what=f"the result of {function}")
+    return value
+
+
+def raised(abi: Abi, data: bytes) -> tuple[str, dict[str, Any]] | None:
+    """The custom error in revert data, with its arguments in Solidity's names; None if it is none of ours."""
+    entry = abi.errors.get(data[:4])
+    if entry is None:
+        return None
+    values = _decoded(entry["inputs"], data[4:], what=f"the error {entry['name']}")
+    return entry["name"], {component["name"]: value for component, value in zip(entry["inputs"], values, strict=True)}
+
+
+def topic_of(abi: Abi, name: str) -> str:
+    return next(topic for topic, entry in abi.events.items() if entry["name"] == name)
+
+
+def event(abi: Abi, log: dict[str, Any], at: Position) -> Event:
+    """A log of the contract as its dataclass. Raises `ChainNonsense` if the contract cannot have emitted it."""
+    topics = [wire.hash32(topic, "a log's topic") for topic in wire.items(log.get("topics"), "a log's topics")]
+    entry = abi.events.get(topics[0]) if topics else None
+    if entry is None:
+        raise ChainNonsense("the node gave a log that the contract cannot emit; use another RPC endpoint")
+    indexed = [component for component in entry["inputs"] if component["indexed"]]
+    if len(topics) != 1 + len(indexed):
+        raise ChainNonsense(f"the node gave a {entry['name']} log with missing topics; use another RPC endpoint")
+    what = f"a {entry['name']} log"
+    values: dict[str, Any] = {}
+    for component, topic in zip(indexed, topics[1:], strict=True):
+        (values[component["name"]],) = _decoded([component], bytes.fromhex(topic[2:]), what=what)
+    rest = [component for component in entry["inputs"] if not component["indexed"]]
+    for component, value in zip(
+        rest, _decoded(rest, wire.data(log.get("data"), "a log's data"), what=what), strict=True
+    ):
+        values[component["name"]] = value
+    if values.get("successor") == _NOBODY:
+        values["successor"] = None
+    kind: type[Event] = getattr(events, entry["name"])
+    return kind(at=at, **{snake(name): value for name, value in values.items()})
+
+
+def _types(components: Sequence[dict[str, Any]]) -> list[str]:
+    return [collapse_if_tuple(component) for component in components]
+
+
+def _decoded(components: Sequence[dict[str, Any]], data: bytes, *, what: str) -> list[Any]:
+    try:
+        raw = decode(_types(components), data)
+        return [_value(component, value) for component, value in zip(components, raw, strict=True)]
+    except (DecodingError, ValueError, OverflowError) as error:
+        raise ChainNonsense(f"the node gave {what} that does not decode; use another RPC endpoint") from error
+
+
+def _value(component: dict[str, Any], value: Any) -> Any:
+    kind, name = component["type"], component.get("internalType", "").split(" ")[-1].removesuffix("[]")
+    if kind.endswith("[]"):
+        return tuple(_value({**component, "type": kind[:-2]}, entry) for entry in value)
+    if kind == "tuple":
+        values = {
+            snake(part["name"]): _value(part, entry) for part, entry in zip(component["components"], value, strict=True)
+        }
+        return _STRUCTS[name](**values)
+    if kind == "address":
+        return _checksummed(value)
+    return _ENUMS[name](value) if name in _ENUMS else value
+
+
+def _plain(value: Any) -> Any:
+    return tuple(getattr(value, name) for name in value.__dataclass_fields__) if isinstance(value, JobTerms) else value
+
+
+@cache
+def _checksummed(value: str) -> Address:
+    return Address(value if value == _NOBODY else to_checksum_address(value))

@@ -1,0 +1,137 @@
+"""A web3 provider over HTTP whose answers are bounded in bytes and in time, and whose exceptions are ours.
+
+web3's own HTTPProvider reads whatever is sent, for as long as bytes keep dripping in. One session is kept alive for all
+requests, because a round is made of many small ones.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from web3.providers import JSONBaseProvider
+
+from deepledger.protocol.errors import BadInput, ChainNonsense, ChainUnreachable
+
+_CHUNK: Final = 1 << 16
+_OK: Final = 200
+_SERVER_ERROR: Final = 500
+
+
+class OversizedAnswer(ChainNonsense):
+    """More bytes than an answer may have; a smaller question may help."""
+
+
+class BatchUnsupported(ChainUnreachable):
+    """The node does not take several requests in one."""
+
+
+class BoundedHttp(JSONBaseProvider):
+    def __init__(self, url: str, *, timeout: float, most_bytes: int) -> None:
+        super().__init__()
+        self.url = url
+        self.place = place(url)
+        self._timeout = timeout
+        self._most_bytes = most_bytes
+        self._session = requests.Session()
+
+    def make_request(self, method: str, params: Any) -> Any:
+        return self._exchange(_request(0, method, params))
+
+    def make_batch_request(self, requests: Sequence[tuple[str, Any]]) -> Any:
+        """The answers in the order of the requests."""
+        answers = self._exchange([_request(number, method, params) for number, (method, params) in enumerate(requests)])
+        if not isinstance(answers, list):
+            raise BatchUnsupported(f"{self.place} does not answer batches")
+        by_number = {answer.get("id"): answer for answer in answers if isinstance(answer, dict)}
+        if len(answers) != len(requests) or set(by_number) != set(range(len(requests))):
+            raise ChainNonsense(f"{self.place} answered other requests than were asked; use another RPC endpoint")
+        return [by_number[number] for number in range(len(requests))]
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _exchange(self, request: Any) -> Any:
+        body = json.dumps(request).encode()
+        try:
+            try:
+                status, answer = self._post(body)
+            except requests.ConnectTimeout:
+                raise
+            except requests.ConnectionError:
+                # The node may have closed an idle connection just as we used it. Asking again is safe: every method we
+                # call can be repeated, a signed transaction included.
+                status, answer = self._post(body)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
+            raise ChainUnreachable(
+                f"{self.place} did not answer within {self._timeout:g} s; try again or use another RPC endpoint"
+            ) from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise ChainUnreachable(
+                f"cannot reach a chain at {self.place} ({_reason(error)}); is the node running?"
+            ) from None
+        try:
+            parsed = json.loads(answer)
+        except (ValueError, RecursionError):
+            parsed = None
+        if isinstance(parsed, list) or (isinstance(parsed, dict) and ("result" in parsed or "error" in parsed)):
+            return parsed
+        if status != _OK:
+            if isinstance(request, list) and status < _SERVER_ERROR:
+                raise BatchUnsupported(f"{self.place} does not answer batches")
+            raise ChainUnreachable(f"{self.place} answered with HTTP status {status}; try again later")
+        raise ChainNonsense(f"what answers at {self.place} does not speak JSON-RPC; check the RPC URL")
+
+    def _post(self, body: bytes) -> tuple[int, bytes]:
+        deadline = time.monotonic() + self._timeout
+        with self._session.post(
+            self.url,
+            data=body,
+            headers={"Content-Type": "application/json"},
+            timeout=self._timeout,
+            stream=True,
+            allow_redirects=False,
+        ) as response:
+            answer = bytearray()
+            # read1 returns what one read of the socket gave, so that dripping bytes cannot hold us past the deadline.
+            while part := response.raw.read1(_CHUNK, decode_content=True):
+                answer += part
+                if len(answer) > self._most_bytes:
+                    raise OversizedAnswer(
+                        f"{self.place} sent more than {self._most_bytes >> 20} MiB; use another RPC endpoint"
+                    )
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+            return response.status_code, bytes(answer)
+
+
+def place(url: str) -> str:
+    """Where a URL leads, without user, password and path: API keys stand there, and errors are shown."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise BadInput("the RPC URL is not a URL; give it as http://host:port") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise BadInput("the RPC URL must begin with http:// or https:// and name a host; give it as http://host:port")
+    return f"{parts.scheme}://{parts.hostname}" + (f":{port}" if port else "")
+
+
+def _request(number: int, method: str, params: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    if "refused" in text:
+        return "connection refused"
+    if any(sign in text for sign in ("Name or service", "resolve", "getaddrinfo", "name resolution")):
+        return "no such host"
+    if "CERTIFICATE" in text or "SSL" in text:
+        return "TLS failed"
+    return "connection broken off"

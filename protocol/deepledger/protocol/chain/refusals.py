@@ -1,0 +1,87 @@
+"""Says in one line what the contract's refusal means and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from deepledger.protocol.chain import abi as codec
+from deepledger.protocol.chain.abi import Abi
+from deepledger.protocol.chain.events import Phase
+from deepledger.protocol.errors import ChainNonsense, LedgerRejected
+
+_PHASES: Final = {
+    Phase.WAITING: "it waits for participants or for the coordinator's bond",
+    Phase.COMMITTING: "participants are committing",
+    Phase.REVEALING: "participants are revealing",
+    Phase.SETTLING: "the coordinator is to settle",
+    Phase.STARVED: "too few committed or revealed and anyone may restart the round",
+    Phase.OVERDUE: "the coordinator missed its deadline and anyone may replace it",
+    Phase.OVER: "it is over",
+}
+
+MESSAGES: Final = {
+    "UnknownJob": "there is no job {job}; `deepledger job list` shows those there are",
+    "WrongPhase": "the job does not allow this now: {actual}; see `deepledger status` and wait for the right phase",
+    "WrongRound": "this was meant for another round than the open one, {current}; run the command again",
+    "WrongValue": "the transaction must carry exactly {expected} wei; check the amount in the job's terms",
+    "NotSponsor": "only the job's sponsor {sponsor} may do this; use its account",
+    "NotCoordinator": "only a coordinator of the job may do this, now {coordinator}; use its account",
+    "NotSeated": "{account} has no seat in the job; join it first",
+    "ZeroRounds": "a job needs at least one round; set rounds",
+    "ZeroWindow": "a window of no seconds leaves no time to act; set the commit, reveal and settle windows",
+    "ZeroDigest": "a digest or root is missing; publish the blob first and give its digest",
+    "BadParticipantLimits": "at least one participant, at most {most}, and no more least than most; correct the limits",
+    "ZeroMissLimit": "a participant must be allowed at least one missed round; set the miss limit",
+    "PenaltyExceedsDeposit": "a penalty is more than the deposit of {deposit} wei it is taken from; lower the penalty",
+    "BadCoordinatorCount": "a job needs one to {most} coordinators; correct the list",
+    "BadCoordinator": "{coordinator} is zero or listed twice; correct the list of coordinators",
+    "BondAlreadyPosted": "this coordinator's bond of {bond} wei is posted already; nothing is left to do",
+    "NoBond": "{coordinator} has no bond in deposit; there is nothing to release",
+    "BondInUse": "the serving coordinator's bond stays while a round is open ({phase}); try again after the job ends",
+    "JobFull": "all {most} seats of the job are taken; wait until one is free or join another job",
+    "AlreadySeated": "this account sits in seat {seat} already; run the node without joining again",
+    "ZeroSamples": "a participant needs at least one training sample; check the data",
+    "ZeroCommitment": "a commitment of all zeros is none; make the update again",
+    "AlreadyCommitted": "this account has committed in this round already; keep its update to reveal it",
+    "NotCommitted": "{participant} has not committed in this round; wait for the next one",
+    "AlreadyRevealed": "{participant} has revealed already; wait for the settlement",
+    "CommitmentMismatch": "digest, root and salt do not open the commitment; reveal what was committed",
+    "CommitmentOutstanding": "this account has committed in round {round}; reveal, and leave after the settlement",
+    "NotRevealed": "updates were accepted of seats that did not reveal (mask {seats:#x}); settle without them",
+    "BadScoreCount": "there must be {expected} scores, one per accepted seat; settle with those",
+    "NothingToWithdraw": "{account} has nothing to withdraw from this job; earn a reward first",
+    "TransferFailed": "{account} refused the payment; if it is a contract, it must accept ether",
+}
+"""By the name of the Solidity error; the fields are its arguments."""
+
+_SOLIDITY_ERROR: Final = bytes.fromhex("08c379a0")  # Error(string)
+_SOLIDITY_PANIC: Final = bytes.fromhex("4e487b71")  # Panic(uint256)
+
+
+def refusal(abi: Abi, data: bytes) -> LedgerRejected:
+    """What revert data says, as an exception to raise."""
+    decoded = codec.raised(abi, data)
+    if decoded is not None:
+        name, arguments = decoded
+        shown = {key: _PHASES[value] if isinstance(value, Phase) else value for key, value in arguments.items()}
+        return LedgerRejected(MESSAGES[name].format(**shown), name=name, arguments=arguments)
+    name = {_SOLIDITY_ERROR: "Error", _SOLIDITY_PANIC: "Panic"}.get(data[:4], "Revert")
+    return LedgerRejected(
+        "the contract refused and gave no reason that we know; check the contract address and this program's version",
+        name=name,
+        arguments={"data": "0x" + data.hex()},
+    )
+
+
+def revert_data(answer: Any) -> bytes | None:
+    """Revert data from the `data` of a JSON-RPC error: nodes put it there bare, or nested in an object."""
+    for _ in range(3):
+        if isinstance(answer, dict):
+            answer = answer.get("data", answer.get("result"))
+    if not isinstance(answer, str):
+        return None
+    text = answer.removeprefix("Reverted ")
+    try:
+        return bytes.fromhex(text.removeprefix("0x")) if text.startswith("0x") else None
+    except ValueError:
+        raise ChainNonsense("the node gave revert data that is not hexadecimal; use another RPC endpoint") from None

@@ -1,0 +1,141 @@
+"""Prices a transaction, numbers it and signs it: what has to be right before a node may see it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deepledger.protocol.chain import wire
+from deepledger.protocol.chain.rpc import NodeRefused
+from deepledger.protocol.errors import ChainNonsense, StateError
+from deepledger.protocol.types import Address, Wei
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+
+_GWEI: Final = 10**9
+MOST_PER_GAS: Final = Wei(500 * _GWEI)
+_USUAL_TIP: Final = _GWEI
+LOCK_PATIENCE: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """What a transaction offers per gas, in wei. `tip` is None on a chain without EIP-1559."""
+
+    most: Wei
+    tip: Wei | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a transaction does, before gas, nonce and fees. `to` is None when it creates a contract."""
+
+    sender: Address
+    to: Address | None
+    data: str
+    value: Wei
+
+    def as_json(self) -> dict[str, str]:
+        call = {"from": self.sender, "data": self.data, "value": hex(self.value)}
+        return call if self.to is None else {**call, "to": self.to}
+
+
+def gas_limit(estimate: int) -> int:
+    """A quarter and 60,000 more than estimated.
+
+    Between estimate and inclusion others may act, which can make us the one who closes a phase or opens a round: that
+    costs a fixed sum (some storage words and an event), not a share. Unused gas is not paid for.
+    """
+    return estimate + estimate // 4 + 60_000
+
+
+def fees(block: dict[str, Any], tip: Any, *, most_per_gas: Wei) -> Fees | None:
+    """From the newest block and the answer to eth_maxPriorityFeePerGas; None on a chain without EIP-1559.
+
+    Twice the base fee outlasts six full blocks. Raises `ChainNonsense` when the node asks more than `most_per_gas`: the
+    tip is really paid, and a node that lies about it could spend the account.
+    """
+    if block.get("baseFeePerGas") is None:
+        return None
+    base = wire.quantity(block["baseFeePerGas"], "a base fee")
+    offered = _USUAL_TIP if isinstance(tip, NodeRefused) else wire.quantity(tip, "a priority fee")
+    _bounded(base + offered, most_per_gas)
+    return Fees(most=Wei(min(2 * base + offered, most_per_gas)), tip=Wei(offered))
+
+
+def legacy_fees(price: Any, *, most_per_gas: Wei) -> Fees:
+    return Fees(most=_bounded(wire.quantity(price, "a gas price"), most_per_gas), tip=None)
+
+
+def signed(account: LocalAccount, call: Call, *, chain_id: int, nonce: int, gas: int, fees: Fees) -> tuple[str, str]:
+    """The transaction as eth_sendRawTransaction takes it, and its hash."""
+    fields: dict[str, Any] = {
+        "chainId": chain_id,
+        "nonce": nonce,
+        "gas": gas,
+        "value": call.value,
+        "data": call.data,
+        "to": call.to or b"",
+    }
+    if fees.tip is None:
+        fields |= {"gasPrice": fees.most}
+    else:
+        fields |= {"maxFeePerGas": fees.most, "maxPriorityFeePerGas": fees.tip, "type": 2}
+    transaction = account.sign_transaction(fields)
+    return transaction.raw_transaction.to_0x_hex(), transaction.hash.to_0x_hex()
+
+
+@contextmanager
+def sole_sender(folder: Path, account: Address, chain_id: int) -> Iterator[None]:
+    """Hold the right to number this account's transactions, among all processes of this user."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / f"{chain_id}-{account}.lock", timeout=LOCK_PATIENCE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock.acquire()
+    except Timeout:
+        raise StateError(
+            f"another process has been sending with {account} for {LOCK_PATIENCE:.0f} s; wait for it or end it"
+        ) from None
+    except OSError as error:
+        raise StateError(f"cannot lock {folder} ({error.strerror}); make it writable") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def ether(amount: int) -> str:
+    """For people: all digits that matter, none that do not."""
+    return f"{(Decimal(amount) / 10**18).normalize():f} ETH"
+
+
+_NONCE_TAKEN: Final = re.compile(
+    r"nonce.{0,20}(too low|used|expired|invalid)|(invalid|old|expected).{0,20}nonce|oldnonce|underpriced|replacement",
+    re.I,
+)
+_ALREADY_THERE: Final = re.compile(r"already (known|imported|in pool|exists)|known transaction", re.I)
+
+
+def is_nonce_taken(refusal: NodeRefused) -> bool:
+    return bool(_NONCE_TAKEN.search(str(refusal)))
+
+
+def is_already_there(refusal: NodeRefused) -> bool:
+    return bool(_ALREADY_THERE.search(str(refusal)))
+
+
+def _bounded(per_gas: int, most: Wei) -> Wei:
+    if per_gas > most:
+        raise ChainNonsense(
+            f"the node asks {per_gas // _GWEI} gwei per gas, and at most {most // _GWEI} are allowed; wait, use "
+            "another RPC endpoint, or allow more"
+        )
+    return Wei(per_gas)

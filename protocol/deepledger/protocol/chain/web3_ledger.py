@@ -1,0 +1,241 @@
+"""A TrainingLedger on a real chain: implements `Reader` and `Ledger` over JSON-RPC.
+
+Import this where a chain is spoken to, not at the top of a command line: it brings web3 with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deepledger.protocol.chain import abi as codec
+from deepledger.protocol.chain import wire
+from deepledger.protocol.chain.events import JobCreated, JobTerms
+from deepledger.protocol.chain.heads import HeadFeed, websocket_url
+from deepledger.protocol.chain.ledger import Receipt
+from deepledger.protocol.chain.reading import ChainReader
+from deepledger.protocol.chain.rpc import Rpc, reach, result
+from deepledger.protocol.chain.sending import Sender, transact
+from deepledger.protocol.chain.signing import MOST_PER_GAS
+from deepledger.protocol.errors import BadInput, ChainNonsense, NoLedger, WrongChain
+from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Wei
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+    from web3.providers import JSONBaseProvider
+
+TIMEOUT: Final = 10.0
+PATIENCE: Final = 180.0
+BLOCKS_PER_QUERY: Final = 2000
+LOCKS: Final = Path("~/.deepledger/locks")
+
+
+class ChainLedger(ChainReader):
+    """Implements `Ledger`."""
+
+    def __init__(self, sender: Sender, address: Address, *, blocks_per_query: int) -> None:
+        super().__init__(
+            sender.rpc, address, chain_id=sender.chain_id, feed=sender.feed, blocks_per_query=blocks_per_query
+        )
+        self.account = sender.address
+        self._sender = sender
+
+    def create_job(self, terms: JobTerms, coordinators: Sequence[Address]) -> tuple[JobId, Receipt]:
+        receipt = self._act("createJob", terms, list(coordinators), value=Wei(terms.rounds * terms.reward))
+        created = [event.job for event in receipt.events if isinstance(event, JobCreated)]
+        if len(created) != 1:
+            raise ChainNonsense(f"transaction {receipt.transaction} created no job; use another RPC endpoint")
+        return created[0], receipt
+
+    def close_job(self, job: JobId) -> Receipt:
+        return self._act("closeJob", job)
+
+    def post_bond(self, job: JobId, *, value: Wei) -> Receipt:
+        return self._act("postBond", job, value=value)
+
+    def release_bond(self, job: JobId) -> Receipt:
+        return self._act("releaseBond", job)
+
+    def join(self, job: JobId, samples: int, *, value: Wei) -> Receipt:
+        return self._act("join", job, samples, value=value)
+
+    def leave(self, job: JobId) -> Receipt:
+        return self._act("leave", job)
+
+    def commit(self, job: JobId, round: RoundNumber, commitment: bytes) -> Receipt:
+        return self._act("commit", job, round, commitment)
+
+    def reveal(self, job: JobId, *, digest: Digest, root: Root, salt: bytes) -> Receipt:
+        return self._act("reveal", job, digest, root, salt)
+
+    def settle(
+        self,
+        job: JobId,
+        round: RoundNumber,
+        *,
+        model_digest: Digest,
+        model_root: Root,
+        report_digest: Digest,
+        accepted: int,
+        scores: Sequence[int],
+    ) -> Receipt:
+        return self._act("settle", job, round, model_digest, model_root, report_digest, accepted, list(scores))
+
+    def restart_round(self, job: JobId) -> Receipt:
+        return self._act("restartRound", job)
+
+    def replace_coordinator(self, job: JobId) -> Receipt:
+        return self._act("replaceCoordinator", job)
+
+    def withdraw(self, job: JobId) -> Receipt:
+        return self._act("withdraw", job)
+
+    def _act(self, function: str, *arguments: Any, value: int = 0) -> Receipt:
+        data = codec.calldata(self._abi, function, *arguments)
+        receipt = transact(self._sender, to=self.address, data=data, value=Wei(value))
+        block = wire.count(receipt.get("blockNumber"), "a block number")
+        # The ledger pays by calling accounts; a contract among them may emit logs of its own.
+        ours = [
+            log
+            for log in wire.items(receipt.get("logs"), "a receipt's logs")
+            if wire.address(wire.fields(log, "a log").get("address"), "a log's address") == self.address.lower()
+        ]
+        return _receipt(receipt, events=tuple(self.decoded(ours, first_block=block, last_block=block)))
+
+
+def connect(
+    node: str | JSONBaseProvider,
+    address: str,
+    *,
+    chain_id: int | None = None,
+    timeout: float = TIMEOUT,
+    ws_url: str | None = None,
+    blocks_per_query: int = BLOCKS_PER_QUERY,
+) -> ChainReader:
+    """`node` is an RPC URL or a web3 provider; `ws_url` is derived from the RPC URL if not given.
+
+    Raises `ChainUnreachable`, `ChainNonsense`, `WrongChain`, `NoLedger`, `BadInput`.
+    """
+    rpc = reach(node, timeout=timeout)
+    place = _checksummed(address)
+    found = _verified(rpc, place, expected=chain_id)
+    return ChainReader(
+        rpc, place, chain_id=found, feed=_feed(node, ws_url, timeout=timeout), blocks_per_query=blocks_per_query
+    )
+
+
+def connect_as(
+    node: str | JSONBaseProvider,
+    address: str,
+    account: LocalAccount,
+    *,
+    chain_id: int | None = None,
+    timeout: float = TIMEOUT,
+    ws_url: str | None = None,
+    blocks_per_query: int = BLOCKS_PER_QUERY,
+    locks: Path = LOCKS,
+    patience: float = PATIENCE,
+    most_per_gas: Wei = MOST_PER_GAS,
+) -> ChainLedger:
+    """As `connect`, with an account that signs. `patience`: seconds to wait for a transaction to be in a block."""
+    rpc = reach(node, timeout=timeout)
+    place = _checksummed(address)
+    found = _verified(rpc, place, expected=chain_id)
+    sender = Sender(
+        rpc=rpc,
+        abi=codec.ledger_abi(),
+        feed=_feed(node, ws_url, timeout=timeout),
+        account=account,
+        chain_id=found,
+        locks=locks.expanduser(),
+        patience=patience,
+        most_per_gas=most_per_gas,
+    )
+    return ChainLedger(sender, place, blocks_per_query=blocks_per_query)
+
+
+def deploy(
+    node: str | JSONBaseProvider,
+    account: LocalAccount,
+    *,
+    chain_id: int | None = None,
+    timeout: float = TIMEOUT,
+    locks: Path = LOCKS,
+    patience: float = PATIENCE,
+    most_per_gas: Wei = MOST_PER_GAS,
+) -> tuple[Address, Receipt]:
+    """Put a new TrainingLedger on the chain."""
+    from deepledger.contracts import load
+
+    rpc = reach(node, timeout=timeout)
+    feed = _feed(node, None, timeout=timeout)
+    try:
+        found = wire.quantity(rpc.call("eth_chainId"), "a chain id")
+        _expect(found, chain_id, rpc)
+        sender = Sender(
+            rpc=rpc,
+            abi=codec.ledger_abi(),
+            feed=feed,
+            account=account,
+            chain_id=found,
+            locks=locks.expanduser(),
+            patience=patience,
+            most_per_gas=most_per_gas,
+        )
+        receipt = transact(sender, to=None, data="0x" + load().bytecode.hex(), value=Wei(0))
+        address = _checksummed(wire.address(receipt.get("contractAddress"), "a contract's address"))
+        _verified(rpc, address, expected=found)
+        return address, _receipt(receipt, events=())
+    finally:
+        feed.close()
+        rpc.close()
+
+
+def _receipt(receipt: dict[str, Any], *, events: tuple[Any, ...]) -> Receipt:
+    gas_used = wire.count(receipt.get("gasUsed"), "gas used")
+    return Receipt(
+        transaction=wire.hash32(receipt.get("transactionHash"), "a transaction hash"),
+        block=wire.count(receipt.get("blockNumber"), "a block number"),
+        gas_used=gas_used,
+        fee=Wei(gas_used * wire.quantity(receipt.get("effectiveGasPrice"), "a gas price")),
+        events=events,
+    )
+
+
+def _verified(rpc: Rpc, address: Address, *, expected: int | None) -> int:
+    """The chain id, if it is the expected one and our contract's code is at the address."""
+    from deepledger.contracts import load
+
+    chain, code = rpc.batch(("eth_chainId", []), ("eth_getCode", [address, "latest"]))
+    found = wire.quantity(result(chain), "a chain id")
+    _expect(found, expected, rpc)
+    deployed = wire.data(result(code), "a contract's code")
+    if not deployed:
+        raise NoLedger(
+            f"there is no contract at {address} on chain {found}; check the address and the RPC URL, or deploy one with "
+            "`deepledger deploy`"
+        )
+    if deployed != load().deployed_bytecode:
+        raise NoLedger(
+            f"the contract at {address} on chain {found} is not the TrainingLedger of this version; check the address, "
+            "or install the version that it was deployed with"
+        )
+    return found
+
+
+def _expect(found: int, expected: int | None, rpc: Rpc) -> None:
+    if expected is not None and found != expected:
+        raise WrongChain(f"{rpc.place} is on chain {found}, and chain {expected} is expected; check the RPC URL")
+
+
+def _feed(node: str | JSONBaseProvider, ws_url: str | None, *, timeout: float) -> HeadFeed:
+    return HeadFeed(ws_url or (websocket_url(node) if isinstance(node, str) else None), timeout=timeout)
+
+
+def _checksummed(address: str) -> Address:
+    from eth_utils.address import is_address, to_checksum_address
+
+    if not is_address(address):
+        raise BadInput(f"{address!r} is no contract address; give 0x and 40 hexadecimal digits")
+    return Address(to_checksum_address(address))
