@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from deepledger.protocol.chain.events import Outcome, Phase
 from deepledger.protocol.chain.ledger import Receipt
-from deepledger.protocol.settlement import Judged
 from deepledger.protocol.report import Evaluation
+from deepledger.protocol.settlement import Judged
 from deepledger.protocol.types import Address, Digest, JobId, RoundNumber, Seconds, Wei
 
 

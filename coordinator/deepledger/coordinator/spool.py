@@ -8,8 +8,8 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 from deepledger.protocol.blobs.store import BlobStore

@@ -25,8 +25,9 @@ class Follower:
         self._reader = reader
         self._id = job
         self._first_block = reader.created_in(job)
-        self._see(reader.head())
-        self._time = max(self._time, reader.pending_time())  # an idle chain's newest block may be old
+        self.head = reader.head()
+        self._time = max(self.head.timestamp, reader.pending_time())  # an idle chain's newest block may be old
+        self._seen = time.monotonic()
         self.job = self._replay()
 
     def update(self, *, timeout: float = 0) -> Job:
@@ -64,11 +65,12 @@ class Follower:
         end = deadline(self.job, self.now())
         if end is None:
             return most
-        return min(max(end - (self._time + time.monotonic() - self._seen), 0.0) + 0.2, most)
+        left = end - (self._time + time.monotonic() - self._seen)
+        return float(min(max(left, 0.0) + 0.2, most))
 
     def _see(self, head: Head) -> None:
         self.head = head
-        self._time: float = head.timestamp
+        self._time = head.timestamp
         self._seen = time.monotonic()
 
     def _replay(self) -> Job:

@@ -77,6 +77,18 @@ class ChainReader:
             overdue = self._feed.look()[0] == ticket
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
+    def is_canonical(self, head: Head) -> bool:
+        block = self.rpc.call("eth_getBlockByNumber", hex(head.number), False)
+        return block is not None and wire.head(block).hash == head.hash
+
+    def pending_time(self) -> Seconds:
+        """The pending block's timestamp, or the newest one's where the node shows no pending block."""
+        try:
+            block = self.rpc.call("eth_getBlockByNumber", "pending", False)
+            return Seconds(wire.count(wire.fields(block, "a block").get("timestamp"), "a timestamp"))
+        except (NodeRefused, ChainNonsense):
+            return self.head().timestamp
+
     def job_count(self) -> int:
         return int(self.view("jobCount"))
 

@@ -1,0 +1,210 @@
+"""A coordinator's whole part in a job: follow the chain, decide, act, until the job is over.
+
+It keeps no state of its own. Killed anywhere and started with an empty disk, it goes on where the chain is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from deepledger.coordinator import decision, happenings
+from deepledger.coordinator.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, persist
+from deepledger.coordinator.settling import Bench, prepare, settle_round
+from deepledger.coordinator.verify import Verifier
+from deepledger.protocol.agreement import fetch_model
+from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.chain.follow import Follower
+from deepledger.protocol.chain.ledger import Ledger, Receipt
+from deepledger.protocol.errors import BadInput, BlobError, ChainUnreachable, LedgerRejected
+from deepledger.protocol.settlement import contributions
+from deepledger.protocol.trail import Attempt, deadline
+from deepledger.protocol.types import JobId
+
+_MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
+_RACES = {"WrongPhase", "WrongRound", "NotCoordinator", "BondAlreadyPosted", "NoBond"}
+
+
+@dataclass(slots=True)
+class _Coordinator:
+    ledger: Ledger
+    store: BlobStore
+    follower: Follower
+    bench: Bench
+    observe: Callable[[happenings.Happening], None]
+    verifier: Verifier | None = None
+    verifying: tuple[int, int] | None = None  # round and attempt
+    shown: happenings.Waiting | None = None
+
+    def warn(self, message: str) -> None:
+        self.observe(happenings.Warned(job=self.follower.job.job, message=message))
+
+
+def run(
+    ledger: Ledger,
+    store: BlobStore,
+    job: JobId,
+    *,
+    tasks: Sequence[Path],
+    observe: Callable[[happenings.Happening], None],
+    stop: threading.Event,
+) -> None:
+    """Coordinate a job until it is over or `stop` is set; then the bond is withdrawn.
+
+    `tasks` are files and folders in which the pinned task source is looked for. Raises every `DeepledgerError` that
+    does not pass by itself; the call can be repeated.
+    """
+    follower = Follower(ledger, job)
+    if ledger.account not in follower.job.created.coordinators:
+        raise BadInput(f"{ledger.account} is not on job {job}'s list of coordinators; use the account that it names")
+    warn: Callable[[str], None] = lambda message: observe(happenings.Warned(job=job, message=message))  # noqa: E731
+    try:
+        bench = persist(partial(prepare, store, follower.job, tasks), warn=warn, stop=stop)
+        model = persist(partial(fetch_model, store, follower.job.model_digest, bench.spec), warn=warn, stop=stop)
+        observe(
+            happenings.Ready(
+                job=job,
+                name=bench.spec.name,
+                round=follower.job.round,
+                rounds=follower.job.terms.rounds,
+                evaluation=bench.evaluate(model),
+            )
+        )
+        del model
+        _run(_Coordinator(ledger, store, follower, bench, observe), stop)
+    except Stopped:
+        return
+
+
+def _run(self: _Coordinator, stop: threading.Event) -> None:
+    pause, raced_at = 0.0, (-1, "")
+    while not stop.wait(pause):
+        try:
+            self.follower.update(timeout=0)
+            _prefetch(self)
+            step = decision.next_step(self.follower.job, self.ledger.account, self.follower.now())
+            if isinstance(step, decision.Finish):
+                _finish(self)
+                return
+            if isinstance(step, decision.Wait):
+                _show(self)
+                self.follower.update(timeout=self.follower.patience(_MOST_PATIENCE))
+            else:
+                _act(self, step)
+            pause = 0.0
+        except LedgerRejected as rejection:
+            if rejection.name not in _RACES:
+                raise
+            here = (self.follower.head.number, rejection.name)
+            pause = 1.0 if here == raced_at else 0.0
+            raced_at = here
+        except (ChainUnreachable, BlobError) as trouble:
+            pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
+            self.warn(f"{trouble} Trying again in {pause:.1f} s.")
+    if self.verifier is not None:
+        self.verifier.close()
+
+
+def _act(self: _Coordinator, step: decision.Step) -> None:
+    ledger, job = self.ledger, self.follower.job
+    match step:
+        case decision.PostBond():
+            receipt = ledger.post_bond(job.job, value=job.terms.bond)
+            self.observe(happenings.BondPosted(job=job.job, amount=job.terms.bond, receipt=receipt))
+        case decision.Settle(attempt):
+            receipt = _settle(self, attempt)
+        case decision.Restart():
+            receipt = ledger.restart_round(job.job)
+            self.observe(happenings.RoundRestarted(job=job.job, round=job.round, receipt=receipt))
+        case decision.Replace():
+            receipt = ledger.replace_coordinator(job.job)
+            self.observe(
+                happenings.TookOver(job=job.job, round=job.round, predecessor=job.coordinator, receipt=receipt)
+            )
+        case decision.ReleaseBond():
+            receipt = ledger.release_bond(job.job)
+            self.observe(happenings.BondReleased(job=job.job, receipt=receipt))
+        case _:
+            return
+    self.follower.reach(receipt.block)
+
+
+def _settle(self: _Coordinator, attempt: Attempt) -> Receipt:
+    started = time.monotonic()
+    job = self.follower.job
+    posted = settle_round(self.ledger, self.store, self.bench, job, attempt, _verifier(self, attempt))
+    for judged in posted.settlement.judged:
+        self.observe(happenings.UpdateJudged(job=job.job, round=attempt.round, judged=judged))
+    self.observe(
+        happenings.RoundSettled(
+            job=job.job,
+            round=attempt.round,
+            attempt=attempt.attempt,
+            accepted=len(posted.settlement.scores),
+            revealed=len(posted.settlement.judged),
+            evaluation=posted.evaluation,
+            model_digest=posted.model_digest,
+            report_digest=posted.report_digest,
+            seconds=time.monotonic() - started,
+            receipt=posted.receipt,
+        )
+    )
+    return posted.receipt
+
+
+def _prefetch(self: _Coordinator) -> None:
+    """Begin to verify what has been revealed so far."""
+    job, attempt = self.follower.job, self.follower.job.attempt
+    if attempt is not None and attempt.reveals and decision.serves(job, self.ledger.account):
+        verifier = _verifier(self, attempt)
+        for contribution in contributions(job, attempt, job.participants, self.bench.spec):
+            verifier.expect(contribution)
+
+
+def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
+    if self.verifier is None or self.verifying != (attempt.round, attempt.attempt):
+        if self.verifier is not None:
+            self.verifier.close()
+        self.verifying = (attempt.round, attempt.attempt)
+        self.verifier = Verifier(
+            self.store, self.bench.spec, too_late=partial(_too_late, self.follower), warn=self.warn
+        )
+    return self.verifier
+
+
+def _too_late(follower: Follower) -> bool:
+    """Half of the settle window is over: what is still missing will not be waited for."""
+    attempt = follower.job.attempt
+    return attempt is None or follower.now() >= attempt.reveal_end + follower.job.terms.settle_window // 2
+
+
+def _show(self: _Coordinator) -> None:
+    job, attempt, now = self.follower.job, self.follower.job.attempt, self.follower.now()
+    state = happenings.Waiting(
+        job=job.job,
+        round=job.round,
+        attempt=attempt.attempt if attempt else None,
+        phase=self.follower.phase(),
+        ends=deadline(job, now),
+        serving=job.coordinator,
+        seated=len(job.participants),
+        commits=len(attempt.commits) if attempt else 0,
+        reveals=len(attempt.reveals) if attempt else 0,
+    )
+    if state != self.shown:
+        self.shown = state
+        self.observe(state)
+
+
+def _finish(self: _Coordinator) -> None:
+    """Take the bond home. Safe to repeat."""
+    job = self.follower.job
+    credit = self.ledger.credit(job.job, self.ledger.account)
+    if credit:
+        receipt = self.ledger.withdraw(job.job)
+        self.observe(happenings.Withdrawn(job=job.job, amount=credit, receipt=receipt))
+    self.observe(happenings.Finished(job=job.job, outcome=job.outcome))
