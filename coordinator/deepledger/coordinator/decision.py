@@ -59,8 +59,7 @@ def next_step(job: Job, me: Address, now: Seconds) -> Step:
     match phase:
         case Phase.STARVED:
             return Restart()
-        case Phase.SETTLING | Phase.OVERDUE if serves(job, me):
-            assert job.attempt is not None, "these phases have an open attempt"
+        case Phase.SETTLING | Phase.OVERDUE if serves(job, me) and job.attempt is not None:
             return Settle(job.attempt)
         case Phase.OVERDUE if successor(job) == me:
             return Replace()

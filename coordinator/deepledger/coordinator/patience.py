@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Somebody asked us to stop. Never leaves `run`."""
+    """Somebody asked us to stop. Never leaves `coordinate`."""
 
 
 def persist(

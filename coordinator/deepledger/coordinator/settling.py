@@ -68,7 +68,7 @@ class Posted:
 def settle_round(
     ledger: Ledger, store: BlobStore, bench: Bench, job: Job, attempt: Attempt, verifier: Verifier
 ) -> Posted:
-    """Raises `LedgerRejected` if somebody was faster. Safe to repeat: the same inputs give the same model and verdicts."""
+    """Raises `LedgerRejected` if somebody was faster. Safe to repeat: same inputs, same model."""
     spec = bench.spec
     revealed = contributions(job, attempt, job.participants, spec)
     for contribution in revealed:

@@ -22,7 +22,9 @@ _RETRY = 0.5  # seconds
 class Verifier:
     """Updates of one attempt, in temporary files: memory does not grow with the number of participants."""
 
-    def __init__(self, store: BlobStore, spec: JobSpec, *, too_late: Callable[[], bool], warn: Callable[[str], None]):
+    def __init__(
+        self, store: BlobStore, spec: JobSpec, *, too_late: Callable[[], bool], warn: Callable[[str], None]
+    ) -> None:
         """`too_late`: whether a missing update is to be given up. It is asked from several threads."""
         self._store, self._spec, self._too_late, self._warn = store, spec, too_late, warn
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="verify")

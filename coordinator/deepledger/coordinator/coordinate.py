@@ -44,7 +44,7 @@ class _Coordinator:
         self.observe(happenings.Warned(job=self.follower.job.job, message=message))
 
 
-def run(
+def coordinate(
     ledger: Ledger,
     store: BlobStore,
     job: JobId,

@@ -1,0 +1,134 @@
+"""Accounts in encrypted keystore files (Web3 Secret Storage, scrypt). Keys and passwords are never shown or logged."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepledger.protocol.errors import BadKey, StateError
+from deepledger.protocol.types import Address
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+
+_MOST_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An account whose keystore file is here; `name` is the file's name without its ending."""
+
+    name: str
+    address: Address
+    path: Path
+
+
+def create(folder: Path, name: str, password: str, *, iterations: int | None = None) -> Entry:
+    """A new account with a random key. Raises `BadKey` if the name is taken, `StateError` if it cannot be written."""
+    from eth_account import Account
+
+    return _store(folder, name, Account.create().key, password, iterations)
+
+
+def import_key(folder: Path, name: str, key: str, password: str, *, iterations: int | None = None) -> Entry:
+    """An account from a private key in hexadecimal. Raises as `create`."""
+    from eth_account import Account
+
+    try:
+        account = Account.from_key(key.strip())
+    except Exception:
+        raise BadKey("that is not a private key: give 64 hexadecimal digits, with or without 0x") from None
+    return _store(folder, name, account.key, password, iterations)
+
+
+def listing(folder: Path) -> list[Entry]:
+    """The readable keystore files of a folder, by name; others are passed over."""
+    entries = []
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        try:
+            entries.append(Entry(path.stem, _address(_read(path)), path))
+        except BadKey:
+            continue
+    return entries
+
+
+def unlock(folder: Path, account: str, password: str) -> LocalAccount:
+    """By name or address. Raises `BadKey` for an unknown account and a wrong password."""
+    from eth_account import Account
+
+    entry = find(folder, account)
+    try:
+        return Account.from_key(Account.decrypt(_read(entry.path), password))
+    except (ValueError, KeyError, TypeError):
+        raise BadKey(f"wrong password for account {entry.name} ({entry.address})") from None
+
+
+def find(folder: Path, account: str) -> Entry:
+    entries = listing(folder)
+    for entry in entries:
+        if account == entry.name or account.lower() == entry.address.lower():
+            return entry
+    there = ", ".join(entry.name for entry in entries) or "none yet: make one with `deepledger account new NAME`"
+    raise BadKey(f"there is no account {account!r} in {folder}; there is {there}")
+
+
+def read_password(*, file: Path | None, value: str | None, prompt: Callable[[], str] | None) -> str:
+    """From a file (its first line), else `value`, else asked for. Raises `BadKey` if there is no way to get it."""
+    if file is not None:
+        try:
+            return file.read_text().split("\n", 1)[0].rstrip("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadKey(f"cannot read the password file {file}: {type(error).__name__}") from None
+    if value is not None:
+        return value
+    if prompt is None:
+        raise BadKey("a password is needed: set DEEPLEDGER_PASSWORD_FILE, or run this in a terminal to be asked")
+    return prompt()
+
+
+def _store(folder: Path, name: str, key: bytes, password: str, iterations: int | None) -> Entry:
+    from eth_account import Account
+
+    if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
+        raise BadKey(f"{name!r} is no account name: use letters, digits, '-', '_' and '.'")
+    path = folder / f"{name}.json"
+    if path.exists():
+        raise BadKey(f"there is already an account {name} ({path}); choose another name")
+    document: dict[str, Any] = dict(Account.encrypt(key, password, kdf="scrypt", iterations=iterations))
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, part = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")  # readable by us only
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(part, path)  # fails rather than overwrite
+        Path(part).unlink()
+    except OSError as error:
+        raise StateError(f"cannot write {path}: {error.strerror}") from None
+    return Entry(name, _address(document), path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            document = json.loads(file.read(_MOST_BYTES))
+        if not isinstance(document, dict) or "crypto" not in {key.lower() for key in document}:
+            raise ValueError
+        return document
+    except (OSError, ValueError, RecursionError):
+        raise BadKey(f"{path} is not a keystore file") from None
+
+
+def _address(document: dict[str, Any]) -> Address:
+    from eth_utils.address import is_address, to_checksum_address
+
+    text = document.get("address")
+    if not isinstance(text, str) or not is_address(text):
+        raise BadKey("the keystore file names no address")
+    return Address(to_checksum_address(text))
