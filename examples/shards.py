@@ -6,6 +6,7 @@ What every example's `prepare.py` does once it has its arrays. The same seed giv
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -23,7 +24,13 @@ VALIDATION_PART = 5
 
 def run(read: Callable[[argparse.Namespace], Arrays], *, labels: str, options: argparse.ArgumentParser) -> None:
     """The command line of a `prepare.py`."""
-    options.add_argument("--into", type=Path, default=Path("data"), metavar="FOLDER", help="where to write the shards")
+    options.add_argument(
+        "--into",
+        type=Path,
+        default=Path(sys.argv[0]).parent / "data",
+        metavar="FOLDER",
+        help="where to write the shards (default: data beside this script)",
+    )
     options.add_argument("--participants", type=int, default=4, metavar="N", help="how many shards")
     options.add_argument("--seed", type=int, default=0, help="another seed gives another split")
     options.add_argument(
