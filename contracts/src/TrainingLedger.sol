@@ -321,6 +321,7 @@ contract TrainingLedger is ITrainingLedger {
 
         Round memory current = j.round;
         _closeAttempt(job, j, current);
+        emit RoundStarved(job, current.number, j.state.attempt);
         if (j.state.attempt == type(uint16).max) {
             _end(job, j, current, Outcome.Abandoned);
         } else {

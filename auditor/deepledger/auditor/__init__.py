@@ -1,0 +1,1 @@
+"""The auditor: replays a job from chain and blob store. Entry point: `deepledger.auditor.audit.audit`."""

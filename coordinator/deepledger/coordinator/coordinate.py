@@ -14,15 +14,17 @@ from pathlib import Path
 
 from deepledger.coordinator import decision, happenings
 from deepledger.coordinator.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, persist
-from deepledger.coordinator.settling import Bench, prepare, settle_round
+from deepledger.coordinator.settling import settle_round
 from deepledger.coordinator.verify import Verifier
-from deepledger.protocol.agreement import fetch_model
+from deepledger.protocol.agreement import fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BadInput, BlobError, ChainUnreachable, LedgerRejected
+from deepledger.protocol.evaluation import Bench, prepare_bench
 from deepledger.protocol.settlement import contributions
-from deepledger.protocol.trail import Attempt, deadline
+from deepledger.protocol.task import find_source
+from deepledger.protocol.trail import Attempt, Job, deadline
 from deepledger.protocol.types import JobId
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
@@ -63,7 +65,7 @@ def coordinate(
         raise BadInput(f"{ledger.account} is not on job {job}'s list of coordinators; use the account that it names")
     warn: Callable[[str], None] = lambda message: observe(happenings.Warned(job=job, message=message))  # noqa: E731
     try:
-        bench = persist(partial(prepare, store, follower.job, tasks), warn=warn, stop=stop)
+        bench = persist(partial(_bench, store, follower.job, tasks), warn=warn, stop=stop)
         model = persist(partial(fetch_model, store, follower.job.model_digest, bench.spec), warn=warn, stop=stop)
         observe(
             happenings.Ready(
@@ -78,6 +80,11 @@ def coordinate(
         _run(_Coordinator(ledger, store, follower, bench, observe), stop)
     except Stopped:
         return
+
+
+def _bench(store: BlobStore, job: Job, tasks: Sequence[Path]) -> Bench:
+    spec = fetch_spec(store, job.terms)
+    return prepare_bench(store, spec, find_source(spec.task, tasks))
 
 
 def _run(self: _Coordinator, stop: threading.Event) -> None:

@@ -113,6 +113,8 @@ def report_bytes(report: Report) -> bytes:
 
 def parse_report(data: bytes) -> Report:
     """Read a report that somebody else wrote. Raises `BadSpec`."""
+    if len(data) > MAX_REPORT_BYTES:
+        raise BadSpec(f"the report has more than {MAX_REPORT_BYTES} bytes")
     try:
         report = Report.model_validate(parse_json(data))
     except ValidationError as error:

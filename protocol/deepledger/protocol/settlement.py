@@ -91,7 +91,7 @@ def contributions(
     for reveal in sorted(attempt.reveals, key=lambda reveal: committed_at[reveal.participant]):
         earlier = first.get(reveal.digest) or own.get(reveal.digest, reveal.participant)
         copied = reveal.digest in first or earlier != reveal.participant
-        first.setdefault(reveal.digest, reveal.participant)
+        own.setdefault(reveal.digest, reveal.participant)
         seat = participants[reveal.participant]
         found.append(
             Contribution(

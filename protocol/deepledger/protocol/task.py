@@ -7,6 +7,7 @@ is loaded.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ class Task:
         if not path.exists():
             raise BadInput(f"no data at {path}")
         data = self._call("load_data", path)
+        if not hasattr(data, "__len__"):
+            raise BadInput(f"load_data of task {self._path} returned a {type(data).__name__}, which has no length")
         if len(data) == 0:
             raise BadInput(f"the data at {path} has no samples")
         return data
@@ -122,12 +125,15 @@ class Task:
         model.eval()
         with torch.no_grad():
             result = self._call("evaluate", model, data)
-        loss = min(float(result["loss"]), 1e9)
-        return Evaluation(
-            samples=int(result["samples"]),
-            correct=int(result["correct"]),
-            loss_millionths=10**15 if loss != loss else max(0, round(loss * 1e6)),
-        )
+        try:
+            loss = float(result["loss"])
+            return Evaluation(
+                samples=int(result["samples"]),
+                correct=int(result["correct"]),
+                loss_millionths=10**15 if math.isnan(loss) else round(min(max(loss, 0.0), 1e9) * 1e6),
+            )
+        except (TypeError, KeyError, ValueError) as error:  # pydantic's errors are ValueErrors
+            raise BadInput(f"evaluate of task {self._path} does not do what it must: {FUNCTIONS['evaluate']}") from error
 
     def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
         try:

@@ -67,7 +67,8 @@ def encode_model(values: Floats, model: ModelFormat) -> ModelVector:
 
 def decode_model(vector: ModelVector, model: ModelFormat) -> Floats:
     """Model values as float32, shape (d,): exact up to float32's own rounding."""
-    return np.multiply(vector, 2.0**-model.fraction_bits, dtype=np.float64).astype(np.float32)
+    values = np.empty(len(vector), np.float32)
+    return np.multiply(vector, 2.0**-model.fraction_bits, out=values, dtype=np.float64, casting="same_kind")
 
 
 def sum_of_squares(update: UpdateVector) -> int:
@@ -116,7 +117,8 @@ def encode_update(
     The new residual is written to `out`, which may be `change` or `residual` itself: large models then need no
     further memory.
     """
-    wanted = np.add(change, residual, out=out)
+    with np.errstate(over="ignore", invalid="ignore"):  # the norm shows it
+        wanted = np.add(change, residual, out=out)
     norm = math.sqrt(float_squares(wanted))
     if not math.isfinite(norm):
         raise BadVector("training produced NaN or infinity; lower the learning rate")

@@ -1,0 +1,61 @@
+"""What an audit returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from deepledger.protocol.chain.events import Event, Position
+from deepledger.protocol.chain.ledger import Head
+from deepledger.protocol.report import Evaluation, Report
+from deepledger.protocol.trail import Job, SettledRound
+from deepledger.protocol.types import RoundNumber
+
+
+class Kind(StrEnum):
+    RULE = "contract rule"  # an event that the contract would not have emitted: the RPC node lies
+    COMMITMENT = "commitment"  # what was revealed is not what was committed to
+    MONEY = "money"  # an amount that does not follow from the events before it
+    BLOB = "blob"  # cannot be had, or is not what its digest promises: the audit is incomplete
+    SPEC = "spec"
+    REPORT = "report"  # the report does not say what the chain says, or is malformed
+    VERDICT = "verdict"  # an update was judged otherwise than its bytes deserve
+    CONTESTED = "contested"  # called unavailable, and it is there now
+    SCORE = "score"
+    MODEL = "model"  # the aggregate is another one
+    EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    kind: Kind
+    explanation: str
+    claimed: str
+    derived: str
+    at: Position | None  # the transaction that made the claim
+    round: RoundNumber | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedRound:
+    over: SettledRound
+    report: Report | None  # None if it cannot be had or read
+    derived: bool  # the model was re-derived from the updates
+    evaluation: Evaluation | None  # re-derived; None if it was not
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    job: Job
+    head: Head  # up to which block
+    events: tuple[Event, ...]
+    rounds: tuple[AuditedRound, ...]
+    findings: tuple[Finding, ...]
+    blobs: int  # fetched and verified
+    bytes: int
+    evaluation: str  # "checked", or why not
+
+    @property
+    def matches(self) -> bool:
+        """Everything that could be checked was, and is as it was settled."""
+        return not self.findings

@@ -1,0 +1,207 @@
+"""One settled round, derived again from its public inputs and compared with what was settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from deepledger.auditor.findings import AuditedRound, Finding, Kind
+from deepledger.protocol.agreement import fetch_model
+from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.errors import BadSpec, BlobCorrupt, BlobMissing
+from deepledger.protocol.evaluation import Bench, agrees
+from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.report import MAX_REPORT_BYTES, Report, build_report, parse_report
+from deepledger.protocol.settlement import Contribution, Settlement, Verdict, contributions, inspect, settle
+from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.trail import Job, SettledRound
+from deepledger.protocol.types import Address
+from deepledger.protocol.vectors import ModelVector, UpdateVector
+
+Find = Callable[[Kind, str, str, str], None]
+"""(kind, explanation, claimed, derived)"""
+_GONE = (BlobMissing, BlobCorrupt)
+
+
+def audit_round(
+    job: Job,
+    over: SettledRound,
+    before: ModelVector | None,
+    *,
+    spec: JobSpec,
+    store: BlobStore,
+    chain_id: int,
+    contract: Address,
+    bench: Bench | None,
+    findings: list[Finding],
+) -> tuple[AuditedRound, ModelVector | None]:
+    """`before` is the model that the chain says was before; returns the one that it says came after, if it is there."""
+    settled = over.settled
+
+    def find(kind: Kind, explanation: str, claimed: str, derived: str) -> None:
+        findings.append(Finding(kind, explanation, claimed, derived, settled.at, over.opened.round))
+
+    report = _report(over, store, find)
+    claimed_after = _claimed_model(over, spec, store, find)
+    evaluation = bench.evaluate(claimed_after) if bench is not None and claimed_after is not None else None
+    derived = False
+    if before is not None:
+        revealed = contributions(job, over.opened, over.participants, spec)
+        judge = _Judge(store, spec, report, find)
+        after = before.copy()
+        settlement = settle(spec, after, revealed, judge.fetch)
+        derived = not judge.incomplete
+        if derived:
+            _compare_money(settlement, over, find)
+            _compare_model(after, claimed_after, over, find)
+        if report is not None:
+            _compare_report(report, settlement, job, over, find, chain_id, contract, complete=derived)
+    if report is not None and evaluation is not None and not agrees(report.evaluation, evaluation, spec.validation):
+        find(
+            Kind.EVALUATION,
+            "the validation result in the report is not that of the settled model",
+            f"{report.evaluation.correct}/{report.evaluation.samples} correct, loss {report.evaluation.loss:.6f}",
+            f"{evaluation.correct}/{evaluation.samples} correct, loss {evaluation.loss:.6f}",
+        )
+    return AuditedRound(over, report, derived, evaluation), claimed_after
+
+
+def _report(over: SettledRound, store: BlobStore, find: Find) -> Report | None:
+    try:
+        return parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
+    except _GONE as error:
+        find(Kind.BLOB, "the report cannot be had", over.settled.report_digest.hex(), str(error))
+    except BadSpec as error:
+        find(Kind.REPORT, "the report cannot be read", over.settled.report_digest.hex(), str(error))
+    return None
+
+
+def _claimed_model(over: SettledRound, spec: JobSpec, store: BlobStore, find: Find) -> ModelVector | None:
+    try:
+        model = fetch_model(store, over.settled.model_digest, spec)
+    except _GONE as error:
+        find(Kind.BLOB, "the settled model cannot be had", over.settled.model_digest.hex(), str(error))
+        return None
+    root = chunk_root(model.data.cast("B"), bits=32)
+    if root != over.settled.model_root:
+        find(
+            Kind.MODEL,
+            "the settled chunk root is not that of the settled model",
+            over.settled.model_root.hex(),
+            root.hex(),
+        )
+    return model
+
+
+class _Judge:
+    """Fetches updates for `settle`, holding the report's verdicts against them."""
+
+    def __init__(self, store: BlobStore, spec: JobSpec, report: Report | None, find: Find) -> None:
+        self._store, self._spec, self._find = store, spec, find
+        self._claims = {update.participant: update.verdict for update in report.updates} if report else {}
+        self.incomplete = False
+
+    def fetch(self, contribution: Contribution) -> UpdateVector | Verdict:
+        claim = self._claims.get(contribution.participant)
+        buffer = np.empty(self._spec.update_bytes, np.uint8)
+        try:
+            self._store.read_into(contribution.digest, buffer.data)
+        except _GONE as error:
+            if claim is not Verdict.UNAVAILABLE:
+                self.incomplete = True
+                self._find(Kind.BLOB, f"the update of {contribution.participant} cannot be had", str(claim), str(error))
+            return Verdict.UNAVAILABLE
+        judged = inspect(buffer.data, contribution, self._spec)
+        if claim is not Verdict.UNAVAILABLE:
+            return judged
+        self._find(
+            Kind.CONTESTED,
+            f"the update of {contribution.participant} was dropped as unavailable, but the store serves it: the "
+            "coordinator dropped it, or the participant published it late; the chain cannot tell which",
+            Verdict.UNAVAILABLE,
+            judged if isinstance(judged, Verdict) else Verdict.ACCEPTED,
+        )
+        return Verdict.UNAVAILABLE  # taken as given, so that the rest of the round is judged by itself
+
+
+def _compare_money(settlement: Settlement, over: SettledRound, find: Find) -> None:
+    seats = {seat.seat: seat.address for seat in over.participants.values()}
+    claimed = dict(zip([s for s in range(64) if over.settled.accepted >> s & 1], over.settled.scores, strict=False))
+    derived = dict(zip([s for s in range(64) if settlement.accepted >> s & 1], settlement.scores, strict=False))
+    for seat in sorted(set(claimed) | set(derived)):
+        if claimed.get(seat) != derived.get(seat):
+            find(
+                Kind.SCORE,
+                f"{seats.get(seat, f'seat {seat}')} was paid for another score than its update has",
+                str(claimed.get(seat, "not accepted")),
+                str(derived.get(seat, "not accepted")),
+            )
+
+
+def _compare_model(after: ModelVector, claimed: ModelVector | None, over: SettledRound, find: Find) -> None:
+    if claimed is None or np.array_equal(after, claimed):
+        return
+    wrong = np.flatnonzero(after != claimed)
+    first = int(wrong[0])
+    find(
+        Kind.MODEL,
+        f"the settled model is not the aggregate of the accepted updates: {len(wrong)} of {len(after)} coordinates "
+        f"differ, the first is coordinate {first}",
+        str(int(claimed[first])),
+        str(int(after[first])),
+    )
+
+
+def _compare_report(
+    report: Report,
+    settlement: Settlement,
+    job: Job,
+    over: SettledRound,
+    find: Find,
+    chain_id: int,
+    contract: Address,
+    *,
+    complete: bool,
+) -> None:
+    expected = build_report(
+        job,
+        over.opened,
+        settlement,
+        chain_id=chain_id,
+        contract=contract,
+        model_before=(over.model_digest, over.model_root),
+        model_after=(over.settled.model_digest, over.settled.model_root),
+        evaluation=report.evaluation,
+    )
+    for name in type(report).model_fields:
+        claimed, derived = getattr(report, name), getattr(expected, name)
+        if name not in ("updates", "saturated") and claimed != derived:
+            find(Kind.REPORT, f"the report's {name} is not the chain's", str(claimed), str(derived))
+    if not complete:
+        return
+    if report.saturated != expected.saturated:
+        find(
+            Kind.REPORT,
+            "the report's count of saturated coordinates is wrong",
+            str(report.saturated),
+            str(expected.saturated),
+        )
+    claims = {update.participant: update for update in report.updates}
+    truths = {update.participant: update for update in expected.updates}
+    for participant in sorted(set(claims) | set(truths)):
+        claim, truth = claims.get(participant), truths.get(participant)
+        if claim == truth:
+            continue
+        find(
+            Kind.VERDICT,
+            f"the report judges the update of {participant} otherwise than its bytes deserve",
+            _say(claim.model_dump() if claim else None, truth.model_dump() if truth else None),
+            _say(truth.model_dump() if truth else None, claim.model_dump() if claim else None),
+        )
+
+
+def _say(one: dict[str, object] | None, other: dict[str, object] | None) -> str:
+    if one is None:
+        return "no entry"
+    return ", ".join(f"{key} {value}" for key, value in one.items() if other is None or other[key] != value)

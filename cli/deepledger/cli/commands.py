@@ -1,0 +1,79 @@
+"""How commands are declared and how they fail: options in groups, one line for everything that is expected."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+
+from deepledger.protocol.errors import DeepledgerError
+
+INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """The root group: what is expected to go wrong becomes one line and the exit code of its kind."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DeepledgerError as error:
+            if ctx.params.get("debug"):
+                raise
+            print(f"deepledger: {printable(str(error))}", file=sys.stderr)  # noqa: T201
+            raise typer.Exit(error.exit_code) from None
+        except (KeyboardInterrupt, typer.Abort):
+            print("deepledger: interrupted", file=sys.stderr)  # noqa: T201
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def printable(text: str) -> str:
+    """One line without control characters, whoever wrote it."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command. Where it takes a dataclass, the fields of that become its options, declared once for all."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(name, **settings)(_spread(function))
+        return function
+
+    return register
+
+
+def _spread(function: Callable[..., None]) -> Callable[..., None]:
+    parameters: list[Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in signature(function, eval_str=True).parameters.values():
+        group = parameter.annotation
+        if is_dataclass(group):
+            groups[parameter.name] = group
+            hints = get_type_hints(group, include_extras=True)
+            parameters += [
+                Parameter(
+                    field.name,
+                    Parameter.KEYWORD_ONLY,
+                    default=Parameter.empty if field.default is MISSING else field.default,
+                    annotation=hints[field.name],
+                )
+                for field in fields(group)
+            ]
+        else:
+            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+
+    @wraps(function)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        function(**given)
+
+    run.__signature__ = signature(function).replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

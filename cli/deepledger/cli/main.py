@@ -1,0 +1,55 @@
+"""The command line: which commands there are. What they do is in one module per noun, loaded when it is needed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deepledger.cli import accounts, audit, chains, coordinator, jobs, join, model, money, status
+from deepledger.cli.commands import Commands
+
+app = typer.Typer(
+    name="deepledger",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its tracebacks would show passwords
+    rich_markup_mode="rich",
+    epilog=(
+        "Every setting is an option and an environment variable, see .env.example. "
+        "Exit codes: 0 done; 1 the audit found a mismatch, or you declined; 2 wrong usage; 3 input that cannot be used; "
+        "4 the chain; 5 the blob store; 6 this machine's files; 130 interrupted."
+    ),
+)
+for room in (chains, accounts, jobs, join, coordinator, audit, status, money, model):
+    room.add_to(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("deepledger"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[  # read by `Commands`
+        bool, typer.Option(envvar="DEEPLEDGER_DEBUG", help="Show a traceback for errors that are expected, too.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Train one PyTorch model with people you do not trust; anyone can re-derive the run.
+
+    To look around: `deepledger job list`, then `deepledger job show 1`. To take part: `deepledger account new me`, then
+    `deepledger join 1 --data shard.safetensors --task task.py`. To check what others did: `deepledger audit 1`.
+    """
+    del debug, version
+
+
+def run() -> None:
+    app()

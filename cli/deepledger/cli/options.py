@@ -1,0 +1,186 @@
+"""Every setting that more than one command takes, with its environment variable, and what it opens."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepledger.protocol.errors import BadInput, BadKey
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+
+    from deepledger.protocol.blobs.store import BlobStore
+    from deepledger.protocol.chain.ledger import Ledger, Reader
+
+PASSWORD = "DEEPLEDGER_PASSWORD"  # noqa: S105
+"""Only an environment variable: an option would be seen by everybody who lists processes."""
+
+RpcUrl = Annotated[str, typer.Option(envvar="DEEPLEDGER_RPC_URL", metavar="URL", help="JSON-RPC of an Ethereum node.")]
+Contract = Annotated[
+    str | None, typer.Option(envvar="DEEPLEDGER_CONTRACT", metavar="ADDRESS", help="The TrainingLedger to use.")
+]
+ChainId = Annotated[
+    int | None, typer.Option(envvar="DEEPLEDGER_CHAIN_ID", min=1, help="Refuse to speak to any other chain.")
+]
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        envvar="DEEPLEDGER_STORE",
+        metavar="URL",
+        help="Where blobs are: ipfs+http://host:port, a multiaddr of Kubo's RPC, or a folder.",
+    ),
+]
+HomeFolder = Annotated[
+    Path,
+    typer.Option(envvar="DEEPLEDGER_HOME", metavar="FOLDER", help="Holds accounts and what a node must not forget."),
+]
+AccountName = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DEEPLEDGER_ACCOUNT",
+        metavar="NAME",
+        help="The account that signs: its name or address. Not needed if there is only one.",
+    ),
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DEEPLEDGER_PASSWORD_FILE",
+        metavar="FILE",
+        help=f"Holds the account's password; else ${PASSWORD} or a prompt.",
+    ),
+]
+TaskPlaces = Annotated[
+    str,
+    typer.Option(
+        envvar="DEEPLEDGER_TASKS",
+        metavar="PATHS",
+        help=f"Files and folders, separated by '{os.pathsep}', in which the job's task source is looked for by hash.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, with full addresses and amounts in wei.")]
+JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's number, see `deepledger job list`.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    home: HomeFolder = Path("~/.deepledger")
+
+    @property
+    def folder(self) -> Path:
+        return self.home.expanduser()
+
+    @property
+    def accounts(self) -> Path:
+        return self.folder / "accounts"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the chain, whatever contract is on it."""
+
+    rpc_url: RpcUrl = "http://127.0.0.1:8545"
+    chain_id: ChainId = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A TrainingLedger and how to reach it."""
+
+    rpc_url: RpcUrl = "http://127.0.0.1:8545"
+    contract: Contract = None
+    chain_id: ChainId = None
+
+    def reader(self) -> Reader:
+        from deepledger.protocol.chain.web3_ledger import connect
+
+        return connect(self.rpc_url, self._address(), chain_id=self.chain_id)
+
+    def ledger(self, signer: Signer) -> Ledger:
+        from deepledger.protocol.chain.web3_ledger import connect_as
+
+        address = self._address()  # before a password is asked for
+        return self.ledger_of(signer.unlock(), signer.locks, address=address)
+
+    def ledger_of(self, account: LocalAccount, locks: Path, *, address: str | None = None) -> Ledger:
+        from deepledger.protocol.chain.web3_ledger import connect_as
+
+        return connect_as(self.rpc_url, address or self._address(), account, chain_id=self.chain_id, locks=locks)
+
+    def _address(self) -> str:
+        if self.contract is None:
+            raise BadInput(
+                "no contract is chosen: give --contract or set DEEPLEDGER_CONTRACT to the address that the job's "
+                "sponsor published, or put a new one on the chain with `deepledger deploy`"
+            )
+        return self.contract
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """The account in whose name a command acts."""
+
+    home: HomeFolder = Path("~/.deepledger")
+    account: AccountName = None
+    password_file: PasswordFile = None
+
+    @property
+    def folder(self) -> Path:
+        return self.home.expanduser()
+
+    @property
+    def locks(self) -> Path:
+        return self.folder / "locks"
+
+    def unlock(self) -> LocalAccount:
+        from deepledger.protocol.keystore import unlock
+
+        accounts = Home(self.home).accounts
+        name = self.account or _only_account(accounts)
+        return unlock(accounts, name, password(self.password_file, what=f"Password of {name}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    store: StoreUrl = "ipfs+http://127.0.0.1:5001"
+
+    def open(self) -> BlobStore:
+        from deepledger.protocol.blobs import open_store
+
+        return open_store(self.store)
+
+
+def places(paths: str) -> list[Path]:
+    """The value of `TaskPlaces`, as paths that exist."""
+    found = [Path(path).expanduser() for path in paths.split(os.pathsep) if path]
+    for path in found:
+        if not path.exists():
+            raise BadInput(f"there is no {path} to look for tasks in; correct --task or DEEPLEDGER_TASKS")
+    return found
+
+
+def password(file: Path | None, *, what: str, confirm: bool = False) -> str:
+    from deepledger.protocol.keystore import read_password
+
+    def ask() -> str:
+        return str(typer.prompt(what, hide_input=True, confirmation_prompt=confirm, err=True))
+
+    return read_password(file=file, value=os.environ.get(PASSWORD), prompt=ask if sys.stdin.isatty() else None)
+
+
+def _only_account(folder: Path) -> str:
+    from deepledger.protocol.keystore import listing
+
+    entries = listing(folder)
+    if not entries:
+        raise BadKey(f"there is no account in {folder}: make one with `deepledger account new NAME`")
+    if len(entries) > 1:
+        there = ", ".join(f"{entry.name} ({entry.address})" for entry in entries)
+        raise BadKey(f"no account is chosen: give --account or set DEEPLEDGER_ACCOUNT; there is {there}")
+    return entries[0].name

@@ -1,0 +1,103 @@
+"""How things look on a terminal: amounts in ETH, addresses short, moments as time; and as JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import typer
+
+from deepledger.cli.commands import printable
+from deepledger.protocol.types import Address, Seconds, Wei
+
+_ETHER, _GWEI = 10**18, 10**9
+_DECIMALS = 9
+
+
+def eth(amount: Wei) -> str:
+    """To nine decimals; an ellipsis says that there is more. Below that, in wei."""
+    if 0 < abs(amount) < _GWEI:
+        return f"{amount} wei"
+    scaled = Decimal(amount) / _ETHER
+    cut = scaled.quantize(Decimal(1).scaleb(-_DECIMALS), rounding="ROUND_DOWN")
+    text = f"{cut:f}".rstrip("0").rstrip(".")
+    return f"{text}{'…' if cut != scaled else ''} ETH"
+
+
+def short(address: str, among: Iterable[str] = ()) -> str:
+    """Its ends, with as many digits as tell it from the others."""
+    others = {other.lower() for other in among} - {address.lower()}
+    for digits in range(4, 20):
+        front, back = address[: 2 + digits], address[-4:]
+        if not any(other.startswith(front.lower()) and other.endswith(back.lower()) for other in others):
+            return f"{front}…{back}"
+    return address
+
+
+def moment(seconds: Seconds) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def duration(seconds: int) -> str:
+    """ "90 s" for 90, "2 h" for 7200, "1 h 30 min" for 5400."""
+    if seconds < 120:
+        return f"{seconds} s"
+    parts = ((seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
+
+
+def out(text: str) -> None:
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """One line for whoever watches, beside what the command prints."""
+    typer.echo(printable(text), err=True)
+
+
+def logged(text: str) -> None:
+    note(f"{datetime.now().astimezone():%H:%M:%S}  {text}")
+
+
+def as_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def pairs(title: str, rows: Mapping[str, object]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=Text(printable(title), "bold"), title_justify="left", box=None, show_header=False)
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows.items():
+        grid.add_row(Text(name), Text(printable(str(value))))
+    _print(grid)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(printable(str(value))) for value in row))
+    _print(grid)
+
+
+def names(addresses: Iterable[Address]) -> dict[Address, str]:
+    everybody = list(addresses)
+    return {address: short(address, everybody) for address in everybody}
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120).print(renderable)
