@@ -1,0 +1,167 @@
+"""An audit for people, as a readable trail, and for machines."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from deepledger.auditor.findings import Audit, Finding
+from deepledger.protocol.blobs.digest import cid_of
+from deepledger.protocol.chain.events import (
+    Committed,
+    Credited,
+    Event,
+    Joined,
+    Left,
+    PenaltyTaken,
+    Revealed,
+    Settled,
+    Withdrawn,
+)
+
+
+def render(audit: Audit, *, trail: bool = True) -> RenderableType:
+    """The trail (who, when, which block and transaction, which blob, what amount), the rounds, the findings."""
+    parts: list[RenderableType] = []
+    if trail:
+        parts.append(_trail(audit))
+    parts.append(_rounds(audit))
+    parts += [_finding(number, finding) for number, finding in enumerate(audit.findings, 1)]
+    parts.append(_verdict(audit))
+    return Group(*parts)
+
+
+def show(audit: Audit, console: Console) -> None:
+    console.print(render(audit))
+
+
+def as_json(audit: Audit) -> dict[str, Any]:
+    """Stable keys; amounts in wei as strings."""
+    return {
+        "job": audit.job.job,
+        "matches": audit.matches,
+        "block": {"number": audit.head.number, "hash": audit.head.hash, "timestamp": audit.head.timestamp},
+        "rounds_settled": len(audit.rounds),
+        "rounds_derived": sum(each.derived for each in audit.rounds),
+        "evaluation": audit.evaluation,
+        "blobs": audit.blobs,
+        "bytes": audit.bytes,
+        "rounds": [
+            {
+                "round": each.over.opened.round,
+                "transaction": each.over.settled.at.transaction,
+                "model": cid_of(each.over.settled.model_digest),
+                "report": cid_of(each.over.settled.report_digest),
+                "pot": str(each.over.settled.pot),
+                "derived": each.derived,
+                "evaluation": each.evaluation.model_dump() if each.evaluation else None,
+                "updates": [update.model_dump(mode="json") for update in each.report.updates] if each.report else None,
+            }
+            for each in audit.rounds
+        ],
+        "findings": [
+            {
+                "kind": finding.kind.value,
+                "round": finding.round,
+                "block": finding.at.block if finding.at else None,
+                "transaction": finding.at.transaction if finding.at else None,
+                "explanation": finding.explanation,
+                "claimed": finding.claimed,
+                "derived": finding.derived,
+            }
+            for finding in audit.findings
+        ],
+        "trail": [_event_json(event) for event in audit.events],
+    }
+
+
+def _event_json(event: Event) -> dict[str, Any]:
+    values = {field.name: getattr(event, field.name) for field in fields(event) if field.name not in ("at", "job", "terms")}
+    return {
+        "event": type(event).__name__,
+        "block": event.at.block,
+        "transaction": event.at.transaction,
+        "timestamp": event.at.timestamp,
+        **{name: value.hex() if isinstance(value, bytes) else str(value) for name, value in values.items()},
+    }
+
+
+def _trail(audit: Audit) -> Table:
+    table = Table(title="Trail", title_justify="left", box=None, header_style="dim")
+    for column in ("when (UTC)", "block", "transaction", "what", "who", "blob or amount"):
+        table.add_column(column, no_wrap=column != "blob or amount", overflow="fold")
+    for event in audit.events:
+        table.add_row(
+            datetime.fromtimestamp(event.at.timestamp, UTC).strftime("%m-%d %H:%M:%S"),
+            str(event.at.block),
+            event.at.transaction[:10],
+            type(event).__name__,
+            Text(_who(event)),
+            Text(_what(event)),
+        )
+    return table
+
+
+def _who(event: Event) -> str:
+    for name in ("participant", "coordinator", "account", "sponsor"):
+        if hasattr(event, name):
+            address: str = getattr(event, name)
+            return f"{address[:6]}…{address[-4:]}"
+    return ""
+
+
+def _what(event: Event) -> str:
+    match event:
+        case Revealed(digest=digest):
+            return cid_of(digest)
+        case Settled(model_digest=digest):
+            return cid_of(digest)
+        case Committed(commitment=commitment):
+            return f"0x{commitment.hex()[:16]}…"
+        case Joined(seat=seat, samples=samples):
+            return f"seat {seat}, {samples} samples"
+        case Credited(amount=amount) | Withdrawn(amount=amount) | PenaltyTaken(amount=amount) | Left(stake=amount):
+            return f"{amount / 10**18:.6f} ETH"
+        case _:
+            return ""
+
+
+def _rounds(audit: Audit) -> Table:
+    table = Table(title="Rounds", title_justify="left", box=None, header_style="dim")
+    for column in ("round", "updates accepted", "model re-derived", "accuracy claimed", "re-evaluated"):
+        table.add_column(column, justify="right")
+    for each in audit.rounds:
+        table.add_row(
+            str(each.over.opened.round),
+            f"{each.over.settled.accepted.bit_count()} of {len(each.over.opened.reveals)}",
+            "yes" if each.derived else "no",
+            f"{each.report.evaluation.accuracy:.1%}" if each.report else "?",
+            f"{each.evaluation.accuracy:.1%}" if each.evaluation else "-",
+        )
+    return table
+
+
+def _finding(number: int, finding: Finding) -> Text:
+    where = f"round {finding.round}, " if finding.round is not None else ""
+    at = f"{where}block {finding.at.block}, transaction {finding.at.transaction}" if finding.at else "the blob store"
+    text = Text()
+    text.append(f"\n{number}. {finding.kind.upper()}: {finding.explanation}\n", "bold red")
+    text.append(f"   claimed  {finding.claimed}\n   derived  {finding.derived}\n   where    {at}")
+    return text
+
+
+def _verdict(audit: Audit) -> Text:
+    derived = sum(each.derived for each in audit.rounds)
+    open_round = "" if audit.job.outcome is not None else f" Round {audit.job.round} is not settled yet."
+    what = (
+        f"{len(audit.events)} events up to block {audit.head.number}, {audit.blobs} blobs ({audit.bytes:,} bytes), "
+        f"{derived} of {len(audit.rounds)} settled rounds derived again. Evaluation: {audit.evaluation}.{open_round}"
+    )
+    if audit.matches:
+        return Text(f"\nEverything matches. {what}", "bold green")
+    return Text(f"\n{len(audit.findings)} mismatches. {what}", "bold red")

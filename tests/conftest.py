@@ -1,0 +1,240 @@
+"""Fixtures: a chain, a store, and a small job that scripted participants and coordinators play."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepledger.devnet import dev_accounts, find_anvil, start
+from deepledger.protocol.agreement import fetch_model
+from deepledger.protocol.blobs import digest_of, open_store
+from deepledger.protocol.chain.events import JobTerms
+from deepledger.protocol.chain.follow import Follower
+from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
+from deepledger.protocol.commitment import Slot, commitment_for
+from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.report import Report, build_report, report_bytes
+from deepledger.protocol.settlement import Settlement, contributions, inspect, settle
+from deepledger.protocol.spec import JobSpec, build_spec, spec_bytes
+from deepledger.protocol.task import Task, layout_of, read_floats, read_source
+from deepledger.protocol.vectors import encode_model
+
+ETHER = 10**18
+ROOT = Path(__file__).resolve().parent.parent
+TASK = '''
+import torch
+from safetensors.torch import load_file
+
+def build_model():
+    return torch.nn.Linear(20, 20)
+
+def load_data(path):
+    shard = load_file(path)
+    return torch.utils.data.TensorDataset(shard["x"], shard["y"])
+
+def train(model, data, *, learning_rate):
+    x, y = data.tensors
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    torch.nn.functional.mse_loss(model(x), y).backward()
+    optimizer.step()
+
+def evaluate(model, data):
+    x, y = data.tensors
+    loss = torch.nn.functional.mse_loss(model(x), y)
+    return {"samples": len(x), "correct": int((model(x).argmax(1) == y.argmax(1)).sum()), "loss": float(loss)}
+'''
+
+
+def need(binary: object, name: str) -> None:
+    """Skip without a service, unless nothing may be skipped."""
+    if binary is None:
+        if os.environ.get("DEEPLEDGER_REQUIRE_SERVICES") == "1":
+            pytest.fail(f"{name} is required and not installed")
+        pytest.skip(f"{name} is not installed (tests/services says how)")
+
+
+def service(name: str) -> str | None:
+    local = ROOT / "tests/services/bin" / name
+    return str(local) if local.exists() else shutil.which(name)
+
+
+@dataclass
+class World:
+    """A ledger on a devnet, a store, a tiny task, and everybody's accounts."""
+
+    url: str
+    contract: str
+    folder: Path
+    shards: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        from safetensors.numpy import save_file
+
+        random = np.random.default_rng(0)
+        truth = random.normal(size=(20, 20)).astype(np.float32)
+        for number in range(5):
+            x = random.normal(size=(30 + number, 20)).astype(np.float32)
+            path = self.folder / f"shard-{number}.safetensors"
+            save_file({"x": x, "y": x @ truth}, path)
+            self.shards.append(path)
+        self.task = self.folder / "linear.py"
+        self.task.write_text(TASK)
+        self.store = open_store(str(self.folder / "store"))
+        self.accounts = dev_accounts()
+        self.sponsor = self.ledger(0)
+
+    def ledger(self, number: int) -> Any:
+        return connect_as(self.url, self.contract, self.accounts[number], locks=self.folder / "locks")
+
+    def reader(self) -> Any:
+        return connect(self.url, self.contract)
+
+    def rpc(self, method: str, *arguments: Any) -> Any:
+        return self.sponsor.rpc.call(method, *arguments)
+
+    def spec(self, **changes: Any) -> tuple[JobSpec, np.ndarray]:
+        source = read_source(self.task)
+        model = Task(source).build_model(1)
+        validation = self.shards[4].read_bytes()
+        fields = {
+            "version": 1, "name": "linear", "task": {"name": "linear", "sha256": source.sha256},
+            "model": {"fraction_bits": 20, "layout": [entry.model_dump() for entry in layout_of(model)]},
+            "update": {"bits": 16, "fraction_bits": 14, "norm_bound": 5.0},
+            "training": {"seed": 1, "hyperparameters": {"learning_rate": 0.1}},
+            "aggregation": {"rule": "weighted_mean"}, "rewards": {"policy": "samples"}, "privacy": "open",
+            "validation": {"digest": digest_of(validation).hex(), "bytes": len(validation)}, "max_samples": 1000,
+        } | changes  # fmt: skip
+        spec = build_spec(fields)
+        return spec, encode_model(read_floats(model), spec.model)
+
+    def create_job(self, *, coordinators: tuple[int, ...] = (1,), spec_changes: dict[str, Any] | None = None, **terms: Any) -> int:
+        spec, model = self.spec(**(spec_changes or {}))
+        data = model.data.cast("B")
+        for blob in (spec_bytes(spec), self.shards[4].read_bytes(), data):
+            self.store.put(blob)
+        fixed = JobTerms(
+            spec_digest=digest_of(spec_bytes(spec)), model_digest=digest_of(data), model_root=chunk_root(data, bits=32),
+            rounds=3, min_participants=2, max_participants=8, miss_limit=3, commit_window=60, reveal_window=60,
+            settle_window=60, reward=ETHER // 10 + 1, stake=ETHER, reveal_penalty=ETHER // 4, bond=ETHER, settle_penalty=ETHER // 2,
+        )  # fmt: skip
+        names = [self.accounts[number].address for number in coordinators]
+        job, _ = self.sponsor.create_job(replace(fixed, **terms), names)
+        return job
+
+
+@dataclass
+class Claim:
+    """What a coordinator is about to post; a liar changes it."""
+
+    model: np.ndarray
+    settlement: Settlement
+    accepted: int
+    scores: list[int]
+    report: dict[str, Any]
+
+
+class Play:
+    """A job played step by step, by participants with random updates and a coordinator that may lie."""
+
+    def __init__(self, world: World, *, participants: int = 3, **terms: Any) -> None:
+        self.world = world
+        self.job = world.create_job(**terms)
+        self.spec, _ = world.spec(**terms.get("spec_changes") or {})
+        self.coordinator = world.ledger(1)
+        self.nodes = [world.ledger(2 + number) for number in range(participants)]
+        self.random = np.random.default_rng(7)
+        self.follower = Follower(world.reader(), self.job)
+        self.coordinator.post_bond(self.job, value=self.terms.bond)
+        for number, node in enumerate(self.nodes):
+            node.join(self.job, 30 + number, value=self.terms.stake)
+        self.see()
+
+    @property
+    def terms(self) -> JobTerms:
+        return self.follower.job.terms
+
+    def see(self) -> Any:
+        self.follower = Follower(self.world.reader(), self.job)
+        return self.follower.job
+
+    def update(self) -> bytes:
+        return self.random.integers(-500, 500, self.spec.model.coordinates).astype("<i2").tobytes()
+
+    def commit_all(self, updates: list[bytes]) -> list[tuple[Any, dict[str, bytes]]]:
+        made = []
+        for node, update in zip(self.nodes, updates, strict=False):
+            root = chunk_root(update, bits=16) if len(update) % 2 == 0 and update else b"\1" * 32
+            opened = {"digest": digest_of(update), "root": root, "salt": self.random.bytes(32)}
+            slot = Slot(node.chain_id, node.address, self.job, self.see().round, node.account)
+            node.commit(self.job, slot.round, commitment_for(slot, **opened))
+            made.append((node, opened))
+        return made
+
+    def round(
+        self, updates: list[bytes] | None = None, *, lie: Callable[[Claim], None] | None = None, publish: bool = True
+    ) -> None:
+        updates = updates or [self.update() for _ in self.nodes]
+        made = self.commit_all(updates)
+        for node, opened in made:
+            node.reveal(self.job, **opened)
+        if publish:
+            for update in updates:
+                self.world.store.put(update)
+        self.settle(lie)
+
+    def settle(self, lie: Callable[[Claim], None] | None = None) -> None:
+        from deepledger.protocol.evaluation import prepare_bench
+
+        job, world = self.see(), self.world
+        model = fetch_model(world.store, job.model_digest, self.spec)
+
+        def fetch(contribution: Any) -> Any:
+            return inspect(world.store.read(contribution.digest, limit=self.spec.update_bytes), contribution, self.spec)
+
+        settlement = settle(self.spec, model, contributions(job, job.attempt, job.participants, self.spec), fetch)
+        claim = Claim(model, settlement, settlement.accepted, list(settlement.scores), {})
+        if lie is not None:
+            lie(claim)
+        data = claim.model.data.cast("B")
+        pin = (world.store.put(data), chunk_root(data, bits=32))
+        evaluation = prepare_bench(world.store, self.spec, read_source(world.task)).evaluate(claim.model)
+        report = build_report(
+            job, job.attempt, claim.settlement, chain_id=self.coordinator.chain_id, contract=self.coordinator.address,
+            model_before=(job.model_digest, job.model_root), model_after=pin, evaluation=evaluation,
+        )  # fmt: skip
+        report = Report.model_validate(report.model_dump() | claim.report)
+        self.coordinator.settle(
+            self.job, job.round, model_digest=pin[0], model_root=pin[1], report_digest=world.store.put(report_bytes(report)),
+            accepted=claim.accepted, scores=claim.scores,
+        )  # fmt: skip
+
+    def go_home(self) -> None:
+        """Everybody leaves a job that is over and takes what is theirs."""
+        for node in self.nodes:
+            node.leave(self.job)
+            node.withdraw(self.job)
+        self.coordinator.release_bond(self.job)
+        self.coordinator.withdraw(self.job)
+        if self.world.sponsor.credit(self.job, self.world.sponsor.account):
+            self.world.sponsor.withdraw(self.job)
+
+
+@pytest.fixture(scope="session", params=["embedded", pytest.param("anvil", marks=pytest.mark.anvil)])
+def devnet(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "anvil":
+        need(find_anvil(), "anvil")
+    with start(request.param) as chain:
+        yield chain.url
+
+
+@pytest.fixture
+def world(devnet: str, tmp_path: Path) -> Iterator[World]:
+    contract, _ = deploy(devnet, dev_accounts()[9], locks=tmp_path / "locks")
+    yield World(devnet, contract, tmp_path)

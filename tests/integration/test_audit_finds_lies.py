@@ -1,0 +1,265 @@
+"""Each lie is found and named, in its round and at its transaction; an honest run has no findings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deepledger.auditor.audit import audit
+from deepledger.auditor.findings import Kind
+from deepledger.auditor.render import as_json, render
+from deepledger.protocol.blobs import cid_of
+from deepledger.protocol.chain.events import Credited, Phase, Settled
+from deepledger.protocol.settlement import Judged, Verdict
+
+
+def audited(play):
+    return audit(play.world.reader(), play.world.store, play.job, tasks=[play.world.task])
+
+
+@pytest.fixture
+def play(world, request):
+    module = sys.modules[type(world).__module__]
+    return module.Play(world)
+
+
+def test_an_honest_run_matches(play):
+    for _ in range(3):
+        play.round()
+    play.go_home()
+    result = audited(play)
+    assert result.matches, result.findings
+    assert result.evaluation == "checked"
+    assert [each.derived for each in result.rounds] == [True] * 3
+    assert as_json(result)["matches"]
+    assert render(result) is not None
+    assert play.world.rpc("eth_getBalance", play.world.contract, "latest") in ("0x0", "0x00")
+
+
+def judged_otherwise(verdict, claim, seat=0):
+    def change(judged):
+        if judged.contribution.seat != seat:
+            return judged
+        return Judged(judged.contribution, verdict, 0)
+
+    claim.settlement = replace(claim.settlement, judged=tuple(map(change, claim.settlement.judged)))
+    claim.accepted, claim.scores = claim.settlement.accepted, list(claim.settlement.scores)
+
+
+def drop_as_unavailable(claim):
+    judged_otherwise(Verdict.UNAVAILABLE, claim)
+
+
+def drop_for_a_false_reason(claim):
+    judged_otherwise(Verdict.NORM_EXCEEDED, claim)
+
+
+def leave_out_of_the_report(claim):
+    claim.settlement = replace(claim.settlement, judged=claim.settlement.judged[1:])
+
+
+def weigh_wrongly(claim):
+    first, *rest = claim.settlement.judged
+    heavier = replace(first, contribution=replace(first.contribution, weight=first.contribution.weight + 1))
+    claim.settlement = replace(claim.settlement, judged=(heavier, *rest))
+
+
+def move_one_coordinate(claim):
+    claim.model[17] += 1
+
+
+def pay_a_friend(claim):
+    claim.scores[2] += 1
+
+
+def swap_the_validation_result(claim):
+    claim.report["evaluation"] = {"samples": 34, "correct": 34, "loss_millionths": 1}
+
+
+def tell_of_another_job(claim):
+    claim.report["job"] = 999
+
+
+@pytest.mark.parametrize(
+    ("lie", "kind"),
+    [
+        (drop_as_unavailable, Kind.CONTESTED),
+        (drop_for_a_false_reason, Kind.VERDICT),
+        (leave_out_of_the_report, Kind.VERDICT),
+        (weigh_wrongly, Kind.VERDICT),
+        (move_one_coordinate, Kind.MODEL),
+        (pay_a_friend, Kind.SCORE),
+        (swap_the_validation_result, Kind.EVALUATION),
+        (tell_of_another_job, Kind.REPORT),
+    ],
+)
+def test_a_lie_is_named(play, lie, kind):
+    play.round()
+    play.round(lie=lie)
+    play.round()
+    play.go_home()
+    result = audited(play)
+    assert not result.matches
+    settled = [event for event in result.events if isinstance(event, Settled)][1]
+    assert kind in {finding.kind for finding in result.findings}
+    assert {finding.round for finding in result.findings} == {1}, "one lie is named once, not in later rounds"
+    assert {finding.at.transaction for finding in result.findings} == {settled.at.transaction}
+
+
+def test_one_unit_in_one_coordinate_is_pointed_at(play):
+    play.round(lie=move_one_coordinate)
+    (finding,) = [each for each in audited(play).findings if each.kind is Kind.MODEL]
+    assert "1 of 420 coordinates" in finding.explanation
+    assert "coordinate 17" in finding.explanation
+    assert int(finding.claimed) == int(finding.derived) + 1
+
+
+def test_an_accepted_copy_is_named(play):
+    update = play.update()
+
+    def accept(claim):
+        claim.settlement = replace(
+            claim.settlement,
+            judged=tuple(
+                Judged(replace(each.contribution, copy_of=None), Verdict.ACCEPTED, each.contribution.weight)
+                for each in claim.settlement.judged
+            ),
+        )
+        claim.accepted, claim.scores = claim.settlement.accepted, list(claim.settlement.scores)
+
+    play.round([update, play.update(), update], lie=accept)
+    kinds = {finding.kind for finding in audited(play).findings}
+    assert {Kind.SCORE, Kind.VERDICT} <= kinds
+
+
+def test_honest_verdicts_of_bad_updates_match(play):
+    d = play.spec.model.coordinates
+    too_big = np.full(d, 30000, "<i2").tobytes()
+    update = play.update()
+    play.round([update, update, too_big])
+    result = audited(play)
+    assert result.matches, result.findings
+    verdicts = [each.verdict for each in result.rounds[0].report.updates]
+    assert verdicts == [Verdict.ACCEPTED, Verdict.COPY, Verdict.NORM_EXCEEDED]
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "truncated", "too long", "gone"])
+@pytest.mark.parametrize("blob", ["spec", "first model", "update", "model", "report", "validation"])
+def test_a_store_that_serves_other_bytes_is_found_out(play, blob, damage):
+    play.round()
+    play.round()
+    job = play.see()
+    digest = {
+        "spec": job.terms.spec_digest,
+        "first model": job.terms.model_digest,
+        "update": job.history[0].opened.reveals[0].digest,
+        "model": job.history[1].settled.model_digest,
+        "report": job.history[1].settled.report_digest,
+        "validation": play.spec.validation_digest,
+    }[blob]
+    (path,) = (play.world.folder / "store").rglob(f"{cid_of(digest)}*")
+    data = path.read_bytes()
+    path.chmod(0o600)
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"other bytes": b"\7" * len(data), "truncated": data[:-1], "too long": data + b"!"}[damage])
+    result = audited(play)
+    assert not result.matches
+    assert Kind.BLOB in {finding.kind for finding in result.findings}
+
+
+class LyingNode:
+    """A reader whose node alters what happened."""
+
+    def __init__(self, reader, alter):
+        self._reader, self._alter = reader, alter
+
+    def __getattr__(self, name):
+        return getattr(self._reader, name)
+
+    def events(self, *arguments, **options):
+        return self._alter(self._reader.events(*arguments, **options))
+
+
+def without_a_credit(events):
+    return [event for event in events if event is not next(each for each in events if isinstance(each, Credited))]
+
+
+def without_a_commitment(events):
+    first = next(each for each in events if type(each).__name__ == "Committed")
+    return [event for event in events if event is not first]
+
+
+def with_another_amount(events):
+    return [replace(event, amount=event.amount + 1) if isinstance(event, Credited) else event for event in events]
+
+
+def with_a_late_reveal(events):
+    return [
+        replace(event, at=replace(event.at, timestamp=event.at.timestamp + 10**6))
+        if type(event).__name__ == "Revealed"
+        else event
+        for event in events
+    ]
+
+
+def with_another_salt(events):
+    return [replace(event, salt=bytes(32)) if type(event).__name__ == "Revealed" else event for event in events]
+
+
+@pytest.mark.parametrize(
+    "alter", [without_a_credit, without_a_commitment, with_another_amount, with_a_late_reveal, with_another_salt]
+)
+def test_a_node_that_lies_is_found_out(play, alter):
+    play.round()
+    result = audit(LyingNode(play.world.reader(), alter), play.world.store, play.job)
+    assert not result.matches
+    assert {Kind.RULE, Kind.MONEY, Kind.COMMITMENT} & {finding.kind for finding in result.findings}
+
+
+def test_penalties_restarts_and_departures_audit_cleanly(play):
+    made = play.commit_all([play.update() for _ in play.nodes])
+    node, opened = made[0]
+    node.reveal(play.job, **opened)
+    play.world.rpc("evm_increaseTime", 200)
+    play.world.rpc("evm_mine")
+    assert play.see() and play.follower.phase() is Phase.STARVED
+    play.nodes[0].restart_round(play.job)
+    play.nodes[2].leave(play.job)
+    play.nodes = play.nodes[:2]
+    for _ in range(3):
+        play.round()
+    play.go_home()
+    play.world.ledger(4).withdraw(play.job)
+    result = audited(play)
+    assert result.matches, result.findings
+    assert len(result.job.abandoned) == 1
+
+
+def test_without_torch_all_but_the_evaluation_is_derived(play):
+    play.round()
+    script = f"""
+import sys
+sys.modules["torch"] = None
+from importlib import util
+find = util.find_spec
+util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
+from pathlib import Path
+from deepledger.auditor.audit import audit
+from deepledger.protocol.blobs import open_store
+from deepledger.protocol.chain.web3_ledger import connect
+reader = connect({play.world.url!r}, {play.world.contract!r})
+store = open_store({str(play.world.folder / "store")!r})
+result = audit(reader, store, {play.job}, tasks=[Path({str(play.world.task)!r})])
+assert result.matches, result.findings
+assert result.evaluation == "not checked because torch is not installed"
+assert result.rounds[0].derived
+assert not any(name.startswith(("deepledger.node", "deepledger.coordinator")) for name in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

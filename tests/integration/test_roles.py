@@ -1,0 +1,189 @@
+"""The real node and coordinator, through whole jobs, killed and started again."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+
+from deepledger.auditor.audit import audit
+from deepledger.coordinator.coordinate import coordinate
+from deepledger.coordinator.happenings import RoundSettled
+from deepledger.node.happenings import CommittedUpdate, Finished, RoundOver
+from deepledger.node.participate import participate
+from deepledger.protocol.chain.events import Committed, Outcome, Phase
+from deepledger.protocol.chain.follow import Follower
+from deepledger.protocol.errors import BadInput, LedgerRejected, StateError
+from deepledger.protocol.settlement import Verdict
+from deepledger.protocol.task import read_source
+
+
+@dataclass
+class Actor:
+    """A role in a thread that can be killed between any two steps it tells of."""
+
+    run: object
+    stop: threading.Event = field(default_factory=threading.Event)
+    seen: list = field(default_factory=list)
+    error: BaseException | None = None
+    kill_on: type | None = None
+
+    def start(self):
+        self.thread = threading.Thread(target=self._go, daemon=True)
+        self.thread.start()
+        return self
+
+    def _go(self):
+        try:
+            self.run(observe=self._observe, stop=self.stop)
+        except Killed:
+            pass
+        except BaseException as error:  # shown by `join`
+            self.error = error
+
+    def _observe(self, happening):
+        self.seen.append(happening)
+        if self.kill_on is not None and isinstance(happening, self.kill_on):
+            raise Killed
+
+    def join(self):
+        self.thread.join(120)
+        assert not self.thread.is_alive(), self.seen[-5:]
+        if self.error is not None:
+            raise self.error
+
+
+class Killed(BaseException):
+    """Nothing may catch this, as nothing catches SIGKILL."""
+
+
+def node(world, job, number, **options):
+    run = partial(
+        participate, world.ledger(2 + number), world.store, job,
+        source=read_source(world.task), data=world.shards[number], folder=world.folder / "nodes",
+    )  # fmt: skip
+    return Actor(run, **options).start()
+
+
+def coordinator(world, job, number=1, **options):
+    return Actor(partial(coordinate, world.ledger(number), world.store, job, tasks=[world.folder]), **options).start()
+
+
+def assert_audit_matches(world, job):
+    result = audit(world.reader(), world.store, job, tasks=[world.task])
+    assert result.matches, result.findings
+    return result
+
+
+def test_a_job_runs_to_its_end_and_everybody_is_paid(world):
+    job = world.create_job(min_participants=3)
+    actors = [coordinator(world, job), *(node(world, job, number) for number in range(3))]
+    for actor in actors:
+        actor.join()
+    result = assert_audit_matches(world, job)
+    assert result.job.outcome is Outcome.COMPLETED
+    assert all(isinstance(actor.seen[-1], Finished) for actor in actors[1:])
+    losses = [each.evaluation.loss for each in result.rounds]
+    assert losses == sorted(losses, reverse=True), "the model gets better every round"
+
+
+@pytest.mark.parametrize("moment", ["Trained", "CommittedUpdate", "RevealedUpdate"])
+def test_a_killed_node_goes_on_and_never_commits_twice(world, moment):
+    from deepledger.node import happenings
+
+    job = world.create_job(min_participants=2)
+    actors = [coordinator(world, job), node(world, job, 0)]
+    killed = node(world, job, 1, kill_on=getattr(happenings, moment))
+    killed.join()
+    actors.append(node(world, job, 1))
+    for actor in actors:
+        actor.join()
+    result = assert_audit_matches(world, job)
+    commits = [(event.participant, event.round) for event in result.events if isinstance(event, Committed)]
+    assert len(commits) == len(set(commits)) == 6
+    assert not any(type(event).__name__ == "PenaltyTaken" for event in result.events)
+
+
+def test_a_killed_coordinator_goes_on_with_an_empty_disk(world):
+    job = world.create_job(min_participants=2)
+    nodes = [node(world, job, number) for number in range(2)]
+    coordinator(world, job, kill_on=RoundSettled).join()
+    coordinator(world, job, kill_on=RoundSettled).join()
+    last = coordinator(world, job)
+    for actor in (*nodes, last):
+        actor.join()
+    assert_audit_matches(world, job)
+
+
+def test_the_next_coordinator_takes_over(world):
+    job = world.create_job(min_participants=2, coordinators=(1, 8), settle_window=2)
+    world.ledger(1).post_bond(job, value=10**18)  # and then nothing is heard of it
+    actors = [coordinator(world, job, 8), *(node(world, job, number) for number in range(2))]
+    for actor in actors:
+        actor.join()
+    result = assert_audit_matches(world, job)
+    assert result.job.coordinator == world.accounts[8].address
+    assert result.job.outcome is Outcome.COMPLETED
+
+
+def test_updates_that_cannot_be_had_are_judged_unavailable(world):
+    module = sys.modules[type(world).__module__]
+    play = module.Play(world, settle_window=2)
+    play.world.store.put(first := play.update())
+    made = play.commit_all([first, play.update(), play.update()])
+    for each, opened in made:
+        each.reveal(play.job, **opened)
+    actor = coordinator(world, play.job)
+    follower = Follower(world.reader(), play.job)
+    for _ in range(60):
+        if follower.update(timeout=1).history:
+            break
+    actor.stop.set()
+    actor.join()
+    result = assert_audit_matches(world, play.job)
+    verdicts = [update.verdict for update in result.rounds[0].report.updates]
+    assert verdicts == [Verdict.ACCEPTED, Verdict.UNAVAILABLE, Verdict.UNAVAILABLE]
+
+
+def test_two_nodes_with_one_key(world):
+    job = world.create_job(min_participants=2)
+    first = node(world, job, 0)
+    while not first.seen:
+        first.thread.join(0.05)
+    with pytest.raises(StateError, match="another node with this account"):
+        node(world, job, 0).join()
+    first.stop.set()
+    first.join()
+
+
+def test_a_lost_journal_is_said_plainly(world):
+    job = world.create_job(min_participants=2)
+    bond = coordinator(world, job)
+    other = node(world, job, 0)
+    node(world, job, 1, kill_on=CommittedUpdate).join()
+    (world.folder / "nodes").rename(world.folder / "lost")
+    with pytest.raises(StateError, match="not in"):
+        node(world, job, 1).join()
+    for actor in (bond, other):
+        actor.stop.set()
+        actor.thread.join(30)
+
+
+def test_a_stranger_cannot_coordinate(world):
+    job = world.create_job()
+    with pytest.raises(BadInput, match="not on job"):
+        coordinator(world, job, 5).join()
+
+
+def test_unknown_and_full_jobs(world):
+    with pytest.raises(BadInput, match="no job 99"):
+        node(world, 99, 0).join()
+    job = world.create_job(min_participants=1, max_participants=1)
+    world.ledger(5).join(job, 10, value=10**18)
+    with pytest.raises(LedgerRejected, match="full|seats|taken"):
+        node(world, job, 0).join()
+    assert Follower(world.reader(), job).phase() is Phase.WAITING
+    assert RoundOver
