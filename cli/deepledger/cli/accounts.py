@@ -30,7 +30,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def new(name: Name, home: Home, password_file: PasswordFile = None, json: Json = False) -> None:
-    """Make an account with a new key. Back up its file; without file and password the key is lost.
+    """Make an account with a new key.
+
+    Back up its file: without file and password the key, and all it owns, is lost.
 
     Example: deepledger account new hospital-a
     """

@@ -35,7 +35,9 @@ def devnet(
     block_time: Annotated[
         int | None, typer.Option(min=1, help="Seconds between blocks, instead of a block a transaction; anvil only.")
     ] = None,
-    state: Annotated[Path | None, typer.Option(help="A file that keeps the chain for the next time; anvil only.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="A file that keeps the chain for the next time; anvil only.")
+    ] = None,
 ) -> None:
     """Run a chain on this machine until it is interrupted, with ten accounts that hold 10,000 ETH each.
 
@@ -53,7 +55,9 @@ def devnet(
 
 
 def deploy(node: Node, signer: Signer, json: Json = False) -> None:
-    """Put a new TrainingLedger on the chain. One contract holds any number of jobs, and nobody owns it.
+    """Put a new TrainingLedger on the chain.
+
+    One contract holds any number of jobs, and nobody owns it.
 
     Example: export DEEPLEDGER_CONTRACT=$(deepledger deploy)
     """
@@ -67,7 +71,7 @@ def deploy(node: Node, signer: Signer, json: Json = False) -> None:
                 "block": receipt.block,
                 "transaction": receipt.transaction,
                 "gas": receipt.gas_used,
-                "fee": receipt.fee,
+                "fee": str(receipt.fee),
             }
         )
         return

@@ -18,8 +18,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog=(
         "Every setting is an option and an environment variable, see .env.example. "
-        "Exit codes: 0 done; 1 the audit found a mismatch, or you declined; 2 wrong usage; 3 input that cannot be used; "
-        "4 the chain; 5 the blob store; 6 this machine's files; 130 interrupted."
+        "Exit codes: 0 done; 1 the audit found a mismatch, or you declined; 2 wrong usage; "
+        "3 input that cannot be used; 4 the chain; 5 the blob store; 6 this machine's files; 130 interrupted."
     ),
 )
 for room in (chains, accounts, jobs, join, coordinator, audit, status, money, model):
@@ -37,7 +37,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     debug: Annotated[  # read by `Commands`
-        bool, typer.Option(envvar="DEEPLEDGER_DEBUG", help="Show a traceback for errors that are expected, too.")
+        bool, typer.Option("--debug", envvar="DEEPLEDGER_DEBUG", help="Show a traceback for expected errors, too.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
@@ -45,8 +45,8 @@ def root(
 ) -> None:
     """Train one PyTorch model with people you do not trust; anyone can re-derive the run.
 
-    To look around: `deepledger job list`, then `deepledger job show 1`. To take part: `deepledger account new me`, then
-    `deepledger join 1 --data shard.safetensors --task task.py`. To check what others did: `deepledger audit 1`.
+    To look around: `deepledger job list`, then `deepledger job show 1`. To take part: `deepledger account new me`,
+    then `deepledger join 1 --data shard.safetensors --task task.py`. To check what others did: `deepledger audit 1`.
     """
     del debug, version
 

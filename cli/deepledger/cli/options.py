@@ -103,8 +103,6 @@ class Chain:
         return connect(self.rpc_url, self._address(), chain_id=self.chain_id)
 
     def ledger(self, signer: Signer) -> Ledger:
-        from deepledger.protocol.chain.web3_ledger import connect_as
-
         address = self._address()  # before a password is asked for
         return self.ledger_of(signer.unlock(), signer.locks, address=address)
 

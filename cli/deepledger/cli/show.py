@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from deepledger.cli.commands import printable
 from deepledger.protocol.types import Address, Seconds, Wei
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _ETHER, _GWEI = 10**18, 10**9
 _DECIMALS = 9
@@ -76,7 +79,7 @@ def pairs(title: str, rows: Mapping[str, object]) -> None:
     grid.add_column(overflow="fold")
     for name, value in rows.items():
         grid.add_row(Text(name), Text(printable(str(value))))
-    _print(grid)
+    rendered(grid)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -89,7 +92,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         grid.add_column(column, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(printable(str(value))) for value in row))
-    _print(grid)
+    rendered(grid)
 
 
 def names(addresses: Iterable[Address]) -> dict[Address, str]:
@@ -97,7 +100,8 @@ def names(addresses: Iterable[Address]) -> dict[Address, str]:
     return {address: short(address, everybody) for address in everybody}
 
 
-def _print(renderable: Any) -> None:
+def rendered(renderable: RenderableType) -> None:
+    """To standard output; a pipe gets 120 columns and no colours."""
     from rich.console import Console
 
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120).print(renderable)

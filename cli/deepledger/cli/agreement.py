@@ -1,0 +1,68 @@
+"""A job's spec and terms as something that a person can agree to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepledger.cli.show import duration, eth
+from deepledger.protocol.blobs.digest import cid_of
+from deepledger.protocol.chain.events import JobTerms
+from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.types import Wei
+
+PRIVACY = {
+    "open": "open: every update is published and everybody may read it for ever; your data never leaves this machine, "
+    "but an update can betray something about it",
+}
+REWARDS = {"equal": "alike", "samples": "in proportion to declared samples"}
+
+
+def of_spec(spec: JobSpec) -> dict[str, object]:
+    """What is trained, and what is published about it."""
+    hyperparameters = ", ".join(f"{name} = {value}" for name, value in spec.training.hyperparameters.items())
+    rule = {"weighted_mean": "mean, weighted by declared samples"}.get(spec.aggregation.rule)
+    if spec.aggregation.rule == "trimmed_mean":
+        rule = f"trimmed mean, without the {spec.aggregation.trim_percent} % largest and smallest values"
+    return {
+        "task": f"{spec.task.name}, source SHA-256 {spec.task.sha256}",
+        "model": f"{spec.model.coordinates:,} weights in {len(spec.model.layout)} tensors, {spec.model_bytes:,} bytes",
+        "update": f"int{spec.update.bits}, {spec.update_bytes:,} bytes a round, "
+        f"L2 norm at most {spec.update.norm_bound:g}",
+        "training": f"{hyperparameters or 'no hyperparameters'}; seed {spec.training.seed}",
+        "aggregation": rule,
+        "validation": f"{cid_of(spec.validation_digest)}, {spec.validation.bytes:,} bytes, public",
+        "sample limit": f"{spec.max_samples:,}: who declares more weighs and earns as this",
+        "privacy": PRIVACY[spec.privacy],
+    }
+
+
+def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
+    """How long it lasts, what is paid and what can be lost; enforced by the contract."""
+    longest = terms.rounds * (terms.commit_window + terms.reveal_window + terms.settle_window)
+    shared = f", divided {REWARDS[spec.rewards.policy]} among accepted updates" if spec else ""
+    return {
+        "spec": cid_of(terms.spec_digest),
+        "first model": cid_of(terms.model_digest),
+        "rounds": f"{terms.rounds}, {duration(longest)} at the longest if none starves",
+        "participants": f"{terms.min_participants} to {terms.max_participants}",
+        "windows": f"{duration(terms.commit_window)} to train and commit, {duration(terms.reveal_window)} to reveal, "
+        f"{duration(terms.settle_window)} to settle; each ends early when all have acted",
+        "reward": f"{eth(terms.reward)} a round{shared}; {eth(Wei(terms.reward * terms.rounds))} in all, in escrow",
+        "stake": f"{eth(terms.stake)}, yours again when you leave",
+        "you lose": f"{eth(terms.reveal_penalty)} of it each time you commit and do not reveal; "
+        f"your seat (not the stake) after {terms.miss_limit} missed rounds in a row",
+        "coordinator": f"deposits {eth(terms.bond)} and loses {eth(terms.settle_penalty)} if it settles too late",
+    }
+
+
+def terms_json(terms: JobTerms) -> dict[str, Any]:
+    windows = ("commit_window", "reveal_window", "settle_window")
+    numbers = ("rounds", "min_participants", "max_participants", "miss_limit", *windows)
+    amounts = ("reward", "stake", "reveal_penalty", "bond", "settle_penalty")
+    return {
+        "spec": cid_of(terms.spec_digest),
+        "first_model": cid_of(terms.model_digest),
+        "first_model_root": terms.model_root.hex(),
+        **{name: getattr(terms, name) for name in numbers},
+        **{name: str(getattr(terms, name)) for name in amounts},
+    }

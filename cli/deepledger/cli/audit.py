@@ -1,0 +1,62 @@
+"""audit: derive a whole training run again and compare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepledger.cli.commands import command
+from deepledger.cli.options import Chain, JobNumber, Json, Store, TaskPlaces, places
+from deepledger.protocol.types import JobId
+
+MISMATCH = 1
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "audit")(audit)
+
+
+def audit(
+    job: JobNumber,
+    chain: Chain,
+    store: Store,
+    tasks: TaskPlaces = "",
+    task: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The task's source, to redo evaluations; besides --tasks.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Replay a job from chain and blob store, and compare it with what was settled.
+
+    Trusts nobody and needs no account.     Exits with 0 only if everything matches, with 1 after a mismatch. Without torch or the task's source, everything but
+    the evaluation is derived again, and that is said.
+
+    Example: deepledger audit 1 --task examples/digits/task.py
+    """
+    from deepledger.auditor.audit import audit
+    from deepledger.auditor.render import as_json, render
+    from deepledger.cli import show
+
+    searched = ([task] if task else []) + places(tasks)
+    found = audit(chain.reader(), store.open(), JobId(job), tasks=searched, progress=_progress)
+    _clear()
+    if json:
+        show.as_json(as_json(found))
+    else:
+        show.rendered(render(found))
+    if not found.matches:
+        raise typer.Exit(MISMATCH)
+
+
+def _progress(what: str, done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{what}: {done} of {of}")
+        sys.stderr.flush()
+
+
+def _clear() -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")

@@ -1,0 +1,177 @@
+"""coordinator: settle the rounds of jobs that list this account, and tell what is happening over HTTP."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepledger.cli import show
+from deepledger.cli.commands import command
+from deepledger.cli.jobs import all_jobs
+from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, places
+from deepledger.cli.stopping import stop_on_signals
+from deepledger.protocol.errors import DeepledgerError
+from deepledger.protocol.types import JobId
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+
+    from deepledger.coordinator.happenings import Happening
+    from deepledger.protocol.blobs.store import BlobStore
+    from deepledger.protocol.chain.ledger import Reader
+
+_LONGEST_WAIT = 2.0  # seconds until `stop` is looked at again
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "coordinator")(coordinator)
+
+
+def coordinator(
+    chain: Chain,
+    signer: Signer,
+    store: Store,
+    job: Annotated[
+        list[int] | None,
+        typer.Argument(
+            metavar="[JOB]...", min=1, help="The jobs to settle; none: all that list this account, also new ones."
+        ),
+    ] = None,
+    tasks: TaskPlaces = "",
+    task: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A task's source, which you have read; besides --tasks.")
+    ] = None,
+    api: Annotated[
+        bool, typer.Option("--api", envvar="DEEPLEDGER_API", help="Also serve what is read from the chain over HTTP.")
+    ] = False,
+    api_host: Annotated[
+        str, typer.Option(envvar="DEEPLEDGER_API_HOST", help="The address that the API listens on.")
+    ] = "127.0.0.1",
+    api_port: Annotated[
+        int, typer.Option(envvar="DEEPLEDGER_API_PORT", min=0, max=65535, help="The port of the API; 0: any.")
+    ] = 8000,
+) -> None:
+    """Deposit the bond, verify and settle every round, until the jobs are over.
+
+    It keeps no state: killed here and started elsewhere, it goes on.
+
+    Example: deepledger coordinator 1 --task examples/digits/task.py --api
+    """
+    searched = ([task] if task else []) + places(tasks)
+    reader, blobs = chain.reader(), store.open()
+    account = signer.unlock()
+    with stop_on_signals() as stop, ExitStack() as stack:
+        if api:
+            from deepledger.cli.api import serving
+
+            url = stack.enter_context(serving(chain.reader(), blobs, host=api_host, port=api_port))
+            show.logged(f"API on {url}, its description on {url}/docs")
+        desk = _Desk(chain, signer, account, blobs, searched, stop)
+        if job:
+            for number in dict.fromkeys(job):
+                desk.take(JobId(number))
+            desk.wait()
+        else:
+            desk.take_all(reader)
+        if stop.is_set():
+            show.logged("stopped; run the same command again to go on")
+    if desk.failures:
+        raise desk.failures[0]
+
+
+@dataclass(slots=True)
+class _Desk:
+    """A thread for each job, with its own connection."""
+
+    chain: Chain
+    signer: Signer
+    account: LocalAccount
+    store: BlobStore
+    tasks: list[Path]
+    stop: threading.Event
+    threads: dict[JobId, threading.Thread] = field(default_factory=dict)
+    failures: list[DeepledgerError] = field(default_factory=list)
+
+    def take(self, job: JobId) -> None:
+        thread = threading.Thread(target=self._coordinate, args=(job,), name=f"job-{job}")
+        self.threads[job] = thread
+        thread.start()
+
+    def take_all(self, reader: Reader) -> None:
+        """Every job that lists the account, and those that come, until stopped."""
+        show.logged(f"settling all jobs that list {self.account.address}")
+        seen, head = -1, reader.head()
+        while not self.stop.is_set():
+            if (count := reader.job_count()) != seen:
+                seen = count
+                for job in all_jobs(reader):
+                    listed = self.account.address in job.created.coordinators
+                    if listed and job.outcome is None and job.job not in self.threads:
+                        self.take(job.job)
+            head = reader.wait(head, timeout=_LONGEST_WAIT)
+        self.wait()
+
+    def wait(self) -> None:
+        for thread in self.threads.values():
+            thread.join()
+
+    def _coordinate(self, job: JobId) -> None:
+        from deepledger.coordinator.coordinate import coordinate
+
+        try:
+            ledger = self.chain.ledger_of(self.account, self.signer.locks)
+            coordinate(ledger, self.store, job, tasks=self.tasks, observe=_watch, stop=self.stop)
+        except DeepledgerError as error:
+            show.logged(f"job {job}: {error}")
+            self.failures.append(error)
+
+
+def _watch(happening: Happening) -> None:
+    if line := _line(happening):
+        show.logged(f"job {happening.job}: {line}")
+
+
+def _line(happening: Happening) -> str | None:
+    from deepledger.coordinator import happenings as seen
+
+    match happening:
+        case seen.Ready():
+            accuracy = f"{happening.evaluation.accuracy:.1%}"
+            return f"{happening.name}, {happening.round} of {happening.rounds} rounds settled, accuracy {accuracy}"
+        case seen.BondPosted():
+            return f"deposited the bond of {show.eth(happening.amount)}"
+        case seen.Waiting():
+            if happening.attempt is None:
+                return f"round {happening.round}: waiting for participants, {happening.seated} seated"
+            acts = f"{happening.seated} seated, {happening.commits} committed, {happening.reveals} revealed"
+            return f"round {happening.round}: {happening.phase.name.lower()}, {acts}"
+        case seen.UpdateJudged():
+            contribution = happening.judged.contribution
+            return f"round {happening.round}: {contribution.participant} {happening.judged.verdict}"
+        case seen.RoundSettled():
+            return (
+                f"round {happening.round}: settled in {happening.seconds:.2f} s, {happening.accepted} of "
+                f"{happening.revealed} updates accepted, accuracy {happening.evaluation.accuracy:.1%}, "
+                f"loss {happening.evaluation.loss:.4f} ({happening.receipt.gas_used:,} gas)"
+            )
+        case seen.RoundRestarted():
+            return f"round {happening.round}: restarted, too few took part"
+        case seen.TookOver():
+            return f"round {happening.round}: took over from {happening.predecessor}"
+        case seen.BondReleased():
+            return "released the bond"
+        case seen.Withdrawn():
+            return f"{show.eth(happening.amount)} were paid to this account"
+        case seen.Finished(outcome=None):
+            return "was replaced by the next coordinator"
+        case seen.Finished():
+            return f"over: {happening.outcome.name.lower()}" if happening.outcome is not None else None
+        case seen.Warned():
+            return f"trouble: {happening.message}"
+        case _:
+            return None

@@ -1,0 +1,242 @@
+"""A sponsor's job file (TOML) and what becomes of it: the spec, the first model and the terms."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+
+from deepledger.protocol.blobs import BlobStore, digest_of
+from deepledger.protocol.chain.events import JobTerms
+from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt
+from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.report import Evaluation
+from deepledger.protocol.spec import (
+    MAX_SEATS,
+    JobSpec,
+    ModelFormat,
+    Name,
+    Rewards,
+    TaskPin,
+    Training,
+    TrimmedMean,
+    UpdateFormat,
+    Validation,
+    WeightedMean,
+    build_spec,
+    describe,
+    spec_bytes,
+)
+from deepledger.protocol.task import Task, layout_of, read_floats, read_source, write_floats
+from deepledger.protocol.types import Address, Digest, Seconds, Wei
+from deepledger.protocol.vectors import decode_model, encode_model
+
+MAX_FILE_BYTES = 1 << 20
+MAX_COORDINATORS = 8
+UNITS = {"wei": 0, "gwei": 9, "eth": 18}
+_AMOUNT = re.compile(r"(\d{1,30}(?:\.\d{1,18})?) *(wei|gwei|eth)", re.IGNORECASE)
+
+
+def wei(value: Any) -> Wei:
+    """ "0.01 ETH", "5 gwei", "7 wei" or an integer of wei. Raises `ValueError`."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        amount = Decimal(value)
+    elif isinstance(value, str) and (match := _AMOUNT.fullmatch(value.strip())):
+        amount = Decimal(match[1]).scaleb(UNITS[match[2].lower()])
+    else:
+        raise ValueError(f'{value!r} is not an amount; write "0.01 ETH", "5 gwei" or a whole number of wei')
+    if amount != int(amount) or not 0 <= amount < 1 << 96:
+        raise ValueError(f"{value!r} is not a whole number of wei from 0 to 2^96 - 1")
+    return Wei(int(amount))
+
+
+def address(value: Any) -> Address:
+    """In its checksummed form. Raises `ValueError`."""
+    from eth_utils.address import is_address, to_checksum_address
+
+    if not isinstance(value, str) or not is_address(value):
+        raise ValueError(f"{value!r} is not an address; write 0x and 40 hexadecimal digits")
+    return Address(to_checksum_address(value))
+
+
+Amount = Annotated[int, BeforeValidator(wei)]
+Window = Annotated[int, Field(ge=1, lt=1 << 32)]
+RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelSection(_Part):
+    fraction_bits: Annotated[int, Field(ge=0, le=30)] = 20
+
+
+class ToleranceSection(_Part):
+    """How far two machines' evaluations may differ, see `Validation`."""
+
+    loss: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    correct: Annotated[int, Field(ge=0)] = 1
+
+
+class TermsSection(_Part):
+    rounds: Annotated[int, Field(ge=1, lt=1 << 24)]
+    min_participants: Annotated[int, Field(ge=1, le=MAX_SEATS)]
+    max_participants: Annotated[int, Field(ge=1, le=MAX_SEATS)]
+    miss_limit: Annotated[int, Field(ge=1, le=255)]
+    commit_window: Window
+    reveal_window: Window
+    settle_window: Window
+    reward: Amount
+    stake: Amount
+    reveal_penalty: Amount
+    bond: Amount
+    settle_penalty: Amount
+    coordinators: Annotated[
+        tuple[Annotated[str, BeforeValidator(address)], ...], Field(max_length=MAX_COORDINATORS, strict=False)
+    ] = ()
+
+
+class JobFile(_Part):
+    name: Name
+    task: RelativePath
+    validation: RelativePath
+    max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
+    privacy: str = "open"
+    model: ModelSection = ModelSection()
+    update: UpdateFormat
+    training: Training
+    aggregation: Annotated[WeightedMean | TrimmedMean, Field(discriminator="rule")]
+    rewards: Rewards
+    tolerance: ToleranceSection = ToleranceSection()
+    terms: TermsSection
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A job that is ready to be published and created."""
+
+    spec: JobSpec
+    terms: JobTerms
+    coordinators: tuple[Address, ...]  # as the file lists them
+    model: bytes
+    validation: bytes
+    first: Evaluation  # of the first model
+
+    def publish(self, store: BlobStore) -> None:
+        """Put everything that the terms point to into the store."""
+        for blob, digest in (
+            (self.validation, self.spec.validation_digest),
+            (self.model, self.terms.model_digest),
+            (spec_bytes(self.spec), self.terms.spec_digest),
+        ):
+            if store.put(blob) != digest:
+                raise BlobCorrupt("the blob store answered with another digest than that of what it was given")
+
+
+def read_job_file(path: Path) -> JobFile:
+    """Raises `BadSpec` with every key that is wrong."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise BadInput(f"cannot read the job file {path}: {error.strerror}") from None
+    if len(text) > MAX_FILE_BYTES:
+        raise BadSpec(f"the job file {path} has more than {MAX_FILE_BYTES} bytes")
+    try:
+        job = JobFile.model_validate(tomllib.loads(text.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadSpec(f"{path} is not TOML: {error}") from None
+    except ValidationError as error:
+        raise BadSpec(f"{path}: {describe(error)}") from None
+    _check(job.terms, path)
+    return job
+
+
+def draft(job: JobFile, folder: Path) -> Draft:
+    """Make the first model and pin task, layout and validation set. `folder` is what the file's paths start from.
+
+    Loads the task and evaluates the first model, so that a task which cannot run is noticed before money is locked.
+    """
+    source = read_source(folder / job.task)
+    task = Task(source)
+    validation = folder / job.validation
+    blob = _read_blob(validation)
+    model = task.build_model(job.training.seed)
+    format_ = ModelFormat(fraction_bits=job.model.fraction_bits, layout=layout_of(model))
+    vector = encode_model(read_floats(model), format_)
+    write_floats(model, decode_model(vector, format_))  # what participants will start from
+    first = task.evaluate(model, task.load_data(validation))
+    spec = build_spec(
+        {
+            "name": job.name,
+            "task": TaskPin(name=source.path.stem, sha256=source.sha256),
+            "model": format_,
+            "privacy": job.privacy,
+            "validation": Validation(
+                digest=digest_of(blob).hex(),
+                bytes=len(blob),
+                loss_tolerance=job.tolerance.loss,
+                correct_tolerance=job.tolerance.correct,
+            ),
+            **{name: getattr(job, name) for name in ("update", "training", "aggregation", "rewards", "max_samples")},
+        }
+    )
+    model_bytes = vector.tobytes()
+    return Draft(
+        spec=spec,
+        terms=_terms(job.terms, spec_digest=digest_of(spec_bytes(spec)), model=model_bytes),
+        coordinators=tuple(Address(text) for text in job.terms.coordinators),
+        model=model_bytes,
+        validation=blob,
+        first=first,
+    )
+
+
+def _terms(section: TermsSection, *, spec_digest: Digest, model: bytes) -> JobTerms:
+    return JobTerms(
+        spec_digest=spec_digest,
+        model_digest=digest_of(model),
+        model_root=chunk_root(model, bits=32),
+        rounds=section.rounds,
+        min_participants=section.min_participants,
+        max_participants=section.max_participants,
+        miss_limit=section.miss_limit,
+        commit_window=Seconds(section.commit_window),
+        reveal_window=Seconds(section.reveal_window),
+        settle_window=Seconds(section.settle_window),
+        reward=Wei(section.reward),
+        stake=Wei(section.stake),
+        reveal_penalty=Wei(section.reveal_penalty),
+        bond=Wei(section.bond),
+        settle_penalty=Wei(section.settle_penalty),
+    )
+
+
+def _check(terms: TermsSection, path: Path) -> None:
+    """What the contract would refuse."""
+    if terms.min_participants > terms.max_participants:
+        raise BadSpec(f"{path}: terms.min_participants exceeds terms.max_participants")
+    if terms.reveal_penalty > terms.stake:
+        raise BadSpec(f"{path}: terms.reveal_penalty exceeds terms.stake, from which it is taken")
+    if terms.settle_penalty > terms.bond:
+        raise BadSpec(f"{path}: terms.settle_penalty exceeds terms.bond, from which it is taken")
+    if len(set(terms.coordinators)) != len(terms.coordinators):
+        raise BadSpec(f"{path}: terms.coordinators has an address twice")
+
+
+def _read_blob(path: Path) -> bytes:
+    try:
+        blob = path.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"cannot read the validation set {path}: {error.strerror}; the examples' prepare.py writes theirs"
+        ) from None
+    if not blob:
+        raise BadInput(f"the validation set {path} is empty")
+    return blob

@@ -1,0 +1,208 @@
+"""job create, show, list, close."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepledger.cli import show
+from deepledger.cli.commands import command
+from deepledger.cli.options import Chain, JobNumber, Json, Signer, Store
+from deepledger.protocol.types import JobId, Wei
+
+if TYPE_CHECKING:
+    from deepledger.protocol.blobs.store import BlobStore
+    from deepledger.protocol.trail import Job
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+    app.add_typer(group, name="job", help="Jobs: what is trained, by whom, for what. Example: deepledger job list")
+    command(group, "create")(create)
+    command(group, "show")(show_)
+    command(group, "list")(list_)
+    command(group, "close")(close)
+
+
+def create(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The job file (TOML), see examples/digits/job.toml.")],
+    chain: Chain,
+    signer: Signer,
+    store: Store,
+    coordinator: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Who settles, instead of the file's list; repeat it for successors."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Publish a job's spec, first model and validation set, then create the job and lock its rewards in escrow.
+
+    Example: deepledger job create examples/digits/job.toml
+    """
+    from deepledger.cli.job_file import address, draft, read_job_file
+    from deepledger.protocol.errors import BadInput
+
+    try:
+        named = [address(text) for text in coordinator or ()]
+    except ValueError as error:
+        raise BadInput(f"--coordinator: {error}") from None
+    prepared = draft(read_job_file(file), file.parent)
+    ledger = chain.ledger(signer)
+    coordinators = named or list(prepared.coordinators) or [ledger.account]
+    prepared.publish(store.open())
+    job, receipt = ledger.create_job(prepared.terms, coordinators)
+    if json:
+        show.as_json(
+            {"job": job, "transaction": receipt.transaction, "block": receipt.block, "gas": receipt.gas_used}
+            | {"coordinators": coordinators, "spec": _cids(prepared.terms)["spec"]}
+        )
+        return
+    escrow = show.eth(Wei(prepared.terms.rounds * prepared.terms.reward))
+    show.note(f"job {job} ({prepared.spec.name}) was created in block {receipt.block}; {escrow} are in escrow")
+    show.note(f"first model: {prepared.first.correct} of {prepared.first.samples} right; to be settled by "
+              + ", then ".join(coordinators))  # fmt: skip
+    show.out(str(job))
+
+
+def show_(job: JobNumber, chain: Chain, store: Store, json: Json = False) -> None:
+    """Show everything that a participant should agree to before it stakes money.
+
+    Example: deepledger job show 1
+    """
+    from deepledger.cli import agreement
+    from deepledger.protocol.agreement import fetch_spec
+    from deepledger.protocol.chain.follow import Follower
+
+    follower = Follower(chain.reader(), JobId(job))
+    found = follower.job
+    spec = fetch_spec(store.open(), found.terms)
+    if json:
+        show.as_json(
+            {
+                "job": job,
+                "sponsor": found.created.sponsor,
+                "coordinators": list(found.created.coordinators),
+                "phase": follower.phase().name.lower(),
+                "round": found.round,
+                "terms": agreement.terms_json(found.terms),
+                "spec": spec.model_dump(mode="json"),
+            }
+        )
+        return
+    show.pairs(f"Job {job}: {spec.name}", agreement.of_spec(spec))
+    show.pairs("\nTerms", agreement.of_terms(found.terms, spec))
+    show.pairs(
+        "\nNow",
+        {
+            "sponsor": found.created.sponsor,
+            "coordinators": ", then ".join(found.created.coordinators),
+            "phase": f"{follower.phase().name.lower()}, {found.round} of {found.terms.rounds} rounds are settled",
+        },
+    )
+
+
+def list_(chain: Chain, store: Store, json: Json = False) -> None:
+    """List the jobs of the contract. Names are in the blob store; without it they are left out.
+
+    Example: deepledger job list --json
+    """
+    from deepledger.protocol.trail import phase_at
+
+    reader = chain.reader()
+    now = reader.pending_time()
+    jobs, blobs = all_jobs(reader), store.open()
+    names = _names(jobs, blobs)
+    if json:
+        show.as_json(
+            [
+                {
+                    "job": job.job,
+                    "name": names[job.job],
+                    "phase": phase_at(job, now).name.lower(),
+                    "settled_rounds": job.round,
+                    "rounds": job.terms.rounds,
+                    "participants": len(job.participants),
+                    "max_participants": job.terms.max_participants,
+                    "reward": str(job.terms.reward),
+                    "stake": str(job.terms.stake),
+                    "sponsor": job.created.sponsor,
+                    "spec": _cids(job.terms)["spec"],
+                }
+                for job in jobs
+            ]
+        )
+        return
+    if not jobs:
+        show.note("no jobs yet: make one with `deepledger job create FILE`")
+        return
+    sponsors = show.names(job.created.sponsor for job in jobs)
+    show.table(
+        ["job", "name", "phase", "rounds", "seats", "reward a round", "stake", "sponsor"],
+        [
+            (
+                job.job,
+                names[job.job] or "—",
+                phase_at(job, now).name.lower(),
+                f"{job.round}/{job.terms.rounds}",
+                f"{len(job.participants)}/{job.terms.max_participants}",
+                show.eth(job.terms.reward),
+                show.eth(job.terms.stake),
+                sponsors[job.created.sponsor],
+            )
+            for job in jobs
+        ],
+    )
+
+
+def close(job: JobNumber, chain: Chain, signer: Signer, json: Json = False) -> None:
+    """End a job that you sponsor, while none of its rounds can be settled; what no round has spent becomes yours.
+
+    Example: deepledger job close 1 && deepledger withdraw 1
+    """
+    ledger = chain.ledger(signer)
+    ledger.created_in(JobId(job))
+    receipt = ledger.close_job(JobId(job))
+    credit = ledger.credit(JobId(job), ledger.account)
+    if json:
+        show.as_json({"job": job, "transaction": receipt.transaction, "block": receipt.block, "credit": str(credit)})
+    else:
+        show.out(f"job {job} is closed; {show.eth(credit)} can be taken home with `deepledger withdraw {job}`")
+
+
+def all_jobs(reader: Any) -> list[Job]:
+    """Every job of the contract, oldest first."""
+    from collections import defaultdict
+
+    from deepledger.protocol.trail import replay
+
+    if reader.job_count() == 0:
+        return []
+    trails = defaultdict(list)
+    for event in reader.events(reader.created_in(JobId(1)), reader.head().number):
+        trails[event.job].append(event)
+    return [job for number in sorted(trails) if (job := replay(trails[number])) is not None]
+
+
+def _names(jobs: list[Job], store: BlobStore) -> dict[JobId, str | None]:
+    """A store that is down is asked only once."""
+    from deepledger.protocol.agreement import fetch_spec
+    from deepledger.protocol.errors import BadInput, BlobError, StoreUnreachable
+
+    names: dict[JobId, str | None] = {job.job: None for job in jobs}
+    for job in jobs:
+        try:
+            names[job.job] = fetch_spec(store, job.terms).name
+        except StoreUnreachable as error:
+            show.note(f"deepledger: {error}")
+            break
+        except (BlobError, BadInput):
+            continue
+    return names
+
+
+def _cids(terms: Any) -> dict[str, str]:
+    from deepledger.protocol.blobs.digest import cid_of
+
+    return {"spec": cid_of(terms.spec_digest), "model": cid_of(terms.model_digest)}

@@ -1,0 +1,152 @@
+"""join: agree to a job and take part in it until it is over."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepledger.cli import show
+from deepledger.cli.commands import command
+from deepledger.cli.options import Chain, JobNumber, Signer, Store, TaskPlaces, places
+from deepledger.cli.stopping import stop_on_signals
+from deepledger.protocol.errors import BadInput, InsufficientFunds, LedgerRejected
+from deepledger.protocol.types import JobId
+
+if TYPE_CHECKING:
+    from deepledger.node.happenings import Happening
+    from deepledger.protocol.chain.ledger import Ledger
+    from deepledger.protocol.spec import JobSpec
+    from deepledger.protocol.trail import Job
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "join")(join)
+
+
+def join(
+    job: JobNumber,
+    data: Annotated[
+        Path,
+        typer.Option(envvar="DEEPLEDGER_DATA", metavar="PATH", help="Your data, as the task reads it; stays here."),
+    ],
+    chain: Chain,
+    signer: Signer,
+    store: Store,
+    tasks: TaskPlaces = "",
+    task: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The task's source, which you have read; besides --tasks.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            envvar="DEEPLEDGER_SAMPLES", min=1, max=(1 << 32) - 1, help="What to declare instead of all samples."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree without being asked.")] = False,
+) -> None:
+    """Show a job's agreement, stake, and train in every round until the job is over; then take everything home.
+
+    May be interrupted at any time: the same command goes on where it was, and reveals what it committed to.
+
+    Example: deepledger join 1 --data shard.safetensors --task examples/digits/task.py
+    """
+    from deepledger.protocol.agreement import fetch_spec
+    from deepledger.protocol.chain.follow import Follower
+    from deepledger.protocol.task import find_source
+
+    if not data.exists():
+        raise BadInput(f"there is no data at {data}: correct --data")
+    searched = ([task] if task else []) + places(tasks)
+    reader, blobs = chain.reader(), store.open()
+    found = Follower(reader, JobId(job)).job
+    spec = fetch_spec(blobs, found.terms)
+    source = find_source(spec.task, searched)
+    ledger = chain.ledger(signer)
+    if ledger.account not in found.participants:
+        _check_open(found, ledger)
+        _agree(found, spec, f"{source.path}", yes=yes)
+
+    from deepledger.node.participate import participate
+
+    show.logged(f"{ledger.account} takes part in job {job} ({spec.name})")
+    with stop_on_signals() as stop:
+        participate(
+            ledger,
+            blobs,
+            JobId(job),
+            source=source,
+            data=data,
+            samples=samples,
+            folder=signer.folder / "jobs",
+            observe=_watch,
+            stop=stop,
+        )
+        if stop.is_set():
+            show.logged("stopped; run the same command again to go on")
+
+
+def _check_open(job: Job, ledger: Ledger) -> None:
+    """What would fail, before anybody reads an agreement for nothing."""
+    if job.outcome is not None:
+        raise BadInput(f"job {job.job} is over ({job.outcome.name.lower()}); `deepledger job list` shows others")
+    if len(job.participants) >= job.terms.max_participants:
+        raise LedgerRejected(
+            f"job {job.job} is full: all {job.terms.max_participants} seats are taken; try again when somebody leaves",
+            name="JobFull",
+            arguments={"most": job.terms.max_participants},
+        )
+    balance = ledger.balance(ledger.account)
+    if balance <= job.terms.stake:
+        raise InsufficientFunds(
+            f"{ledger.account} has {show.eth(balance)}, and the stake is {show.eth(job.terms.stake)} plus fees; "
+            "send it more, then run the same command again"
+        )
+
+
+def _agree(job: Job, spec: JobSpec, source: str, *, yes: bool) -> None:
+    from deepledger.cli import agreement
+
+    show.pairs(f"Job {job.job}: {spec.name}", agreement.of_spec(spec) | {"runs here": source})
+    show.pairs("\nTerms", agreement.of_terms(job.terms, spec))
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise BadInput("nobody is there to agree to the above: read it, then run the same command with --yes")
+    if not typer.confirm(f"Stake {show.eth(job.terms.stake)} and run {source} on your data?", err=True):
+        show.note("nothing was staked")
+        raise typer.Exit(1)
+
+
+def _watch(happening: Happening) -> None:
+    show.logged(_line(happening))
+
+
+def _line(happening: Happening) -> str:
+    from deepledger.node import happenings as node
+
+    match happening:
+        case node.TookSeat():
+            return f"took seat {happening.seat} and staked {show.eth(happening.stake)} ({happening.gas:,} gas)"
+        case node.Trained():
+            clipped = ", clipped to the norm bound" if happening.clipped else ""
+            saturated = f", {happening.saturated:,} coordinates saturated" if happening.saturated else ""
+            return f"round {happening.round}: trained in {happening.seconds:.2f} s{clipped}{saturated}"
+        case node.CommittedUpdate():
+            return f"round {happening.round}: committed ({happening.gas:,} gas)"
+        case node.RevealedUpdate():
+            return f"round {happening.round}: revealed {happening.bytes:,} bytes ({happening.gas:,} gas)"
+        case node.RoundOver(took_part=False):
+            return f"round {happening.round}: settled without this node"
+        case node.RoundOver(accepted=False):
+            return f"round {happening.round}: settled, and this node's update was not accepted; see `deepledger status`"
+        case node.RoundOver():
+            return f"round {happening.round}: settled, earned {show.eth(happening.earned)}"
+        case node.Poked():
+            return f"{happening.what} ({happening.gas:,} gas)"
+        case node.Trouble():
+            return f"trouble: {happening.message}"
+        case node.Finished():
+            return f"the job is over; {show.eth(happening.withdrawn)} were paid to this account"

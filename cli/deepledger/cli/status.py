@@ -1,0 +1,220 @@
+"""status: where a job stands, or where this account stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepledger.cli import show
+from deepledger.cli.commands import command
+from deepledger.cli.jobs import all_jobs
+from deepledger.cli.options import Chain, Home, Json, Store
+from deepledger.protocol.types import JobId
+
+if TYPE_CHECKING:
+    from deepledger.protocol.blobs.store import BlobStore
+    from deepledger.protocol.chain.follow import Follower
+    from deepledger.protocol.chain.ledger import Reader
+    from deepledger.protocol.report import Evaluation
+    from deepledger.protocol.trail import Job, SettledRound
+    from deepledger.protocol.types import Address
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "status")(status)
+
+
+def status(
+    chain: Chain,
+    store: Store,
+    home: Home,
+    job: Annotated[
+        int | None, typer.Argument(metavar="[JOB]", min=1, help="A job's number; none: this machine's accounts.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show where a job stands, round by round; without a job, what this machine's accounts have and are owed.
+
+    Figures of a round are what its coordinator reported. `deepledger audit` checks them.
+
+    Example: deepledger status 1
+    """
+    reader = chain.reader()
+    if job is None:
+        _accounts(reader, home, json=json)
+    else:
+        _job(reader, store.open(), JobId(job), json=json)
+
+
+def _accounts(reader: Reader, home: Home, *, json: bool) -> None:
+    from deepledger.protocol.keystore import listing
+
+    entries, jobs, head = listing(home.accounts), all_jobs(reader), reader.head()
+    balances = {entry.address: reader.balance(entry.address) for entry in entries}
+    parts = {
+        entry.address: [
+            (job.job, roles, reader.credit(job.job, entry.address))
+            for job in jobs
+            if (roles := _roles(job, entry.address))
+        ]
+        for entry in entries
+    }
+    if json:
+        accounts = [
+            {
+                "name": entry.name,
+                "address": entry.address,
+                "balance": str(balances[entry.address]),
+                "jobs": [
+                    {"job": job, "roles": roles, "credit": str(credit)} for job, roles, credit in parts[entry.address]
+                ],
+            }
+            for entry in entries
+        ]
+        chain = {"chain_id": reader.chain_id, "contract": reader.address, "block": head.number}
+        show.as_json(chain | {"accounts": accounts})
+        return
+    block = f"{head.number}, {show.moment(head.timestamp)}"
+    show.pairs("Chain", {"chain id": reader.chain_id, "contract": reader.address, "block": block})
+    if not entries:
+        show.note(f"no accounts in {home.accounts} yet: make one with `deepledger account new NAME`")
+        return
+    show.table(
+        ["account", "address", "has", "job", "as", "is owed"],
+        [
+            row
+            for entry in entries
+            for row in [
+                (entry.name, entry.address, show.eth(balances[entry.address]), "", "", ""),
+                *(("", "", "", job, ", ".join(roles), show.eth(credit)) for job, roles, credit in parts[entry.address]),
+            ]
+        ],
+    )
+
+
+def _roles(job: Job, account: Address) -> list[str]:
+    took_part = account in job.participants or any(account in over.participants for over in job.history)
+    return [
+        role
+        for role, holds in (
+            ("sponsor", account == job.created.sponsor),
+            ("coordinator", account in job.created.coordinators),
+            ("participant", took_part),
+        )
+        if holds
+    ]
+
+
+def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None:
+    from deepledger.protocol.chain.follow import Follower
+    from deepledger.protocol.trail import deadline
+
+    follower = Follower(reader, number)
+    job = follower.job
+    reported = [_reported(blobs, over) for over in job.history]
+    if json:
+        show.as_json(_job_json(follower, reported))
+        return
+    ends = deadline(job, follower.now())
+    left = f", {show.duration(max(0, ends - follower.now()))} left" if ends is not None else ""
+    over = f" ({job.outcome.name.lower()})" if job.outcome is not None else ""
+    show.pairs(
+        f"Job {number}",
+        {
+            "phase": f"{follower.phase().name.lower()}{over}{left}",
+            "rounds": f"{job.round} of {job.terms.rounds} settled",
+            "coordinator": job.coordinator,
+            "block": f"{follower.head.number}, {show.moment(follower.head.timestamp)}",
+        },
+    )
+    attempt, names = job.attempt, show.names(job.participants)
+    if job.participants:
+        show.table(
+            ["seat", "participant", "samples", "committed", "revealed", "is owed"],
+            [
+                (
+                    seat.seat,
+                    names[address],
+                    f"{seat.samples:,}",
+                    "yes" if attempt and attempt.has_committed(address) else "",
+                    "yes" if attempt and attempt.has_revealed(address) else "",
+                    show.eth(reader.credit(number, address)),
+                )
+                for address, seat in sorted(job.participants.items(), key=lambda item: item[1].seat)
+            ],
+        )
+    if job.history:
+        show.table(
+            ["round", "updates", "paid", "accuracy", "loss", "model", "block"],
+            [_round_row(over, evaluation) for over, evaluation in zip(job.history, reported, strict=True)],
+        )
+
+
+def _round_row(over: SettledRound, evaluation: Evaluation | None) -> tuple[object, ...]:
+    from deepledger.protocol.blobs.digest import cid_of
+
+    return (
+        over.opened.round,
+        f"{over.settled.accepted.bit_count()} of {len(over.opened.reveals)}",
+        show.eth(over.settled.pot),
+        f"{evaluation.accuracy:.1%}" if evaluation else "—",
+        f"{evaluation.loss:.4f}" if evaluation else "—",
+        cid_of(over.settled.model_digest),
+        over.settled.at.block,
+    )
+
+
+def _reported(blobs: BlobStore, over: SettledRound) -> Evaluation | None:
+    """What the coordinator says the model was worth, if its report can be had."""
+    from deepledger.protocol.errors import BadInput, BlobError
+    from deepledger.protocol.report import MAX_REPORT_BYTES, parse_report
+
+    try:
+        return parse_report(blobs.read(over.settled.report_digest, limit=MAX_REPORT_BYTES)).evaluation
+    except (BlobError, BadInput):
+        return None
+
+
+def _job_json(follower: Follower, reported: list[Evaluation | None]) -> dict[str, Any]:
+    from deepledger.protocol.blobs.digest import cid_of
+    from deepledger.protocol.trail import deadline
+
+    job, attempt = follower.job, follower.job.attempt
+    return {
+        "job": job.job,
+        "block": follower.head.number,
+        "phase": follower.phase().name.lower(),
+        "phase_ends": deadline(job, follower.now()),
+        "outcome": job.outcome.name.lower() if job.outcome is not None else None,
+        "settled_rounds": job.round,
+        "rounds": job.terms.rounds,
+        "coordinator": job.coordinator,
+        "model": cid_of(job.model_digest),
+        "participants": [
+            {
+                "address": address,
+                "seat": seat.seat,
+                "samples": seat.samples,
+                "committed": bool(attempt and attempt.has_committed(address)),
+                "revealed": bool(attempt and attempt.has_revealed(address)),
+            }
+            for address, seat in job.participants.items()
+        ],
+        "history": [
+            {
+                "round": over.opened.round,
+                "accepted": over.settled.accepted.bit_count(),
+                "revealed": len(over.opened.reveals),
+                "pot": str(over.settled.pot),
+                "model": cid_of(over.settled.model_digest),
+                "report": cid_of(over.settled.report_digest),
+                "block": over.settled.at.block,
+                "transaction": over.settled.at.transaction,
+                "reported": None
+                if evaluation is None
+                else {"samples": evaluation.samples, "correct": evaluation.correct, "loss": evaluation.loss},
+            }
+            for over, evaluation in zip(job.history, reported, strict=True)
+        ],
+    }
