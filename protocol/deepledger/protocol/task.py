@@ -133,7 +133,9 @@ class Task:
                 loss_millionths=10**15 if math.isnan(loss) else round(min(max(loss, 0.0), 1e9) * 1e6),
             )
         except (TypeError, KeyError, ValueError) as error:  # pydantic's errors are ValueErrors
-            raise BadInput(f"evaluate of task {self._path} does not do what it must: {FUNCTIONS['evaluate']}") from error
+            raise BadInput(
+                f"evaluate of task {self._path} does not do what it must: {FUNCTIONS['evaluate']}"
+            ) from error
 
     def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
         try:

@@ -145,6 +145,8 @@ def apply(job: Job | None, event: Event) -> Job:
     if job is None:
         if not isinstance(event, JobCreated):
             raise ChainNonsense(f"the trail of job {event.job} does not begin with its creation")
+        if not event.coordinators:
+            raise _nonsense(event, "the job has no coordinator")
         return Job(event.job, event, event.terms.model_digest, event.terms.model_root, last=event.at)
     if event.job != job.job or (job.last is not None and event.at <= job.last):
         raise ChainNonsense(f"the trail of job {job.job} is out of order at block {event.at.block}")
@@ -158,22 +160,32 @@ def _applied(job: Job, event: Event) -> Job:
         case BondReleased():
             return replace(job, bonded=job.bonded - {event.coordinator})
         case Joined():
+            if event.participant in job.participants or event.seat in {p.seat for p in job.participants.values()}:
+                raise _nonsense(event, "the seat or the participant is seated already")
             seat = Participant(event.participant, event.seat, event.samples)
             return replace(job, participants={**job.participants, event.participant: seat})
         case Left():
+            if event.participant not in job.participants:
+                raise _nonsense(event, "it had no seat")
             rest = {address: seat for address, seat in job.participants.items() if address != event.participant}
             return _close_committing(replace(job, participants=rest), event.at.timestamp)
         case RoundOpened():
+            if job.attempt is not None or job.outcome is not None or event.round != job.round:
+                raise _nonsense(event, "no such round can be opened")
             opened = Attempt(event.round, event.attempt, event.commit_end, event.reveal_end)
             return replace(job, attempt=opened)
         case RoundStarved():
             return replace(job, attempt=None, abandoned=(*job.abandoned, _open(job, event)))
         case Committed():
             attempt = _open(job, event)
+            if event.participant not in job.participants or attempt.has_committed(event.participant):
+                raise _nonsense(event, "the participant has no seat, or committed before")
             attempt = replace(attempt, commits=(*attempt.commits, event))
             return _close_committing(replace(job, attempt=attempt), event.at.timestamp)
         case Revealed():
             attempt = _open(job, event)
+            if not attempt.has_committed(event.participant) or attempt.has_revealed(event.participant):
+                raise _nonsense(event, "the participant did not commit, or revealed before")
             attempt = replace(attempt, reveals=(*attempt.reveals, event))
             if len(attempt.reveals) == len(attempt.commits):
                 attempt = replace(attempt, reveal_end=event.at.timestamp)
@@ -181,6 +193,8 @@ def _applied(job: Job, event: Event) -> Job:
         case CoordinatorReplaced(successor=successor):
             if successor is None:
                 return job
+            if successor not in job.created.coordinators[job.serving + 1 :]:
+                raise _nonsense(event, "the successor does not come later on the job's list")
             attempt = replace(_open(job, event), reveal_end=event.at.timestamp)
             return replace(job, serving=job.created.coordinators.index(successor), attempt=attempt)
         case Settled():
@@ -194,14 +208,25 @@ def _applied(job: Job, event: Event) -> Job:
             )
         case JobEnded():
             return replace(job, attempt=None, outcome=event.outcome)
+        case JobCreated():
+            raise _nonsense(event, "the job exists")
         case _:  # the rest moves money only
             return job
 
 
-def _open(job: Job, event: Event) -> Attempt:
+def _open(job: Job, event: Committed | Revealed | RoundStarved | Settled | CoordinatorReplaced) -> Attempt:
+    """The open attempt, which `event` belongs to."""
     if job.attempt is None:
-        raise ChainNonsense(f"{type(event).__name__} in block {event.at.block}, but no round of job {job.job} is open")
+        raise _nonsense(event, "no round is open")
+    if event.round != job.attempt.round:
+        raise _nonsense(event, f"round {job.attempt.round} is open, not {event.round}")
     return job.attempt
+
+
+def _nonsense(event: Event, why: str) -> ChainNonsense:
+    return ChainNonsense(
+        f"the trail of job {event.job} cannot be: {type(event).__name__} in block {event.at.block}; {why}"
+    )
 
 
 def _close_committing(job: Job, now: Seconds) -> Job:
