@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as f
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 LOW = torch.tensor([6.981, 9.71, 43.79, 143.5, .053, .019, 0, 0, .106, .05, .112, .36, .757, 6.802, .002, .002, 0, 0,
                     .008, .001, 7.93, 12.02, 50.41, 185.2, .071, .027, 0, 0, .156, .055])  # fmt: skip
@@ -27,10 +27,11 @@ def load_data(path):
 
 def train(model, data, *, epochs, batch_size, learning_rate, momentum):
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)
+    features, labels = data.tensors
     for _ in range(epochs):
-        for features, labels in DataLoader(data, batch_size=batch_size, shuffle=True):
+        for batch in torch.randperm(len(labels)).split(batch_size):
             optimizer.zero_grad()
-            f.cross_entropy(model(features), labels).backward()
+            f.cross_entropy(model(features[batch]), labels[batch]).backward()
             optimizer.step()
 
 

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as f
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 
 def build_model():
@@ -22,10 +22,11 @@ def load_data(path):
 
 def train(model, data, *, epochs, batch_size, learning_rate, momentum):
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)
+    images, labels = data.tensors
     for _ in range(epochs):
-        for images, labels in DataLoader(data, batch_size=batch_size, shuffle=True):
+        for batch in torch.randperm(len(labels)).split(batch_size):
             optimizer.zero_grad()
-            f.cross_entropy(model(images), labels).backward()
+            f.cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()
 
 

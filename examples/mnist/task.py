@@ -22,10 +22,11 @@ def load_data(path):
 
 def train(model, data, *, epochs, batch_size, learning_rate, momentum):
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)
+    images, labels = data.tensors
     for _ in range(epochs):
-        for images, labels in DataLoader(data, batch_size=batch_size, shuffle=True):
+        for batch in torch.randperm(len(labels)).split(batch_size):
             optimizer.zero_grad()
-            f.cross_entropy(model(images), labels).backward()
+            f.cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()
 
 

@@ -31,8 +31,8 @@ def audit(
 ) -> None:
     """Replay a job from chain and blob store, and compare it with what was settled.
 
-    Trusts nobody and needs no account.     Exits with 0 only if everything matches, with 1 after a mismatch. Without torch or the task's source, everything but
-    the evaluation is derived again, and that is said.
+    Trusts nobody and needs no account. Exits with 0 only if everything matches, with 1 after a mismatch. Without torch
+    or the task's source, everything but the evaluation is derived again, and that is said.
 
     Example: deepledger audit 1 --task examples/digits/task.py
     """

@@ -16,7 +16,7 @@ from deepledger.cli.jobs import all_jobs
 from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, places
 from deepledger.cli.stopping import stop_on_signals
 from deepledger.protocol.errors import DeepledgerError
-from deepledger.protocol.types import JobId
+from deepledger.protocol.types import Address, JobId
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -110,7 +110,7 @@ class _Desk:
             if (count := reader.job_count()) != seen:
                 seen = count
                 for job in all_jobs(reader):
-                    listed = self.account.address in job.created.coordinators
+                    listed = Address(self.account.address) in job.created.coordinators
                     if listed and job.outcome is None and job.job not in self.threads:
                         self.take(job.job)
             head = reader.wait(head, timeout=_LONGEST_WAIT)

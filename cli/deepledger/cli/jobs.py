@@ -92,9 +92,9 @@ def show_(job: JobNumber, chain: Chain, store: Store, json: Json = False) -> Non
         )
         return
     show.pairs(f"Job {job}: {spec.name}", agreement.of_spec(spec))
-    show.pairs("\nTerms", agreement.of_terms(found.terms, spec))
+    show.pairs("Terms", agreement.of_terms(found.terms, spec))
     show.pairs(
-        "\nNow",
+        "Now",
         {
             "sponsor": found.created.sponsor,
             "coordinators": ", then ".join(found.created.coordinators),

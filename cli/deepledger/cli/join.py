@@ -110,7 +110,7 @@ def _agree(job: Job, spec: JobSpec, source: str, *, yes: bool) -> None:
     from deepledger.cli import agreement
 
     show.pairs(f"Job {job.job}: {spec.name}", agreement.of_spec(spec) | {"runs here": source})
-    show.pairs("\nTerms", agreement.of_terms(job.terms, spec))
+    show.pairs("Terms", agreement.of_terms(job.terms, spec))
     if yes:
         return
     if not sys.stdin.isatty():

@@ -71,15 +71,16 @@ def as_json(value: Any) -> None:
 
 
 def pairs(title: str, rows: Mapping[str, object]) -> None:
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=Text(printable(title), "bold"), title_justify="left", box=None, show_header=False)
+    grid = Table(box=None, show_header=False)
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in rows.items():
         grid.add_row(Text(name), Text(printable(str(value))))
-    rendered(grid)
+    rendered(Group(Text(f"\n{printable(title)}", "bold"), grid))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -101,7 +102,7 @@ def names(addresses: Iterable[Address]) -> dict[Address, str]:
 
 
 def rendered(renderable: RenderableType) -> None:
-    """To standard output; a pipe gets 120 columns and no colours."""
+    """To standard output; a pipe gets 140 columns and no colours."""
     from rich.console import Console
 
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120).print(renderable)
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140).print(renderable)
