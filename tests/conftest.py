@@ -28,7 +28,7 @@ from deepledger.protocol.vectors import encode_model
 
 ETHER = 10**18
 ROOT = Path(__file__).resolve().parent.parent
-TASK = '''
+TASK = """
 import torch
 from safetensors.torch import load_file
 
@@ -49,7 +49,7 @@ def evaluate(model, data):
     x, y = data.tensors
     loss = torch.nn.functional.mse_loss(model(x), y)
     return {"samples": len(x), "correct": int((model(x).argmax(1) == y.argmax(1)).sum()), "loss": float(loss)}
-'''
+"""
 
 
 def need(binary: object, name: str) -> None:
@@ -114,7 +114,9 @@ class World:
         spec = build_spec(fields)
         return spec, encode_model(read_floats(model), spec.model)
 
-    def create_job(self, *, coordinators: tuple[int, ...] = (1,), spec_changes: dict[str, Any] | None = None, **terms: Any) -> int:
+    def create_job(
+        self, *, coordinators: tuple[int, ...] = (1,), spec_changes: dict[str, Any] | None = None, **terms: Any
+    ) -> int:
         spec, model = self.spec(**(spec_changes or {}))
         data = model.data.cast("B")
         for blob in (spec_bytes(spec), self.shards[4].read_bytes(), data):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,11 @@ class _Coordinator:
     verifier: Verifier | None = None
     verifying: tuple[int, int] | None = None  # round and attempt
     shown: happenings.Waiting | None = None
+
+    def close(self) -> None:
+        if self.verifier is not None:
+            self.verifier.close()
+            self.verifier = None
 
     def warn(self, message: str) -> None:
         self.observe(happenings.Warned(job=self.follower.job.job, message=message))
@@ -77,7 +83,8 @@ def coordinate(
             )
         )
         del model
-        _run(_Coordinator(ledger, store, follower, bench, observe), stop)
+        with closing(_Coordinator(ledger, store, follower, bench, observe)) as coordinator:
+            _run(coordinator, stop)
     except Stopped:
         return
 
@@ -112,8 +119,6 @@ def _run(self: _Coordinator, stop: threading.Event) -> None:
         except (ChainUnreachable, BlobError) as trouble:
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
             self.warn(f"{trouble} Trying again in {pause:.1f} s.")
-    if self.verifier is not None:
-        self.verifier.close()
 
 
 def _act(self: _Coordinator, step: decision.Step) -> None:
@@ -160,6 +165,7 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt:
             receipt=posted.receipt,
         )
     )
+    self.close()
     return posted.receipt
 
 
@@ -174,8 +180,7 @@ def _prefetch(self: _Coordinator) -> None:
 
 def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
     if self.verifier is None or self.verifying != (attempt.round, attempt.attempt):
-        if self.verifier is not None:
-            self.verifier.close()
+        self.close()
         self.verifying = (attempt.round, attempt.attempt)
         self.verifier = Verifier(
             self.store, self.bench.spec, too_late=partial(_too_late, self.follower), warn=self.warn

@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.store import BlobStore

@@ -45,6 +45,8 @@ class Verifier:
     def close(self) -> None:
         self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for found in self._found.values():
+            found.add_done_callback(_discard)  # at once if it is done
 
     def _obtain(self, contribution: Contribution) -> IO[bytes] | Verdict:
         size = self._spec.update_bytes
@@ -65,3 +67,8 @@ class Verifier:
                 file.close()
                 return passed
             return file
+
+
+def _discard(found: Future[IO[bytes] | Verdict]) -> None:
+    if not found.cancelled() and found.exception() is None and not isinstance(file := found.result(), Verdict):
+        file.close()
