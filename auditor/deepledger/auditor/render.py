@@ -81,7 +81,9 @@ def as_json(audit: Audit) -> dict[str, Any]:
 
 
 def _event_json(event: Event) -> dict[str, Any]:
-    values = {field.name: getattr(event, field.name) for field in fields(event) if field.name not in ("at", "job", "terms")}
+    values = {
+        field.name: getattr(event, field.name) for field in fields(event) if field.name not in ("at", "job", "terms")
+    }
     return {
         "event": type(event).__name__,
         "block": event.at.block,

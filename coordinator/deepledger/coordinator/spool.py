@@ -40,8 +40,7 @@ def reserve(file: IO[bytes], size: int) -> None:
 
 def fetch(store: BlobStore, digest: Digest, file: IO[bytes], size: int) -> None:
     """Fill a reserved file. Raises as `BlobStore.read_into`."""
-    with mmap.mmap(file.fileno(), size) as target:
-        store.read_into(digest, target)
+    store.read_into(digest, mmap.mmap(file.fileno(), size))  # unmapped when nobody looks at it any more
 
 
 def view(file: IO[bytes], size: int) -> mmap.mmap:

@@ -12,8 +12,8 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from typing_extensions import Buffer
 
@@ -80,13 +80,13 @@ class DirectoryStore:
         return BlobCorrupt(f"the file {self.path / cid_of(digest)} was altered: delete it and have it put again")
 
     @contextmanager
-    def _opened(self, digest: Digest) -> Iterator[tuple[BinaryIO, int]]:
+    def _opened(self, digest: Digest) -> Iterator[tuple[BufferedReader, int]]:
         """The blob's file and its size. Whoever writes to the folder may have left a pipe or a folder in its place."""
         path = self.path / cid_of(digest)
         not_a_file = BlobCorrupt(f"{path} is not a file: remove it and have the blob put again")
         with self._reachable():
             try:
-                file = open(path, "rb", opener=_open_without_waiting)  # noqa: PTH123, SIM115 - Path.open has no opener
+                file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - Path.open has no opener
             except FileNotFoundError:
                 if not self.path.is_dir():
                     raise
@@ -111,7 +111,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer
 
 
-def _write_all(file: BinaryIO, view: memoryview) -> None:
+def _write_all(file: FileIO, view: memoryview) -> None:
     while view:  # one write takes at most 2 GiB
         view = view[file.write(view) :]
 

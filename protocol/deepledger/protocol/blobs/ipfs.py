@@ -23,7 +23,8 @@ _OLDEST: Final = (0, 14)
 _SLOWEST: Final = 65_536  # bytes a second below which a transfer counts as stuck
 
 # Spelled out in full: a daemon's Import.* settings change the defaults, and with them the CID.
-_LAYOUT: Final = {
+_ADD: Final = {
+    "pin": "true",
     "cid-version": "1",
     "hash": "sha2-256",
     "chunker": f"size-{CHUNK}",
@@ -57,7 +58,7 @@ class IpfsStore:
         digest = digest_of(view)
         self._check_daemon()
         with self._daemon():
-            answer = _parsed(self._rpc.call("/add", upload=view, pin="true", quieter="true", **_LAYOUT))
+            answer = _parsed(self._rpc.call("/add", upload=view, options=_ADD))
         stored = answer.get("Hash")
         if not isinstance(stored, str):
             raise self._nonsense()
@@ -109,7 +110,7 @@ class IpfsStore:
             cid_of(digest),
             silence=self._fetch_timeout,
             duration=self._fetch_timeout + length / _SLOWEST,
-            length=str(length + 1),
+            options={"length": str(length + 1)},
         )
         total = 0
         with self._fetching(digest), closing(pieces):

@@ -8,9 +8,10 @@ limit, and every failure is one of three: `Refused` in the daemon's own words, `
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPException
+from types import MappingProxyType
 from typing import Any, Final
 
 from ipfshttpclient import exceptions, http_requests, multipart
@@ -56,7 +57,7 @@ class KuboRpc:
         *arguments: str,
         upload: memoryview | None = None,
         silence: float | None = None,
-        **options: str,
+        options: Mapping[str, str] = MappingProxyType({}),
     ) -> bytes:
         """The answer to a command that says little; sends `upload` as a file if there is one."""
         extra: dict[str, Any] = {"timeout": (self.timeout, self.timeout if silence is None else silence)}
@@ -70,7 +71,9 @@ class KuboRpc:
                 raise StoreUnreachable(f"what answers at {self.api} does not speak Kubo's RPC")
         return bytes(answer)
 
-    def stream(self, command: str, *arguments: str, silence: float, duration: float, **options: str) -> Iterator[bytes]:
+    def stream(
+        self, command: str, *arguments: str, silence: float, duration: float, options: Mapping[str, str]
+    ) -> Generator[bytes]:
         """The answer in pieces of at most 256 KiB; close it to stop early.
 
         Raises `TimedOut` when nothing comes for `silence` seconds, or when it has taken `duration` since it began.
@@ -79,7 +82,7 @@ class KuboRpc:
 
     def _request(
         self, command: str, arguments: Sequence[str], options: Mapping[str, str], *, duration: float, **extra: Any
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes]:
         with (
             self._translated(),
             self._http.request(command, arguments, opts=options, stream=True, **extra) as pieces,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -62,4 +63,5 @@ def _split(url: str) -> SplitResult:
 
 
 def _refusal(url: str) -> BadInput:
-    return BadInput(f"{url[:200]!r} is no blob store: {_ACCEPTED}")
+    shown = re.sub(r"//.*@", "//…@", url[:200])  # a password may stand before the @
+    return BadInput(f"{shown!r} is no blob store: {_ACCEPTED}")

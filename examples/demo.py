@@ -1,0 +1,273 @@
+"""The whole of deepledger on one machine: python examples/demo.py [--dataset digits|breast-cancer]
+
+Everything runs as users run it, through the `deepledger` command, in processes of their own: a chain, a coordinator,
+four participants with data of their own, and at the end an auditor who has only the chain and the blob store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE.parent / ".demo"
+PARTICIPANTS = 4
+NAMES = ["sponsor", "coordinator", *(f"participant-{number}" for number in range(PARTICIPANTS))]
+SCRYPT_N = 4096  # the demo's keys are public, so that its keystores need not be slow to open
+
+
+class Stage:
+    """Folders, environment and processes of one demo."""
+
+    def __init__(self, dataset: str, stack: ExitStack) -> None:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        shutil.copytree(HERE / dataset, FOLDER / "job", ignore=shutil.ignore_patterns("data", "__pycache__"))
+        self.job_file = FOLDER / "job" / "job.toml"
+        text = self.job_file.read_text()
+        self.job_file.write_text(text.replace("min_participants = 2 ", f"min_participants = {PARTICIPANTS} "))
+        self.task = FOLDER / "job" / "task.py"
+        self.env = os.environ | {
+            "DEEPLEDGER_HOME": str(FOLDER / "home"),
+            "DEEPLEDGER_STORE": str(FOLDER / "store"),
+            "DEEPLEDGER_TASKS": str(self.task),
+            "DEEPLEDGER_PASSWORD": secrets.token_urlsafe(),
+            "OMP_NUM_THREADS": "1",
+        }
+        self._stack = stack
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(self._command(arguments), env=self.env, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"deepledger {' '.join(arguments)} failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def spawn(self, name: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        log = self._stack.enter_context((FOLDER / f"{name}.log").open("w"))
+        process = subprocess.Popen(
+            self._command(arguments), env=self.env | {"DEEPLEDGER_ACCOUNT": name}, stderr=log, text=True, **options
+        )
+        self._stack.callback(end, process)
+        return process
+
+    def data(self, name: str) -> Path:
+        return FOLDER / "job" / "data" / f"{name}.safetensors"
+
+    def _command(self, arguments: tuple[str, ...]) -> list[str]:
+        return [str(Path(sys.executable).parent / "deepledger"), *arguments]
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", choices=["digits", "breast-cancer"], default="digits")
+    dataset = parser.parse_args().dataset
+    console = Console()
+    started = time.monotonic()
+    with ExitStack() as stack:
+        stage = Stage(dataset, stack)
+        with console.status("chain, contract, accounts, data, job …"):
+            job = set_the_stage(stage, dataset)
+        console.print(f"job {job} on a {stage.env['KIND']} chain; logs are in {FOLDER}")
+        processes = [stage.spawn("coordinator", "coordinator", str(job))]
+        for name in NAMES[2:]:
+            processes.append(stage.spawn(name, "join", str(job), "--data", str(stage.data(name)), "--yes",
+                                         stdout=subprocess.DEVNULL))  # fmt: skip
+        times, follower, reader = watch(stage, job, processes, console)
+        for process in processes:
+            process.wait(60)
+        trained = time.monotonic()
+        with console.status("an auditor re-derives the run …"):
+            begun = time.monotonic()
+            done = subprocess.run(stage._command(("audit", str(job), "--json")), env=stage.env, capture_output=True, text=True)
+            audit_seconds = time.monotonic() - begun
+        audit = json.loads(done.stdout) if done.stdout else {"matches": False, "findings": [], "error": done.stderr}
+        with console.status("the same training without deepledger …"):
+            plain = train_without_deepledger(stage, follower.job)
+        summarise(console, stage, follower, reader, times, audit, plain)
+        console.print(
+            f"\nset the stage in {times['opened'] - started:.1f} s, {follower.job.terms.rounds} rounds in "
+            f"{trained - times['opened']:.1f} s, audited in {audit_seconds:.1f} s (start-up included)"
+        )
+        if done.returncode or not audit["matches"]:
+            raise SystemExit(f"the audit failed: {done.stderr or audit['findings']}")
+        console.print(Text("Everything matches: whoever has the chain and the blobs gets this model.", "bold green"))
+
+
+def set_the_stage(stage: Stage, dataset: str) -> int:
+    from deepledger.devnet import dev_accounts
+    from deepledger.protocol.keystore import import_key
+
+    devnet = stage.spawn("devnet", "devnet", "--kind", "embedded", "--port", "0", stdout=subprocess.PIPE)
+    assert devnet.stdout is not None
+    first = devnet.stdout.readline()  # "embedded devnet on http://…, chain id …"
+    if " on http" not in first:
+        raise SystemExit(f"the devnet did not start, see {FOLDER / 'devnet.log'}")
+    stage.env["KIND"] = first.split()[0]
+    stage.env["DEEPLEDGER_RPC_URL"] = first.split(" on ", 1)[1].split(",")[0]
+    for number, name in enumerate(NAMES):
+        key = dev_accounts()[number].key.hex()
+        import_key(FOLDER / "home" / "accounts", name, key, stage.env["DEEPLEDGER_PASSWORD"], iterations=SCRYPT_N)
+    subprocess.run(
+        [sys.executable, HERE / dataset / "prepare.py", "--into", FOLDER / "job" / "data",
+         "--participants", str(PARTICIPANTS)], check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    stage.env["DEEPLEDGER_CONTRACT"] = stage.run("deploy", "--account", "sponsor").strip()
+    coordinator = dev_accounts()[1].address
+    made = stage.run("job", "create", str(stage.job_file), "--account", "sponsor", "--coordinator", coordinator, "--json")
+    return int(json.loads(made)["job"])
+
+
+def watch(stage: Stage, job: int, processes: list[subprocess.Popen[str]], console: Console) -> tuple[dict[Any, float], Any, Any]:
+    """The live view: whatever it shows, it has read from the chain and the blob store."""
+    from deepledger.protocol.blobs import open_store
+    from deepledger.protocol.chain.follow import Follower
+    from deepledger.protocol.chain.web3_ledger import connect
+    from deepledger.protocol.report import MAX_REPORT_BYTES, parse_report
+    from deepledger.protocol.types import JobId
+
+    reader = connect(stage.env["DEEPLEDGER_RPC_URL"], stage.env["DEEPLEDGER_CONTRACT"])
+    store = open_store(stage.env["DEEPLEDGER_STORE"])
+    follower = Follower(reader, JobId(job))
+    times: dict[Any, float] = {}
+    accuracies: list[float] = []
+    bar = Progress(TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    rounds = bar.add_task("rounds", total=follower.job.terms.rounds)
+    with Live(console=console, refresh_per_second=8) as live:
+        while follower.job.outcome is None:
+            now = follower.update(timeout=1.0)
+            if now.attempt is not None:
+                times.setdefault("opened", time.monotonic())
+            for over in now.history[len(accuracies) :]:
+                times[over.opened.round] = time.monotonic()
+                report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
+                accuracies.append(report.evaluation.accuracy)
+            bar.update(rounds, completed=len(now.history))
+            live.update(Group(bar, _state(follower, accuracies)))
+            failed = [process for process in processes if process.poll() not in (None, 0)]
+            if failed and now.outcome is None:
+                raise SystemExit(f"{' '.join(map(str, failed[0].args))} failed, see the logs in {FOLDER}")
+    times["accuracies"] = accuracies  # type: ignore[assignment]
+    return times, follower, reader
+
+
+def _state(follower: Any, accuracies: list[float]) -> Table:
+    job, attempt = follower.job, follower.job.attempt
+    table = Table(box=None, header_style="dim")
+    for column in ("participant", "seat", "samples", "committed", "revealed"):
+        table.add_column(column)
+    for name, seat in sorted((names_of(job)[address], seat) for address, seat in job.participants.items()):
+        done = ["✓" if attempt and has(seat.address) else "·" for has in
+                ((attempt.has_committed, attempt.has_revealed) if attempt else (bool, bool))]  # fmt: skip
+        table.add_row(name, str(seat.seat), str(seat.samples), *done)
+    table.caption = f"{follower.phase().name.lower()}   accuracy " + " ".join(f"{value:.1%}" for value in accuracies[-6:])
+    table.caption_justify = "left"
+    return table
+
+
+def names_of(job: Any) -> dict[str, str]:
+    from deepledger.devnet import dev_accounts
+
+    return defaultdict(lambda: "?", {account.address: name for account, name in zip(dev_accounts(), NAMES, strict=False)})
+
+
+def train_without_deepledger(stage: Stage, job: Any) -> list[float]:
+    """Federated averaging in floats, same task, data, seeds and order: what deepledger's integers are measured by."""
+    import numpy as np
+    import torch
+
+    from deepledger.node.training import training_seed
+    from deepledger.protocol.agreement import fetch_spec
+    from deepledger.protocol.blobs import open_store
+    from deepledger.protocol.task import Task, read_floats, read_source, write_floats
+
+    torch.set_num_threads(1)
+    spec = fetch_spec(open_store(stage.env["DEEPLEDGER_STORE"]), job.terms)
+    task = Task(read_source(stage.task))
+    module = task.build_model(spec.training.seed)
+    validation = task.load_data(stage.data("validation"))
+    shards = {address: task.load_data(stage.data(name)) for address, name in names_of(job).items() if "participant" in name}
+    model = read_floats(module).astype(np.float64)
+    accuracies = []
+    for over in job.history:
+        total, change = 0, np.zeros_like(model)
+        for address, shard in shards.items():
+            write_floats(module, model.astype(np.float32))
+            seed = training_seed(spec, over.opened.round, attempt=0, participant=address)
+            task.train(module, shard, seed=seed, hyperparameters=spec.training.hyperparameters)
+            change += len(shard) * (read_floats(module) - model)
+            total += len(shard)
+        model += change / total
+        write_floats(module, model.astype(np.float32))
+        accuracies.append(task.evaluate(module, validation).accuracy)
+    return accuracies
+
+
+def summarise(
+    console: Console, stage: Stage, follower: Any, reader: Any, times: dict[Any, Any], audit: dict[str, Any], plain: list[float]
+) -> None:
+    from deepledger.protocol.chain.events import Credited
+
+    job = follower.job
+    table = Table(title="accuracy per round", title_justify="left", box=None, header_style="dim")
+    for column in ("round", "deepledger", "without", "seconds"):
+        table.add_column(column, justify="right")
+    last = times["opened"]
+    for number, (ours, theirs) in enumerate(zip(times["accuracies"], plain, strict=True)):
+        table.add_row(str(number), f"{ours:.1%}", f"{theirs:.1%}", f"{times[number] - last:.2f}")
+        last = times[number]
+    console.print(table)
+
+    events = reader.events(0, reader.head().number, job=job.job)
+    earned: Counter[str] = Counter()
+    gas: dict[str, list[int]] = defaultdict(list)
+    seen = set()
+    for event in events:
+        if isinstance(event, Credited):
+            earned[event.account] += event.amount
+        if event.at.transaction not in seen:
+            seen.add(event.at.transaction)
+            receipt = reader.rpc.call("eth_getTransactionReceipt", event.at.transaction)
+            gas[type(event).__name__].append(int(receipt["gasUsed"], 16))
+    table = Table(title="\nwho earned what", title_justify="left", box=None, header_style="dim")
+    table.add_column("who")
+    table.add_column("ETH", justify="right")
+    for address, amount in sorted(earned.items(), key=lambda item: names_of(job)[item[0]]):
+        table.add_row(names_of(job)[address], f"{amount / 10**18:.6f}")
+    console.print(table)
+    table = Table(title="\ngas per action", title_justify="left", box=None, header_style="dim")
+    for column in ("transaction that begins with", "how many", "least", "most"):
+        table.add_column(column, justify="left" if "transaction" in column else "right")
+    for name, used in gas.items():
+        table.add_row(name, str(len(used)), f"{min(used):,}", f"{max(used):,}")
+    console.print(table)
+    console.print(
+        f"\naudit: {audit.get('rounds_derived', 0)} of {len(job.history)} rounds derived again from "
+        f"{audit.get('blobs', 0)} blobs; evaluation {audit.get('evaluation')}; findings: {len(audit['findings'])}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Job files: amounts, keys that are wrong, and the job that becomes of one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deepledger.cli.job_file import draft, read_job_file, wei
+from deepledger.protocol.blobs import digest_of, open_store
+from deepledger.protocol.errors import BadInput, BadSpec
+from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.spec import parse_spec, spec_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB = (ROOT / "examples/digits/job.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("0.01 ETH", 10**16),
+        ("5 gwei", 5 * 10**9),
+        ("7 wei", 7),
+        ("1.5eth", 15 * 10**17),
+        ("0.000000000000000001 ETH", 1),
+        (12, 12),
+        (0, 0),
+    ],
+)
+def test_amounts(text: str | int, amount: int) -> None:
+    assert wei(text) == amount
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "one ETH", "-1 ETH", "1e3 ETH", "0.5 wei", "0.1234567891 gwei", 1.5, True, -1, 1 << 96, "٣ ETH "]
+)
+def test_what_is_no_amount(text: object) -> None:
+    with pytest.raises(ValueError, match="wei"):
+        wei(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('name = "digits"', 'name = ""', "name: "),
+        ('name = "digits"', "", "name: Field required"),
+        ("rounds = 10", "rounds = 0", "terms.rounds: "),
+        ("rounds = 10", "runds = 10", "terms.runds: "),
+        ('reward = "0.01 ETH"', 'reward = "0.01 BTC"', "terms.reward: '0.01 BTC' is not an amount"),
+        ("bits = 16", "bits = 12", "update.bits: "),
+        ("norm_bound = 16.0", "norm_bound = nan", "update.norm_bound: "),
+        ('rule = "weighted_mean"', 'rule = "magic"', "aggregation: "),
+        ('stake = "0.1 ETH"', 'stake = "0.001 ETH"', "terms.reveal_penalty exceeds terms.stake"),
+        ('bond = "0.5 ETH"', 'bond = "1 wei"', "terms.settle_penalty exceeds terms.bond"),
+        ("min_participants = 2", "min_participants = 9", "terms.min_participants exceeds terms.max_participants"),
+        ("coordinators = []", 'coordinators = ["bob"]', "terms.coordinators.0: 'bob' is not an address"),
+        ("coordinators = []", f'coordinators = ["0x{"11" * 20}", "0x{"11" * 20}"]', "has an address twice"),
+        ("[model]", "[model", "is not TOML"),
+        ("max_samples = 10000", "max_samples = 10000\nprivacy = 'sealed'", "privacy: "),
+    ],
+)
+def test_a_wrong_key_is_named(old: str, new: str, says: str, tmp_path: Path) -> None:
+    assert old in JOB
+    path = tmp_path / "job.toml"
+    path.write_text(JOB.replace(old, new, 1))
+    with pytest.raises(BadSpec) as error:
+        read_job_file(path)
+    assert says in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_the_terms_pin_what_is_published(tmp_path: Path, digits: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(JOB)
+    shutil.copy(ROOT / "examples/digits/task.py", tmp_path)
+    shutil.copytree(digits, tmp_path / "data")
+    job = read_job_file(path)
+    made = draft(job, tmp_path)
+    again = draft(job, tmp_path)
+    assert made.model == again.model  # the seed decides
+    store = open_store(str(tmp_path / "store"))
+    made.publish(store)
+    assert parse_spec(store.read(made.terms.spec_digest, limit=1 << 20)) == made.spec
+    assert store.read(made.terms.model_digest, limit=1 << 20) == made.model
+    assert made.terms.model_root == chunk_root(made.model, bits=32)
+    assert store.read(made.spec.validation_digest, limit=1 << 20) == (digits / "validation.safetensors").read_bytes()
+    assert digest_of(spec_bytes(made.spec)) == made.terms.spec_digest
+    assert made.first.samples == 359
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(JOB)
+    with pytest.raises(BadInput, match=r"task\.py"):
+        draft(read_job_file(path), tmp_path)
+    shutil.copy(ROOT / "examples/digits/task.py", tmp_path)
+    with pytest.raises(BadInput, match=r"validation\.safetensors.*prepare\.py"):
+        draft(read_job_file(path), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("digits")
+    subprocess.run([sys.executable, ROOT / "examples/digits/prepare.py", "--into", folder], check=True)
+    return folder
