@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_env_example_lists_exactly_the_settings_that_there_are() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     listed = [match[1] for line in lines if (match := re.match(r"#?(DEEPLEDGER_\w+)=", line))]
     assert sorted(listed) == sorted(known)
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         assert not re.match(r"#?DEEPLEDGER_", line) or before.startswith("# "), f"{line} lacks its comment"
 
 
@@ -74,7 +75,8 @@ def test_help_names_the_exit_codes_and_loads_nothing_heavy() -> None:
         "import sys; sys.argv = ['deepledger', '--help']\n"
         "from deepledger.cli.main import app\n"
         "app(standalone_mode=False)\n"
-        "print([name for name in ('torch', 'numpy', 'web3', 'pydantic', 'numba', 'eth_account') if name in sys.modules])"
+        "heavy = {'torch', 'numpy', 'web3', 'pydantic', 'numba', 'eth_account'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"

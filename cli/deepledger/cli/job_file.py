@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -39,7 +39,7 @@ from deepledger.protocol.vectors import decode_model, encode_model
 MAX_FILE_BYTES = 1 << 20
 MAX_COORDINATORS = 8
 UNITS = {"wei": 0, "gwei": 9, "eth": 18}
-_AMOUNT = re.compile(r"(\d{1,30}(?:\.\d{1,18})?) *(wei|gwei|eth)", re.IGNORECASE)
+_AMOUNT = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,18})?) *(wei|gwei|eth)", re.IGNORECASE)
 
 
 def wei(value: Any) -> Wei:
@@ -107,7 +107,7 @@ class JobFile(_Part):
     task: RelativePath
     validation: RelativePath
     max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
-    privacy: str = "open"
+    privacy: Literal["open"] = "open"
     model: ModelSection = ModelSection()
     update: UpdateFormat
     training: Training

@@ -1,0 +1,306 @@
+"""The command line on a real chain: a sponsor's and a participant's way, and what goes wrong on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from deepledger.cli.main import app
+from deepledger.cli.options import PASSWORD
+from deepledger.devnet import dev_accounts, start
+from deepledger.protocol.keystore import import_key
+
+TASK = """
+import torch
+from safetensors.torch import load_file
+
+def build_model():
+    return torch.nn.Linear(4, 2)
+
+def load_data(path):
+    shard = load_file(path)
+    return torch.utils.data.TensorDataset(shard["x"], shard["y"])
+
+def train(model, data, *, learning_rate):
+    x, y = data.tensors
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    for _ in range(20):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+def evaluate(model, data):
+    x, y = data.tensors
+    logits = model(x)
+    loss = torch.nn.functional.cross_entropy(logits, y)
+    return {"samples": len(y), "correct": int((logits.argmax(1) == y).sum()), "loss": float(loss)}
+"""
+JOB = """
+name = "signs"
+task = "task.py"
+validation = "data-0.safetensors"
+max_samples = 1000
+update = {bits = 16, fraction_bits = 14, norm_bound = 8.0}
+training = {seed = 1, hyperparameters = {learning_rate = 0.1}}
+aggregation = {rule = "weighted_mean"}
+rewards = {policy = "equal"}
+
+[terms]
+rounds = 2
+min_participants = 2
+max_participants = 2
+miss_limit = 3
+commit_window = 60
+reveal_window = 60
+settle_window = 60
+reward = "0.01 ETH"
+stake = "0.1 ETH"
+reveal_penalty = "0.02 ETH"
+bond = "0.5 ETH"
+settle_penalty = "0.1 ETH"
+"""
+ACCOUNTS = ("sponsor", "ann", "ben", "coordinator")
+
+
+@dataclass
+class Desk:
+    """A terminal in which everything is set."""
+
+    settings: dict[str, str]
+    folder: Path
+
+    def run(self, *arguments: object, **settings: str) -> Any:
+        unset: dict[str, str | None] = {name: None for name in os.environ if name.startswith("DEEPLEDGER_")}
+        return CliRunner().invoke(app, [str(part) for part in arguments], env=unset | self.settings | settings)
+
+    def json(self, *arguments: object, **settings: str) -> Any:
+        result = self.run(*arguments, "--json", **settings)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("DEEPLEDGER_")}
+        command = [sys.executable, "-c", "from deepledger.cli.main import run; run()", *map(str, arguments)]
+        return subprocess.Popen(
+            command, env=environment | self.settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def create(self, *arguments: object) -> int:
+        return int(self.json("job", "create", self.folder / "job.toml", "--account", "sponsor", *arguments)["job"])
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[str]:
+    with start("embedded") as devnet:
+        yield devnet.url
+
+
+@pytest.fixture(scope="module")
+def desk(chain: str, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    folder = tmp_path_factory.mktemp("desk")
+    for number, name in enumerate(ACCOUNTS):  # few scrypt rounds: unlocking is tested elsewhere
+        import_key(folder / "home/accounts", name, dev_accounts()[number].key.hex(), "secret", iterations=2)
+    import_key(folder / "home/accounts", "poor", "22" * 32, "secret", iterations=2)
+    random = np.random.default_rng(0)
+    for number in range(3):
+        x = random.normal(size=(40, 4)).astype(np.float32)
+        save_file({"x": x, "y": (x[:, 0] > 0).astype(np.int64)}, folder / f"data-{number}.safetensors")
+    (folder / "task.py").write_text(TASK)
+    (folder / "job.toml").write_text(JOB)
+    settings = {
+        "DEEPLEDGER_HOME": str(folder / "home"),
+        "DEEPLEDGER_STORE": str(folder / "store"),
+        "DEEPLEDGER_RPC_URL": chain,
+        "DEEPLEDGER_TASKS": str(folder / "task.py"),
+        PASSWORD: "secret",
+    }
+    deployed = Desk(settings, folder).json("deploy", "--account", "sponsor")
+    return Desk(settings | {"DEEPLEDGER_CONTRACT": deployed["contract"]}, folder)
+
+
+@pytest.fixture(scope="module")
+def finished(desk: Desk) -> int:
+    """A job that two participants and a coordinator brought to its end, each in a process of its own."""
+    job = desk.create("--coordinator", dev_accounts()[3].address)
+    running = [desk.start("coordinator", job, "--account", "coordinator")]
+    for number, name in enumerate(("ann", "ben"), 1):
+        data = desk.folder / f"data-{number}.safetensors"
+        running.append(desk.start("join", job, "--data", data, "--account", name, "--yes"))
+    for process in running:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+        assert "Traceback" not in err
+        assert "secret" not in out + err
+    return job
+
+
+def test_a_whole_job_by_command_line(desk: Desk, finished: int) -> None:
+    status = desk.json("status", finished)
+    assert (status["phase"], status["outcome"], status["settled_rounds"]) == ("over", "completed", 2)
+    assert [entry["accepted"] for entry in status["history"]] == [2, 2]
+    assert all(entry["reported"]["samples"] == 40 for entry in status["history"])
+    shown = desk.run("status", finished)
+    assert shown.exit_code == 0
+    assert status["history"][1]["model"] in shown.stdout
+
+
+def test_the_audit_matches(desk: Desk, finished: int) -> None:
+    found = desk.json("audit", finished)
+    assert found["matches"] is True
+    assert found["evaluation"] == "checked"
+    assert desk.run("audit", finished).exit_code == 0
+
+
+def test_an_audit_of_a_spoilt_store_exits_with_1(desk: Desk, finished: int) -> None:
+    report = desk.folder / "store" / desk.json("status", finished)["history"][0]["report"]
+    content = report.read_bytes()
+    report.write_bytes(content.replace(b"accepted", b"excepted", 1))
+    try:
+        result = desk.run("audit", finished)
+    finally:
+        report.write_bytes(content)
+    assert result.exit_code == 1
+    assert "Everything matches" not in result.stdout
+
+
+def test_models_are_exported(desk: Desk, finished: int, tmp_path: Path) -> None:
+    first, last = tmp_path / "first.safetensors", tmp_path / "last.safetensors"
+    assert desk.json("model", "export", finished, "--to", first, "--round", 0)["settled_rounds"] == 0
+    assert desk.json("model", "export", finished, "--to", last)["settled_rounds"] == 2
+    before, after = load_file(first), load_file(last)
+    assert {name: tensor.shape for name, tensor in after.items()} == {"weight": (2, 4), "bias": (2,)}
+    assert not np.array_equal(before["weight"], after["weight"])
+    x = load_file(desk.folder / "data-0.safetensors")
+    right = (x["x"] @ after["weight"].T + after["bias"]).argmax(1) == x["y"]
+    assert right.mean() > 0.8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.safetensors", "last.safetensors"]
+    late = desk.run("model", "export", finished, "--to", last, "--round", 3)
+    assert (late.exit_code, "has settled 2 rounds" in late.stderr) == (3, True)
+    nowhere = desk.run("model", "export", finished, "--to", tmp_path / "no/model.safetensors")
+    assert (nowhere.exit_code, "cannot write" in nowhere.stderr) == (6, True)
+
+
+def test_a_sponsors_way(desk: Desk) -> None:
+    job = desk.create()
+    agreed = desk.json("job", "show", job)
+    assert agreed["terms"]["reward"] == str(10**16)
+    assert agreed["coordinators"] == [dev_accounts()[0].address]
+    shown = desk.run("job", "show", job)
+    assert shown.exit_code == 0
+    for text in ("signs", "open: every update is published", "0.02 ETH of it each time", agreed["terms"]["spec"]):
+        assert text in " ".join(shown.stdout.split())
+    assert job in [entry["job"] for entry in desk.json("job", "list") if entry["name"] == "signs"]
+    assert "signs" in desk.run("job", "list").stdout
+    accounts = {entry["name"]: entry for entry in desk.json("status")["accounts"]}
+    assert {"job": job, "roles": ["sponsor", "coordinator"], "credit": "0"} in accounts["sponsor"]["jobs"]
+    assert desk.run("status").exit_code == 0
+    closed = desk.json("job", "close", job, "--account", "sponsor")
+    assert closed["credit"] == str(2 * 10**16)
+    assert desk.json("withdraw", job, "--account", "sponsor")["amount"] == str(2 * 10**16)
+    assert desk.json("withdraw", job, "--account", "sponsor")["amount"] == "0"
+
+
+def test_stopping_and_leaving(desk: Desk) -> None:
+    job = desk.create()
+    node = desk.start("join", job, "--data", desk.folder / "data-1.safetensors", "--account", "ann", "--yes")
+    assert node.stderr is not None
+    while "took seat" not in (line := node.stderr.readline()):
+        assert line, "the node ended"
+    node.send_signal(signal.SIGTERM)
+    _, err = node.communicate(timeout=60)
+    assert node.returncode == 0
+    assert "run the same command again to go on" in err
+    assert desk.json("leave", job, "--account", "ann")["credit"] == str(10**17)
+    assert "0.1 ETH were paid" in desk.run("withdraw", job, "--account", "ann").stdout
+
+
+Case = tuple[list[str], dict[str, str], int, str]
+BAD: dict[str, Callable[[Desk, int], Case]] = {
+    "unknown job": lambda desk, job: (["job", "show", "999"], {}, 3, "999"),
+    "unknown job to withdraw from": lambda desk, job: (["withdraw", "999", "--account", "ann"], {}, 3, "999"),
+    "another chain": lambda desk, job: (["job", "list", "--chain-id", "1"], {}, 4, "chain 1 is expected"),
+    "no contract there": lambda desk, job: (["job", "list"], {"DEEPLEDGER_CONTRACT": "0x" + "11" * 20}, 4, "deploy"),
+    "chain down": lambda desk, job: (["job", "list"], {"DEEPLEDGER_RPC_URL": "http://127.0.0.1:9"}, 4, "127.0.0.1:9"),
+    "store without the spec": lambda desk, job: (
+        ["job", "show", str(job)], {"DEEPLEDGER_STORE": str(desk.folder / "home")}, 5, "no blob",
+    ),
+    "store down": lambda desk, job: (
+        ["job", "show", str(job)], {"DEEPLEDGER_STORE": "ipfs+http://127.0.0.1:9"}, 5, "127.0.0.1",
+    ),
+    "another task": lambda desk, job: (
+        ["join", str(job), "--data", str(desk.folder), "--account", "ann"],
+        {"DEEPLEDGER_TASKS": __file__}, 3, "not installed here",
+    ),
+    "job over": lambda desk, job: (
+        ["join", str(job), "--data", str(desk.folder), "--account", "sponsor", "--yes"], {}, 3, "is over (completed)",
+    ),
+    "no such account": lambda desk, job: (["withdraw", str(job), "--account", "eve"], {}, 3, "no account 'eve'"),
+    "no account chosen": lambda desk, job: (["withdraw", str(job)], {}, 3, "no account is chosen"),
+    "wrong password": lambda desk, job: (
+        ["withdraw", str(job), "--account", "ann"], {PASSWORD: "?"}, 3, "wrong password for account ann",
+    ),
+    "not the sponsor": lambda desk, job: (["job", "close", str(job), "--account", "ann"], {}, 4, ""),
+    "not seated": lambda desk, job: (["leave", str(job), "--account", "sponsor"], {}, 4, ""),
+    "not a coordinator": lambda desk, job: (
+        ["coordinator", str(job), "--account", "ann"], {}, 3, "list of coordinators",
+    ),
+    "cannot pay": lambda desk, job: (
+        ["job", "create", str(desk.folder / "job.toml"), "--account", "poor"], {}, 4, "0x",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_goes_wrong_is_said_in_one_line(case: str, desk: Desk, finished: int) -> None:
+    arguments, settings, code, says = BAD[case](desk, finished)
+    result = desk.run(*arguments, **settings)
+    last = result.stderr.splitlines()[-1]
+    assert (result.exit_code, result.exception and type(result.exception)) == (code, SystemExit), result.output
+    assert says in last
+    assert last.startswith("deepledger: ")
+    if arguments[0] != "coordinator":  # which also logs it
+        assert result.stderr.count("\n") == 1
+
+
+def test_joining_is_refused_before_anything_is_staked(desk: Desk) -> None:
+    job = desk.create()
+    data = desk.folder / "data-1.safetensors"
+    unread = desk.run("join", job, "--data", data, "--account", "ann")
+    assert (unread.exit_code, "--yes" in unread.stderr) == (3, True)
+    assert "0.1 ETH, yours again when you leave" in " ".join(unread.stdout.split())
+    poor = desk.run("join", job, "--data", data, "--account", "poor", "--yes")
+    assert (poor.exit_code, "has 0 ETH, and the stake is 0.1 ETH" in poor.stderr) == (4, True)
+    assert desk.json("status", job)["participants"] == []
+
+
+def test_a_full_job_is_said(desk: Desk, chain: str) -> None:
+    from deepledger.protocol.chain.web3_ledger import connect_as
+
+    job = desk.create()
+    for number in (1, 2):
+        account = dev_accounts()[number]
+        ledger = connect_as(chain, desk.settings["DEEPLEDGER_CONTRACT"], account, locks=desk.folder / "home/locks")
+        ledger.join(job, 40, value=10**17)
+    result = desk.run("join", job, "--data", desk.folder, "--account", "coordinator", "--yes")
+    assert (result.exit_code, f"job {job} is full" in result.stderr) == (4, True)
+
+
+def test_a_job_that_would_overflow_is_refused(desk: Desk, tmp_path: Path) -> None:
+    for name in ("task.py", "data-0.safetensors"):
+        (tmp_path / name).write_bytes((desk.folder / name).read_bytes())
+    (tmp_path / "job.toml").write_text(JOB.replace("bits = 16", "bits = 32").replace("1000", "4000000000"))
+    result = desk.run("job", "create", tmp_path / "job.toml", "--account", "sponsor")
+    assert (result.exit_code, "overflow" in result.stderr) == (3, True)
+    assert result.stderr.count("\n") == 1
