@@ -52,10 +52,13 @@ class Stage:
         self._stack = stack
 
     def run(self, *arguments: str) -> str:
-        done = subprocess.run(self._command(arguments), env=self.env, capture_output=True, text=True)
+        done = self.call(*arguments)
         if done.returncode:
             raise SystemExit(f"deepledger {' '.join(arguments)} failed: {done.stderr.strip()}")
         return done.stdout
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self._command(arguments), env=self.env, capture_output=True, text=True)
 
     def spawn(self, name: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         log = self._stack.enter_context((FOLDER / f"{name}.log").open("w"))
@@ -90,7 +93,7 @@ def main() -> None:
         stage = Stage(dataset, stack)
         with console.status("chain, contract, accounts, data, job …"):
             job = set_the_stage(stage, dataset)
-        console.print(f"job {job} on a {stage.env['KIND']} chain; logs are in {FOLDER}")
+        console.print(f"job {job} on the {stage.env['KIND']} chain; logs are in {FOLDER}")
         processes = [stage.spawn("coordinator", "coordinator", str(job))]
         for name in NAMES[2:]:
             processes.append(stage.spawn(name, "join", str(job), "--data", str(stage.data(name)), "--yes",
@@ -101,12 +104,12 @@ def main() -> None:
         trained = time.monotonic()
         with console.status("an auditor re-derives the run …"):
             begun = time.monotonic()
-            done = subprocess.run(stage._command(("audit", str(job), "--json")), env=stage.env, capture_output=True, text=True)
+            done = stage.call("audit", str(job), "--json")
             audit_seconds = time.monotonic() - begun
         audit = json.loads(done.stdout) if done.stdout else {"matches": False, "findings": [], "error": done.stderr}
         with console.status("the same training without deepledger …"):
             plain = train_without_deepledger(stage, follower.job)
-        summarise(console, stage, follower, reader, times, audit, plain)
+        summarise(console, follower, reader, times, audit, plain)
         console.print(
             f"\nset the stage in {times['opened'] - started:.1f} s, {follower.job.terms.rounds} rounds in "
             f"{trained - times['opened']:.1f} s, audited in {audit_seconds:.1f} s (start-up included)"
@@ -136,11 +139,13 @@ def set_the_stage(stage: Stage, dataset: str) -> int:
     )  # fmt: skip
     stage.env["DEEPLEDGER_CONTRACT"] = stage.run("deploy", "--account", "sponsor").strip()
     coordinator = dev_accounts()[1].address
-    made = stage.run("job", "create", str(stage.job_file), "--account", "sponsor", "--coordinator", coordinator, "--json")
-    return int(json.loads(made)["job"])
+    options = ("--account", "sponsor", "--coordinator", coordinator, "--json")
+    return int(json.loads(stage.run("job", "create", str(stage.job_file), *options))["job"])
 
 
-def watch(stage: Stage, job: int, processes: list[subprocess.Popen[str]], console: Console) -> tuple[dict[Any, float], Any, Any]:
+def watch(
+    stage: Stage, job: int, processes: list[subprocess.Popen[str]], console: Console
+) -> tuple[dict[Any, Any], Any, Any]:
     """The live view: whatever it shows, it has read from the chain and the blob store."""
     from deepledger.protocol.blobs import open_store
     from deepledger.protocol.chain.follow import Follower
@@ -151,7 +156,7 @@ def watch(stage: Stage, job: int, processes: list[subprocess.Popen[str]], consol
     reader = connect(stage.env["DEEPLEDGER_RPC_URL"], stage.env["DEEPLEDGER_CONTRACT"])
     store = open_store(stage.env["DEEPLEDGER_STORE"])
     follower = Follower(reader, JobId(job))
-    times: dict[Any, float] = {}
+    times: dict[Any, Any] = {}
     accuracies: list[float] = []
     bar = Progress(TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
     rounds = bar.add_task("rounds", total=follower.job.terms.rounds)
@@ -169,7 +174,7 @@ def watch(stage: Stage, job: int, processes: list[subprocess.Popen[str]], consol
             failed = [process for process in processes if process.poll() not in (None, 0)]
             if failed and now.outcome is None:
                 raise SystemExit(f"{' '.join(map(str, failed[0].args))} failed, see the logs in {FOLDER}")
-    times["accuracies"] = accuracies  # type: ignore[assignment]
+    times["accuracies"] = accuracies
     return times, follower, reader
 
 
@@ -178,19 +183,21 @@ def _state(follower: Any, accuracies: list[float]) -> Table:
     table = Table(box=None, header_style="dim")
     for column in ("participant", "seat", "samples", "committed", "revealed"):
         table.add_column(column)
-    for name, seat in sorted((names_of(job)[address], seat) for address, seat in job.participants.items()):
+    for name, seat in sorted((names()[address], seat) for address, seat in job.participants.items()):
         done = ["✓" if attempt and has(seat.address) else "·" for has in
                 ((attempt.has_committed, attempt.has_revealed) if attempt else (bool, bool))]  # fmt: skip
         table.add_row(name, str(seat.seat), str(seat.samples), *done)
-    table.caption = f"{follower.phase().name.lower()}   accuracy " + " ".join(f"{value:.1%}" for value in accuracies[-6:])
+    latest = " ".join(f"{value:.1%}" for value in accuracies[-6:])
+    table.caption = f"{follower.phase().name.lower()}   accuracy {latest}"
     table.caption_justify = "left"
     return table
 
 
-def names_of(job: Any) -> dict[str, str]:
+def names() -> dict[str, str]:
     from deepledger.devnet import dev_accounts
 
-    return defaultdict(lambda: "?", {account.address: name for account, name in zip(dev_accounts(), NAMES, strict=False)})
+    known = zip((account.address for account in dev_accounts()), NAMES, strict=False)
+    return defaultdict(lambda: "?", known)
 
 
 def train_without_deepledger(stage: Stage, job: Any) -> list[float]:
@@ -208,7 +215,8 @@ def train_without_deepledger(stage: Stage, job: Any) -> list[float]:
     task = Task(read_source(stage.task))
     module = task.build_model(spec.training.seed)
     validation = task.load_data(stage.data("validation"))
-    shards = {address: task.load_data(stage.data(name)) for address, name in names_of(job).items() if "participant" in name}
+    owners = {address: name for address, name in names().items() if "participant" in name}
+    shards = {address: task.load_data(stage.data(name)) for address, name in owners.items()}
     model = read_floats(module).astype(np.float64)
     accuracies = []
     for over in job.history:
@@ -226,7 +234,7 @@ def train_without_deepledger(stage: Stage, job: Any) -> list[float]:
 
 
 def summarise(
-    console: Console, stage: Stage, follower: Any, reader: Any, times: dict[Any, Any], audit: dict[str, Any], plain: list[float]
+    console: Console, follower: Any, reader: Any, times: dict[Any, Any], audit: dict[str, Any], plain: list[float]
 ) -> None:
     from deepledger.protocol.chain.events import Credited
 
@@ -254,8 +262,8 @@ def summarise(
     table = Table(title="\nwho earned what", title_justify="left", box=None, header_style="dim")
     table.add_column("who")
     table.add_column("ETH", justify="right")
-    for address, amount in sorted(earned.items(), key=lambda item: names_of(job)[item[0]]):
-        table.add_row(names_of(job)[address], f"{amount / 10**18:.6f}")
+    for address, amount in sorted(earned.items(), key=lambda item: names()[item[0]]):
+        table.add_row(names()[address], f"{amount / 10**18:.6f}")
     console.print(table)
     table = Table(title="\ngas per action", title_justify="left", box=None, header_style="dim")
     for column in ("transaction that begins with", "how many", "least", "most"):

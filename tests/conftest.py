@@ -124,7 +124,8 @@ class World:
         fixed = JobTerms(
             spec_digest=digest_of(spec_bytes(spec)), model_digest=digest_of(data), model_root=chunk_root(data, bits=32),
             rounds=3, min_participants=2, max_participants=8, miss_limit=3, commit_window=60, reveal_window=60,
-            settle_window=60, reward=ETHER // 10 + 1, stake=ETHER, reveal_penalty=ETHER // 4, bond=ETHER, settle_penalty=ETHER // 2,
+            settle_window=60, reward=ETHER // 10 + 1, stake=ETHER, reveal_penalty=ETHER // 4, bond=ETHER,
+            settle_penalty=ETHER // 2,
         )  # fmt: skip
         names = [self.accounts[number].address for number in coordinators]
         job, _ = self.sponsor.create_job(replace(fixed, **terms), names)
@@ -213,8 +214,8 @@ class Play:
         )  # fmt: skip
         report = Report.model_validate(report.model_dump() | claim.report)
         self.coordinator.settle(
-            self.job, job.round, model_digest=pin[0], model_root=pin[1], report_digest=world.store.put(report_bytes(report)),
-            accepted=claim.accepted, scores=claim.scores,
+            self.job, job.round, model_digest=pin[0], model_root=pin[1],
+            report_digest=world.store.put(report_bytes(report)), accepted=claim.accepted, scores=claim.scores,
         )  # fmt: skip
 
     def go_home(self) -> None:
@@ -237,6 +238,6 @@ def devnet(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def world(devnet: str, tmp_path: Path) -> Iterator[World]:
+def world(devnet: str, tmp_path: Path) -> World:
     contract, _ = deploy(devnet, dev_accounts()[9], locks=tmp_path / "locks")
-    yield World(devnet, contract, tmp_path)
+    return World(devnet, contract, tmp_path)

@@ -228,7 +228,8 @@ def test_penalties_restarts_and_departures_audit_cleanly(play):
     node.reveal(play.job, **opened)
     play.world.rpc("evm_increaseTime", 200)
     play.world.rpc("evm_mine")
-    assert play.see() and play.follower.phase() is Phase.STARVED
+    play.see()
+    assert play.follower.phase() is Phase.STARVED
     play.nodes[0].restart_round(play.job)
     play.nodes[2].leave(play.job)
     play.nodes = play.nodes[:2]

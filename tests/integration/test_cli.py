@@ -71,6 +71,7 @@ reveal_penalty = "0.02 ETH"
 bond = "0.5 ETH"
 settle_penalty = "0.1 ETH"
 """
+pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")  # as `run` does
 ACCOUNTS = ("sponsor", "ann", "ben", "coordinator")
 
 

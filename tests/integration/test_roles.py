@@ -183,7 +183,7 @@ def test_unknown_and_full_jobs(world):
         node(world, 99, 0).join()
     job = world.create_job(min_participants=1, max_participants=1)
     world.ledger(5).join(job, 10, value=10**18)
-    with pytest.raises(LedgerRejected, match="full|seats|taken"):
+    with pytest.raises(LedgerRejected, match=r"full|seats|taken"):
         node(world, job, 0).join()
     assert Follower(world.reader(), job).phase() is Phase.WAITING
     assert RoundOver

@@ -37,16 +37,17 @@ def audit(
     job: JobId,
     *,
     tasks: Sequence[Path] = (),
-    progress: Progress = lambda what, done, of: None,
+    progress: Progress | None = None,
 ) -> Audit:
     """Audit a job up to the newest block. `tasks` are places to look for the pinned task source, for the evaluation.
 
     Raises `BadInput` for an unknown job, and if chain or store cannot be reached; every lie is a finding, not an error.
     """
+    tell: Progress = progress or (lambda *_: None)
     head = reader.head()
     events = reader.events(reader.created_in(job), head.number, job=job)
     findings: list[Finding] = []
-    state = _replay(events, reader, findings, progress)
+    state = _replay(events, reader, findings, tell)
     counted = _Counted(store)
     spec = _spec(state, counted, findings)
     rounds: list[AuditedRound] = []
@@ -55,7 +56,7 @@ def audit(
         bench, status = _bench(counted, spec, tasks, findings)
         model = _first_model(state, spec, counted, findings)
         for number, over in enumerate(state.history):
-            progress("rounds", number, len(state.history))
+            tell("rounds", number, len(state.history))
             audited, model = audit_round(
                 state,
                 over,
@@ -68,7 +69,7 @@ def audit(
                 findings=findings,
             )
             rounds.append(audited)
-        progress("rounds", len(state.history), len(state.history))
+        tell("rounds", len(state.history), len(state.history))
     return Audit(
         job=state,
         head=head,

@@ -54,7 +54,7 @@ def audit_round(
         derived = not judge.incomplete
         if derived:
             _compare_money(settlement, over, find)
-            _compare_model(after, claimed_after, over, find)
+            _compare_model(after, claimed_after, find)
         if report is not None:
             _compare_report(report, settlement, job, over, find, chain_id, contract, complete=derived)
     if report is not None and evaluation is not None and not agrees(report.evaluation, evaluation, spec.validation):
@@ -139,7 +139,7 @@ def _compare_money(settlement: Settlement, over: SettledRound, find: Find) -> No
             )
 
 
-def _compare_model(after: ModelVector, claimed: ModelVector | None, over: SettledRound, find: Find) -> None:
+def _compare_model(after: ModelVector, claimed: ModelVector | None, find: Find) -> None:
     if claimed is None or np.array_equal(after, claimed):
         return
     wrong = np.flatnonzero(after != claimed)

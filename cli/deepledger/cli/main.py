@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated
 
 import typer
@@ -52,4 +53,6 @@ def root(
 
 
 def run() -> None:
+    # ipfshttpclient's last release passes urllib3 an option that urllib3 2 no longer needs; users can do nothing about it
+    warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning)
     app()

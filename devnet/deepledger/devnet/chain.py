@@ -197,7 +197,7 @@ class EmbeddedChain:
             try:
                 _check(transaction, state, pending)
                 self._mine(transaction, pending, state)
-            except Exception:  # noqa: BLE001
+            except Exception:
                 return
             mined = transaction
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from deepledger.devnet.evm import CREATE, Mined
 
 Json = dict[str, Any]

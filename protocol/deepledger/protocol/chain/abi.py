@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError, EncodingError
-from eth_utils.address import to_checksum_address
 from eth_utils.abi import collapse_if_tuple, event_abi_to_log_topic, function_abi_to_4byte_selector
+from eth_utils.address import to_checksum_address
 
 from deepledger.protocol.chain import events, wire
 from deepledger.protocol.chain.events import Departure, Event, JobTerms, Outcome, Phase, Position
