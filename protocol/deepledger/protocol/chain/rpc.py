@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MOST_BYTES: Final = 64 << 20
 METHOD_NOT_FOUND: Final = -32601
 
-Request: TypeAlias = tuple[str, list[Any]]
+Request: TypeAlias = tuple[Any, list[Any]]  # method, parameters
 
 
 class NodeRefused(ChainUnreachable):

@@ -213,8 +213,8 @@ def _verified(rpc: Rpc, address: Address, *, expected: int | None) -> int:
     deployed = wire.data(result(code), "a contract's code")
     if not deployed:
         raise NoLedger(
-            f"there is no contract at {address} on chain {found}; check the address and the RPC URL, or deploy one with "
-            "`deepledger deploy`"
+            f"there is no contract at {address} on chain {found}; check the address and the RPC URL, or "
+            "deploy one with `deepledger deploy`"
         )
     if deployed != load().deployed_bytecode:
         raise NoLedger(
