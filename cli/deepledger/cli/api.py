@@ -19,8 +19,8 @@ def serving(reader: Reader, store: BlobStore, *, host: str, port: int) -> Iterat
         import uvicorn
 
         from deepledger.coordinator.api import build_app
-    except ModuleNotFoundError as missing:
-        raise BadInput(f"--api needs the package {missing.name}: pip install 'deepledger[coordinator]'") from None
+    except ImportError as missing:
+        raise BadInput(f"--api cannot be loaded ({missing}): pip install 'deepledger[coordinator]'") from None
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:

@@ -53,6 +53,6 @@ def root(
 
 
 def run() -> None:
-    # ipfshttpclient's last release passes urllib3 an option that urllib3 2 no longer needs; users can do nothing about it
+    # ipfshttpclient's last release passes urllib3 an option it no longer needs; users can do nothing about that
     warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning)
     app()
