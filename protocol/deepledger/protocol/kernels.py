@@ -28,8 +28,8 @@ def kernel(function: Function) -> Function:
 
 def in_parts(work: Callable[[int, int], Any], length: int, *, step: int) -> list[Any]:
     """`work(start, stop)` on one part of 0 … length per core, cut at multiples of `step`; the results in order."""
-    size = -(-length // (CORES * step)) * step
-    parts = [(start, min(start + size, length)) for start in range(0, length, size)]
+    size = max(-(-length // (CORES * step)), 1) * step
+    parts = [(start, min(start + size, length)) for start in range(0, length, max(size, 1))]
     if len(parts) < 2:
         return [work(*part) for part in parts]
     with ThreadPoolExecutor(len(parts)) as threads:

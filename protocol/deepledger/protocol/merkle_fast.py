@@ -49,7 +49,7 @@ START: Words = np.repeat(np.array([_fraction(p, root=2) for p in _PRIMES[:8]], n
 def fast_root(data: memoryview, *, chunk: int) -> Root:
     """As `merkle.chunk_root`: `data` is plain bytes, `chunk` the bytes in a chunk, a multiple of 64."""
     whole = len(data) // (SUBTREE * chunk)
-    view = np.frombuffer(data, np.uint8)
+    view = np.frombuffer(data.toreadonly(), np.uint8)  # one type to compile for
     roots = np.empty((whole, 8), np.uint32)
 
     def work(start: int, stop: int) -> None:
