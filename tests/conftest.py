@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from deepledger.devnet import dev_accounts, find_anvil, start
 from deepledger.protocol.agreement import fetch_model
@@ -25,6 +26,9 @@ from deepledger.protocol.settlement import Settlement, contributions, inspect, s
 from deepledger.protocol.spec import JobSpec, build_spec, spec_bytes
 from deepledger.protocol.task import Task, layout_of, read_floats, read_source
 from deepledger.protocol.vectors import encode_model
+
+settings.register_profile("deepledger", deadline=None)  # machines are noisy: never assert a time
+settings.load_profile("deepledger")
 
 ETHER = 10**18
 ROOT = Path(__file__).resolve().parent.parent

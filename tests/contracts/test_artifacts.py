@@ -36,7 +36,9 @@ def test_the_sources_have_the_hashes_in_the_artifact():
 
 def test_compiling_again_gives_the_same_bytes():
     need("solc")
-    done = subprocess.run([sys.executable, "-m", "deepledger.contracts.build", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "deepledger.contracts.build", "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -63,7 +65,11 @@ def test_foundry():
     forge = need("forge")
     solc = need("solc")
     done = subprocess.run(
-        [forge, "test"], cwd=ROOT / "contracts", env=os.environ | {"FOUNDRY_SOLC": solc}, capture_output=True, text=True
+        [forge, "test", "--gas-snapshot-check=true"],
+        cwd=ROOT / "contracts",
+        env=os.environ | {"FOUNDRY_SOLC": solc},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

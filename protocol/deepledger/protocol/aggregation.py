@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from deepledger.protocol.errors import StateError
 from deepledger.protocol.spec import JobSpec, TrimmedMean
 from deepledger.protocol.vectors import BLOCK, ModelVector, UpdateVector, compiled, update_dtype
 
@@ -77,11 +79,15 @@ class TrimmedMeanAggregator:
         self._length = spec.update_bytes
         self._count = 0
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as the aggregator)
+        weakref.finalize(self, self._file.close)
 
     def add(self, update: UpdateVector, *, weight: int) -> None:  # noqa: ARG002 (see above)
         rest = update.data.cast("B")
-        while rest:  # one write takes at most 2 GiB
-            rest = rest[self._file.write(rest) :]
+        try:
+            while rest:  # one write takes at most 2 GiB
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise StateError(f"cannot keep updates in {tempfile.gettempdir()}: {error.strerror}; set TMPDIR") from None
         self._count += 1
 
     def advance(self, model: ModelVector) -> int:
