@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,9 @@ from deepledger.protocol.vectors import encode_model
 
 settings.register_profile("deepledger", deadline=None)  # machines are noisy: never assert a time
 settings.load_profile("deepledger")
+
+sys.path.append(str(Path(__file__).parent / "services"))
+pytest_plugins = ["kubo_daemon"]
 
 ETHER = 10**18
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256, shake_128
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,17 +17,17 @@ edges = st.sampled_from([0, 1, 127, 128, module.CHUNK - 1, module.CHUNK, module.
 sizes = st.one_of(edges, st.integers(0, len(DATA)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(size=sizes, cuts=st.lists(st.one_of(edges, st.integers(0, len(DATA))), max_size=8))
 def test_pieces_and_whole_have_one_digest(size, cuts):
     bounds = [0, *sorted(min(cut, size) for cut in cuts), size]
     running = RunningDigest()
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         running.update(DATA[start:end])
     assert running.digest() == digest_of(DATA[:size])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(size=sizes)
 def test_the_digest_is_that_of_the_plain_tree(size):
     assert digest_of(DATA[:size]) == plain_digest(DATA[:size])
