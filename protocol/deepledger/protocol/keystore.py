@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
 _MOST_BYTES = 1 << 16
+_MOST_SCRYPT_BLOCKS = 1 << 23  # n × r; each takes 128 bytes of memory
+_MOST_STEPS = 10**7
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +41,15 @@ def create(folder: Path, name: str, password: str, *, iterations: int | None = N
 
 
 def import_key(folder: Path, name: str, key: str, password: str, *, iterations: int | None = None) -> Entry:
-    """An account from a private key in hexadecimal. Raises as `create`."""
+    """An account from a private key in hexadecimal, or from a keystore file's text that `password` opens.
+
+    Raises as `create`.
+    """
     from eth_account import Account
 
+    if key.lstrip().startswith("{"):
+        document = _parsed(key.encode(), what="what was given")
+        return _store(folder, name, _decrypted(document, password, what="the keystore file"), password, iterations)
     try:
         account = Account.from_key(key.strip())
     except Exception:
@@ -62,17 +73,20 @@ def unlock(folder: Path, account: str, password: str) -> LocalAccount:
     from eth_account import Account
 
     entry = find(folder, account)
-    try:
-        return Account.from_key(Account.decrypt(_read(entry.path), password))
-    except (ValueError, KeyError, TypeError):
-        raise BadKey(f"wrong password for account {entry.name} ({entry.address})") from None
+    what = f"account {entry.name} ({entry.address})"
+    unlocked: LocalAccount = Account.from_key(_decrypted(_read(entry.path), password, what=what))
+    if unlocked.address.lower() != entry.address.lower():
+        raise BadKey(f"{entry.path} holds the key of {unlocked.address}, not of {entry.address} as it says; mend it")
+    return unlocked
 
 
 def find(folder: Path, account: str) -> Entry:
     entries = listing(folder)
-    for entry in entries:
-        if account == entry.name or account.lower() == entry.address.lower():
-            return entry
+    found = [entry for entry in entries if account == entry.name or account.lower() == entry.address.lower()]
+    if len({entry.address for entry in found}) > 1:
+        raise BadKey(f"{account!r} is the name of one account and the address of another; rename the file")
+    if found:
+        return found[0]
     there = ", ".join(entry.name for entry in entries) or "none yet: make one with `deepledger account new NAME`"
     raise BadKey(f"there is no account {account!r} in {folder}; there is {there}")
 
@@ -81,6 +95,8 @@ def read_password(*, file: Path | None, value: str | None, prompt: Callable[[], 
     """From a file (its first line), else `value`, else asked for. Raises `BadKey` if there is no way to get it."""
     if file is not None:
         try:
+            if file.stat().st_mode & 0o077:
+                _log.warning("others may read the password file %s; chmod 600 it", file)
             return file.read_text().split("\n", 1)[0].rstrip("\r")
         except (OSError, UnicodeDecodeError) as error:
             raise BadKey(f"cannot read the password file {file}: {type(error).__name__}") from None
@@ -103,12 +119,19 @@ def _store(folder: Path, name: str, key: bytes, password: str, iterations: int |
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor, part = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")  # readable by us only
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)  # fails rather than overwrite
-        Path(part).unlink()
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(document, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(part, path)  # fails rather than overwrite
+        finally:
+            Path(part).unlink()
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
     except OSError as error:
         raise StateError(f"cannot write {path}: {error.strerror}") from None
     return Entry(name, _address(document), path)
@@ -117,12 +140,48 @@ def _store(folder: Path, name: str, key: bytes, password: str, iterations: int |
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            document = json.loads(file.read(_MOST_BYTES))
-        if not isinstance(document, dict) or "crypto" not in {key.lower() for key in document}:
-            raise ValueError
-        return document
-    except (OSError, ValueError, RecursionError):
-        raise BadKey(f"{path} is not a keystore file") from None
+            text = file.read(_MOST_BYTES)
+    except OSError as error:
+        raise BadKey(f"cannot read {path}: {error.strerror}") from None
+    return _parsed(text, what=str(path))
+
+
+def _parsed(text: bytes, *, what: str) -> dict[str, Any]:
+    from pydantic_core import from_json  # bounds nesting, which json.loads does not once eth_account is imported
+
+    try:
+        document = from_json(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or "crypto" not in {key.lower() for key in document}:
+        raise BadKey(f"{what} is not a keystore file")
+    return document
+
+
+def _decrypted(document: dict[str, Any], password: str, *, what: str) -> bytes:
+    from eth_account import Account
+
+    if not _affordable(document):
+        raise BadKey(f"{what} cannot be opened: its file asks for absurd amounts of memory or time")
+    try:
+        return bytes(Account.decrypt(document, password))
+    except Exception:  # eth_keyfile raises whatever a malformed file makes it stumble over
+        raise BadKey(f"wrong password for {what}, or a damaged file") from None
+
+
+def _affordable(document: dict[str, Any]) -> bool:
+    """Whether a key derivation asks for no more than 1 GiB and some seconds."""
+    numbers: dict[str, int] = {}
+    rest: list[Any] = [document]
+    while rest:
+        entry = rest.pop()
+        if isinstance(entry, dict):
+            for key, value in entry.items():
+                if isinstance(value, int):
+                    numbers[key.lower()] = max(value, numbers.get(key.lower(), 0))
+            rest += entry.values()
+    blocks = numbers.get("n", 1) * numbers.get("r", 1)
+    return blocks <= _MOST_SCRYPT_BLOCKS and all(numbers.get(key, 1) <= _MOST_STEPS for key in ("c", "p", "dklen"))
 
 
 def _address(document: dict[str, Any]) -> Address:

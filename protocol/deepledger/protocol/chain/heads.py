@@ -73,7 +73,7 @@ class HeadFeed:
         pause = _FIRST_PAUSE
         while not self._stop.is_set():
             # Whatever goes wrong, polling goes on meanwhile.
-            with suppress(OSError, WebSocketException, ValueError, RecursionError, EOFError, ChainError):
+            with suppress(OSError, WebSocketException, ValueError, EOFError, ChainError):
                 self._listen(url)
             was_live = self.look()[2]
             self._ring(None, live=False)
@@ -81,6 +81,7 @@ class HeadFeed:
             self._stop.wait(pause)
 
     def _listen(self, url: str) -> None:
+        from pydantic_core import from_json  # bounds nesting, which json.loads does not once web3 is imported
         from websockets.sync.client import connect
 
         with connect(url, open_timeout=self._timeout, close_timeout=1, max_size=_MOST_BYTES) as socket:
@@ -89,7 +90,7 @@ class HeadFeed:
             subscription = None
             # A head may be pushed before the answer to the subscription arrives.
             while not self._stop.is_set():
-                message = wire.fields(json.loads(socket.recv()), "a notification")
+                message = wire.fields(from_json(socket.recv()), "a notification")
                 if message.get("id") == 1:
                     if not isinstance(message.get("result"), str):
                         return  # no subscriptions here

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
+from pydantic_core import from_json  # bounds nesting; web3 lifts Python's limit, so that json.loads would crash
 from web3.providers import JSONBaseProvider
 
 from deepledger.protocol.errors import BadInput, ChainNonsense, ChainUnreachable
@@ -76,8 +77,8 @@ class BoundedHttp(JSONBaseProvider):
                 f"cannot reach a chain at {self.place} ({_reason(error)}); is the node running?"
             ) from None
         try:
-            parsed = json.loads(answer)
-        except (ValueError, RecursionError):
+            parsed = from_json(answer)
+        except ValueError:
             parsed = None
         if isinstance(parsed, list) or (isinstance(parsed, dict) and ("result" in parsed or "error" in parsed)):
             return parsed

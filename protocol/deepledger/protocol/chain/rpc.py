@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from deepledger.protocol.errors import ChainError, ChainNonsense, ChainUnreachable, DeepledgerError
@@ -53,7 +54,9 @@ class Rpc:
         if self._batches and len(requests) > 1:
             try:
                 self.trips += 1
-                answers = self._provider.make_batch_request(list(requests))
+                answers = self._mapped(self._provider.make_batch_request, list(requests))
+                if not isinstance(answers, list) or len(answers) != len(requests):
+                    raise BatchUnsupported(f"{self.place} does not answer batches")
             except (BatchUnsupported, NotImplementedError):
                 self._batches = False
             else:
@@ -69,19 +72,21 @@ class Rpc:
     def _one(self, method: str, params: list[Any]) -> Any:
         self.asked[method] += 1
         self.trips += 1
+        return self._outcome(self._mapped(self._ask, method, params))
+
+    def _mapped(self, ask: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            answer = self._ask(method, params)
-        except DeepledgerError:
+            return ask(*arguments)
+        except (DeepledgerError, NotImplementedError):
             raise
         except Exception as error:  # a provider that is not ours: whatever it raises, we did not reach the chain
             raise ChainUnreachable(f"{self.place} failed ({type(error).__name__}); is the node running?") from error
-        return self._outcome(answer)
 
     def _outcome(self, answer: Any) -> Any:
         if isinstance(answer, dict) and answer.get("error") is not None:
             error = answer["error"] if isinstance(answer["error"], dict) else {"message": answer["error"]}
             code = error.get("code")
-            message = " ".join(str(error.get("message"))[:200].split())
+            message = "".join(letter for letter in str(error.get("message"))[:200] if letter.isprintable())
             return NodeRefused(
                 f"the node at {self.place} refused the request: {message}",
                 code=code if isinstance(code, int) else 0,

@@ -117,9 +117,9 @@ def ether(amount: int) -> str:
     return f"{(Decimal(amount) / 10**18).normalize():f} ETH"
 
 
+# Not "transaction underpriced" alone: that is a fee too low, and another nonce would leave a gap.
 _NONCE_TAKEN: Final = re.compile(
-    r"nonce.{0,20}(too low|used|expired|invalid)|(invalid|old|expected).{0,20}nonce|oldnonce|underpriced|replacement",
-    re.I,
+    r"nonce.{0,20}(too low|used|expired|invalid)|(invalid|old|expected|same).{0,20}nonce|replacement", re.I
 )
 _ALREADY_THERE: Final = re.compile(r"already (known|imported|in pool|exists)|known transaction", re.I)
 
