@@ -58,7 +58,7 @@ class AnvilProcess:
         command += ["--mnemonic", MNEMONIC, "--accounts", str(COUNT), "--balance", str(BALANCE_ETHER)]
         command += [] if block_time is None else ["--block-time", str(block_time)]
         command += [] if state is None else ["--state", str(state)]
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
         )

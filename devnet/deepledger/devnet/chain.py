@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from eth_typing import Address, Hash32
+
 from deepledger.devnet import clock as clocks
 from deepledger.devnet.accounts import BALANCE_ETHER, dev_accounts
 from deepledger.devnet.clock import ChainClock
@@ -56,7 +58,7 @@ class Block:
 
     @property
     def logs(self) -> list[Json]:
-        return [] if self.receipt is None else self.receipt["logs"]  # type: ignore[no-any-return]
+        return [] if self.receipt is None else self.receipt["logs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class EmbeddedChain:
         self.clock = ChainClock(wall)
         self._on_block = on_block
         self._db = AtomicDB()
-        balances = {bytes.fromhex(account.address[2:]): BALANCE_ETHER * 10**18 for account in dev_accounts()}
+        balances = {Address(bytes.fromhex(account.address[2:])): BALANCE_ETHER * 10**18 for account in dev_accounts()}
         first = genesis(
             self._db, balances=balances, timestamp=int(wall()), gas_limit=GAS_LIMIT, base_fee=FIRST_BASE_FEE
         )
@@ -209,7 +211,7 @@ class EmbeddedChain:
             self._height_of_transaction[transaction_hash] = block.header.block_number
         self._on_block(block)
 
-    def _hashes_before(self, height: int) -> Iterator[bytes]:
+    def _hashes_before(self, height: int) -> Iterator[Hash32]:
         return (block.header.hash for block in reversed(self.blocks[max(0, height - ANCESTORS) : height]))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from eth.constants import BLANK_ROOT_HASH
 from eth.db.atomic import AtomicDB
@@ -18,8 +18,9 @@ from eth.vm.forks.berlin.transactions import calculate_txn_intrinsic_gas_berlin
 from eth.vm.forks.london.headers import calculate_expected_base_fee_per_gas
 from eth.vm.forks.prague import PragueVM
 from eth.vm.forks.prague.blocks import PragueBlockHeader
-from eth_bloom import BloomFilter
+from eth_bloom.bloom import BloomFilter
 from eth_hash.auto import keccak
+from eth_typing import Address, Hash32
 from eth_utils.exceptions import ValidationError
 
 from deepledger.devnet.errors import refused
@@ -59,7 +60,7 @@ class Call:
 
     @property
     def intrinsic_gas(self) -> int:
-        return int(calculate_txn_intrinsic_gas_berlin(self))
+        return int(calculate_txn_intrinsic_gas_berlin(cast(Any, self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Mined:
     created: bytes | None
 
 
-def genesis(db: AtomicDB, *, balances: dict[bytes, int], timestamp: int, gas_limit: int, base_fee: int) -> Any:
+def genesis(db: AtomicDB, *, balances: dict[Address, int], timestamp: int, gas_limit: int, base_fee: int) -> Any:
     header = _header(timestamp=timestamp, gas_limit=gas_limit, base_fee_per_gas=base_fee, block_number=0)
     state = PragueVM.get_state_class()(db, _context(header, chain_id=0, ancestors=()), BLANK_ROOT_HASH)
     for address, balance in balances.items():
@@ -104,7 +105,7 @@ def next_header(parent: Any, *, timestamp: int) -> Any:
     )
 
 
-def state_at(db: AtomicDB, header: Any, *, chain_id: int, ancestors: Iterable[bytes]) -> Any:
+def state_at(db: AtomicDB, header: Any, *, chain_id: int, ancestors: Iterable[Hash32]) -> Any:
     """The state after the root of `header`, in which code sees the number, time and fees of `header`.
 
     `ancestors` are block hashes, latest first.
@@ -171,7 +172,7 @@ def _header(**fields: Any) -> Any:
     return PragueBlockHeader(difficulty=0, nonce=bytes(8), **fields)
 
 
-def _context(header: Any, *, chain_id: int, ancestors: Iterable[bytes]) -> ExecutionContext:
+def _context(header: Any, *, chain_id: int, ancestors: Iterable[Hash32]) -> ExecutionContext:
     return ExecutionContext(
         coinbase=header.coinbase,
         timestamp=header.timestamp,
