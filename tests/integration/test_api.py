@@ -2,47 +2,140 @@
 
 import sys
 
+import pytest
 from fastapi.testclient import TestClient
 
 from deepledger.coordinator.api import build_app
+from deepledger.protocol.blobs import cid_of
+from deepledger.protocol.errors import ChainUnreachable
 
 
-def test_the_api_serves_what_is_on_the_chain(world):
-    play = sys.modules[type(world).__module__].Play(world)
+@pytest.fixture
+def play(world):
+    return sys.modules[type(world).__module__].Play(world)
+
+
+@pytest.fixture
+def client(world):
+    return TestClient(build_app(world.reader(), world.store))
+
+
+def test_the_api_serves_what_is_on_the_chain(world, play, client):
     play.round()
-    client = TestClient(build_app(world.reader(), world.store))
     health = client.get("/health").json()
+    assert health["healthy"]
     assert health["contract"] == world.contract
+    assert health["jobs"] == 1
+    assert health["block_age"] < 300
     listed = client.get("/jobs").json()
+    assert listed["total"] == 1
     assert listed["jobs"][0]["round"] == 1
-    assert listed["block"]["number"] == health["block"]["number"]
+    assert listed["block"] == health["block"]
     rounds = client.get("/jobs/1/rounds").json()["rounds"]
     assert len(rounds) == 1
     assert sum(int(paid["amount"]) for paid in rounds[0]["paid"]) <= int(rounds[0]["pot"])
     assert client.get("/jobs/1/rounds/0").json()["round"] == rounds[0]
-    report = client.get("/jobs/1/rounds/0/report").json()["report"]
-    assert [update["verdict"] for update in report["updates"]] == ["accepted"] * 3
-    assert len(client.get("/jobs/1/participants").json()["participants"]) == 3
+    report = client.get("/jobs/1/rounds/0/report").json()
+    assert [update["verdict"] for update in report["report"]["updates"]] == ["accepted"] * 3
+    assert report["cid"] == rounds[0]["report"]
     assert client.get("/jobs/1/spec").json()["spec"]["name"] == "linear"
-    events = client.get("/jobs/1/events").json()["events"]
-    assert events[0]["event"] == "JobCreated"
+    play.round()
+    assert client.get("/jobs/1/rounds").json()["total"] == 2, "it follows the chain"
+
+
+def test_participants_and_what_they_earned(world, play, client):
+    for _ in range(3):
+        play.round()
+    play.nodes[1].leave(play.job)
+    participants = client.get("/jobs/1/participants").json()["participants"]
+    assert [each["seat"] for each in participants] == [0, 2, None]
+    assert [each["rounds_paid"] for each in participants] == [3, 3, 3]
+    earned = {each["participant"]: int(each["earned"]) for each in participants}
+    for node in play.nodes:
+        stake = play.terms.stake if node is play.nodes[1] else 0
+        assert node.credit(play.job, node.account) == earned[node.account] + stake
+
+
+def test_an_open_round_shows_what_is_revealed(play, client):
+    updates = [play.update() for _ in play.nodes]
+    (first, opened), *_ = play.commit_all(updates)
+    first.reveal(play.job, **opened)
+    answer = client.get("/jobs/1/rounds/0").json()["round"]
+    assert (answer["state"], answer["committed"], answer["transaction"]) == ("open", 3, None)
+    assert [each["update"] for each in answer["revealed"]] == [cid_of(opened["digest"])]
+    assert client.get("/jobs/1").json()["job"]["phase"] == "revealing"
+    assert client.get("/jobs/1/rounds/0/report").status_code == 404
+
+
+def test_events_are_paged_and_none_is_lost(play, client):
+    for _ in range(3):
+        play.round()
+    whole = client.get("/jobs/1/events").json()
+    assert whole["next"] is None
+    events = whole["events"]
+    assert len({event["transaction"] for event in events}) < len(events), "some transactions have several events"
+    terms = events[0]["data"]["terms"]
+    assert (events[0]["event"], terms["stake"], terms["rounds"]) == ("JobCreated", str(play.terms.stake), 3)
+    settled = next(event["data"] for event in events if event["event"] == "Settled")
+    assert settled["accepted"] == [0, 1, 2]
+    assert settled["scores"] == [30, 31, 32]
+    paged, after = [], "0"
+    while after is not None:
+        page = client.get("/jobs/1/events", params={"after": after, "limit": 2}).json()
+        paged += page["events"]
+        after = page["next"]
+    assert paged == events
     later = client.get("/jobs/1/events", params={"after": events[3]["block"]}).json()["events"]
     assert later == [event for event in events if event["block"] > events[3]["block"]]
-    play.round()
-    assert len(client.get("/jobs/1/rounds").json()["rounds"]) == 2, "it follows the chain"
 
 
-def test_what_is_not_there_is_said_plainly(world):
-    sys.modules[type(world).__module__].Play(world)
-    client = TestClient(build_app(world.reader(), world.store))
+def test_what_is_not_there_is_said_plainly(world, play, client):
     assert client.get("/jobs/99").status_code == 404
     assert "no job 99" in client.get("/jobs/99").json()["detail"]
-    assert client.get("/jobs/1/rounds/0").status_code == 404
-    assert client.get("/jobs/0").status_code == 422
-    assert client.get("/jobs", params={"limit": 10**6}).status_code == 422
-    paths = client.get("/openapi.json").json()["paths"]
-    assert "/jobs/{job}/rounds/{number}/report" in paths
+    assert client.get("/jobs/1/rounds/1").status_code == 404
+    for path in (
+        "/jobs/0",
+        "/jobs/x",
+        f"/jobs/{1 << 256}",
+        "/jobs?limit=101",
+        "/jobs?offset=-1",
+        "/jobs/1/events?after=x",
+    ):
+        assert client.get(path).status_code == 422, path
+    assert client.get("/jobs", params={"offset": 5}).json()["jobs"] == []
+    assert client.post("/jobs").status_code == 405
     for path in (world.folder / "store").rglob("*"):
         if path.is_file():
-            path.unlink()
+            path.write_bytes(b"something else")
     assert client.get("/jobs/1/spec").status_code == 502
+    assert "altered" in client.get("/jobs/1/spec").json()["detail"]
+
+
+def test_the_description_is_complete(client):
+    described = client.get("/openapi.json").json()
+    assert set(described["paths"]) == {
+        "/health", "/jobs", "/jobs/{job}", "/jobs/{job}/spec", "/jobs/{job}/participants", "/jobs/{job}/rounds",
+        "/jobs/{job}/rounds/{number}", "/jobs/{job}/rounds/{number}/report", "/jobs/{job}/events",
+    }  # fmt: skip
+    for path, methods in described["paths"].items():
+        assert list(methods) == ["get"], "nothing can be changed"
+        assert methods["get"]["summary"]
+        assert "502" in methods["get"]["responses"]
+        schema = methods["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+        assert "block" in described["components"]["schemas"][schema]["properties"], path
+
+
+def test_a_chain_that_is_gone(world, play, client, monkeypatch):
+    reader = world.reader()
+    client = TestClient(build_app(reader, world.store))
+    assert client.get("/jobs/1").status_code == 200
+
+    def gone(*_):
+        raise ChainUnreachable("no chain there; start it")
+
+    monkeypatch.setattr(reader.rpc, "call", gone)
+    monkeypatch.setattr(reader.rpc, "batch", gone)
+    answer = client.get("/health")
+    assert (answer.status_code, answer.json()["healthy"], answer.json()["block"]) == (503, False, None)
+    assert answer.json()["troubles"] == ["no chain there; start it"]
+    assert client.get("/jobs").status_code == 502

@@ -21,12 +21,14 @@ from deepledger.protocol.agreement import fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
-from deepledger.protocol.errors import BadInput, BlobError, ChainUnreachable, LedgerRejected
+from deepledger.protocol.errors import BadInput, BlobError, ChainUnreachable, LedgerRejected, StoreUnreachable
 from deepledger.protocol.evaluation import Bench, prepare_bench
+from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.settlement import contributions
 from deepledger.protocol.task import find_source
 from deepledger.protocol.trail import Attempt, Job, deadline
-from deepledger.protocol.types import JobId
+from deepledger.protocol.types import Address, JobId
+from deepledger.protocol.vectors import ModelVector
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
 _RACES = {"WrongPhase", "WrongRound", "NotCoordinator", "BondAlreadyPosted", "NoBond"}
@@ -39,6 +41,7 @@ class _Coordinator:
     follower: Follower
     bench: Bench
     observe: Callable[[happenings.Happening], None]
+    stop: threading.Event
     verifier: Verifier | None = None
     verifying: tuple[int, int] | None = None  # round and attempt
     shown: happenings.Waiting | None = None
@@ -71,8 +74,12 @@ def coordinate(
         raise BadInput(f"{ledger.account} is not on job {job}'s list of coordinators; use the account that it names")
     warn: Callable[[str], None] = lambda message: observe(happenings.Warned(job=job, message=message))  # noqa: E731
     try:
+        if follower.job.outcome is not None:  # task and validation set are needed no more
+            persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
+            return
         bench = persist(partial(_bench, store, follower.job, tasks), warn=warn, stop=stop)
         model = persist(partial(fetch_model, store, follower.job.model_digest, bench.spec), warn=warn, stop=stop)
+        _check_model(follower.job, model, me=ledger.account)
         observe(
             happenings.Ready(
                 job=job,
@@ -83,8 +90,8 @@ def coordinate(
             )
         )
         del model
-        with closing(_Coordinator(ledger, store, follower, bench, observe)) as coordinator:
-            _run(coordinator, stop)
+        with closing(_Coordinator(ledger, store, follower, bench, observe, stop)) as coordinator:
+            _run(coordinator)
     except Stopped:
         return
 
@@ -94,15 +101,23 @@ def _bench(store: BlobStore, job: Job, tasks: Sequence[Path]) -> Bench:
     return prepare_bench(store, spec, find_source(spec.task, tasks))
 
 
-def _run(self: _Coordinator, stop: threading.Event) -> None:
+def _check_model(job: Job, model: ModelVector, *, me: Address) -> None:
+    """Before money is at stake: the chunk root on chain must be the model's, or every later audit fails."""
+    if not decision.has_bond(job, me) and chunk_root(model.data.cast("B"), bits=32) != job.model_root:
+        raise BadInput(
+            f"the model of job {job.job} has another chunk root than the chain says; post no bond and tell the sponsor"
+        )
+
+
+def _run(self: _Coordinator) -> None:
     pause, raced_at = 0.0, (-1, "")
-    while not stop.wait(pause):
+    while not self.stop.wait(pause):
         try:
             self.follower.update(timeout=0)
             _prefetch(self)
             step = decision.next_step(self.follower.job, self.ledger.account, self.follower.now())
-            if isinstance(step, decision.Finish):
-                _finish(self)
+            if isinstance(step, decision.ReleaseBond | decision.Finish):
+                _go_home(self.ledger, self.follower, self.observe)
                 return
             if isinstance(step, decision.Wait):
                 _show(self)
@@ -137,9 +152,6 @@ def _act(self: _Coordinator, step: decision.Step) -> None:
             self.observe(
                 happenings.TookOver(job=job.job, round=job.round, predecessor=job.coordinator, receipt=receipt)
             )
-        case decision.ReleaseBond():
-            receipt = ledger.release_bond(job.job)
-            self.observe(happenings.BondReleased(job=job.job, receipt=receipt))
         case _:
             return
     self.follower.reach(receipt.block)
@@ -183,15 +195,19 @@ def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
         self.close()
         self.verifying = (attempt.round, attempt.attempt)
         self.verifier = Verifier(
-            self.store, self.bench.spec, too_late=partial(_too_late, self.follower), warn=self.warn
+            self.store, self.bench.spec, too_late=partial(_too_late, self.follower), warn=self.warn, stop=self.stop
         )
     return self.verifier
 
 
-def _too_late(follower: Follower) -> bool:
-    """Half of the settle window is over: what is still missing will not be waited for."""
-    attempt = follower.job.attempt
-    return attempt is None or follower.now() >= attempt.reveal_end + follower.job.terms.settle_window // 2
+def _too_late(follower: Follower, trouble: BlobError) -> bool:
+    """Half of the settle window is over: what is still missing will not be waited for.
+
+    While it is our own store that does not answer, nobody is judged until the deadline forces us to.
+    """
+    attempt, window = follower.job.attempt, follower.job.terms.settle_window
+    quarters = 3 if isinstance(trouble, StoreUnreachable) else 2
+    return attempt is None or follower.now() >= attempt.reveal_end + window * quarters // 4
 
 
 def _show(self: _Coordinator) -> None:
@@ -212,11 +228,15 @@ def _show(self: _Coordinator) -> None:
         self.observe(state)
 
 
-def _finish(self: _Coordinator) -> None:
+def _go_home(ledger: Ledger, follower: Follower, observe: Callable[[happenings.Happening], None]) -> None:
     """Take the bond home. Safe to repeat."""
-    job = self.follower.job
-    credit = self.ledger.credit(job.job, self.ledger.account)
+    job = follower.job
+    if isinstance(decision.next_step(job, ledger.account, follower.now()), decision.ReleaseBond):
+        receipt = ledger.release_bond(job.job)
+        observe(happenings.BondReleased(job=job.job, receipt=receipt))
+        follower.reach(receipt.block)
+    credit = ledger.credit(job.job, ledger.account)
     if credit:
-        receipt = self.ledger.withdraw(job.job)
-        self.observe(happenings.Withdrawn(job=job.job, amount=credit, receipt=receipt))
-    self.observe(happenings.Finished(job=job.job, outcome=job.outcome))
+        receipt = ledger.withdraw(job.job)
+        observe(happenings.Withdrawn(job=job.job, amount=credit, receipt=receipt))
+    observe(happenings.Finished(job=job.job, outcome=job.outcome))

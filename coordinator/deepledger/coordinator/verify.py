@@ -4,71 +4,121 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import IO
 
+from deepledger.coordinator.patience import Stopped
 from deepledger.coordinator.spool import fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobError
 from deepledger.protocol.settlement import Contribution, Verdict, inspect
 from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.types import Digest
+from deepledger.protocol.types import Digest, Root
 from deepledger.protocol.vectors import UpdateVector, as_update
 
-_THREADS = 4  # a store that hangs on one update must not hold up the others
-_RETRY = 0.5  # seconds
+_AT_ONCE = 4  # updates fetched and inspected at the same time
+_AGAIN_AT_ONCE = 2  # of those that were missing before: they must not hold up the others
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds
+_GLANCE = 0.5  # seconds until `stop` is looked at again
 
 
 class Verifier:
-    """Updates of one attempt, in temporary files: memory does not grow with the number of participants."""
+    """Updates of one attempt, in temporary files: memory does not grow with the number of participants.
+
+    A verdict belongs to a digest *and* a root: the same bytes may have been revealed with a false root by somebody
+    who copied them, and who is known as a copier only when the first to commit has revealed, too.
+    """
 
     def __init__(
-        self, store: BlobStore, spec: JobSpec, *, too_late: Callable[[], bool], warn: Callable[[str], None]
+        self,
+        store: BlobStore,
+        spec: JobSpec,
+        *,
+        too_late: Callable[[BlobError], bool],
+        warn: Callable[[str], None],
+        stop: threading.Event,
     ) -> None:
-        """`too_late`: whether a missing update is to be given up. It is asked from several threads."""
-        self._store, self._spec, self._too_late, self._warn = store, spec, too_late, warn
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="verify")
-        self._found: dict[Digest, Future[IO[bytes] | Verdict]] = {}
+        """`too_late`: whether an update is to be given up that fails like this. Both callables are used by threads."""
+        self._store, self._spec, self._too_late, self._warn, self._stop = store, spec, too_late, warn, stop
+        self._fresh, self._again = threading.Semaphore(_AT_ONCE), threading.Semaphore(_AGAIN_AT_ONCE)
+        self._found: dict[tuple[Digest, Root], Future[IO[bytes] | Verdict]] = {}
         self._closed = threading.Event()
 
     def expect(self, contribution: Contribution) -> None:
-        """Begin to fetch and inspect, if that has not begun."""
-        if contribution.copy_of is None and contribution.digest not in self._found:
-            self._found[contribution.digest] = self._pool.submit(self._obtain, contribution)
+        """Begin to fetch and inspect, if that has not begun; ask again for what was given up."""
+        key = (contribution.digest, contribution.root)
+        former = self._found.get(key)
+        if contribution.copy_of is not None or (former is not None and not _given_up(former)):
+            return
+        future: Future[IO[bytes] | Verdict] = Future()
+        self._found[key] = future
+        # A daemon: a store that hangs must not keep the process from ending.
+        threading.Thread(target=self._run, args=(contribution, future), name="verify", daemon=True).start()
 
     def fetch(self, contribution: Contribution) -> UpdateVector | Verdict:
-        """What `settle` asks for. Blocks until the update is there or given up."""
-        self.expect(contribution)
-        found = self._found[contribution.digest].result()
+        """What `settle` asks for. Blocks until the update is there or given up. Raises `Stopped`."""
+        future = self._found[contribution.digest, contribution.root]
+        while True:
+            try:
+                found = future.result(_GLANCE)
+                break
+            except TimeoutError:
+                if self._stop.is_set():
+                    raise Stopped from None
         return found if isinstance(found, Verdict) else as_update(view(found, self._spec.update_bytes), self._spec)
 
     def close(self) -> None:
         self._closed.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         for found in self._found.values():
             found.add_done_callback(_discard)  # at once if it is done
 
+    def _run(self, contribution: Contribution, future: Future[IO[bytes] | Verdict]) -> None:
+        try:
+            found = self._obtain(contribution)
+        except BaseException as error:
+            future.set_exception(error)
+            return
+        future.set_result(found)
+        if not isinstance(found, Verdict):
+            self._keep(contribution)
+
     def _obtain(self, contribution: Contribution) -> IO[bytes] | Verdict:
-        size = self._spec.update_bytes
+        size, pause, slots = self._spec.update_bytes, _FIRST_PAUSE, self._fresh
         with room_for(size) as file:
             while True:
                 try:
-                    fetch(self._store, contribution.digest, file, size)
+                    with slots:
+                        fetch(self._store, contribution.digest, file, size)
+                        judged = inspect(view(file, size), contribution, self._spec)
                     break
                 except BlobError as error:
                     # Whoever is at fault, the participant gets time: only the deadline makes an update unavailable.
-                    if self._too_late() or self._closed.is_set():
-                        self._warn(f"The update of {contribution.participant} is unavailable: {error}")
-                        file.close()
-                        return Verdict.UNAVAILABLE
-                self._closed.wait(_RETRY)
-            passed = inspect(view(file, size), contribution, self._spec)
-            if isinstance(passed, Verdict):
+                    if self._closed.is_set() or self._too_late(error):
+                        judged = Verdict.UNAVAILABLE
+                        self._warn(f"The update of {contribution.participant} is given up: {error}")
+                        break
+                    if slots is self._fresh:
+                        self._warn(f"The update of {contribution.participant} is asked for again: {error}")
+                slots = self._again
+                self._closed.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            if isinstance(judged, Verdict):
                 file.close()
-                return passed
+                return judged
             return file
+
+    def _keep(self, contribution: Contribution) -> None:
+        """Auditors will want the update after its participant has gone."""
+        try:
+            self._store.pin(contribution.digest)
+        except BlobError as error:
+            self._warn(f"The update of {contribution.participant} is not kept: {error}")
+
+
+def _given_up(future: Future[IO[bytes] | Verdict]) -> bool:
+    return future.done() and future.exception() is None and future.result() is Verdict.UNAVAILABLE
 
 
 def _discard(found: Future[IO[bytes] | Verdict]) -> None:
-    if not found.cancelled() and found.exception() is None and not isinstance(file := found.result(), Verdict):
+    if found.exception() is None and not isinstance(file := found.result(), Verdict):
         file.close()
