@@ -75,12 +75,12 @@ def serve(
     kind: Kind,
     host: str,
     port: int,
-    ready: Callable[[str], None],
+    ready: Callable[[Devnet], None],
     *,
     block_time: int | None = None,
     state: Path | None = None,
 ) -> None:
-    """Runs a devnet until SIGINT or SIGTERM, in the main thread; `ready` is called with the URL once it answers."""
+    """Runs a devnet until SIGINT or SIGTERM, in the main thread; `ready` is called once it answers."""
     over = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
@@ -89,7 +89,7 @@ def serve(
     former = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with start(kind, host=host, port=port, block_time=block_time, state=state) as devnet:
-            ready(devnet.url)
+            ready(devnet)
             while not over.wait(0.5):
                 devnet.check()
     finally:
