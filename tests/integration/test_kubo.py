@@ -1,105 +1,166 @@
-"""Blobs in a real Kubo daemon: the digests computed here are its CIDs, whatever the size."""
+"""IPFS through a real Kubo daemon, and its CIDs beside ours."""
 
+from __future__ import annotations
+
+import json
 import os
-import socket
-import subprocess
-import time
-import urllib.request
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import shake_128
 
 import numpy as np
+import psutil
 import pytest
 
-from deepledger.protocol.blobs import cid_of, digest_of, open_store
-from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing
+from deepledger.protocol.blobs import cid_of, digest_from_cid, digest_of, open_store
+from deepledger.protocol.blobs import digest as digest_module
+from deepledger.protocol.blobs.digest import CHUNK, LINKS
+from deepledger.protocol.errors import BlobCorrupt, BlobMissing
 
-BINARY = Path(__file__).resolve().parents[1] / "services/bin/ipfs"
-CHUNK = 262144
 pytestmark = pytest.mark.kubo
 
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, LINKS * CHUNK, LINKS * CHUNK + 1]
+ADD = ["add", "-Q", "--cid-version=1", "--raw-leaves=false", f"--chunker=size-{CHUNK}"]
 
 
-@pytest.fixture(scope="module")
-def kubo(tmp_path_factory):
-    """A private daemon on loopback; gives (store URL, environment)."""
-    if not BINARY.exists():
-        if os.environ.get("DEEPLEDGER_REQUIRE_SERVICES") == "1":
-            pytest.fail("Kubo is required; run tests/services/kubo/install-kubo.sh")
-        pytest.skip("Kubo is not installed (tests/services/kubo/install-kubo.sh)")
-    env = os.environ | {"IPFS_PATH": str(tmp_path_factory.mktemp("ipfs"))}
-
-    def ipfs(*arguments):
-        subprocess.run([BINARY, *arguments], env=env, check=True, capture_output=True)
-
-    port = free_port()
-    ipfs("init", "--profile=test")
-    ipfs("config", "--json", "AutoConf.Enabled", "false")
-    ipfs("config", "--json", "Bootstrap", "[]")
-    ipfs("config", "--json", "Addresses.Swarm", "[]")
-    ipfs("config", "Addresses.API", f"/ip4/127.0.0.1/tcp/{port}")
-    ipfs("config", "Addresses.Gateway", f"/ip4/127.0.0.1/tcp/{free_port()}")
-    with (tmp_path_factory.mktemp("log") / "kubo.log").open("w+") as log:
-        daemon = subprocess.Popen([BINARY, "daemon", "--offline"], env=env, stdout=log, stderr=log)
-        try:
-            for _ in range(600):
-                try:
-                    request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v0/version", method="POST")
-                    urllib.request.urlopen(request, timeout=2).close()
-                    break
-                except OSError:
-                    assert daemon.poll() is None, (log.seek(0), log.read())
-                    time.sleep(0.1)
-            yield f"ipfs+http://127.0.0.1:{port}", env
-        finally:
-            daemon.terminate()
-            daemon.wait(30)
+@pytest.fixture
+def store(kubo):
+    store = open_store(kubo.api, timeout=20, fetch_timeout=20)
+    yield store
+    store.close()
 
 
-@pytest.mark.parametrize(
-    "size", [0, 1, 255, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 174 * CHUNK, 174 * CHUNK + 1, 175 * CHUNK + 5]
-)
-def test_digests_are_kubos_cids(kubo, size, tmp_path):
-    url, env = kubo
-    data = np.random.default_rng(size).bytes(size)
-    store = open_store(url)
+def is_pinned(kubo, digest):
+    return cid_of(digest) in json.loads(kubo.rpc("pin/ls?type=recursive"))["Keys"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_we_put_kubo_has_under_our_cid(kubo, store, size):
+    data = shake_128(b"put").digest(size)
     digest = store.put(data)
     assert digest == digest_of(data)
-    path = tmp_path / "blob"
-    path.write_bytes(data)
-    added = subprocess.run(
-        [BINARY, "add", "-Q", "--only-hash", "--cid-version=1", "--raw-leaves=false", "--chunker=size-262144", path],
-        env=env, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert added.stdout.strip() == cid_of(digest)
+    assert kubo.ipfs("cat", cid_of(digest)) == data
+    assert is_pinned(kubo, digest)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_kubo_added_we_read_under_its_cid(kubo, store, size):
+    data = shake_128(b"add").digest(size)
+    digest = digest_of(data)
+    assert kubo.ipfs(*ADD, stdin=data).decode().strip() == cid_of(digest)
     buffer = bytearray(size)
     store.read_into(digest, buffer)
     assert buffer == data
+    assert store.read(digest, limit=size) == data
 
 
-def test_what_is_not_there_or_has_another_length(kubo):
-    store = open_store(kubo[0], fetch_timeout=2)
+@pytest.mark.parametrize("leaves", [4, 5, 8, 9, 27])
+def test_deep_trees_have_kubos_shape(kubo, monkeypatch, leaves):
+    """Three levels take 7.4 GiB at 174 links, so count in twos."""
+    monkeypatch.setattr(digest_module, "LINKS", 2)
+    data = os.urandom(leaves * CHUNK - 5)
+    assert kubo.ipfs(*ADD, "--max-file-links=2", stdin=data).decode().strip() == cid_of(digest_of(data))
+
+
+def test_a_daemons_settings_do_not_change_the_cid(kubo, store):
+    changed = {"Import.UnixFSFileMaxLinks": 2, "Import.UnixFSRawLeaves": True, "Import.UnixFSChunker": "size-1024"}
+    data = os.urandom(3 * CHUNK)
+    try:
+        for key, value in changed.items():
+            kubo.ipfs("config", "--json", key, json.dumps(value))
+        assert store.put(data) == digest_of(data)
+    finally:
+        for key in changed:
+            kubo.ipfs("config", "--json", key, "null")
+
+
+def test_an_array_goes_and_comes_without_detour(store):
+    array = np.arange(300_000, dtype="<i4").reshape(3, -1)
+    back = np.zeros_like(array)
+    store.read_into(store.put(array), back)
+    assert np.array_equal(array, back)
+
+
+def test_a_blob_nobody_has(store):
+    nobodys = digest_of(os.urandom(32))
+    for attempt in (
+        lambda: store.read(nobodys, limit=100),
+        lambda: store.read_into(nobodys, bytearray(100)),
+        lambda: store.pin(nobodys),
+    ):
+        with pytest.raises(BlobMissing, match=cid_of(nobodys)) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+
+
+def test_half_a_blob(kubo, store):
+    data = os.urandom(3 * CHUNK)
+    digest = store.put(data)
+    second = json.loads(kubo.rpc(f"dag/get?arg={cid_of(digest)}"))["Links"][1]["Hash"]["/"]
+    store.unpin(digest)
+    kubo.rpc(f"block/rm?arg={second}")
     with pytest.raises(BlobMissing):
-        store.read_into(digest_of(b"nobody has this"), bytearray(15))
-    digest = store.put(b"twelve bytes")
-    with pytest.raises(BlobCorrupt):
-        store.read_into(digest, bytearray(11))
-    with pytest.raises(BlobCorrupt):
-        store.read_into(digest, bytearray(13))
-    with pytest.raises(BlobCorrupt):
-        store.read(digest, limit=5)
+        store.read_into(digest, bytearray(len(data)))
+    with pytest.raises(BlobMissing):
+        store.read(digest, limit=len(data))
 
 
-def test_a_daemon_that_is_down_or_hangs_or_talks_nonsense():
-    with pytest.raises(BlobError) as down:
-        open_store(f"ipfs+http://127.0.0.1:{free_port()}").put(b"x")
-    assert "\n" not in str(down.value)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"ipfs+http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(BlobError):
-            open_store(url, timeout=1, fetch_timeout=1).put(b"x")
-        with pytest.raises(BlobError):
-            open_store(url, timeout=1, fetch_timeout=1).read(digest_of(b"x"), limit=10)
+def test_longer_or_shorter_than_expected(store):
+    digest = store.put(bytes(1000))
+    for attempt in (
+        lambda: store.read(digest, limit=999),
+        lambda: store.read_into(digest, bytearray(999)),
+        lambda: store.read_into(digest, bytearray(1001)),
+        lambda: store.read_into(digest, b""[:0]),
+    ):
+        with pytest.raises(BlobCorrupt):
+            attempt()
+
+
+@pytest.mark.parametrize("option", ["--raw-leaves=true", "--trickle", "--max-file-links=2"])
+def test_the_right_bytes_in_another_layout_are_another_blob(kubo, store, option):
+    data = os.urandom(3 * CHUNK)
+    add = [setting for setting in ADD if setting.split("=")[0] not in option]
+    cid = kubo.ipfs(*add, option, stdin=data).decode().strip()
+    digest = digest_from_cid(cid)
+    with pytest.raises(BlobCorrupt):
+        store.read(digest, limit=len(data))
+
+
+def test_a_folder_is_no_blob(kubo, store, tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    cid = kubo.ipfs("add", "-Qr", "--cid-version=1", str(tmp_path)).decode().strip()
+    digest = digest_from_cid(cid)
+    with pytest.raises(BlobMissing, match="directory"):
+        store.read(digest, limit=1000)
+
+
+def test_pin_and_unpin(kubo, store):
+    digest = store.put(os.urandom(CHUNK + 1))
+    store.unpin(digest)
+    assert not is_pinned(kubo, digest)
+    store.unpin(digest)
+    store.unpin(digest_of(os.urandom(32)))
+    store.pin(digest)
+    store.pin(digest)
+    assert is_pinned(kubo, digest)
+
+
+def test_one_store_serves_several_threads(store):
+    blobs = [os.urandom(300_000 + number) for number in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        digests = list(threads.map(store.put, blobs))
+        assert list(threads.map(lambda digest: store.read(digest, limit=400_000), digests)) == blobs
+
+
+def test_one_thread_keeps_to_one_connection(kubo, store):
+    def connections():
+        return {
+            found.laddr.port
+            for found in psutil.Process().net_connections("tcp")
+            if found.raddr and found.raddr.port == kubo.port
+        }
+
+    before = connections()
+    for number in range(5):
+        store.read(store.put(os.urandom(10_000 + number)), limit=20_000)
+    assert len(connections() - before) == 1

@@ -46,6 +46,7 @@ class IpfsStore:
     def __init__(
         self, api: str = "/ip4/127.0.0.1/tcp/5001/http", *, timeout: float = 30, fetch_timeout: float = 60
     ) -> None:
+        self.api = api
         self._rpc = KuboRpc(api, timeout=timeout)
         self._fetch_timeout = fetch_timeout
         self._checked = False
@@ -63,7 +64,7 @@ class IpfsStore:
         if not isinstance(stored, str):
             raise self._nonsense()
         if stored != cid_of(digest):
-            raise BlobCorrupt(f"the IPFS daemon at {self._rpc.api} stored {stored[:80]!r}, not blob {cid_of(digest)}")
+            raise BlobCorrupt(f"the IPFS daemon at {self.api} stored {stored[:80]!r}, not blob {cid_of(digest)}")
         return digest
 
     def read_into(self, digest: Digest, buffer: Buffer) -> None:
@@ -135,7 +136,7 @@ class IpfsStore:
 
     @contextmanager
     def _daemon(self) -> Iterator[None]:
-        api = self._rpc.api
+        api = self.api
         try:
             yield
         except TimedOut as error:
@@ -149,7 +150,7 @@ class IpfsStore:
         version = self._ask_version()
         if version < _OLDEST:
             raise StoreUnreachable(
-                f"Kubo {'.'.join(map(str, version))} at {self._rpc.api} is too old: "
+                f"Kubo {'.'.join(map(str, version))} at {self.api} is too old: "
                 f"run {'.'.join(map(str, _OLDEST))} or later"
             )
         self._checked = True
@@ -163,7 +164,7 @@ class IpfsStore:
         return tuple(map(int, numbers.groups()))
 
     def _nonsense(self) -> StoreUnreachable:
-        return StoreUnreachable(f"what answers at {self._rpc.api} does not speak Kubo's RPC")
+        return StoreUnreachable(f"what answers at {self.api} does not speak Kubo's RPC")
 
 
 def _check(digest: Digest, running: RunningDigest) -> None:

@@ -63,12 +63,9 @@ class KuboRpc:
         options: Mapping[str, str] = MappingProxyType({}),
     ) -> bytes:
         """The answer to a command that says little; sends `upload` as a file if there is one."""
-        extra: dict[str, Any] = {"timeout": (self.timeout, self.timeout if silence is None else silence)}
-        if upload is not None:
-            form = multipart.FilesStream(_Upload(upload), chunk_size=_PIECE)
-            extra |= {"data": form.body(), "headers": form.headers()}
+        timeout = (self.timeout, self.timeout if silence is None else silence)
         answer = bytearray()
-        for piece in self._request(command, arguments, options, duration=self.timeout, **extra):
+        for piece in self._request(command, arguments, options, upload, duration=self.timeout, timeout=timeout):
             answer += piece
             if len(answer) > _ANSWER:
                 raise StoreUnreachable(f"what answers at {self.api} does not speak Kubo's RPC")
@@ -84,17 +81,35 @@ class KuboRpc:
         return self._request(command, arguments, options, duration=duration, timeout=(self.timeout, silence))
 
     def _request(
-        self, command: str, arguments: Sequence[str], options: Mapping[str, str], *, duration: float, **extra: Any
+        self,
+        command: str,
+        arguments: Sequence[str],
+        options: Mapping[str, str],
+        upload: memoryview | None = None,
+        *,
+        duration: float,
+        timeout: tuple[float, float],
     ) -> Generator[bytes]:
-        with (
-            self._translated(),
-            self._http.request(command, arguments, opts=options, stream=True, **extra) as pieces,
-        ):
-            end = time.monotonic() + duration
-            for piece in pieces:
-                if time.monotonic() > end:
-                    raise TimedOut
-                yield piece
+        def ask() -> Any:
+            extra = {}
+            if upload is not None:
+                form = multipart.FilesStream(_Upload(upload), chunk_size=_PIECE)
+                extra = {"data": form.body(), "headers": form.headers()}
+            return self._http.request(command, arguments, opts=options, stream=True, timeout=timeout, **extra)
+
+        with self._translated():
+            try:
+                answer = ask()
+            except (
+                exceptions.ProtocolError
+            ):  # perhaps a pooled connection, closed meanwhile; all commands may be repeated
+                answer = ask()
+            with answer as pieces:
+                end = time.monotonic() + duration
+                for piece in pieces:
+                    if time.monotonic() > end:
+                        raise TimedOut
+                    yield piece
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -131,6 +146,7 @@ def _tamed(response: Response, **_: Any) -> None:
 
 
 def _pieces(response: Response, *, limit: int | None) -> Iterator[bytes]:
+    promised = response.headers.get("X-Content-Length", "")
     with closing(response):
         total = 0
         while piece := response.raw.read1(_PIECE, decode_content=False):
@@ -138,6 +154,9 @@ def _pieces(response: Response, *, limit: int | None) -> Iterator[bytes]:
             if limit is not None and total > limit:
                 raise exceptions.ProtocolError(None, "an endless error message")
             yield piece
+    # Kubo ends the answer neatly when it lacks a block; it says so in a trailer, which http.client throws away.
+    if promised.isdecimal() and str(total) != promised:
+        raise exceptions.ProtocolError(None, "cut short")
 
 
 def _one_line(text: str) -> str:
