@@ -1,0 +1,91 @@
+"""What a coordinator does next, in every phase and place on the list."""
+
+import pytest
+
+from deepledger.coordinator.decision import (
+    Finish,
+    PostBond,
+    ReleaseBond,
+    Replace,
+    Restart,
+    Settle,
+    Wait,
+    has_bond,
+    next_step,
+    successor,
+)
+from deepledger.protocol.chain.events import Committed, JobCreated, JobTerms, Outcome, Phase, Position, Revealed
+from deepledger.protocol.trail import Attempt, Job, phase_at
+
+A, B, C = ("0x" + letter * 40 for letter in "abc")
+AT = Position(1, 0, "0x", "0x", 100)
+TERMS = {
+    "spec_digest": bytes(32), "model_digest": bytes(32), "model_root": bytes(32), "rounds": 3, "min_participants": 2,
+    "max_participants": 8, "miss_limit": 3, "commit_window": 10, "reveal_window": 10, "settle_window": 10,
+    "reward": 1, "stake": 1, "reveal_penalty": 0, "bond": 5, "settle_penalty": 1,
+}  # fmt: skip
+
+
+def attempt(*, commits=2, reveals=2):
+    """Commits end at 110, reveals at 120, the settle window at 130."""
+    who = ["0x" + str(number) * 40 for number in range(4)]
+    return Attempt(
+        0, 0, 110, 120,
+        tuple(Committed(at=AT, job=1, round=0, participant=who[i], commitment=bytes(32)) for i in range(commits)),
+        tuple(
+            Revealed(at=AT, job=1, round=0, participant=who[i], digest=bytes(32), root=bytes(32), salt=bytes(32))
+            for i in range(reveals)
+        ),
+    )  # fmt: skip
+
+
+def job(*, bonded=(A, B, C), serving=0, bond=5, **changes):
+    created = JobCreated(at=AT, job=1, sponsor=A, terms=JobTerms(**TERMS | {"bond": bond}), coordinators=(A, B, C))
+    return Job(1, created, bytes(32), bytes(32), serving=serving, bonded=frozenset(bonded), **changes)
+
+
+@pytest.mark.parametrize(
+    ("phase", "now", "open_attempt", "serving", "standby"),
+    [
+        (Phase.WAITING, 105, None, Wait(Phase.WAITING), Wait(Phase.WAITING)),
+        (Phase.COMMITTING, 109, attempt(), Wait(Phase.COMMITTING), Wait(Phase.COMMITTING)),
+        (Phase.REVEALING, 110, attempt(reveals=1), Wait(Phase.REVEALING), Wait(Phase.REVEALING)),
+        (Phase.SETTLING, 120, attempt(), Settle(attempt()), Wait(Phase.SETTLING)),
+        (Phase.STARVED, 110, attempt(commits=1, reveals=0), Restart(), Restart()),
+        (Phase.STARVED, 120, attempt(reveals=1), Restart(), Restart()),
+        (Phase.OVERDUE, 130, attempt(), Settle(attempt()), Replace()),
+    ],
+)
+def test_each_phase_for_the_one_that_serves_and_the_next(phase, now, open_attempt, serving, standby):
+    state = job(attempt=open_attempt)
+    assert phase_at(state, now) is phase
+    assert next_step(state, A, now) == serving
+    assert next_step(state, B, now) == standby
+    assert next_step(job(attempt=open_attempt, bonded=(A, C)), B, now) == PostBond(), "whatever the phase"
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_after_the_end_the_bond_goes_home(outcome):
+    assert next_step(job(outcome=outcome), A, 500) == ReleaseBond()
+    assert next_step(job(outcome=outcome, bonded=(B,)), A, 500) == Finish()
+    assert next_step(job(outcome=outcome, bond=0), A, 500) == Finish()
+
+
+def test_who_was_replaced_goes_home_and_never_bonds_again():
+    assert next_step(job(serving=1, bonded=(B, C), attempt=attempt()), A, 125) == Finish()
+
+
+def test_only_the_next_one_with_a_bond_takes_over():
+    state = job(bonded=(A, C), attempt=attempt())
+    assert next_step(state, C, 130) == Replace()
+    assert successor(state) == C
+    state = job(attempt=attempt())
+    assert next_step(state, C, 130) == Wait(Phase.OVERDUE)
+    assert successor(job(serving=2)) is None
+
+
+def test_without_a_bond_everyone_may_serve_at_once():
+    state = job(bond=0, bonded=(), attempt=attempt())
+    assert has_bond(state, B)
+    assert next_step(state, A, 120) == Settle(attempt())
+    assert next_step(state, B, 130) == Replace()
