@@ -7,8 +7,10 @@ enforces itself (rounds, windows, amounts) is in `JobTerms` and not repeated her
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import accumulate
 from math import prod
 from typing import Annotated, Any, Literal
 
@@ -21,6 +23,7 @@ from deepledger.protocol.types import Digest
 MAX_SPEC_BYTES = 1 << 20
 MAX_COORDINATES = 1 << 30
 MAX_SEATS = 64
+MAX_NESTING = 32
 
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$")]
@@ -226,6 +229,15 @@ def parse_json(data: bytes) -> Any:
         raise ValueError(f"{name} is not a number")
 
     try:
-        return json.loads(data, object_pairs_hook=no_duplicates, parse_constant=no_constant)
-    except (ValueError, RecursionError) as error:
+        text = data.decode()
+        if _nesting(text) > MAX_NESTING:  # json recurses in C: what raised the recursion limit lets it crash Python
+            raise ValueError(f"nested more than {MAX_NESTING} levels deep")
+        return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
+    except ValueError as error:
         raise BadSpec(f"not valid JSON: {error}") from None
+
+
+def _nesting(text: str) -> int:
+    without_strings = re.sub(r'"(?:[^"\\]++|\\.)*+"', "", text)
+    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", without_strings))
+    return max(accumulate(steps), default=0)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from deepledger.protocol.errors import BadSpec
+from deepledger.protocol.report import (
+    MAX_REPORT_BYTES,
+    Evaluation,
+    Report,
+    build_report,
+    parse_report,
+    report_bytes,
+)
+from deepledger.protocol.settlement import Contribution, Judged, Settlement, Verdict
+
+from .scripted import A, B, C, Script, digest
+
+
+@pytest.fixture
+def report() -> Report:
+    script = Script()
+    script.create()
+    script.join(A, B, C)
+    script.open(1000, attempt=2)
+    judged = tuple(
+        Judged(
+            Contribution(
+                participant=participant, seat=seat, weight=7, digest=digest(1), root=digest(2), copy_of=copy_of
+            ),
+            verdict,
+            score,
+        )
+        for seat, (participant, verdict, score, copy_of) in enumerate(
+            [(A, Verdict.ACCEPTED, 7, None), (B, Verdict.COPY, 0, A), (C, Verdict.NORM_EXCEEDED, 0, None)]
+        )
+    )
+    return build_report(
+        script.job,
+        script.job.attempt,
+        Settlement(judged=judged, saturated=4),
+        chain_id=31337,
+        contract="0x" + "9" * 40,
+        model_before=(digest(3), digest(4)),
+        model_after=(digest(5), digest(6)),
+        evaluation=Evaluation(samples=100, correct=91, loss_millionths=250_000),
+    )
+
+
+def test_a_report_comes_back_as_it_was(report):
+    assert parse_report(report_bytes(report)) == report
+    assert [update.verdict for update in report.updates] == [Verdict.ACCEPTED, Verdict.COPY, Verdict.NORM_EXCEEDED]
+    assert report.updates[1].copy_of == A
+    assert (report.attempt, report.saturated, report.model_after.root) == (2, 4, digest(6).hex())
+    assert (report.evaluation.accuracy, report.evaluation.loss) == (0.91, 0.25)
+    assert Evaluation(samples=0, correct=0, loss_millionths=0).accuracy == 0
+
+
+CHANGES = {
+    "verdict": lambda fields: fields["updates"][0].update(verdict="paid"),
+    "updates": lambda fields: fields.update(updates=fields["updates"] * 30),
+    "updates.0.score": lambda fields: fields["updates"][0].update(score=-1),
+    "seat": lambda fields: fields["updates"][0].update(seat=1.5),
+    "spec": lambda fields: fields.update(spec="zz" * 32),
+    "digest": lambda fields: fields["model_after"].update(digest="00"),
+    "participant": lambda fields: fields["updates"][0].update(participant="0xA\x1b[2J"),
+    "evaluation.loss_millionths": lambda fields: fields["evaluation"].update(loss_millionths=2**53),
+    "note": lambda fields: fields.update(note="hello"),
+    "round": lambda fields: fields.pop("round"),
+    "version": lambda fields: fields.update(version=2),
+}
+
+
+@pytest.mark.parametrize(("named", "change"), CHANGES.items(), ids=CHANGES)
+def test_a_hostile_report_is_refused_in_one_line(named, change, report):
+    fields = json.loads(report_bytes(report))
+    change(fields)
+    with pytest.raises(BadSpec, match="the report does not validate: ") as refusal:
+        parse_report(json.dumps(fields, separators=(",", ":"), sort_keys=True).encode())
+    assert named in str(refusal.value)
+    assert str(refusal.value).isprintable()
+
+
+def test_only_the_canonical_form_is_read(report):
+    data = report_bytes(report)
+    for other in (data + b" ", data.replace(b'"version":1', b'"version": 1')):
+        with pytest.raises(BadSpec, match="not in canonical form"):
+            parse_report(other)
+    with pytest.raises(BadSpec, match="not valid JSON: a key stands twice"):
+        parse_report(data.replace(b'"version":1', b'"version":1,"version":1'))
+    with pytest.raises(BadSpec, match="the report has more than"):
+        parse_report(data.ljust(MAX_REPORT_BYTES + 1))
+
+
+def test_the_largest_report_has_room(report):
+    most = 2**53 - 1
+    update = report.updates[1].model_copy(update={"seat": most, "weight": most, "score": most})
+    largest = report.model_copy(update={"updates": (update,) * 64})
+    assert len(report_bytes(largest)) < MAX_REPORT_BYTES

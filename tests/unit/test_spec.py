@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from deepledger.protocol.errors import BadSpec
+from deepledger.protocol.spec import MAX_SPEC_BYTES, build_spec, parse_json, parse_spec, spec_bytes
+
+
+def layout(*entries):
+    return {"fraction_bits": 20, "layout": [{"name": n, "shape": s, "offset": o} for n, s, o in entries]}
+
+
+def test_a_spec_is_one_byte_string(spec_of):
+    spec = spec_of(model=layout(("a", [3, 4], 0), ("b", [], 12), ("none", [0, 9], 13), ("c", [2], 13)))
+    data = spec_bytes(spec)
+    assert parse_spec(data) == spec
+    assert spec_bytes(parse_spec(data)) == data
+    assert spec.model.coordinates == 15
+    assert (spec.model_bytes, spec.update_bytes) == (60, 30)
+    assert spec.validation_digest == bytes.fromhex("cd" * 32)
+
+
+def test_numbers_survive_canonical_form(spec_of):
+    """RFC 8785 writes 1.0 as 1: what comes back equals it, and has the same bytes."""
+    hyperparameters = {"rate": 1.0, "tiny": 1e-300, "third": 1 / 3, "on": False, "n": -7, "big": 2**53 - 1}
+    spec = spec_of(training={"seed": 2**53 - 1, "hyperparameters": hyperparameters})
+    back = parse_spec(spec_bytes(spec))
+    assert back.training.hyperparameters == hyperparameters
+    assert back.training.hyperparameters["on"] is False
+    assert spec_bytes(back) == spec_bytes(spec)
+
+
+WRONG = {
+    "unknown field": ({"extra": 1}, "extra: Extra inputs are not permitted"),
+    "missing part": ({"rewards": None}, "rewards: "),
+    "bits": ({"update": {"bits": 12, "fraction_bits": 4, "norm_bound": 1.0}}, "update.bits"),
+    "number as text": ({"max_samples": "5"}, "max_samples: Input should be a valid integer"),
+    "true for a number": ({"max_samples": True}, "max_samples"),
+    "no bound": ({"update": {"bits": 8, "fraction_bits": 4, "norm_bound": 0.0}}, "update.norm_bound"),
+    "infinite": ({"update": {"bits": 8, "fraction_bits": 4, "norm_bound": float("inf")}}, "update.norm_bound"),
+    "nan": ({"training": {"seed": 1, "hyperparameters": {"rate": float("nan")}}}, "training.hyperparameters.rate"),
+    "name": ({"name": "../../etc"}, "name: String should match pattern"),
+    "control characters": ({"name": "a\x1b[2J"}, "name"),
+    "hash": ({"task": {"name": "t", "sha256": "AB" * 32}}, "task.sha256"),
+    "argument that is no name": ({"training": {"seed": 1, "hyperparameters": {"a b": 1}}}, "training.hyperparameters"),
+    "rule": ({"aggregation": {"rule": "krum"}}, "aggregation"),
+    "trims all": ({"aggregation": {"rule": "trimmed_mean", "trim_percent": 50}}, "trim_percent"),
+    "gap": ({"model": layout(("a", [3], 0), ("b", [1], 4))}, "layout entry 'b' starts at 4, expected 3"),
+    "overlap": ({"model": layout(("a", [3], 0), ("b", [1], 2))}, "starts at 2, expected 3"),
+    "same name": ({"model": layout(("a", [3], 0), ("a", [1], 3))}, "two layout entries have the same name"),
+    "no coordinates": ({"model": layout(("a", [0], 0))}, "0 coordinates"),
+    "too many": ({"model": layout(("a", [2**30, 2**30], 0))}, "coordinates, allowed are 1 to"),
+    "negative shape": ({"model": layout(("a", [-3, -3], 0))}, "shape.0"),
+    "finer than the model": ({"update": {"bits": 8, "fraction_bits": 21, "norm_bound": 1.0}}, "(21) exceeds"),
+    "overflow": (
+        {"update": {"bits": 32, "fraction_bits": 10, "norm_bound": 1.0}, "max_samples": 2**31},
+        "lower update",
+    ),
+    "secret": ({"privacy": "sealed"}, "privacy: Input should be 'open'"),
+    "other version": ({"version": 2}, "version"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_spec_is_refused_in_one_line(change, message, spec_fields):
+    with pytest.raises(BadSpec) as refusal:
+        build_spec(spec_fields() | change)
+    assert message in str(refusal.value)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("fields", [None, [], "spec", 5, {}])
+def test_what_is_no_spec_is_refused(fields):
+    with pytest.raises(BadSpec, match="does not validate"):
+        build_spec(fields)
+
+
+def test_a_strangers_words_do_not_reach_the_terminal_raw(spec_fields):
+    with pytest.raises(BadSpec) as refusal:
+        build_spec(spec_fields() | {"\x1b[2J\nyou won" + "!" * 10_000: 1})
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 1000
+
+
+HOSTILE = {
+    "empty": b"",
+    "not text": b"\xff\xfe\x00",
+    "cut off": b'{"name": "x"',
+    "NaN": b'{"a": NaN}',
+    "Infinity": b'{"a": -Infinity}',
+    "a key twice": b'{"a": 1, "a": 1}',
+    "endless nesting": b"[" * 200_000,
+    "nested objects": b'{"a":' * 100_000,
+    "endless number": b"1" * 100_000,
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_json_is_refused(data):
+    for parse in (parse_json, parse_spec):
+        with pytest.raises(BadSpec, match="not valid JSON") as refusal:
+            parse(data)
+        assert "\n" not in str(refusal.value)
+
+
+def test_numbers_beyond_floats_are_refused(spec_of):
+    data = spec_bytes(spec_of()).replace(b'"rate":0.5', b'"rate":1e999')
+    with pytest.raises(BadSpec, match="rate"):
+        parse_spec(data)
+
+
+def test_lone_surrogates_are_refused(spec_of):
+    data = spec_bytes(spec_of()).replace(b'"w"', b'"\\ud800"').replace(b'"sgd"', b'"\\udfff"')
+    with pytest.raises(BadSpec):
+        parse_spec(data)
+
+
+def test_integers_that_json_cannot_carry_are_refused(spec_of):
+    with pytest.raises(BadSpec, match="canonical JSON"):
+        spec_bytes(spec_of(training={"seed": 1, "hyperparameters": {"n": 2**53}}))
+    data = spec_bytes(spec_of()).replace(b'"epochs":1', b'"epochs":9007199254740993')
+    with pytest.raises(BadSpec, match="canonical JSON"):
+        parse_spec(data)
+
+
+def test_only_the_canonical_form_is_read(spec_of):
+    spec = spec_of()
+    fields = json.loads(spec_bytes(spec))
+    for data in (
+        json.dumps(fields).encode(),
+        spec_bytes(spec) + b"\n",
+        spec_bytes(spec).replace(b'"privacy":"open",', b""),
+        spec_bytes(spec).replace(b"0.5", b"5e-1"),
+        spec_bytes(spec).decode().encode("utf-16"),
+    ):
+        with pytest.raises(BadSpec, match=r"canonical form|not valid JSON"):
+            parse_spec(data)
+
+
+def test_an_oversized_spec_is_not_even_parsed():
+    with pytest.raises(BadSpec, match=f"more than {MAX_SPEC_BYTES} bytes"):
+        parse_spec(b"[" * (MAX_SPEC_BYTES + 1))
+
+
+def test_the_square_limit_is_exact(spec_of):
+    update = spec_of(update={"bits": 16, "fraction_bits": 16, "norm_bound": 0.1}).update
+    assert update.square_limit == int(0.1 * 2**16 * 0.1 * 2**16)
+    assert spec_of(update={"bits": 8, "fraction_bits": 0, "norm_bound": 3}).update.square_limit == 9

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deepledger.protocol.errors import BadInput, TaskMismatch
+from deepledger.protocol.report import Evaluation
+from deepledger.protocol.spec import TaskPin
+from deepledger.protocol.task import (
+    FUNCTIONS,
+    MAX_SOURCE_BYTES,
+    Task,
+    TaskSource,
+    find_source,
+    layout_of,
+    read_floats,
+    read_source,
+    write_floats,
+)
+
+torch = pytest.importorskip("torch")
+
+SOURCE = """
+import torch
+
+def build_model():
+    return torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+
+def load_data(path):
+    return path.read_text().split()
+
+def train(model, data, *, rate):
+    with torch.no_grad():
+        model[0].bias += rate * torch.rand(2)
+
+def evaluate(model, data):
+    return {"samples": len(data), "correct": 1, "loss": 0.5}
+"""
+
+
+@pytest.fixture
+def task_of(tmp_path):
+    def load(source: str = SOURCE) -> Task:
+        path = tmp_path / "task.py"
+        path.write_text(source)
+        return Task(read_source(path))
+
+    return load
+
+
+def without(name: str) -> str:
+    return SOURCE.replace(f"def {name}(", f"def other_{name}(")
+
+
+def test_a_task_runs(task_of, tmp_path):
+    task = task_of()
+    (tmp_path / "data").write_text("a b c")
+    model, data = task.build_model(5), task.load_data(tmp_path / "data")
+    before = read_floats(model)
+    assert (before == read_floats(task.build_model(5))).all()
+    assert (before != read_floats(task.build_model(6))).any()
+    task.train(model, data, seed=1, hyperparameters={"rate": 0.5})
+    after = read_floats(model)
+    assert (after != before).any()
+    write_floats(model, before)
+    task.train(model, data, seed=1, hyperparameters={"rate": 0.5})
+    assert (after == read_floats(model)).all()
+    assert task.evaluate(model, data) == Evaluation(samples=3, correct=1, loss_millionths=500_000)
+
+
+def test_a_source_is_found_by_its_hash_wherever_it_lies(tmp_path):
+    folder = tmp_path / "tasks" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "other.py").write_text("1")
+    (folder / "digits.py").write_text(SOURCE)
+    wanted = read_source(folder / "digits.py")
+    pin = TaskPin(name="digits", sha256=wanted.sha256)
+    assert find_source(pin, [tmp_path / "tasks" / "deep" / "other.py", tmp_path]) == wanted
+    (folder / "digits.py").write_text(SOURCE + "# changed")
+    with pytest.raises(TaskMismatch, match=rf"{wanted.sha256[:12]}….*digits.py has .*--task"):
+        find_source(pin, [tmp_path])
+    with pytest.raises(TaskMismatch, match="no candidate was found"):
+        find_source(pin, [])
+
+
+def test_what_runs_are_the_bytes_that_were_hashed(tmp_path):
+    path = tmp_path / "task.py"
+    path.write_text(SOURCE)
+    source = read_source(path)
+    path.write_text("raise SystemExit('swapped')")
+    assert Task(source).sha256 == source.sha256
+
+
+def test_sources_that_cannot_be_read(tmp_path):
+    with pytest.raises(BadInput, match=r"cannot read the task source .*: No such file"):
+        read_source(tmp_path / "none.py")
+    with pytest.raises(BadInput, match="cannot read"):
+        read_source(tmp_path)
+    (tmp_path / "long.py").write_bytes(b"#" * (MAX_SOURCE_BYTES + 1))
+    with pytest.raises(BadInput, match="more than"):
+        read_source(tmp_path / "long.py")
+
+
+@pytest.mark.parametrize("source", ["def build_model(:", "import no_such_module_anywhere", "1 / 0", "\0"])
+def test_a_source_that_does_not_load(source, task_of):
+    with pytest.raises(BadInput, match=r"task.py fails to load: \w+Error"):
+        task_of(source)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_missing_function_is_named(name, task_of):
+    with pytest.raises(BadInput, match=rf"task.py lacks {name}\("):
+        task_of(without(name))
+
+
+FAILURES = {
+    "build_model": ("torch.nn.Sequential(", "[1] + (", "build_model of task .* failed: TypeError"),
+    "no module": ("return torch.nn.Sequential", "return repr, ", "returned a tuple, not a torch.nn.Module"),
+    "load_data": ("path.read_text().split()", "path.no_such_method()", "load_data of task .* failed: AttributeError"),
+    "no length": ("path.read_text().split()", "iter(())", "returned a tuple_iterator, which has no length"),
+    "no samples": ("path.read_text().split()", "[]", "has no samples"),
+    "train": ("rate * torch", "rate.no_such * torch", "train of task .* failed: AttributeError"),
+    "no dictionary": ('{"samples": len(data), "correct": 1, "loss": 0.5}', "0.5", "evaluate of task .* must: evaluate"),
+    "no loss": (', "loss": 0.5', "", "evaluate of task .* must: evaluate"),
+    "negative": ('"correct": 1', '"correct": -1', "evaluate of task .* must: evaluate"),
+    "text": ('"loss": 0.5', '"loss": "low"', "evaluate of task .* must: evaluate"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), FAILURES.values(), ids=FAILURES)
+def test_a_failing_task_is_named(old, new, message, task_of, tmp_path):
+    assert old in SOURCE
+    task = task_of(SOURCE.replace(old, new))
+    (tmp_path / "data").write_text("a b c")
+
+    def run():
+        model = task.build_model(1)
+        data = task.load_data(tmp_path / "data")
+        task.train(model, data, seed=1, hyperparameters={"rate": 0.5})
+        task.evaluate(model, data)
+
+    with pytest.raises(BadInput, match=message):
+        run()
+
+
+def test_hyperparameters_that_the_task_does_not_know(task_of, tmp_path):
+    task = task_of()
+    with pytest.raises(BadInput, match=r"train of task .* unexpected keyword argument 'momentum'"):
+        task.train(task.build_model(1), [1], seed=1, hyperparameters={"rate": 0.5, "momentum": 0.9})
+
+
+def test_no_data(task_of, tmp_path):
+    with pytest.raises(BadInput, match="no data at"):
+        task_of().load_data(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("loss", "millionths"),
+    [("nan", 10**15), ("inf", 10**15), ("-inf", 0), ("-0.5", 0), ("1e30", 10**15), ("0.1234567", 123457)],
+)
+def test_every_loss_has_its_millionths(loss, millionths, task_of):
+    task = task_of(SOURCE.replace('"loss": 0.5', f'"loss": float("{loss}")'))
+    assert task.evaluate(task.build_model(1), [1]).loss_millionths == millionths
+
+
+def test_the_layout_is_the_floating_point_entries_in_order():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    model.register_buffer("scalar", torch.tensor(7.5))
+    entries = [(entry.name, entry.shape, entry.offset) for entry in layout_of(model)]
+    assert entries == [  # and not num_batches_tracked, an integer
+        ("scalar", (), 0),
+        ("0.weight", (2, 3), 1),
+        ("0.bias", (2,), 7),
+        ("1.weight", (2,), 9),
+        ("1.bias", (2,), 11),
+        ("1.running_mean", (2,), 13),
+        ("1.running_var", (2,), 15),
+    ]
+    values = np.arange(17, dtype=np.float32)
+    write_floats(model, values)
+    assert (read_floats(model) == values).all()
+    assert model.scalar.item() == 0
+    assert model[0].weight.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert model[1].num_batches_tracked.item() == 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_precisions_are_read_and_written_as_float32(dtype):
+    model = torch.nn.Linear(2, 2).to(getattr(torch, dtype))
+    values = np.float32([0.5, -1.5, 3.25, 0, 1, -2])
+    write_floats(model, values)
+    assert read_floats(model).dtype == np.float32
+    assert (read_floats(model) == values).all()
+    assert model.weight.dtype == getattr(torch, dtype)
+
+
+def test_transposed_parameters_keep_their_order():
+    model = torch.nn.Linear(3, 2, bias=False)
+    model.weight = torch.nn.Parameter(torch.arange(6.0).reshape(3, 2).T)
+    assert read_floats(model).tolist() == [0, 2, 4, 1, 3, 5]
+    write_floats(model, np.arange(6, dtype=np.float32))
+    assert model.weight.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("size", [0, 5, 7])
+def test_another_size_is_refused(size):
+    with pytest.raises(BadInput, match="does not have the layout"):
+        write_floats(torch.nn.Linear(2, 2), np.zeros(size, np.float32))
+
+
+def test_a_task_source_has_the_hash_of_its_bytes(tmp_path):
+    assert TaskSource(tmp_path, b"").sha256 == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
