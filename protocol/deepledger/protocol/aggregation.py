@@ -145,10 +145,14 @@ def div_half_even(numerator: Int64s, denominator: int) -> Int64s:
 def _step(model: ModelVector, mean: Callable[[int, int], tuple[Int64s, int]], *, block: int) -> int:
     """Add mean(start, stop) = (numerators, denominator), block by block; returns how many coordinates saturated."""
     limits = np.iinfo(np.int32)
-    saturated = 0
+    saturated, fast = 0, compiled(len(model))
     for start in range(0, len(model), block):
         stop = min(start + block, len(model))
-        moved = model[start:stop] + div_half_even(*mean(start, stop))
+        numerators, denominator = mean(start, stop)
+        if fast:
+            saturated += fast.step_by_mean(model[start:stop], numerators, factor=1, denominator=denominator)
+            continue
+        moved = model[start:stop] + div_half_even(numerators, denominator)
         saturated += int(np.count_nonzero((moved < limits.min) | (moved > limits.max)))
         model[start:stop] = np.clip(moved, limits.min, limits.max)
     return saturated
