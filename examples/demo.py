@@ -119,11 +119,11 @@ def main() -> None:
         console.print(Text("Everything matches: whoever has the chain and the blobs gets this model.", "bold green"))
 
 
-def set_the_stage(stage: Stage, dataset: str) -> int:
+def set_the_stage(stage: Stage, dataset: str, kind: str = "embedded") -> int:
     from deepledger.devnet import dev_accounts
     from deepledger.protocol.keystore import import_key
 
-    devnet = stage.spawn("devnet", "devnet", "--kind", "embedded", "--port", "0", stdout=subprocess.PIPE)
+    devnet = stage.spawn("devnet", "devnet", "--kind", kind, "--port", "0", stdout=subprocess.PIPE)
     assert devnet.stdout is not None
     first = devnet.stdout.readline()  # "embedded devnet on http://…, chain id …"
     if " on http" not in first:
