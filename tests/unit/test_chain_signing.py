@@ -1,0 +1,146 @@
+"""What a transaction costs at most, which refusals a fresh nonce mends, and who may number transactions."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+from eth_account.typed_transactions import TypedTransaction
+from hexbytes import HexBytes
+
+from deepledger.protocol.chain import signing
+from deepledger.protocol.chain.rpc import NodeRefused
+from deepledger.protocol.chain.signing import Call, Fees
+from deepledger.protocol.errors import ChainNonsense, StateError
+from deepledger.protocol.types import Address, Wei
+
+GWEI = 10**9
+ACCOUNT = Account.from_key("0x" + "11" * 32)
+REFUSED = NodeRefused("method not found", code=-32601)
+
+
+def test_the_offer_is_twice_the_base_fee_and_the_tip() -> None:
+    offer = signing.fees({"baseFeePerGas": hex(10 * GWEI)}, hex(2 * GWEI), most_per_gas=Wei(100 * GWEI))
+    assert offer == Fees(most=Wei(22 * GWEI), tip=Wei(2 * GWEI))
+
+
+def test_the_offer_is_capped_as_long_as_it_would_be_taken() -> None:
+    offer = signing.fees({"baseFeePerGas": hex(60 * GWEI)}, hex(GWEI), most_per_gas=Wei(100 * GWEI))
+    assert offer == Fees(most=Wei(100 * GWEI), tip=Wei(GWEI))
+
+
+def test_a_node_without_a_tip_to_suggest_gets_a_usual_one() -> None:
+    assert signing.fees({"baseFeePerGas": "0x0"}, REFUSED, most_per_gas=Wei(GWEI * 9)) == Fees(Wei(GWEI), Wei(GWEI))
+
+
+def test_a_chain_without_base_fee_has_a_gas_price() -> None:
+    assert signing.fees({}, REFUSED, most_per_gas=Wei(GWEI)) is None
+    assert signing.legacy_fees(hex(GWEI), most_per_gas=Wei(GWEI)) == Fees(Wei(GWEI), None)
+
+
+def test_a_node_cannot_make_us_overpay() -> None:
+    with pytest.raises(ChainNonsense, match="501 gwei"):
+        signing.fees({"baseFeePerGas": hex(GWEI)}, hex(500 * GWEI), most_per_gas=signing.MOST_PER_GAS)
+    with pytest.raises(ChainNonsense):
+        signing.legacy_fees(hex(501 * GWEI), most_per_gas=signing.MOST_PER_GAS)
+    for nonsense in ("0x", 5, None, "-0x1", "0x" + "f" * 65):
+        with pytest.raises(ChainNonsense):
+            signing.fees({"baseFeePerGas": "0x1"}, nonsense, most_per_gas=signing.MOST_PER_GAS)
+
+
+@pytest.mark.parametrize(("fees", "kind"), [(Fees(Wei(9), Wei(1)), 2), (Fees(Wei(9), None), 0)])
+@pytest.mark.parametrize("to", [Address("0x52908400098527886E0F7030069857D2E4169EE7"), None])
+def test_a_transaction_is_the_senders(fees: Fees, kind: int, to: Address | None) -> None:
+    call = Call(sender=Address(ACCOUNT.address), to=to, data="0x0102", value=Wei(7))
+    raw, name = signing.signed(ACCOUNT, call, chain_id=5, nonce=3, gas=100, fees=fees)
+    assert Account.recover_transaction(raw) == ACCOUNT.address
+    assert len(name) == 66
+    if kind == 2:
+        fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+        assert (fields["chainId"], fields["nonce"], fields["gas"], fields["value"]) == (5, 3, 100, 7)
+        assert (fields["maxFeePerGas"], fields["maxPriorityFeePerGas"]) == (9, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "taken", "there"),
+    [
+        ("nonce too low", True, False),
+        ("nonce too low: next nonce 5, tx nonce 4", True, False),
+        ("Nonce is too low", True, False),
+        ("OldNonce", True, False),
+        ("invalid nonce; got 4, expected 5", True, False),
+        ("replacement transaction underpriced", True, False),
+        ("transaction underpriced", False, False),
+        ("transaction underpriced: gas tip cap 0, minimum needed 1", False, False),
+        ("nonce too high", False, False),
+        ("already known", False, True),
+        ("transaction already imported", False, True),
+        ("known transaction: 0xab", False, True),
+        ("insufficient funds for gas * price + value", False, False),
+    ],
+)
+def test_refusals_are_told_apart(said: str, taken: bool, there: bool) -> None:
+    refused = NodeRefused(f"the node refused the request: {said}", code=-32000)
+    assert signing.is_nonce_taken(refused) is taken
+    assert signing.is_already_there(refused) is there
+
+
+def test_ether_is_written_for_people() -> None:
+    assert signing.ether(10**18) == "1 ETH"
+    assert signing.ether(0) == "0 ETH"
+    assert signing.ether(123 * 10**18) == "123 ETH"
+    assert signing.ether(1) == "0.000000000000000001 ETH"
+    assert signing.ether(15 * 10**17) == "1.5 ETH"
+
+
+def test_senders_with_one_key_take_turns(tmp_path: Path) -> None:
+    inside = 0
+    most = 0
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(20):
+            with signing.sole_sender(tmp_path / "locks", Address(ACCOUNT.address), 1):
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert (tmp_path / "locks").stat().st_mode & 0o777 == 0o700
+
+
+def test_another_chain_or_account_does_not_wait(tmp_path: Path) -> None:
+    other = Address("0x52908400098527886E0F7030069857D2E4169EE7")
+    with (
+        signing.sole_sender(tmp_path, Address(ACCOUNT.address), 1),
+        signing.sole_sender(tmp_path, Address(ACCOUNT.address), 2),
+        signing.sole_sender(tmp_path, other, 1),
+    ):
+        pass
+
+
+def test_waiting_for_the_lock_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signing, "LOCK_PATIENCE", 0.05)
+    with (
+        signing.sole_sender(tmp_path, Address(ACCOUNT.address), 1),
+        pytest.raises(StateError, match="another process"),
+        signing.sole_sender(tmp_path, Address(ACCOUNT.address), 1),
+    ):
+        pass
+
+
+def test_a_lock_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StateError, match=str(os.sep)),
+        signing.sole_sender(tmp_path / "file" / "locks", Address(ACCOUNT.address), 1),
+    ):
+        pass
