@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -154,7 +155,8 @@ def test_an_honest_answer_passes(daemon):
 def test_a_daemon_that_is_down():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    all_unreachable(IpfsStore(f"/ip4/127.0.0.1/tcp/{port}/http"), "no IPFS daemon answers .* start it")
+    with warnings.catch_warnings(action="error"):
+        all_unreachable(IpfsStore(f"/ip4/127.0.0.1/tcp/{port}/http"), "no IPFS daemon answers .* start it")
 
 
 def test_a_host_that_does_not_exist():

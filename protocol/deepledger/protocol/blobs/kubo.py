@@ -8,7 +8,6 @@ limit, and every failure is one of three: `Refused` in the daemon's own words, `
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPException
@@ -45,11 +44,11 @@ class KuboRpc:
             raise BadInput(
                 f"{api[:200]!r} is no IPFS API address: give one like /ip4/127.0.0.1/tcp/5001/http"
             ) from None
-        with warnings.catch_warnings():  # ipfshttpclient gives urllib3 an option that this no longer needs
-            warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning)
-            self._http.open_session()
-        # The pinned ipfshttpclient has no public way to its session.
-        self._http._session.hooks["response"].append(_tamed)
+        self._http.open_session()
+        session = self._http._session  # the pinned ipfshttpclient has no public way to it
+        session.hooks["response"].append(_tamed)
+        for adapter in session.adapters.values():  # an option that urllib3 2 warns of and no longer needs
+            adapter.poolmanager.connection_pool_kw.pop("strict", None)
 
     def close(self) -> None:
         self._http.close_session()
