@@ -18,6 +18,7 @@ from typing import Literal
 from deepledger.devnet.accounts import dev_accounts
 from deepledger.devnet.anvil import AnvilProcess, find_anvil
 from deepledger.devnet.embedded import EmbeddedServer
+from deepledger.devnet.ports import reachable
 from deepledger.protocol.errors import BadInput
 
 __all__ = ["CHAIN_ID", "Devnet", "Kind", "dev_accounts", "find_anvil", "serve", "start"]
@@ -66,7 +67,7 @@ def start(
         else AnvilProcess(host=host, port=port, block_time=block_time, state=state)
     )
     try:
-        yield Devnet(chosen, f"http://{_reachable(host)}:{chain.port}", chain.check)
+        yield Devnet(chosen, f"http://{reachable(host)}:{chain.port}", chain.check)
     finally:
         chain.stop()
 
@@ -95,9 +96,3 @@ def serve(
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def _reachable(host: str) -> str:
-    if host in ("", "0.0.0.0"):  # noqa: S104
-        return LOOPBACK
-    return f"[{host}]" if ":" in host else host

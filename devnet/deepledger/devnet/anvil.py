@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 from deepledger.devnet.accounts import BALANCE_ETHER, COUNT, MNEMONIC
-from deepledger.devnet.ports import free_port, listening_socket
+from deepledger.devnet.ports import free_port, listening_socket, reachable
 from deepledger.protocol.errors import BadInput, StateError
 
 ENVIRONMENT = "DEEPLEDGER_ANVIL"
@@ -63,7 +63,7 @@ class AnvilProcess:
             command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            self._await_answer(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.port}")  # noqa: S104
+            self._await_answer(f"http://{reachable(host)}:{self.port}")
         except BaseException:
             self.stop()
             raise

@@ -15,7 +15,7 @@ from eth_typing import Address, Hash32
 from deepledger.devnet import clock as clocks
 from deepledger.devnet.accounts import BALANCE_ETHER, dev_accounts
 from deepledger.devnet.clock import ChainClock
-from deepledger.devnet.errors import bad_params, refused
+from deepledger.devnet.errors import RpcRefusal, bad_params, refused
 from deepledger.devnet.evm import (
     AtomicDB,
     Call,
@@ -199,7 +199,7 @@ class EmbeddedChain:
             try:
                 _check(transaction, state, pending)
                 self._mine(transaction, pending, state)
-            except Exception:
+            except RpcRefusal:
                 return
             mined = transaction
 

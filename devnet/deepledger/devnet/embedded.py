@@ -39,6 +39,8 @@ class EmbeddedServer:
         )
         self._thread.start()
         while not self._server.started:
+            if not self._thread.is_alive():
+                self.stop()
             self.check()
             time.sleep(0.005)
 

@@ -6,7 +6,8 @@ that mines every transaction itself needs neither. Blocks, time and indices are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +25,9 @@ from eth_typing import Address, Hash32
 from eth_utils.exceptions import ValidationError
 
 from deepledger.devnet.errors import refused
+
+sys.setrecursionlimit(3000)
+"""Importing py-evm raises it to 100,000. There, deep JSON anywhere in the process overflows the C stack and ends it."""
 
 CREATE = b""
 STIPEND = 2300
@@ -122,7 +126,7 @@ def execute(state: Any, call: Call) -> Execution:
     if balance < call.value:
         raise refused(f"insufficient funds for transfer: have {balance}, want {call.value}")
     executor = state.get_transaction_executor()
-    computation = executor.build_computation(executor.build_evm_message(call), call)
+    computation = _within_depth(lambda: executor.build_computation(executor.build_evm_message(call), call))
     used = call.gas - computation.get_gas_remaining()
     floor = used + executor.calc_data_floor_gas(call, used, 0)
     return Execution(
@@ -136,7 +140,7 @@ def execute(state: Any, call: Call) -> Execution:
 def apply_transaction(state: Any, header: Any, transaction: Any) -> Mined:
     """Executes the one transaction of a block and returns the finished header."""
     try:
-        computation = state.apply_transaction(transaction)
+        computation = _within_depth(lambda: state.apply_transaction(transaction))
     except ValidationError as invalid:
         raise refused(f"invalid transaction: {invalid}") from invalid
     receipt = PragueVM.make_receipt(header, transaction, computation, state)
@@ -162,7 +166,7 @@ def decode_transaction(raw: bytes) -> Any:
     try:
         transaction = PragueVM.get_transaction_builder().decode(raw)
         transaction.validate()
-        transaction.check_signature_validity()
+        _ = transaction.sender  # cached; a public key that can be recovered fits, so there is no more to verify
         return transaction
     except Exception as broken:  # rlp, eth_keys and py-evm each have their own
         raise refused(f"cannot decode the transaction: {broken}") from broken
@@ -185,6 +189,13 @@ def _context(header: Any, *, chain_id: int, ancestors: Iterable[Hash32]) -> Exec
         base_fee_per_gas=header.base_fee_per_gas,
         excess_blob_gas=0,
     )
+
+
+def _within_depth(run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except RecursionError as deep:
+        raise refused("contracts call each other more deeply than this devnet can follow") from deep
 
 
 def _sufficient(used: int, computation: Any) -> int:

@@ -28,3 +28,10 @@ def listening_socket(host: str, port: int) -> socket.socket:
 def free_port(host: str) -> int:
     with listening_socket(host, 0) as bound:
         return int(bound.getsockname()[1])
+
+
+def reachable(host: str) -> str:
+    """How a URL on this machine names the address that a server listens on."""
+    if host in ("", "0.0.0.0"):  # noqa: S104
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

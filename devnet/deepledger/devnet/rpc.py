@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eth_abi.abi import decode
-from eth_utils.exceptions import ValidationError
+from eth_abi.exceptions import DecodingError
 
 from deepledger.devnet import params
 from deepledger.devnet.chain import CHAIN_ID, GAS_LIMIT, Block, EmbeddedChain
@@ -204,7 +204,7 @@ def _reason(output: bytes) -> str:
         return ""
     try:
         return str(decode(["string"], output[4:])[0])
-    except (ValueError, ValidationError, OverflowError):
+    except (DecodingError, ValueError):
         return ""
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pydantic_core import from_json  # unlike json's, its nesting is bounded
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -101,8 +102,8 @@ class Endpoint:
     async def _reply(self, body: bytes | str, listener: Listener | None) -> str | None:
         self._loop = asyncio.get_running_loop()
         try:
-            requests = json.loads(body)
-        except (ValueError, RecursionError):
+            requests = from_json(body, allow_inf_nan=False)
+        except ValueError:
             return _encoded(_failure(None, RpcRefusal(PARSE_ERROR, "parse error")))
         if not isinstance(requests, list):
             single = await self._answer(requests, listener)
