@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 from eth_abi.abi import encode
 from eth_account import Account
 from web3.providers import HTTPProvider
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
 
 from deepledger.contracts import load
 from deepledger.protocol.chain import abi as codec
@@ -34,7 +37,7 @@ from deepledger.protocol.errors import (
     NoLedger,
     WrongChain,
 )
-from deepledger.protocol.types import JobId, Seconds
+from deepledger.protocol.types import Address, JobId, Seconds
 
 ABI = codec.ledger_abi()
 ADDRESS = "0x52908400098527886E0F7030069857D2E4169EE7"
@@ -86,6 +89,7 @@ class Node:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -707,3 +711,98 @@ def test_a_deployment_elsewhere_is_nonsense(node: Node, tmp_path: Path) -> None:
     node.says["eth_getCode"] = "0x00"
     with pytest.raises(NoLedger):
         deploy(node.url, ACCOUNT, locks=tmp_path)
+
+
+def test_the_time_of_the_next_block_is_the_newest_ones_where_the_node_cannot_say(
+    node: Node, reader: ChainReader
+) -> None:
+    node.says["eth_getBlockByNumber"] = lambda params: block() if params[0] == "latest" else None
+    assert reader.pending_time() == 100
+    node.says["eth_getBlockByNumber"] = lambda params: block() if params[0] == "latest" else error("no pending block")
+    assert reader.pending_time() == 100
+    node.says["eth_getBlockByNumber"] = lambda params: block(timestamp="0x65")
+    assert reader.pending_time() == 101
+
+
+def test_a_view_that_reverts_is_explained(node: Node, reader: ChainReader) -> None:
+    node.says["eth_call"] = revert("UnknownJob", ["uint256"], [7])
+    with pytest.raises(LedgerRejected, match="no job 7"):
+        reader.credit(JobId(7), Address(ADDRESS))
+    node.says["eth_call"] = error("header not found")
+    with pytest.raises(NodeRefused, match="header not found"):
+        reader.credit(JobId(7), Address(ADDRESS))
+
+
+# What a WebSocket can send.
+
+SUBSCRIBED = '{"id": 1, "result": "0x5"}'
+
+
+def pushed(head: Any, *, subscription: str = "0x5") -> str:
+    params = {"subscription": subscription, "result": head}
+    return json.dumps({"method": "eth_subscription", "params": params})
+
+
+@pytest.fixture
+def told(node: Node) -> Iterator[Callable[..., ChainReader]]:
+    """A reader whose WebSocket sends the given messages and then nothing more."""
+    opened: list[Any] = []
+
+    def make(*messages: str | bytes) -> ChainReader:
+        def tell(connection: ServerConnection) -> None:
+            connection.recv()
+            for message in messages:
+                connection.send(message)
+            with suppress(ConnectionClosed):
+                connection.recv()
+
+        server = serve(tell, "127.0.0.1", 0)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        reader = connect(node.url, ADDRESS, ws_url=f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
+        opened.append((reader, server, thread))
+        return reader
+
+    yield make
+    for reader, server, thread in opened:
+        reader.close()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [SUBSCRIBED, pushed(block(10))],
+        [pushed(block(10)), SUBSCRIBED, pushed(block(11))],
+        [SUBSCRIBED, pushed(block(99), subscription="0x6"), '{"method": "else"}', '{"id": 7}', pushed(block(10))],
+    ],
+)
+def test_a_pushed_head_ends_the_wait(told: Callable[..., ChainReader], messages: list[str]) -> None:
+    reader = told(*messages)
+    assert reader.wait(reader.head(), timeout=60).number in (10, 11)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        ['{"id": 1, "error": {"code": -32601, "message": "no subscriptions"}}'],
+        ["boo"],
+        [b"\xff\xfe"],
+        ["[" * 100_000],
+        ["[]"],
+        [" " * (2 << 20)],
+        [SUBSCRIBED, pushed(None)],
+        [SUBSCRIBED, pushed(block(hash="0x12"))],
+        [SUBSCRIBED, '{"method": "eth_subscription", "params": 5}'],
+    ],
+)
+def test_what_a_websocket_says_wrongly_only_costs_time(
+    node: Node, told: Callable[..., ChainReader], messages: list[str | bytes]
+) -> None:
+    reader = told(*messages)
+    after = reader.head()
+    assert reader.wait(after, timeout=0.2) == after
+    node.says["eth_getBlockByNumber"] = block(10)
+    assert reader.wait(after, timeout=60).number == 10
