@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from typing_extensions import Buffer
 
-from deepledger.auditor.books import Books
 from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind
+from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
 from deepledger.auditor.rounds import audit_round
-from deepledger.auditor.rules import broken
+from deepledger.auditor.rules import Rules
 from deepledger.protocol.agreement import fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.chain.events import Event
-from deepledger.protocol.chain.ledger import Reader
+from deepledger.protocol.chain.events import Event, JobCreated
+from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
 from deepledger.protocol.evaluation import Bench, prepare_bench
 from deepledger.protocol.merkle import chunk_root
@@ -29,6 +29,8 @@ from deepledger.protocol.vectors import ModelVector
 
 Progress = Callable[[str, int, int], None]
 """(what, how much is done, of how much)"""
+
+_ACCOUNTS = ("participant", "account", "coordinator", "sponsor")
 
 
 def audit(
@@ -47,13 +49,13 @@ def audit(
     head = reader.head()
     events = reader.events(reader.created_in(job), head.number, job=job)
     findings: list[Finding] = []
-    state = _replay(events, reader, findings, tell)
+    state, rules = _replay(events, head, reader, findings, tell)
     counted = _Counted(store)
     spec = _spec(state, counted, findings)
     rounds: list[AuditedRound] = []
     status = "not checked because the spec cannot be had"
     if spec is not None:
-        bench, status = _bench(counted, spec, tasks, findings)
+        bench, status = _bench(state, counted, spec, tasks, findings)
         model = _first_model(state, spec, counted, findings)
         for number, over in enumerate(state.history):
             tell("rounds", number, len(state.history))
@@ -78,44 +80,56 @@ def audit(
         findings=tuple(findings),
         blobs=counted.blobs,
         bytes=counted.bytes,
-        evaluation=status,
+        evaluation=_evaluated(rounds) if status == "checked" else status,
+        held=rules.books.held,
     )
 
 
-def _replay(events: Sequence[Event], reader: Reader, findings: list[Finding], progress: Progress) -> Job:
-    """Fold the events, checking each against the contract's rules and every transaction's money."""
+def _replay(
+    events: Sequence[Event], head: Head, reader: Reader, findings: list[Finding], progress: Progress
+) -> tuple[Job, Rules]:
+    """Fold the events, and hold them against the contract's rules and its present books."""
+    if not events or not isinstance(events[0], JobCreated):
+        raise ChainNonsense("the chain does not report the creation of this job; use another RPC endpoint")
+    rules = Rules(events[0].job, chain_id=reader.chain_id, contract=reader.address)
+    broken = chain(out_of_place(events, head), hold_against(rules, events))
+    findings += islice(broken, MOST_FINDINGS)
+    if next(broken, None) is not None:
+        what = "the trail goes on to break the rules; only the first places are listed"
+        findings.append(Finding(Kind.RULE, what, "more such events", "none", findings[-1].at, None))
+    if not findings:
+        findings += _credits(rules, events, head, reader)
     state: Job | None = None
-    books = Books()
-    done = 0
-    for _, group in groupby(events, key=lambda event: event.at.transaction):
-        transaction = list(group)
-        before = state
-        for event in transaction:
-            if state is not None:
-                for rule, claimed, derived in broken(state, event, chain_id=reader.chain_id, contract=reader.address):
-                    kind = Kind.COMMITMENT if "opens its commitment" in rule else Kind.RULE
-                    findings.append(Finding(kind, f"broken: {rule}", claimed, derived, event.at, state.round))
-            state = _applied(state, event, findings)
-        for what, claimed, derived, event in books.transaction(before, transaction):
-            findings.append(Finding(Kind.MONEY, f"wrong amount: {what}", claimed, derived, event.at, None))
-        done += len(transaction)
-        progress("events", done, len(events))
-    if state is None:
-        raise ChainNonsense("the chain reports no events of this job; use another RPC endpoint")
-    return state
+    for number, event in enumerate(events):
+        try:
+            state = apply(state, event)
+        except (ChainNonsense, ValueError) as error:
+            if state is None:
+                raise
+            if not findings:
+                findings.append(
+                    Finding(Kind.RULE, f"an event that cannot follow: {error}", type(event).__name__, "none", event.at,
+                            state.round)
+                )  # fmt: skip
+        if number % 64 == 0:
+            progress("events", number, len(events))
+    progress("events", len(events), len(events))
+    assert state is not None  # noqa: S101 (there is an event, and it did not raise)
+    return state, rules
 
 
-def _applied(state: Job | None, event: Event, findings: list[Finding]) -> Job:
-    try:
-        return apply(state, event)
-    except (ChainNonsense, ValueError) as error:
-        if state is None:
-            raise
-        name = type(event).__name__
-        findings.append(
-            Finding(Kind.RULE, f"an event that cannot follow: {error}", name, "no such event", event.at, None)
-        )
-        return state
+def _credits(rules: Rules, events: Sequence[Event], head: Head, reader: Reader) -> Iterator[Finding]:
+    """Whether the contract owes everybody what the trail says: an end that was withheld shows here."""
+    accounts = {getattr(event, name) for event in events for name in _ACCOUNTS if hasattr(event, name)}
+    owed = {account: reader.credit(rules.job, account) for account in sorted(accounts)}
+    wrong = {account: amount for account, amount in owed.items() if amount != rules.books.credits[account]}
+    newest = reader.head()
+    if not wrong or (newest != head and reader.events(head.number + 1, newest.number, job=rules.job)):
+        return  # or it goes on meanwhile
+    what = "the contract owes an account another amount than its events say: some are withheld"
+    for account, amount in wrong.items():
+        derived = f"{rules.books.credits[account]} wei"
+        yield Finding(Kind.MONEY, what, f"{amount} wei", derived, events[-1].at, None, account)
 
 
 def _spec(job: Job, store: BlobStore, findings: list[Finding]) -> JobSpec | None:
@@ -145,21 +159,32 @@ def _first_model(job: Job, spec: JobSpec, store: BlobStore, findings: list[Findi
     return model
 
 
-def _bench(store: BlobStore, spec: JobSpec, tasks: Sequence[Path], findings: list[Finding]) -> tuple[Bench | None, str]:
+def _bench(
+    job: Job, store: BlobStore, spec: JobSpec, tasks: Sequence[Path], findings: list[Finding]
+) -> tuple[Bench | None, str]:
     """What evaluations are redone with, or why they are not. The validation set is fetched either way."""
+    source, why_not = None, "not checked because torch is not installed"
     try:
+        if importlib.util.find_spec("torch") is not None:
+            source = find_source(spec.task, tasks)
+    except BadInput as error:
+        why_not = f"not checked: {error}"
+    try:
+        if source is not None:
+            return prepare_bench(store, spec, source), "checked"
         store.read_into(spec.validation_digest, np.empty(spec.validation.bytes, np.uint8).data)
     except (BlobMissing, BlobCorrupt) as error:
         what = "the validation set cannot be had"
-        findings.append(Finding(Kind.BLOB, what, spec.validation.digest, str(error), None, None))
+        findings.append(Finding(Kind.BLOB, what, spec.validation.digest, str(error), job.created.at, None))
         return None, f"not checked because {what}"
-    if importlib.util.find_spec("torch") is None:
-        return None, "not checked because torch is not installed"
-    try:
-        source = find_source(spec.task, tasks)
     except BadInput as error:
-        return None, f"not checked: {error}"
-    return prepare_bench(store, spec, source), "checked"
+        why_not = f"not checked: {error}"
+    return None, why_not
+
+
+def _evaluated(rounds: Sequence[AuditedRound]) -> str:
+    done = sum(each.evaluation is not None for each in rounds)
+    return "checked" if done == len(rounds) else f"checked in {done} of {len(rounds)} rounds"
 
 
 class _Counted:

@@ -9,11 +9,11 @@ from deepledger.protocol.chain.events import Event, Position
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.report import Evaluation, Report
 from deepledger.protocol.trail import Job, SettledRound
-from deepledger.protocol.types import RoundNumber
+from deepledger.protocol.types import Address, RoundNumber
 
 
 class Kind(StrEnum):
-    RULE = "contract rule"  # an event that the contract would not have emitted: the RPC node lies
+    RULE = "contract rule"  # not what the contract does: the RPC node lies
     COMMITMENT = "commitment"  # what was revealed is not what was committed to
     MONEY = "money"  # an amount that does not follow from the events before it
     BLOB = "blob"  # cannot be had, or is not what its digest promises: the audit is incomplete
@@ -34,6 +34,7 @@ class Finding:
     derived: str
     at: Position | None  # the transaction that made the claim
     round: RoundNumber | None
+    who: Address | None = None  # whose event or claim it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,14 @@ class Audit:
     blobs: int  # fetched and verified
     bytes: int
     evaluation: str  # "checked", or why not
+    held: int  # wei that the contract holds for this job, by the audit's own books
 
     @property
     def matches(self) -> bool:
         """Everything that could be checked was, and is as it was settled."""
         return not self.findings
+
+    @property
+    def complete(self) -> bool:
+        """Every blob that the chain names could be had. What could not be had is never taken for right."""
+        return all(finding.kind is not Kind.BLOB for finding in self.findings)

@@ -45,12 +45,14 @@ def as_json(audit: Audit) -> dict[str, Any]:
     return {
         "job": audit.job.job,
         "matches": audit.matches,
+        "complete": audit.complete,
         "block": {"number": audit.head.number, "hash": audit.head.hash, "timestamp": audit.head.timestamp},
         "rounds_settled": len(audit.rounds),
         "rounds_derived": sum(each.derived for each in audit.rounds),
         "evaluation": audit.evaluation,
         "blobs": audit.blobs,
         "bytes": audit.bytes,
+        "held": str(audit.held),
         "rounds": [
             {
                 "round": each.over.opened.round,
@@ -70,6 +72,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
                 "round": finding.round,
                 "block": finding.at.block if finding.at else None,
                 "transaction": finding.at.transaction if finding.at else None,
+                "who": finding.who,
                 "explanation": finding.explanation,
                 "claimed": finding.claimed,
                 "derived": finding.derived,

@@ -9,10 +9,10 @@ import numpy as np
 from deepledger.auditor.findings import AuditedRound, Finding, Kind
 from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadSpec, BlobCorrupt, BlobMissing
+from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing
 from deepledger.protocol.evaluation import Bench, agrees
 from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.report import MAX_REPORT_BYTES, Report, build_report, parse_report
+from deepledger.protocol.report import MAX_REPORT_BYTES, Evaluation, Report, build_report, parse_report
 from deepledger.protocol.settlement import Contribution, Settlement, Verdict, contributions, inspect, settle
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Job, SettledRound
@@ -40,13 +40,15 @@ def audit_round(
     settled = over.settled
 
     def find(kind: Kind, explanation: str, claimed: str, derived: str) -> None:
-        findings.append(Finding(kind, explanation, claimed, derived, settled.at, over.opened.round))
+        findings.append(
+            Finding(kind, explanation, claimed, derived, settled.at, over.opened.round, settled.coordinator)
+        )
 
     report = _report(over, store, find)
     claimed_after = _claimed_model(over, spec, store, find)
-    evaluation = bench.evaluate(claimed_after) if bench is not None and claimed_after is not None else None
+    evaluation = _evaluate(bench, claimed_after, find) if bench is not None and claimed_after is not None else None
     derived = False
-    if before is not None:
+    if before is not None and all(reveal.participant in over.participants for reveal in over.opened.reveals):
         revealed = contributions(job, over.opened, over.participants, spec)
         judge = _Judge(store, spec, report, find)
         after = before.copy()
@@ -65,6 +67,14 @@ def audit_round(
             f"{evaluation.correct}/{evaluation.samples} correct, loss {evaluation.loss:.6f}",
         )
     return AuditedRound(over, report, derived, evaluation), claimed_after
+
+
+def _evaluate(bench: Bench, model: ModelVector, find: Find) -> Evaluation | None:
+    try:
+        return bench.evaluate(model)
+    except BadInput as error:
+        find(Kind.EVALUATION, "the settled model cannot be evaluated", "a result", str(error))
+        return None
 
 
 def _report(over: SettledRound, store: BlobStore, find: Find) -> Report | None:
@@ -198,6 +208,13 @@ def _compare_report(
             f"the report judges the update of {participant} otherwise than its bytes deserve",
             _say(claim.model_dump() if claim else None, truth.model_dump() if truth else None),
             _say(truth.model_dump() if truth else None, claim.model_dump() if claim else None),
+        )
+    if report.updates != expected.updates and claims == truths:
+        find(
+            Kind.REPORT,
+            "the report does not have one entry per reveal, by ascending seat",
+            ", ".join(f"seat {update.seat}" for update in report.updates),
+            ", ".join(f"seat {update.seat}" for update in expected.updates),
         )
 
 

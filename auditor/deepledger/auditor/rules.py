@@ -1,98 +1,377 @@
-"""The contract's rules once more, in Python: may this event follow on that state?
+"""TrainingLedger.sol once more, in Python: what each call demands, what it changes, and which events it emits.
 
-With an honest RPC node nothing here can fail, since the contract enforces it. It is how a lying node is found out.
+With an honest RPC node the chain's events are exactly these, since the contract enforces them. Anything else is how a
+lying node is found out. A call that the contract would have refused is noted and then carried out as far as it can be,
+so that what comes after it is judged by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
+from deepledger.auditor.books import Books
 from deepledger.protocol.chain.events import (
+    BondPosted,
+    BondReleased,
     Committed,
     CoordinatorReplaced,
+    Credited,
     Departure,
     Event,
+    JobCreated,
     JobEnded,
     Joined,
     Left,
     Outcome,
     PenaltyTaken,
     Phase,
+    Position,
     Revealed,
     RoundOpened,
     RoundStarved,
     Settled,
+    Withdrawn,
 )
 from deepledger.protocol.commitment import Slot, commitment_for
-from deepledger.protocol.trail import Job, phase_at
-from deepledger.protocol.types import Address
+from deepledger.protocol.rewards import shares
+from deepledger.protocol.spec import MAX_SEATS
+from deepledger.protocol.types import Address, JobId, RoundNumber, Seconds, Wei
+
+LAST_ATTEMPT = 2**16 - 1
+MAX_COORDINATORS = 8
 
 
-def broken(job: Job, event: Event, *, chain_id: int, contract: Address) -> Iterator[tuple[str, str, str]]:
-    """(rule, claimed, derived) for each rule that `event` breaks in the state before it."""
-    phase, attempt, terms = phase_at(job, event.at.timestamp), job.attempt, job.terms
-    match event:
-        case Committed():
-            yield from _phase("commit", phase, Phase.COMMITTING)
-            yield from _same("only seated participants commit", event.participant in job.participants, True)
-            yield from _same("commits are to the open round", event.round, job.round)
-            again = attempt is not None and attempt.has_committed(event.participant)
-            yield from _same("nobody commits twice in an attempt", again, False)
-        case Revealed():
-            yield from _phase("reveal", phase, Phase.REVEALING)
-            committed = {commit.participant: commit.commitment for commit in (attempt.commits if attempt else ())}
-            slot = Slot(chain_id, contract, job.job, event.round, event.participant)
-            opened = commitment_for(slot, digest=event.digest, root=event.root, salt=event.salt)
-            claimed = committed.get(event.participant)
-            yield from _same("a reveal opens its commitment", claimed.hex() if claimed else "none", opened.hex())
-            again = attempt is not None and attempt.has_revealed(event.participant)
-            yield from _same("nobody reveals twice", again, False)
-        case Settled():
-            yield from _phase("settlement", phase, Phase.SETTLING, Phase.OVERDUE)
-            yield from _same("the serving coordinator settles", event.coordinator, job.coordinator)
-            yield from _same("settlements are of the open round", event.round, job.round)
-            seats = {job.participants[r.participant].seat for r in (attempt.reveals if attempt else ())
-                     if r.participant in job.participants}  # fmt: skip
-            accepted = {seat for seat in range(64) if event.accepted >> seat & 1}
-            yield from _same("nobody is paid who did not reveal", sorted(accepted - seats), [])
-            yield from _same("there is one score per accepted seat", len(event.scores), len(accepted))
-        case RoundOpened():
-            ends = (
-                event.at.timestamp + terms.commit_window,
-                event.at.timestamp + terms.commit_window + terms.reveal_window,
-            )
-            yield from _same("a round's windows are the job's", (event.commit_end, event.reveal_end), ends)
-            yield from _same("rounds open in order", event.round, job.round)
-            yield from _same("a round opens with enough seated", len(job.participants) >= terms.min_participants, True)
-        case RoundStarved():
-            yield from _phase("restart", phase, Phase.STARVED)
-        case CoordinatorReplaced():
-            yield from _phase("replacement", phase, Phase.OVERDUE)
-            yield from _same("the serving coordinator is replaced", event.coordinator, job.coordinator)
-        case Joined():
-            yield from _same("nobody joins a job that is over", phase is Phase.OVER, False)
-            yield from _same("nobody sits twice", event.participant in job.participants, False)
-            taken = {seat.seat for seat in job.participants.values()}
-            free = next(seat for seat in range(65) if seat not in taken)
-            yield from _same("the lowest free seat is taken", event.seat, free)
-        case Left(departure=Departure.VOLUNTARY):
-            outstanding = attempt is not None and attempt.has_committed(event.participant)
-            yield from _same("nobody leaves with a commitment outstanding", outstanding, False)
-        case PenaltyTaken():
-            silent = attempt is not None and attempt.has_committed(event.participant)
-            silent = silent and attempt is not None and not attempt.has_revealed(event.participant)
-            yield from _same("a penalty is for a commitment that was not revealed", silent, True)
-        case JobEnded(outcome=Outcome.COMPLETED):
-            yield from _same("a job is completed after its last round", job.round, terms.rounds)
-        case _:
+@dataclass(slots=True)
+class Member:
+    address: Address
+    misses: int
+    first_round: int  # the first one whose absence counts
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A rule that a call broke."""
+
+    rule: str
+    claimed: str
+    derived: str
+
+
+class Rules:
+    """A job as the contract keeps it. Each call takes the event that carries its arguments."""
+
+    def __init__(self, job: JobId, *, chain_id: int, contract: Address) -> None:
+        self.job, self._chain_id, self._contract = job, chain_id, contract
+        self.books = Books()
+        self.number = self._serving = self._attempt = self._commit_end = self._reveal_end = 0
+        self._over = False
+        self._seats: dict[int, Member] = {}
+        self._commitments: dict[int, bytes] = {}  # by seat, of this attempt
+        self._revealed: set[int] = set()
+        self._emitted: list[Event] = []
+        self._breaches: list[Breach] = []
+
+    def perform(self, event: Event, at: Position) -> tuple[list[Event], list[Breach]]:
+        """Carry out the call that `event` is from; returns the events it emits, and the rules it broke."""
+        self._at, self._emitted, self._breaches = at, [], []
+        match event:
+            case JobCreated():
+                self._create(event)
+            case BondPosted():
+                self._post_bond(event.coordinator)
+            case BondReleased():
+                self._release_bond(event.coordinator)
+            case Joined():
+                self._join(event)
+            case Left():
+                self._leave(event.participant)
+            case Committed():
+                self._commit(event)
+            case Revealed():
+                self._reveal(event)
+            case Settled():
+                self._settle(event)
+            case RoundStarved():
+                self._restart()
+            case CoordinatorReplaced():
+                self._replace_coordinator()
+            case JobEnded():
+                self._close_job()
+            case Withdrawn():
+                self._withdraw(event.account)
+            case _:
+                raise ValueError(f"{type(event).__name__} carries no call")
+        return self._emitted, self._breaches
+
+    def phase(self, now: Seconds) -> Phase:
+        if self._over:
+            return Phase.OVER
+        if not self._commit_end:
+            return Phase.WAITING
+        if now < self._commit_end:
+            return Phase.COMMITTING
+        if len(self._commitments) < self._terms.min_participants:
+            return Phase.STARVED
+        if now < self._reveal_end:
+            return Phase.REVEALING
+        if len(self._revealed) < self._terms.min_participants:
+            return Phase.STARVED
+        return Phase.SETTLING if now < self._reveal_end + self._terms.settle_window else Phase.OVERDUE
+
+    # Calls
+
+    def _create(self, event: JobCreated) -> None:
+        self._created, self._terms = event, event.terms
+        terms, listed = event.terms, event.coordinators
+        self._demand("a job has rounds and windows", all(
+            (terms.rounds, terms.commit_window, terms.reveal_window, terms.settle_window, terms.miss_limit)
+        ))  # fmt: skip
+        within = 0 < terms.min_participants <= terms.max_participants <= MAX_SEATS
+        self._demand("a job's participant limits are possible", within)
+        covered = terms.reveal_penalty <= terms.stake and terms.settle_penalty <= terms.bond
+        self._demand("no penalty exceeds its deposit", covered)
+        self._demand("the coordinators are distinct", 0 < len(set(listed)) == len(listed) <= MAX_COORDINATORS)
+        self.books.deposit_budget(terms.rounds * terms.reward)
+        self._emit(JobCreated, sponsor=event.sponsor, terms=terms, coordinators=listed)
+
+    def _post_bond(self, coordinator: Address) -> None:
+        self._demand("nobody posts a bond in a job that is over", not self._over)
+        self._demand("only listed coordinators post a bond", coordinator in self._created.coordinators)
+        self._demand("nobody posts a bond twice", not self._is_bonded(coordinator))
+        self.books.deposit_bond(coordinator, self._terms.bond)
+        self._emit(BondPosted, coordinator=coordinator, amount=self._terms.bond)
+        if not self._commit_end:
+            self._open_or_wait()
+
+    def _release_bond(self, coordinator: Address) -> None:
+        self._demand("only a bond in deposit is given back", bool(self.books.bonds.get(coordinator)))
+        if coordinator == self._coordinator:
+            self._demand_phase("release of the serving coordinator's bond", Phase.WAITING, Phase.OVER)
+        self._emit(BondReleased, coordinator=coordinator, amount=self.books.return_bond(coordinator))
+
+    def _join(self, event: Joined) -> None:
+        self._demand("nobody joins a job that is over", not self._over)
+        self._demand("a job has a most of participants", len(self._seats) < self._terms.max_participants)
+        self._demand("a participant has samples", event.samples > 0)
+        if not self._demand("nobody sits twice", self._seat_of(event.participant) is None):
             return
+        seat = next(seat for seat in range(len(self._seats) + 1) if seat not in self._seats)
+        in_time = not self._commit_end or self._at.timestamp < self._commit_end
+        self._seats[seat] = Member(event.participant, 0, self.number if in_time else self.number + 1)
+        self.books.deposit_stake(event.participant, self._terms.stake)
+        self._emit(Joined, participant=event.participant, seat=seat, samples=event.samples)
+        if not self._commit_end:
+            self._open_or_wait()
 
+    def _leave(self, participant: Address) -> None:
+        seat = self._seat_of(participant)
+        if seat is None:
+            self._demand("only seated participants leave", False)
+            return
+        self._demand("nobody leaves with a commitment outstanding", seat not in self._commitments)
+        self._unseat(seat, Departure.VOLUNTARY)
+        if self._at.timestamp < self._commit_end:
+            self._close_committing_if_complete()
 
-def _phase(what: str, phase: Phase, *allowed: Phase) -> Iterator[tuple[str, str, str]]:
-    if phase not in allowed:
-        yield f"a {what} is in its time window", phase.name.lower(), " or ".join(each.name.lower() for each in allowed)
+    def _commit(self, event: Committed) -> None:
+        self._demand_phase("commit", Phase.COMMITTING)
+        self._demand_round(event.round)
+        seat = self._seat_of(event.participant)
+        if seat is None:
+            self._demand("only seated participants commit", False)
+            return
+        self._demand("nobody commits twice in an attempt", seat not in self._commitments)
+        self._demand("a commitment is not zero", any(event.commitment))
+        self._commitments[seat] = event.commitment
+        self._seats[seat].misses = 0
+        self._close_committing_if_complete()
+        self._emit(Committed, round=self._round, participant=event.participant, commitment=event.commitment)
 
+    def _reveal(self, event: Revealed) -> None:
+        self._demand_phase("reveal", Phase.REVEALING)
+        self._demand_round(event.round)
+        seat = self._seat_of(event.participant)
+        if seat is None or seat not in self._commitments:
+            self._demand("only who committed reveals", False)
+            return
+        self._demand("nobody reveals twice", seat not in self._revealed)
+        slot = Slot(self._chain_id, self._contract, self.job, self._round, event.participant)
+        opened = commitment_for(slot, digest=event.digest, root=event.root, salt=event.salt)
+        if opened != self._commitments[seat]:
+            self._breach("a reveal opens its commitment", opened.hex(), self._commitments[seat].hex())
+        self._revealed.add(seat)
+        if len(self._revealed) == len(self._commitments):
+            self._reveal_end = self._at.timestamp
+        self._emit(
+            Revealed, round=self._round, participant=event.participant, digest=event.digest, root=event.root,
+            salt=event.salt,
+        )  # fmt: skip
 
-def _same(rule: str, claimed: object, derived: object) -> Iterator[tuple[str, str, str]]:
-    if claimed != derived:
-        yield rule, str(claimed), str(derived)
+    def _settle(self, event: Settled) -> None:
+        self._demand_phase("settlement", Phase.SETTLING, Phase.OVERDUE)
+        self._demand_round(event.round)
+        self._demand("digests are not zero", all(map(any, (event.model_digest, event.model_root, event.report_digest))))
+        accepted = [seat for seat in range(MAX_SEATS) if event.accepted >> seat & 1]
+        self._demand("nobody is paid who did not reveal", self._revealed.issuperset(accepted))
+        self._demand("there is one score per accepted seat", len(event.scores) == len(accepted))
+        self._close_attempt()
+        reward = self._terms.reward
+        pot = Wei(reward + self.books.forfeits)
+        self._emit(
+            Settled, round=self._round, coordinator=self._coordinator, model_digest=event.model_digest,
+            model_root=event.model_root, report_digest=event.report_digest, accepted=event.accepted,
+            scores=event.scores, pot=pot,
+        )  # fmt: skip
+        if sum(event.scores):
+            self.books.spend_reward(reward)
+            for seat, share in zip(accepted, shares(pot, event.scores), strict=False):
+                self._pay(seat, share)
+        self._attempt = 0
+        self.number += 1
+        if self.number == self._terms.rounds:
+            self._end(Outcome.COMPLETED)
+        else:
+            self._open_or_wait()
+
+    def _restart(self) -> None:
+        self._demand_phase("restart", Phase.STARVED)
+        self._close_attempt()
+        self._emit(RoundStarved, round=self._round, attempt=self._attempt)
+        if self._attempt == LAST_ATTEMPT:
+            self._end(Outcome.ABANDONED)
+        else:
+            self._attempt += 1
+            self._open_or_wait()
+
+    def _replace_coordinator(self) -> None:
+        self._demand_phase("replacement", Phase.OVERDUE)
+        late, penalty, listed = self._coordinator, self._terms.settle_penalty, self._created.coordinators
+        heirs = [index for index in range(self._serving + 1, len(listed)) if self._is_bonded(listed[index])]
+        successor = listed[heirs[0]] if heirs else None
+        self._emit(CoordinatorReplaced, round=self._round, coordinator=late, successor=successor, penalty=penalty)
+        self._emit(BondReleased, coordinator=late, amount=self.books.return_bond(late, penalty=penalty))
+        self._pay_equally(self._revealed, penalty)
+        if successor is None:
+            self._close_attempt()
+            self._end(Outcome.ABANDONED)
+        else:
+            self._serving = heirs[0]
+            self._reveal_end = self._at.timestamp
+
+    def _close_job(self) -> None:
+        self._demand_phase("closing", Phase.WAITING, Phase.STARVED)
+        if self._commit_end:
+            self._close_attempt()
+        self._end(Outcome.WITHDRAWN)
+
+    def _withdraw(self, account: Address) -> None:
+        amount = self.books.withdraw(account)
+        self._demand("only what was credited is withdrawn", amount > 0)
+        self._emit(Withdrawn, account=account, amount=amount)
+
+    # Rounds
+
+    def _open_or_wait(self) -> None:
+        self._commitments, self._revealed = {}, set()
+        self._commit_end = self._reveal_end = 0
+        if len(self._seats) >= self._terms.min_participants and self._is_bonded(self._coordinator):
+            self._commit_end = self._at.timestamp + self._terms.commit_window
+            self._reveal_end = self._commit_end + self._terms.reveal_window
+            self._emit(
+                RoundOpened, round=self._round, attempt=self._attempt, commit_end=Seconds(self._commit_end),
+                reveal_end=Seconds(self._reveal_end),
+            )  # fmt: skip
+
+    def _close_committing_if_complete(self) -> None:
+        if self._commitments and len(self._commitments) == len(self._seats):
+            self._commit_end = self._at.timestamp
+            self._reveal_end = self._at.timestamp + self._terms.reveal_window
+
+    def _close_attempt(self) -> None:
+        """Penalties for who committed and did not reveal; a miss for who did not commit."""
+        penalty = self._terms.reveal_penalty
+        for seat in sorted(self._commitments.keys() - self._revealed):
+            participant = self._seats[seat].address
+            self.books.take_penalty(participant, penalty)
+            self._emit(PenaltyTaken, round=self._round, participant=participant, amount=penalty)
+            if self.books.stakes[participant] < penalty:
+                self._unseat(seat, Departure.EXHAUSTED)
+        for seat in sorted(self._seats.keys() - self._commitments.keys()):
+            member = self._seats[seat]
+            if member.first_round <= self.number:
+                member.misses += 1
+                if member.misses == self._terms.miss_limit:
+                    self._unseat(seat, Departure.MISSING)
+
+    def _unseat(self, seat: int, departure: Departure) -> None:
+        participant = self._seats.pop(seat).address
+        self._commitments.pop(seat, None)
+        self._revealed.discard(seat)
+        stake = self.books.return_stake(participant)
+        self._emit(Left, participant=participant, seat=seat, departure=departure, stake=stake)
+
+    def _end(self, outcome: Outcome) -> None:
+        heirs = self._revealed or set(self._seats)
+        self._over = True
+        self._emit(JobEnded, outcome=outcome)
+        self._pay_equally(heirs, self.books.forfeits)
+        rest = self.books.close(self._created.sponsor)
+        if rest:
+            self._emit(Credited, account=self._created.sponsor, amount=rest)
+        self._commitments, self._revealed = {}, set()
+        self._commit_end = self._reveal_end = 0
+
+    # Money
+
+    def _pay_equally(self, seats: Iterable[int], amount: int) -> None:
+        """What does not divide stays a forfeit."""
+        chosen = sorted(seats)
+        for seat in chosen:
+            self._pay(seat, amount // len(chosen))
+
+    def _pay(self, seat: int, amount: int) -> None:
+        if amount and seat in self._seats:
+            account = self._seats[seat].address
+            self.books.pay(account, amount)
+            self._emit(Credited, account=account, amount=amount)
+
+    # Look-up
+
+    @property
+    def _round(self) -> RoundNumber:
+        return RoundNumber(self.number)
+
+    @property
+    def _coordinator(self) -> Address:
+        return self._created.coordinators[self._serving]
+
+    def _is_bonded(self, coordinator: Address) -> bool:
+        return bool(self.books.bonds.get(coordinator)) or not self._terms.bond
+
+    def _seat_of(self, participant: Address) -> int | None:
+        return next((seat for seat, member in self._seats.items() if member.address == participant), None)
+
+    def _emit(self, kind: type[Event], **fields: Any) -> None:
+        self._emitted.append(kind(at=self._at, job=self.job, **fields))
+
+    # Breaches
+
+    def _demand(self, rule: str, kept: bool) -> bool:
+        if not kept:
+            self._breach(rule, "it happened", "the contract refuses it")
+        return kept
+
+    def _demand_phase(self, what: str, *allowed: Phase) -> None:
+        phase = self.phase(self._at.timestamp)
+        if phase not in allowed:
+            possible = " or ".join(each.name.lower() for each in allowed)
+            self._breach(f"a {what} is in its time window", f"in {phase.name.lower()}", f"in {possible}")
+
+    def _demand_round(self, round: RoundNumber) -> None:
+        if round != self.number:
+            self._breach("a call is for the open round", f"round {round}", f"round {self.number}")
+
+    def _breach(self, rule: str, claimed: str, derived: str) -> None:
+        self._breaches.append(Breach(rule, claimed, derived))
