@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadSpec
+from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import JobSpec, Validation
-from deepledger.protocol.task import Task, TaskSource, layout_of, write_floats
+from deepledger.protocol.task import WORST_LOSS, Task, TaskSource, layout_of, write_floats
 from deepledger.protocol.vectors import ModelVector, decode_model
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Bench:
     """A loaded task with a job's validation set."""
 
@@ -30,22 +32,40 @@ class Bench:
     validation: Any
 
     def evaluate(self, model: ModelVector) -> Evaluation:
+        """A model on which the task's own code fails has the worst result: no update may stop a job."""
+        try:
+            return self.try_out(model)
+        except BadInput:
+            return Evaluation(samples=len(self.validation), correct=0, loss_millionths=WORST_LOSS)
+
+    def try_out(self, model: ModelVector) -> Evaluation:
+        """Raises `BadInput` where the task fails: for a task that nobody has seen working yet."""
         write_floats(self.module, decode_model(model, self.spec.model))
         return self.task.evaluate(self.module, self.validation)
 
 
 def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource) -> Bench:
-    """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails, and as the store does."""
+    """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails, and as the store does.
+
+    The validation set is a file without a suffix (a spec names none), which stays for as long as the bench lives:
+    tasks may map it into memory or read it again.
+    """
     task = Task(source)
     module = task.build_model(spec.training.seed)
     if layout_of(module) != spec.model.layout:
         raise BadSpec("the task's model does not have the layout that the spec pins; have nothing to do with this job")
     data = np.empty(spec.validation.bytes, np.uint8)
     store.read_into(spec.validation_digest, data.data)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "validation"
+    folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
+    try:
+        path = folder / "validation"
         path.write_bytes(data.data)
-        return Bench(spec, task, module, task.load_data(path))
+        bench = Bench(spec, task, module, task.load_data(path))
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    weakref.finalize(bench, shutil.rmtree, folder, ignore_errors=True)  # at the latest when Python ends
+    return bench
 
 
 def agrees(claimed: Evaluation, derived: Evaluation, tolerance: Validation) -> bool:

@@ -33,6 +33,8 @@ FUNCTIONS = {
     "evaluate": 'evaluate(model, data) -> {"samples": int, "correct": int, "loss": float}',
 }
 MAX_SOURCE_BYTES = 1 << 20
+WORST_LOSS = 10**15
+"""In millionths: what a loss that is not a number counts as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Task:
             return Evaluation(
                 samples=int(result["samples"]),
                 correct=int(result["correct"]),
-                loss_millionths=10**15 if math.isnan(loss) else round(min(max(loss, 0.0), 1e9) * 1e6),
+                loss_millionths=WORST_LOSS if math.isnan(loss) else round(min(max(loss, 0.0), 1e9) * 1e6),
             )
         except (TypeError, KeyError, ValueError) as error:  # pydantic's errors are ValueErrors
             raise BadInput(

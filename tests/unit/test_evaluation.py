@@ -1,0 +1,98 @@
+"""The bench: lazily read validation sets, models that a task cannot stand, and what is left behind."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepledger.protocol.blobs import digest_of
+from deepledger.protocol.blobs.directory import DirectoryStore
+from deepledger.protocol.errors import BadInput
+from deepledger.protocol.evaluation import Bench, prepare_bench
+from deepledger.protocol.report import Evaluation
+from deepledger.protocol.spec import build_spec
+from deepledger.protocol.task import WORST_LOSS, Task, layout_of, read_floats, read_source
+from deepledger.protocol.vectors import encode_model
+
+TASK = """
+import torch
+
+class Lazy:
+    def __init__(self, path):
+        if path.read_text() == "broken":
+            raise ValueError("broken")
+        self.path = path
+    def __len__(self):
+        return 3
+    def __getitem__(self, index):
+        return float(self.path.read_text()[index])
+
+def build_model():
+    return torch.nn.Linear(1, 1)
+
+def load_data(path):
+    return Lazy(path)
+
+def train(model, data):
+    pass
+
+def evaluate(model, data):
+    if float(model.weight.abs().max()) > 100:
+        raise ValueError("Input contains infinity")
+    return {"samples": len(data), "correct": 0, "loss": data[0] + data[1] + data[2]}
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def prepare(folder: Path, validation: bytes) -> Bench:
+    (folder / "lazy.py").write_text(TASK)
+    source = read_source(folder / "lazy.py")
+    store = DirectoryStore(folder / "store")
+    store.put(validation)
+    spec = build_spec(
+        {
+            "version": 1, "name": "lazy", "task": {"name": "lazy", "sha256": source.sha256},
+            "model": {"fraction_bits": 20, "layout": [e.model_dump() for e in layout_of(Task(source).build_model(1))]},
+            "update": {"bits": 16, "fraction_bits": 14, "norm_bound": 5.0},
+            "training": {"seed": 1, "hyperparameters": {}}, "aggregation": {"rule": "weighted_mean"},
+            "rewards": {"policy": "samples"}, "privacy": "open", "max_samples": 1000,
+            "validation": {"digest": digest_of(validation).hex(), "bytes": len(validation)},
+        }
+    )  # fmt: skip
+    return prepare_bench(store, spec, source)
+
+
+def test_data_may_be_read_when_it_is_needed_and_is_gone_with_the_bench(tmp_path: Path, temporary: Path) -> None:
+    bench = prepare(tmp_path, b"123")
+    model = encode_model(read_floats(bench.module), bench.spec.model)
+    for _ in range(2):
+        assert bench.evaluate(model) == Evaluation(samples=3, correct=0, loss_millionths=6_000_000)
+    assert len(list(temporary.rglob("validation"))) == 1
+    del bench
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+
+
+def test_nothing_is_left_behind_by_data_that_cannot_be_loaded(tmp_path: Path, temporary: Path) -> None:
+    with pytest.raises(BadInput, match="load_data .* failed: ValueError: broken"):
+        prepare(tmp_path, b"broken")
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_model_that_the_task_cannot_stand_has_the_worst_result(tmp_path: Path, temporary: Path) -> None:
+    bench = prepare(tmp_path, b"123")
+    poisoned = encode_model(np.array([1000, 0], np.float32), bench.spec.model)
+    assert bench.evaluate(poisoned) == Evaluation(samples=3, correct=0, loss_millionths=WORST_LOSS)
+    with pytest.raises(BadInput, match="contains infinity"):
+        bench.try_out(poisoned)
