@@ -85,7 +85,7 @@ def test_data_may_be_read_when_it_is_needed_and_is_gone_with_the_bench(tmp_path:
 
 
 def test_nothing_is_left_behind_by_data_that_cannot_be_loaded(tmp_path: Path, temporary: Path) -> None:
-    with pytest.raises(BadInput, match="load_data .* failed: ValueError: broken"):
+    with pytest.raises(BadInput, match=r"load_data .* failed: ValueError: broken"):
         prepare(tmp_path, b"broken")
     assert list(temporary.iterdir()) == []
 
