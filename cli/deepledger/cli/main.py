@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated
 
 import typer
@@ -53,6 +52,4 @@ def root(
 
 
 def run() -> None:
-    # ipfshttpclient's last release passes urllib3 an option it no longer needs; users can do nothing about that
-    warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning)
     app()
