@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from hashlib import sha256, shake_128
 from itertools import pairwise
+from unittest.mock import patch
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepledger.protocol.blobs import RunningDigest, cid_of, digest_from_cid, digest_of
 from deepledger.protocol.blobs import digest as module
 
-DATA = memoryview(shake_128(b"any").digest(20 * module.CHUNK))  # long enough for several threads
+DATA = memoryview(shake_128(b"any").digest(35 * module.CHUNK))  # long enough for several threads
 
-edges = st.sampled_from([0, 1, 127, 128, module.CHUNK - 1, module.CHUNK, module.CHUNK + 1, 2 * module.CHUNK])
+edges = st.sampled_from(
+    [0, 1, 127, 128, module.CHUNK - 1, module.CHUNK, module.CHUNK + 1, 2 * module.CHUNK, 32 * module.CHUNK]
+)
 sizes = st.one_of(edges, st.integers(0, len(DATA)))
 
 
@@ -31,6 +35,14 @@ def test_pieces_and_whole_have_one_digest(size, cuts):
 @given(size=sizes)
 def test_the_digest_is_that_of_the_plain_tree(size):
     assert digest_of(DATA[:size]) == plain_digest(DATA[:size])
+
+
+@settings(max_examples=30)
+@given(size=sizes)
+def test_the_compiled_digest_is_that_of_the_plain_tree(size):
+    fast = pytest.importorskip("deepledger.protocol.blobs.digest_fast").leaf_digests
+    with patch.multiple(module, FAST_FROM=16 * module.CHUNK, _fast=lambda: fast):
+        assert digest_of(DATA[:size]) == plain_digest(DATA[:size])
 
 
 @given(digest=st.binary(min_size=32, max_size=32))

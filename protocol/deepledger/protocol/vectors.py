@@ -85,13 +85,18 @@ def sum_of_squares(update: UpdateVector) -> int:
 
 
 def float_squares(values: Floats) -> float:
-    """Sum of squares in float64, in an order that the compiled version keeps: one sum for every index mod `LANES`."""
-    if fast := compiled(len(values)):
-        return float(fast.squares(values, lanes=LANES))
-    sums = np.zeros(LANES)
-    for start in range(0, len(values), LANES):
-        part = values[start : start + LANES]
-        sums[: len(part)] += np.square(part, dtype=np.float64)
+    """Sum of squares in float64, in an order that the compiled version keeps: in every block, one sum for every index
+    mod `LANES`, of which then halves are added to halves; over the blocks, exactly.
+    """
+    sums = []
+    for start in range(0, len(values), BLOCK):
+        lanes = np.zeros(LANES)
+        for first in range(start, min(start + BLOCK, len(values)), LANES):
+            part = values[first : min(first + LANES, len(values))]
+            lanes[: len(part)] += np.square(part, dtype=np.float64)
+        while len(lanes) > 1:
+            lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+        sums.append(float(lanes[0]))
     return math.fsum(sums) if np.isfinite(sums).all() else math.nan
 
 
@@ -117,11 +122,14 @@ def encode_update(
     The new residual is written to `out`, which may be `change` or `residual` itself: large models then need no
     further memory.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # the norm shows it
-        wanted = np.add(change, residual, out=out)
-    norm = math.sqrt(float_squares(wanted))
+    wanted, squares = _add(change, residual, out)
+    norm = math.sqrt(squares)
     if not math.isfinite(norm):
         raise BadVector("training produced NaN or infinity; lower the learning rate")
+    # Rounding moves a coordinate by less than one unit. Where even that cannot reach the bound, one pass does it all.
+    if ((norm * 2.0**update.fraction_bits + math.sqrt(len(wanted))) * (1 + 1e-9)) ** 2 < update.square_limit:
+        vector, saturated = _round(wanted, update, seed, subtract=True)
+        return Encoded(vector=vector, residual=wanted, clipped=False, saturated=saturated)
     clipped = norm > update.norm_bound
     if clipped:
         wanted *= np.float32(update.norm_bound / norm)
@@ -135,12 +143,27 @@ def encode_update(
     return Encoded(vector=vector, residual=wanted, clipped=clipped, saturated=saturated)
 
 
-def _round(values: Floats, update: UpdateFormat, seed: int | None) -> tuple[UpdateVector, int]:
-    """Stochastically with a seed, toward zero without. Returns also how many saturated."""
+def _add(change: Floats, residual: Floats, out: Floats | None) -> tuple[Floats, float]:
+    """Their sum, and the sum's sum of squares: infinity and NaN show there."""
+    if fast := compiled(len(change)):
+        out = np.empty_like(change) if out is None else out
+        return out, fast.add(change, residual, out, lanes=LANES)
+    with np.errstate(over="ignore", invalid="ignore"):
+        out = np.add(change, residual, out=out)
+    return out, float_squares(out)
+
+
+def _round(
+    values: Floats, update: UpdateFormat, seed: int | None, *, subtract: bool = False
+) -> tuple[UpdateVector, int]:
+    """Stochastically with a seed, toward zero without; with `subtract`, values become what rounding left out.
+
+    Returns also how many saturated.
+    """
     vector = np.empty(len(values), update_dtype(update))
     scale = 2.0**update.fraction_bits
     if fast := compiled(len(values)):
-        return vector, fast.round_into(vector, values, scale=scale, seed=seed)
+        return vector, fast.round_into(vector, values, scale=scale, seed=seed, subtract=subtract)
     limits = np.iinfo(vector.dtype)
     saturated = 0
     for start in range(0, len(values), BLOCK):
@@ -148,6 +171,8 @@ def _round(values: Floats, update: UpdateFormat, seed: int | None) -> tuple[Upda
         scaled = np.trunc(scaled) if seed is None else np.floor(scaled + uniform(seed, start, len(scaled)))
         saturated += int(np.count_nonzero((scaled < limits.min) | (scaled > limits.max)))
         vector[start : start + BLOCK] = np.clip(scaled, limits.min, limits.max).astype(vector.dtype)
+    if subtract:
+        _subtract(values, vector, update)
     return vector, saturated
 
 

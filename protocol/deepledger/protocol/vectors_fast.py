@@ -11,45 +11,49 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from deepledger.protocol.kernels import in_parts, kernel
-
-STEP: Final = 1 << 16
-"""Parts start at multiples of this many coordinates."""
+from deepledger.protocol.cores import in_parts
+from deepledger.protocol.kernels import kernel
+from deepledger.protocol.vectors import BLOCK
 
 Vector = npt.NDArray[Any]
 
 
-def squares(values: Vector, *, lanes: int) -> float:
-    """As `vectors.float_squares`: coordinate i is added to sum i mod `lanes`, in order; then the sums are, exactly."""
-    sums = np.zeros(lanes)
-    in_parts(lambda start, stop: _lane_squares(values, start, stop, sums), lanes, step=64)
-    return math.fsum(sums) if np.isfinite(sums).all() else math.nan
+def add(one: Vector, other: Vector, out: Vector, *, lanes: int) -> float:
+    """out = one + other, where `out` may be either; returns `vectors.float_squares(out)`."""
+    blocks = np.empty(-(-len(out) // BLOCK))
+
+    def work(start: int, stop: int) -> None:
+        _add(one[start:stop], other[start:stop], out[start:stop], np.empty(lanes), blocks[start // BLOCK :])
+
+    in_parts(work, len(out), step=BLOCK)
+    return math.fsum(blocks) if np.isfinite(blocks).all() else math.nan
 
 
 def sum_of_squares(update: Vector) -> int:
     loop = _wide_squares if update.itemsize == 4 else _narrow_squares
-    parts = in_parts(lambda start, stop: loop(update[start:stop]), len(update), step=STEP)
+    parts = in_parts(lambda start, stop: loop(update[start:stop]), len(update), step=BLOCK)
     return sum((int(high) << 32) + (int(cross) << 17) + int(low) for high, cross, low in parts)
 
 
-def round_into(vector: Vector, values: Vector, *, scale: float, seed: int | None) -> int:
+def round_into(vector: Vector, values: Vector, *, scale: float, seed: int | None, subtract: bool) -> int:
     """Round as `vectors.encode_update` does; returns how many saturated."""
     limits = np.iinfo(vector.dtype)
     least, most = float(limits.min), float(limits.max)
+    loop = _round_and_subtract if subtract else _round
 
     def work(start: int, stop: int) -> int:
         part = vector[start:stop], values[start:stop], scale, least, most
-        return _truncate(*part) if seed is None else _round(*part, np.uint64((seed + start * GAMMA) % 2**64))
+        return _truncate(*part) if seed is None else loop(*part, np.uint64((seed + start * GAMMA) % 2**64))
 
-    return sum(in_parts(work, len(vector), step=STEP))
+    return sum(in_parts(work, len(vector), step=BLOCK))
 
 
 def subtract(values: Vector, vector: Vector, *, unit: float) -> None:
-    in_parts(lambda start, stop: _subtract(values[start:stop], vector[start:stop], unit), len(values), step=STEP)
+    in_parts(lambda start, stop: _subtract(values[start:stop], vector[start:stop], unit), len(values), step=BLOCK)
 
 
 def add_weighted(sums: Vector, update: Vector, *, weight: int) -> None:
-    in_parts(lambda start, stop: _add_weighted(sums[start:stop], update[start:stop], weight), len(sums), step=STEP)
+    in_parts(lambda start, stop: _add_weighted(sums[start:stop], update[start:stop], weight), len(sums), step=BLOCK)
 
 
 def step_by_mean(model: Vector, sums: Vector, *, factor: int, denominator: int) -> int:
@@ -58,7 +62,7 @@ def step_by_mean(model: Vector, sums: Vector, *, factor: int, denominator: int) 
     def work(start: int, stop: int) -> int:
         return int(_step(model[start:stop], sums[start:stop], factor, denominator))
 
-    return sum(in_parts(work, len(model), step=STEP))
+    return sum(in_parts(work, len(model), step=BLOCK))
 
 
 GAMMA: Final = 0x9E3779B97F4A7C15
@@ -69,14 +73,23 @@ _30, _27, _31, _40 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(40)
 
 
 @kernel
-def _lane_squares(values: Vector, first: int, stop: int, sums: Vector) -> None:
+def _add(one: Vector, other: Vector, out: Vector, sums: Vector, blocks: Vector) -> None:
     lanes = len(sums)
-    own = sums[first:stop]
-    for start in range(first, len(values), lanes):
-        part = values[start : min(start + stop - first, len(values))]
-        for i in range(len(part)):
-            value = np.float64(part[i])
-            own[i] += value * value
+    for start in range(0, len(out), BLOCK):
+        sums[:] = 0
+        for first in range(start, min(start + BLOCK, len(out)), lanes):
+            stop = min(first + lanes, len(out))
+            a, b, total = one[first:stop], other[first:stop], out[first:stop]
+            for i in range(len(total)):
+                value = a[i] + b[i]
+                total[i] = value
+                sums[i] += np.float64(value) * np.float64(value)
+        width = lanes
+        while width > 1:
+            width //= 2
+            for i in range(width):
+                sums[i] += sums[width + i]
+        blocks[start // BLOCK] = sums[0]
 
 
 @kernel
@@ -104,15 +117,36 @@ def _wide_squares(update: Vector) -> tuple[np.int64, np.int64, np.int64]:
 def _round(vector: Vector, values: Vector, scale: float, least: float, most: float, counter: np.uint64) -> int:
     saturated = 0
     for i in range(len(vector)):
-        z = counter + np.uint64(i + 1) * _GAMMA
-        z = (z ^ (z >> _30)) * _MIX1
-        z = (z ^ (z >> _27)) * _MIX2
-        z ^= z >> _31
-        wanted = np.floor(np.float64(values[i]) * scale + np.float64(np.int64(z >> _40)) * 2.0**-24)
+        wanted = np.floor(np.float64(values[i]) * scale + _uniform(counter, i))
         held = min(max(wanted, least), most)
         saturated += held != wanted
         vector[i] = held
     return saturated
+
+
+@kernel
+def _round_and_subtract(
+    vector: Vector, values: Vector, scale: float, least: float, most: float, counter: np.uint64
+) -> int:
+    saturated, unit = 0, 1.0 / scale
+    for i in range(len(vector)):
+        value = np.float64(values[i])
+        wanted = np.floor(value * scale + _uniform(counter, i))
+        held = min(max(wanted, least), most)
+        saturated += held != wanted
+        vector[i] = held
+        values[i] = np.float32(value - held * unit)
+    return saturated
+
+
+@kernel
+def _uniform(counter: np.uint64, index: int) -> float:
+    """As `vectors.uniform`."""
+    z = counter + np.uint64(index + 1) * _GAMMA
+    z = (z ^ (z >> _30)) * _MIX1
+    z = (z ^ (z >> _27)) * _MIX2
+    z ^= z >> _31
+    return np.float64(np.int64(z >> _40)) * 2.0**-24
 
 
 @kernel
