@@ -125,6 +125,17 @@ def test_the_description_is_complete(client):
         assert "block" in described["components"]["schemas"][schema]["properties"], path
 
 
+def test_a_store_folder_that_is_gone(world, play, client):
+    (world.folder / "store").rename(world.folder / "away")
+    answer = client.get("/health")
+    assert answer.status_code == 503
+    assert answer.json()["block"] is not None
+    (trouble,) = answer.json()["troubles"]
+    assert "the blob folder" in trouble
+    (world.folder / "away").rename(world.folder / "store")
+    assert client.get("/health").json()["healthy"]
+
+
 def test_a_chain_that_is_gone(world, play, client, monkeypatch):
     reader = world.reader()
     client = TestClient(build_app(reader, world.store))

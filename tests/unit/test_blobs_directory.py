@@ -205,3 +205,22 @@ def test_an_interrupted_put_leaves_no_partial_blob(store, blow):
 
 def unfinished(folder: Path) -> list[Path]:
     return list(folder.glob(".*"))
+
+
+def test_what_killed_writers_left_is_swept_when_it_is_old(store, blob):
+    old, new = (store.path / f".{blob.name}.{number:016x}" for number in (1, 2))
+    theirs = store.path / ".hidden"
+    for path in (old, new, theirs):
+        path.write_bytes(b"half")
+    for path in (old, theirs, blob):
+        os.utime(path, (0, 0))
+    store.put(b"this store has swept before")
+    assert old.exists()
+    DirectoryStore(store.path).put(b"this one has not")
+    assert [path.exists() for path in (old, new, theirs, blob)] == [False, True, True, True]
+
+
+def test_a_folder_that_is_gone_cannot_be_unpinned_in(store, blob):
+    store.path.rename(store.path.with_name("away"))
+    with pytest.raises(StoreUnreachable, match="No such file"):
+        store.unpin(DIGEST)

@@ -2,18 +2,21 @@
 
 Any number of processes share a folder. A file appears under its name only when it is whole and on the disk, and what
 others put there is checked on every read. Nothing is ever collected, so pinning asks no more than that a blob is there;
-to free space, delete files.
+to free space, delete files. What writers that were killed left unfinished goes with the first `put` a day later.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Final
 
 from typing_extensions import Buffer
 
@@ -21,12 +24,16 @@ from deepledger.protocol.blobs.digest import byte_view, cid_of, digest_of
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachable
 from deepledger.protocol.types import Digest
 
+_UNFINISHED: Final = re.compile(r"\.\w{59}\.[0-9a-f]{16}")
+_ABANDONED: Final = 86_400  # seconds without a byte written
+
 
 class DirectoryStore:
     """A `BlobStore`. The folder is made by the first `put`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._swept = False
 
     def put(self, data: Buffer) -> Digest:
         """Written even if the name is taken: that mends a damaged file, and costs less than checking it."""
@@ -36,6 +43,9 @@ class DirectoryStore:
         unfinished = self.path / f".{name}.{secrets.token_hex(8)}"
         with self._reachable():
             self.path.mkdir(parents=True, exist_ok=True)
+            if not self._swept:
+                _sweep(self.path)
+                self._swept = True
             try:
                 with unfinished.open("xb", buffering=0) as file:
                     _write_all(file, view)
@@ -75,6 +85,8 @@ class DirectoryStore:
 
     def unpin(self, digest: Digest) -> None:
         """Keeps the file: this may be the only copy that an auditor will find."""
+        with self._reachable(), os.scandir(self.path):
+            pass
 
     def _altered(self, digest: Digest) -> BlobCorrupt:
         return BlobCorrupt(f"the file {self.path / cid_of(digest)} was altered: delete it and have it put again")
@@ -114,6 +126,16 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def _write_all(file: FileIO, view: memoryview) -> None:
     while view:  # one write takes at most 2 GiB
         view = view[file.write(view) :]
+
+
+def _sweep(path: Path) -> None:
+    now = time.time()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if _UNFINISHED.fullmatch(entry.name):
+                with suppress(OSError):  # somebody else swept it, or may not be swept by us
+                    if now - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED:
+                        Path(entry).unlink()
 
 
 def _sync_folder(path: Path) -> None:
