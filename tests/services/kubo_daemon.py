@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from deepledger.devnet.deathwatch import Deathwatch
 
 READY = "Daemon is ready"
 
@@ -52,6 +54,7 @@ def run_kubo(folder: Path, *, binary: str) -> Iterator[KuboDaemon]:
         subprocess.Popen(
             [binary, "daemon", "--offline"], env=_environment(repo), stdout=subprocess.PIPE, stderr=log, text=True
         ) as daemon,
+        closing(Deathwatch(daemon.pid)),
     ):
         try:
             said = _until_ready(daemon)

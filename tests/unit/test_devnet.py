@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from deepledger.devnet import anvil, dev_accounts, find_anvil, start
 from deepledger.devnet.accounts import COUNT
 from deepledger.devnet.chain import EmbeddedChain
 from deepledger.devnet.clock import ChainClock, pinned, shifted, unpinned
+from deepledger.devnet.deathwatch import Deathwatch
 from deepledger.devnet.errors import RpcRefusal, needs_extra
 from deepledger.devnet.params import octets, quantity
 from deepledger.devnet.rpc import METHODS, answer
@@ -241,6 +243,45 @@ def test_anvil_keeps_its_state_in_a_file(tmp_path: Path) -> None:
             assert devnet.kind == "anvil"
             post(devnet.url, mine)
             assert post(devnet.url, height)["result"] == expected
+
+
+@pytest.mark.anvil
+def test_anvil_ends_with_an_owner_that_is_killed_and_keeps_its_state(tmp_path: Path) -> None:
+    if find_anvil() is None:
+        missing = pytest.fail if os.environ.get("DEEPLEDGER_REQUIRE_SERVICES") == "1" else pytest.skip
+        missing("anvil is not installed")
+    program = (
+        "import pathlib, signal, sys\n"
+        "from deepledger.devnet import start\n"
+        "with start('anvil', state=pathlib.Path(sys.argv[1])) as devnet:\n"
+        "    print(devnet.url, flush=True)\n"
+        "    signal.pause()\n"
+    )
+    state = tmp_path / "chain.json"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(state)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as owner:
+        assert owner.stdout is not None
+        url = owner.stdout.readline().strip()
+        os.killpg(owner.pid, signal.SIGKILL)
+    while answers(url):
+        time.sleep(0.05)
+    while not state.exists():
+        time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    try:
+        return bool(post(url, b'{"jsonrpc":"2.0","id":1,"method":"eth_blockNumber","params":[]}'))
+    except OSError:
+        return False
+
+
+def test_a_deathwatch_that_is_closed_ends_nothing() -> None:
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        Deathwatch(child.pid).close()
+        assert child.communicate(b"alive")[0] == b"alive"
+    assert child.returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

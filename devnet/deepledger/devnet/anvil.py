@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 from deepledger.devnet.accounts import BALANCE_ETHER, COUNT, MNEMONIC
+from deepledger.devnet.deathwatch import Deathwatch
 from deepledger.devnet.ports import free_port, listening_socket, reachable
 from deepledger.protocol.errors import BadInput, StateError
 
@@ -62,6 +63,7 @@ class AnvilProcess:
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
         )
+        self._deathwatch = Deathwatch(self._process.pid)
         try:
             self._await_answer(f"http://{reachable(host)}:{self.port}")
         except BaseException:
@@ -80,6 +82,7 @@ class AnvilProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        self._deathwatch.close()
         self._output.close()
 
     def _await_answer(self, url: str) -> None:
