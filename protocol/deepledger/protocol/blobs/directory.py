@@ -85,6 +85,7 @@ class DirectoryStore:
 
     def unpin(self, digest: Digest) -> None:
         """Keeps the file: this may be the only copy that an auditor will find."""
+        del digest
         with self._reachable(), os.scandir(self.path):
             pass
 
