@@ -14,12 +14,10 @@ from typing import Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from deepledger.protocol.cores import in_parts
 from deepledger.protocol.errors import StateError
-from deepledger.protocol.spec import JobSpec, TrimmedMean
+from deepledger.protocol.spec import MAX_SEATS, JobSpec, TrimmedMean
 from deepledger.protocol.vectors import BLOCK, ModelVector, UpdateVector, compiled, update_dtype
-
-SORTED_BLOCK = 1 << 13
-"""Coordinates sorted at once: few enough that those of 64 updates stay in the cache."""
 
 Int64s = npt.NDArray[np.int64]
 
@@ -42,12 +40,16 @@ def aggregator(spec: JobSpec) -> Aggregator:
 class WeightedMeanAggregator:
     """m' = m + div_half_even(sum_p w_p·q_p · 2^(F-U), sum_p w_p), in int64 (FedAvg, McMahan et al. 2017, alg. 1).
 
-    The spec was refused if these sums could overflow. Memory: 8·d bytes.
+    The spec was refused if these sums could overflow. Memory: 8·d bytes, or 4·d where the sums before the shift fit
+    int32, as they do for int16 updates if no weight exceeds 1,023.
     """
 
     def __init__(self, spec: JobSpec) -> None:
         self._shift = spec.model.fraction_bits - spec.update.fraction_bits
-        self._sums: Int64s = np.zeros(spec.model.coordinates, np.int64)
+        fits_int32 = MAX_SEATS * spec.max_samples << (spec.update.bits - 1) < 1 << 31
+        self._sums: npt.NDArray[np.signedinteger] = np.zeros(
+            spec.model.coordinates, np.int32 if fits_int32 else np.int64
+        )
         self._weight = 0
 
     def add(self, update: UpdateVector, *, weight: int) -> None:
@@ -56,13 +58,18 @@ class WeightedMeanAggregator:
             fast.add_weighted(self._sums, update, weight=weight)
             return
         for start in range(0, len(update), BLOCK):
-            self._sums[start : start + BLOCK] += np.multiply(update[start : start + BLOCK], weight, dtype=np.int64)
+            part = update[start : start + BLOCK]
+            self._sums[start : start + BLOCK] += np.multiply(part, weight, dtype=self._sums.dtype)
 
     def advance(self, model: ModelVector) -> int:
         weight = max(self._weight, 1)
         if fast := compiled(len(model)):
             return int(fast.step_by_mean(model, self._sums, factor=1 << self._shift, denominator=weight))
-        return _step(model, lambda start, stop: (self._sums[start:stop] << self._shift, weight), block=BLOCK)
+
+        def block(start: int, stop: int) -> tuple[Int64s, int]:
+            return self._sums[start:stop].astype(np.int64) << self._shift, weight
+
+        return _step(model, block)
 
 
 class TrimmedMeanAggregator:
@@ -108,7 +115,7 @@ class TrimmedMeanAggregator:
                 rows[low] = spare
             return rows[drop : drop + kept].sum(axis=0, dtype=np.int64) << self._shift, kept
 
-        return _step(model, block, block=SORTED_BLOCK)
+        return _step(model, block)
 
 
 def sorting_network(count: int) -> list[tuple[int, int]]:
@@ -142,17 +149,22 @@ def div_half_even(numerator: Int64s, denominator: int) -> Int64s:
     return cast(Int64s, quotient + up)
 
 
-def _step(model: ModelVector, mean: Callable[[int, int], tuple[Int64s, int]], *, block: int) -> int:
+def _step(model: ModelVector, mean: Callable[[int, int], tuple[Int64s, int]]) -> int:
     """Add mean(start, stop) = (numerators, denominator), block by block; returns how many coordinates saturated."""
     limits = np.iinfo(np.int32)
-    saturated, fast = 0, compiled(len(model))
-    for start in range(0, len(model), block):
-        stop = min(start + block, len(model))
-        numerators, denominator = mean(start, stop)
-        if fast:
-            saturated += fast.step_by_mean(model[start:stop], numerators, factor=1, denominator=denominator)
-            continue
-        moved = model[start:stop] + div_half_even(numerators, denominator)
-        saturated += int(np.count_nonzero((moved < limits.min) | (moved > limits.max)))
-        model[start:stop] = np.clip(moved, limits.min, limits.max)
-    return saturated
+    fast = compiled(len(model))
+
+    def step_part(first: int, last: int) -> int:
+        saturated = 0
+        for start in range(first, last, BLOCK):
+            stop = min(start + BLOCK, last)
+            numerators, denominator = mean(start, stop)
+            if fast:
+                saturated += fast.step_by_mean(model[start:stop], numerators, factor=1, denominator=denominator)
+                continue
+            moved = model[start:stop] + div_half_even(numerators, denominator)
+            saturated += int(np.count_nonzero((moved < limits.min) | (moved > limits.max)))
+            model[start:stop] = np.clip(moved, limits.min, limits.max)
+        return saturated
+
+    return sum(in_parts(step_part, len(model), step=BLOCK))
