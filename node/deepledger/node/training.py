@@ -51,7 +51,7 @@ def make_update(
     if len(change) != len(start):
         raise BadInput("training changed the shape of the model")
     change -= start
-    return encode_update(change, residual, update=spec.update, seed=rounding_seed)
+    return encode_update(change, residual, update=spec.update, seed=rounding_seed, out=change)
 
 
 def training_seed(spec: JobSpec, round: RoundNumber, *, attempt: int, participant: Address) -> int:

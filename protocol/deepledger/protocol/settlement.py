@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from typing_extensions import Buffer
 
-from deepledger.protocol.aggregation import aggregator
+from deepledger.protocol.aggregation import Aggregator, aggregator
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.rewards import score
 from deepledger.protocol.spec import JobSpec
@@ -116,8 +116,20 @@ def inspect(data: Buffer, contribution: Contribution, spec: JobSpec) -> UpdateVe
     return update
 
 
-def settle(spec: JobSpec, model: ModelVector, revealed: Sequence[Contribution], fetch: Fetch) -> Settlement:
-    """Judge every contribution and turn `model`, in place, into the model after. Updates are fetched one at a time."""
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A round's updates, judged and aggregated; the model before is all that is missing."""
+
+    judged: tuple[Judged, ...]  # one per reveal, by ascending seat
+    rule: Aggregator
+
+    def into(self, model: ModelVector) -> Settlement:
+        """Turn `model`, in place, into the model after."""
+        return Settlement(judged=self.judged, saturated=self.rule.advance(model))
+
+
+def fold(spec: JobSpec, revealed: Sequence[Contribution], fetch: Fetch) -> Folded:
+    """Judge every contribution, and aggregate what is accepted. Updates are fetched one at a time."""
     rule = aggregator(spec)
     judged = []
     for contribution in revealed:
@@ -128,4 +140,13 @@ def settle(spec: JobSpec, model: ModelVector, revealed: Sequence[Contribution], 
         rule.add(update, weight=contribution.weight)
         judged.append(Judged(contribution, Verdict.ACCEPTED, score(spec.rewards, weight=contribution.weight)))
         del update  # before the next one is fetched
-    return Settlement(judged=tuple(judged), saturated=rule.advance(model))
+    return Folded(judged=tuple(judged), rule=rule)
+
+
+def settle(spec: JobSpec, model: ModelVector, revealed: Sequence[Contribution], fetch: Fetch) -> Settlement:
+    """Judge every contribution and turn `model`, in place, into the model after.
+
+    Who has little memory calls `fold` and then, with the model fetched only now, `into`: an update and the model are
+    then never in memory together.
+    """
+    return fold(spec, revealed, fetch).into(model)
