@@ -14,23 +14,21 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.coordinator import decision, happenings
-from deepledger.coordinator.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, persist
-from deepledger.coordinator.settling import settle_round
+from deepledger.coordinator.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist
+from deepledger.coordinator.settling import Prepared, post, prepare
+from deepledger.coordinator.starting import get_ready
 from deepledger.coordinator.verify import Verifier
-from deepledger.protocol.agreement import fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
-from deepledger.protocol.errors import BadInput, BlobError, ChainUnreachable, LedgerRejected, StoreUnreachable
-from deepledger.protocol.evaluation import Bench, prepare_bench
-from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, LedgerRejected, StoreUnreachable
+from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.settlement import contributions
-from deepledger.protocol.task import find_source
-from deepledger.protocol.trail import Attempt, Job, deadline
-from deepledger.protocol.types import Address, JobId
-from deepledger.protocol.vectors import ModelVector
+from deepledger.protocol.trail import Attempt, deadline
+from deepledger.protocol.types import JobId
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
+_A_MOMENT = 0.5  # seconds
 _RACES = {"WrongPhase", "WrongRound", "NotCoordinator", "BondAlreadyPosted", "NoBond"}
 
 
@@ -42,11 +40,15 @@ class _Coordinator:
     bench: Bench
     observe: Callable[[happenings.Happening], None]
     stop: threading.Event
+    work: float  # seconds from the last update to the settlement; at first, those that evaluating took
+    settling_since: float | None = None
+    prepared: Prepared | None = None
     verifier: Verifier | None = None
     verifying: tuple[int, int] | None = None  # round and attempt
     shown: happenings.Waiting | None = None
 
     def close(self) -> None:
+        self.prepared = self.settling_since = None
         if self.verifier is not None:
             self.verifier.close()
             self.verifier = None
@@ -69,44 +71,31 @@ def coordinate(
     `tasks` are files and folders in which the pinned task source is looked for. Raises every `DeepledgerError` that
     does not pass by itself; the call can be repeated.
     """
-    follower = Follower(ledger, job)
-    if ledger.account not in follower.job.created.coordinators:
-        raise BadInput(f"{ledger.account} is not on job {job}'s list of coordinators; use the account that it names")
     warn: Callable[[str], None] = lambda message: observe(happenings.Warned(job=job, message=message))  # noqa: E731
     try:
-        if follower.job.outcome is not None:  # task and validation set are needed no more
+        follower = persist(partial(Follower, ledger, job), warn=warn, stop=stop)
+        if ledger.account not in follower.job.created.coordinators:
+            raise BadInput(
+                f"{ledger.account} is not on job {job}'s list of coordinators; use the account that it names"
+            )
+        ready = get_ready(store, follower, ledger.account, tasks=tasks, warn=warn, stop=stop)
+        if ready is None:
             persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
             return
-        bench = persist(partial(_bench, store, follower.job, tasks), warn=warn, stop=stop)
-        model = persist(partial(fetch_model, store, follower.job.model_digest, bench.spec), warn=warn, stop=stop)
-        _check_model(follower.job, model, me=ledger.account)
         observe(
             happenings.Ready(
                 job=job,
-                name=bench.spec.name,
+                name=ready.bench.spec.name,
                 round=follower.job.round,
                 rounds=follower.job.terms.rounds,
-                evaluation=bench.evaluate(model),
+                evaluation=ready.evaluation,
             )
         )
-        del model
-        with closing(_Coordinator(ledger, store, follower, bench, observe, stop)) as coordinator:
+        coordinator = _Coordinator(ledger, store, follower, ready.bench, observe, stop, work=ready.seconds)
+        with closing(coordinator):
             _run(coordinator)
     except Stopped:
         return
-
-
-def _bench(store: BlobStore, job: Job, tasks: Sequence[Path]) -> Bench:
-    spec = fetch_spec(store, job.terms)
-    return prepare_bench(store, spec, find_source(spec.task, tasks))
-
-
-def _check_model(job: Job, model: ModelVector, *, me: Address) -> None:
-    """Before money is at stake: the chunk root on chain must be the model's, or every later audit fails."""
-    if not decision.has_bond(job, me) and chunk_root(model.data.cast("B"), bits=32) != job.model_root:
-        raise BadInput(
-            f"the model of job {job.job} has another chunk root than the chain says; post no bond and tell the sponsor"
-        )
 
 
 def _run(self: _Coordinator) -> None:
@@ -125,19 +114,22 @@ def _run(self: _Coordinator) -> None:
             else:
                 _act(self, step)
             pause = 0.0
-        except LedgerRejected as rejection:
-            if rejection.name not in _RACES:
+        except DeepledgerError as trouble:
+            if isinstance(trouble, LedgerRejected) and trouble.name in _RACES:
+                here = (self.follower.head.number, trouble.name)
+                pause = 1.0 if here == raced_at else 0.0
+                raced_at = here
+                continue
+            passes = is_transient(trouble) or isinstance(trouble, BlobError)
+            if not passes and not decision.at_stake(self.follower.job, self.ledger.account):
                 raise
-            here = (self.follower.head.number, rejection.name)
-            pause = 1.0 if here == raced_at else 0.0
-            raced_at = here
-        except (ChainUnreachable, BlobError) as trouble:
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
             self.warn(f"{trouble} Trying again in {pause:.1f} s.")
 
 
 def _act(self: _Coordinator, step: decision.Step) -> None:
     ledger, job = self.ledger, self.follower.job
+    receipt: Receipt | None = None
     match step:
         case decision.PostBond():
             receipt = ledger.post_bond(job.job, value=job.terms.bond)
@@ -153,32 +145,46 @@ def _act(self: _Coordinator, step: decision.Step) -> None:
                 happenings.TookOver(job=job.job, round=job.round, predecessor=job.coordinator, receipt=receipt)
             )
         case _:
-            return
-    self.follower.reach(receipt.block)
+            pass
+    if receipt is not None:
+        self.follower.reach(receipt.block)
 
 
-def _settle(self: _Coordinator, attempt: Attempt) -> Receipt:
-    started = time.monotonic()
-    job = self.follower.job
-    posted = settle_round(self.ledger, self.store, self.bench, job, attempt, _verifier(self, attempt))
-    for judged in posted.settlement.judged:
+def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
+    """One step towards the settlement, after which the chain is looked at again; None while it is not posted."""
+    ledger, job, prepared = self.ledger, self.follower.job, self.prepared
+    verifier = _verifier(self, attempt)
+    self.settling_since = self.settling_since or time.monotonic()
+    revealed = contributions(job, attempt, job.participants, self.bench.spec)
+    if prepared is None or not prepared.settles(job, revealed):
+        self.prepared = prepare(
+            ledger, self.store, self.bench, job, attempt, revealed, verifier, warn=self.warn, stop=self.stop
+        )
+        self.work = max(self.work, self.prepared.seconds)
+        return None
+    window, newest, now = job.terms.settle_window, self.follower.head.timestamp, self.follower.now()
+    if not decision.reveals_are_over(attempt, window, newest=newest, now=now):
+        self.follower.update(timeout=_A_MOMENT)
+        return None
+    receipt = post(ledger, job, prepared)
+    for judged in prepared.settlement.judged:
         self.observe(happenings.UpdateJudged(job=job.job, round=attempt.round, judged=judged))
     self.observe(
         happenings.RoundSettled(
             job=job.job,
             round=attempt.round,
             attempt=attempt.attempt,
-            accepted=len(posted.settlement.scores),
-            revealed=len(posted.settlement.judged),
-            evaluation=posted.evaluation,
-            model_digest=posted.model_digest,
-            report_digest=posted.report_digest,
-            seconds=time.monotonic() - started,
-            receipt=posted.receipt,
+            accepted=len(prepared.settlement.scores),
+            revealed=len(prepared.settlement.judged),
+            evaluation=prepared.evaluation,
+            model_digest=prepared.model_digest,
+            report_digest=prepared.report_digest,
+            seconds=time.monotonic() - self.settling_since,
+            receipt=receipt,
         )
     )
     self.close()
-    return posted.receipt
+    return receipt
 
 
 def _prefetch(self: _Coordinator) -> None:
@@ -195,19 +201,17 @@ def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
         self.close()
         self.verifying = (attempt.round, attempt.attempt)
         self.verifier = Verifier(
-            self.store, self.bench.spec, too_late=partial(_too_late, self.follower), warn=self.warn, stop=self.stop
+            self.store, self.bench.spec, too_late=partial(_too_late, self), warn=self.warn, stop=self.stop
         )
     return self.verifier
 
 
-def _too_late(follower: Follower, trouble: BlobError) -> bool:
-    """Half of the settle window is over: what is still missing will not be waited for.
-
-    While it is our own store that does not answer, nobody is judged until the deadline forces us to.
-    """
-    attempt, window = follower.job.attempt, follower.job.terms.settle_window
-    quarters = 3 if isinstance(trouble, StoreUnreachable) else 2
-    return attempt is None or follower.now() >= attempt.reveal_end + window * quarters // 4
+def _too_late(self: _Coordinator, trouble: BlobError | None) -> bool:
+    attempt, window = self.follower.job.attempt, self.follower.job.terms.settle_window
+    down = isinstance(trouble, StoreUnreachable)
+    return attempt is None or self.follower.now() >= decision.gives_up_at(
+        attempt, window, work=self.work, store_is_down=down
+    )
 
 
 def _show(self: _Coordinator) -> None:

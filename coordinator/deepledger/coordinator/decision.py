@@ -44,6 +44,8 @@ class Finish:
     """Nothing is left to do but to withdraw: the job is over, or went on without us."""
 
 
+_LATE_BLOCK = 15  # seconds: an Ethereum slot, and the way from its proposer to us
+
 Step = PostBond | Settle | Restart | Replace | ReleaseBond | Wait | Finish
 
 
@@ -80,3 +82,28 @@ def successor(job: Job) -> Address | None:
     """The next one on the list that may serve, as `replaceCoordinator` picks it."""
     rest = job.created.coordinators[job.serving + 1 :]
     return next((coordinator for coordinator in rest if has_bond(job, coordinator)), None)
+
+
+def at_stake(job: Job, me: Address) -> bool:
+    """Whether giving up now may cost somebody something: our bond, or a round that has begun."""
+    return job.outcome is None and (me in job.bonded or job.attempt is not None or job.round > 0)
+
+
+def gives_up_at(attempt: Attempt, window: Seconds, *, work: float, store_is_down: bool) -> float:
+    """When an update that is not here is waited for no longer.
+
+    Half of the settle window is the participant's. While it is our own store that does not answer, three quarters:
+    nobody is judged for that until the deadline forces us to. Whatever is left must be enough for twice the `work`,
+    the seconds from the last update to the settlement: else who withholds an update takes the bond.
+    """
+    patience = window * (3 if store_is_down else 2) / 4
+    return attempt.reveal_end + max(0.0, min(patience, window - 2 * work))
+
+
+def reveals_are_over(attempt: Attempt, window: Seconds, *, newest: Seconds, now: Seconds) -> bool:
+    """Whether nobody can have revealed without our knowing.
+
+    Our clock may be past the deadline while a block from before it is still on its way to us. Settling without a
+    reveal that it holds would pass the contract, and be a lie. `newest` is the newest block's timestamp.
+    """
+    return newest >= attempt.reveal_end or now >= attempt.reveal_end + min(_LATE_BLOCK, window // 8)

@@ -16,6 +16,10 @@ TRANSIENT: tuple[type[DeepledgerError], ...] = (ChainUnreachable, StoreUnreachab
 T = TypeVar("T")
 
 
+def is_transient(error: DeepledgerError) -> bool:
+    return isinstance(error, TRANSIENT)
+
+
 class Stopped(Exception):
     """Somebody asked us to stop. Never leaves `coordinate`."""
 
@@ -25,16 +29,18 @@ def persist(
     *,
     warn: Callable[[str], None],
     stop: threading.Event,
-    on: tuple[type[DeepledgerError], ...] = TRANSIENT,
+    passes: Callable[[DeepledgerError], bool] = is_transient,
 ) -> T:
-    """Do `action` until it succeeds or fails for another reason than `on`. Raises `Stopped`."""
+    """Do `action` until it succeeds or fails with what does not pass. Raises `Stopped`."""
     pause = FIRST_PAUSE
     while True:
         if stop.is_set():
             raise Stopped
         try:
             return action()
-        except on as error:
+        except DeepledgerError as error:
+            if not passes(error):
+                raise
             warn(f"{error} (trying again in {pause:g} s)")
         stop.wait(pause)
         pause = min(2 * pause, LONGEST_PAUSE)

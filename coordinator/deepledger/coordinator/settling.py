@@ -1,45 +1,84 @@
-"""Settling one round: judge, aggregate, evaluate, publish, post. All inputs are on chain and in the blob store."""
+"""Settling one round: judge, aggregate, evaluate, publish; then post. All inputs are on chain and in the blob store."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
+from typing_extensions import Buffer
+
+from deepledger.coordinator.patience import persist
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger, Receipt
+from deepledger.protocol.errors import BlobError
 from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.report import Evaluation, build_report, report_bytes
-from deepledger.protocol.settlement import Settlement, contributions, settle
+from deepledger.protocol.settlement import Contribution, Settlement, Verdict, settle
 from deepledger.protocol.trail import Attempt, Job
-from deepledger.protocol.types import Digest
+from deepledger.protocol.types import Digest, Root
+from deepledger.protocol.vectors import UpdateVector
 
 
 @dataclass(frozen=True, slots=True)
-class Posted:
+class Prepared:
+    """A settlement whose model and report are published: what is left is one transaction."""
+
+    attempt: Attempt
+    revealed: tuple[Contribution, ...]
+    model_before: Digest
     settlement: Settlement
     evaluation: Evaluation
     model_digest: Digest
+    model_root: Root
     report_digest: Digest
-    receipt: Receipt
+    seconds: float  # of work since the last update was there
+
+    def settles(self, job: Job, revealed: Sequence[Contribution]) -> bool:
+        """Whether these are the inputs that it was made from."""
+        return (self.attempt, self.model_before, self.revealed) == (job.attempt, job.model_digest, revealed)
 
 
-def settle_round(
-    ledger: Ledger, store: BlobStore, bench: Bench, job: Job, attempt: Attempt, verifier: Verifier
-) -> Posted:
-    """Raises `LedgerRejected` if somebody was faster. Safe to repeat: same inputs, same model."""
-    spec = bench.spec
-    revealed = contributions(job, attempt, job.participants, spec)
+def prepare(
+    ledger: Ledger,
+    store: BlobStore,
+    bench: Bench,
+    job: Job,
+    attempt: Attempt,
+    revealed: tuple[Contribution, ...],
+    verifier: Verifier,
+    *,
+    warn: Callable[[str], None],
+    stop: threading.Event,
+) -> Prepared:
+    """Safe to repeat: same inputs, same model. Raises as the store does until the work begins, and `Stopped`."""
     for contribution in revealed:
         verifier.expect(contribution)
-    model = fetch_model(store, job.model_digest, spec)
-    settlement = settle(spec, model, revealed, verifier.fetch)
+    model = fetch_model(store, job.model_digest, bench.spec)
+    begun = time.monotonic()
+
+    def fetch(contribution: Contribution) -> UpdateVector | Verdict:
+        nonlocal begun
+        update = verifier.fetch(contribution)
+        begun = time.monotonic()
+        return update
+
+    def publish(data: Buffer) -> Digest:
+        """Whatever is wrong with the store must not cost us the work that is done."""
+        put = partial(store.put, data)
+        return persist(put, warn=warn, stop=stop, passes=lambda error: isinstance(error, BlobError))
+
+    settlement = settle(bench.spec, model, revealed, fetch)
     data = model.data.cast("B")
     root = chunk_root(data, bits=32)
     with ThreadPoolExecutor(1) as pool:  # publish while evaluating
-        publishing = pool.submit(store.put, data)
+        publishing = pool.submit(publish, data)
         evaluation = bench.evaluate(model)
         digest = publishing.result()
     report = build_report(
@@ -52,14 +91,27 @@ def settle_round(
         model_after=(digest, root),
         evaluation=evaluation,
     )
-    report_digest = store.put(report_bytes(report))
-    receipt = ledger.settle(
-        job.job,
-        attempt.round,
+    return Prepared(
+        attempt=attempt,
+        revealed=revealed,
+        model_before=job.model_digest,
+        settlement=settlement,
+        evaluation=evaluation,
         model_digest=digest,
         model_root=root,
-        report_digest=report_digest,
-        accepted=settlement.accepted,
-        scores=settlement.scores,
+        report_digest=publish(report_bytes(report)),
+        seconds=time.monotonic() - begun,
     )
-    return Posted(settlement, evaluation, digest, report_digest, receipt)
+
+
+def post(ledger: Ledger, job: Job, prepared: Prepared) -> Receipt:
+    """Raises `LedgerRejected` if somebody was faster."""
+    return ledger.settle(
+        job.job,
+        prepared.attempt.round,
+        model_digest=prepared.model_digest,
+        model_root=prepared.model_root,
+        report_digest=prepared.report_digest,
+        accepted=prepared.settlement.accepted,
+        scores=prepared.settlement.scores,
+    )

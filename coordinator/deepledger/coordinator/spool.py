@@ -20,7 +20,10 @@ from deepledger.protocol.types import Digest
 @contextmanager
 def room_for(size: int) -> Iterator[IO[bytes]]:
     """An unnamed file of `size` bytes that the caller keeps, unless something goes wrong inside."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (handed to the caller)
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (handed to the caller)
+    except OSError as error:
+        raise _no_room(size, error) from error
     try:
         reserve(file, size)
         yield file
@@ -33,9 +36,13 @@ def reserve(file: IO[bytes], size: int) -> None:
     try:
         os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        raise StateError(
-            f"cannot keep {size} bytes in {tempfile.gettempdir()}: {error.strerror}; free space there or set TMPDIR"
-        ) from error
+        raise _no_room(size, error) from error
+
+
+def _no_room(size: int, error: OSError) -> StateError:
+    return StateError(
+        f"cannot keep {size} bytes in a temporary file: {error.strerror}; free space, or set TMPDIR to another folder"
+    )
 
 
 def fetch(store: BlobStore, digest: Digest, file: IO[bytes], size: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import IO
+from contextlib import contextmanager
+from typing import IO, TypeAlias
 
 from deepledger.coordinator.patience import Stopped
 from deepledger.coordinator.spool import fetch, room_for, view
@@ -16,10 +18,15 @@ from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.types import Digest, Root
 from deepledger.protocol.vectors import UpdateVector, as_update
 
-_AT_ONCE = 4  # updates fetched and inspected at the same time
+_AT_ONCE = 4  # updates fetched and inspected at the same time, at most
+_MAPPED = 1 << 26  # bytes of them in memory at the same time, or as many as the model has
 _AGAIN_AT_ONCE = 2  # of those that were missing before: they must not hold up the others
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds
 _GLANCE = 0.5  # seconds until `stop` is looked at again
+_LAST_CALL = 2.0  # seconds for all that are asked for once more when it is too late
+_TURN, _USUAL = 5.0, 4 << 20  # seconds, and bytes a second, after which the next may begin
+
+Found: TypeAlias = IO[bytes] | Verdict
 
 
 class Verifier:
@@ -34,45 +41,67 @@ class Verifier:
         store: BlobStore,
         spec: JobSpec,
         *,
-        too_late: Callable[[BlobError], bool],
+        too_late: Callable[[BlobError | None], bool],
         warn: Callable[[str], None],
         stop: threading.Event,
     ) -> None:
-        """`too_late`: whether an update is to be given up that fails like this. Both callables are used by threads."""
+        """`too_late`: whether an update is to be given up that failed like this, or (None) has not come yet.
+
+        Both callables are used by threads.
+        """
         self._store, self._spec, self._too_late, self._warn, self._stop = store, spec, too_late, warn, stop
-        self._fresh, self._again = threading.Semaphore(_AT_ONCE), threading.Semaphore(_AGAIN_AT_ONCE)
-        self._found: dict[tuple[Digest, Root], Future[IO[bytes] | Verdict]] = {}
+        fitting = max(spec.model_bytes, _MAPPED) // spec.update_bytes
+        self._fresh, self._again = threading.Semaphore(min(fitting, _AT_ONCE)), threading.Semaphore(_AGAIN_AT_ONCE)
+        self._found: dict[tuple[Digest, Root], Future[Found]] = {}
+        self._trouble: dict[tuple[Digest, Root], BlobError] = {}  # the latest
+        self._hurry = threading.Event()  # no more pauses
         self._closed = threading.Event()
+        self._last_call: float | None = None  # when it ends
 
     def expect(self, contribution: Contribution) -> None:
         """Begin to fetch and inspect, if that has not begun; ask again for what was given up."""
         key = (contribution.digest, contribution.root)
         former = self._found.get(key)
-        if contribution.copy_of is not None or (former is not None and not _given_up(former)):
+        if contribution.copy_of is not None or (former is not None and not _in_vain(former)):
             return
-        future: Future[IO[bytes] | Verdict] = Future()
+        self._last_call = None
+        future: Future[Found] = Future()
         self._found[key] = future
         # A daemon: a store that hangs must not keep the process from ending.
         threading.Thread(target=self._run, args=(contribution, future), name="verify", daemon=True).start()
 
     def fetch(self, contribution: Contribution) -> UpdateVector | Verdict:
-        """What `settle` asks for. Blocks until the update is there or given up. Raises `Stopped`."""
-        future = self._found[contribution.digest, contribution.root]
+        """What `settle` asks for. Blocks until the update is there or given up. Raises `Stopped`, `StateError`.
+
+        It is given up here, too: a fetch that neither ends nor fails must not make us miss the deadline.
+        """
+        key = (contribution.digest, contribution.root)
         while True:
+            late = self._too_late(self._trouble.get(key))
             try:
-                found = future.result(_GLANCE)
+                found = self._found[key].result(self._rest_of_last_call() if late else _GLANCE)
                 break
             except TimeoutError:
                 if self._stop.is_set():
                     raise Stopped from None
+                if late:
+                    self._warn(f"The update of {contribution.participant} is given up: it has not come in time.")
+                    return Verdict.UNAVAILABLE
         return found if isinstance(found, Verdict) else as_update(view(found, self._spec.update_bytes), self._spec)
 
     def close(self) -> None:
         self._closed.set()
+        self._hurry.set()
         for found in self._found.values():
             found.add_done_callback(_discard)  # at once if it is done
 
-    def _run(self, contribution: Contribution, future: Future[IO[bytes] | Verdict]) -> None:
+    def _rest_of_last_call(self) -> float:
+        if self._last_call is None:
+            self._last_call = time.monotonic() + _LAST_CALL
+            self._hurry.set()
+        return max(0.0, self._last_call - time.monotonic())
+
+    def _run(self, contribution: Contribution, future: Future[Found]) -> None:
         try:
             found = self._obtain(contribution)
         except BaseException as error:
@@ -82,16 +111,20 @@ class Verifier:
         if not isinstance(found, Verdict):
             self._keep(contribution)
 
-    def _obtain(self, contribution: Contribution) -> IO[bytes] | Verdict:
+    def _obtain(self, contribution: Contribution) -> Found:
         size, pause, slots = self._spec.update_bytes, _FIRST_PAUSE, self._fresh
         with room_for(size) as file:
             while True:
                 try:
-                    with slots:
+                    with _turn(slots, _TURN + size / _USUAL):
+                        if self._closed.is_set():
+                            judged: UpdateVector | Verdict = Verdict.UNAVAILABLE
+                            break
                         fetch(self._store, contribution.digest, file, size)
                         judged = inspect(view(file, size), contribution, self._spec)
                     break
                 except BlobError as error:
+                    self._trouble[contribution.digest, contribution.root] = error
                     # Whoever is at fault, the participant gets time: only the deadline makes an update unavailable.
                     if self._closed.is_set() or self._too_late(error):
                         judged = Verdict.UNAVAILABLE
@@ -100,7 +133,8 @@ class Verifier:
                     if slots is self._fresh:
                         self._warn(f"The update of {contribution.participant} is asked for again: {error}")
                 slots = self._again
-                self._closed.wait(pause)
+                if self._hurry.wait(pause):
+                    self._closed.wait(_FIRST_PAUSE)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             if isinstance(judged, Verdict):
                 file.close()
@@ -115,10 +149,30 @@ class Verifier:
             self._warn(f"The update of {contribution.participant} is not kept: {error}")
 
 
-def _given_up(future: Future[IO[bytes] | Verdict]) -> bool:
-    return future.done() and future.exception() is None and future.result() is Verdict.UNAVAILABLE
+@contextmanager
+def _turn(slots: threading.Semaphore, seconds: float) -> Iterator[None]:
+    """Hold a slot, at most for so long: a store that drips must not keep the others from being fetched."""
+    slots.acquire()
+    held = threading.Semaphore()
+
+    def give_back() -> None:
+        if held.acquire(blocking=False):
+            slots.release()
+
+    timer = threading.Timer(seconds, give_back)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        give_back()
 
 
-def _discard(found: Future[IO[bytes] | Verdict]) -> None:
+def _in_vain(future: Future[Found]) -> bool:
+    return future.done() and (future.exception() is not None or future.result() is Verdict.UNAVAILABLE)
+
+
+def _discard(found: Future[Found]) -> None:
     if found.exception() is None and not isinstance(file := found.result(), Verdict):
         file.close()

@@ -28,21 +28,22 @@ class Follower:
         self.head = reader.head()
         self._time = max(self.head.timestamp, reader.pending_time())  # an idle chain's newest block may be old
         self._seen = time.monotonic()
-        self.job = self._replay()
+        self.job = self._replay(self.head)
 
     def update(self, *, timeout: float = 0) -> Job:
         """The job after at most `timeout` seconds of waiting for a new block; at once if there already is one."""
         head = self._reader.wait(self.head, timeout=timeout)
         if head == self.head:
             return self.job
-        before = self.head
-        self._see(head)
+        before, seen = self.head, time.monotonic()
         if head.number > before.number and self._reader.is_canonical(before):
             events = self._reader.events(before.number + 1, head.number, job=self._id)
-            self.job = replay(events, self.job) or self.job
+            job = replay(events, self.job) or self.job
         else:  # the chain was re-organised: what was folded may not have happened
-            self.job = self._replay()
-        return self.job
+            job = self._replay(head)
+        # Only now, all at once: a node that fails in between must not make us pass over events.
+        self.job, self.head, self._time, self._seen = job, head, head.timestamp, seen
+        return job
 
     def reach(self, block: int) -> Job:
         """The job once `block`, which holds an own transaction, is folded in. Raises `ChainNonsense` if it never is."""
@@ -68,13 +69,8 @@ class Follower:
         left = end - (self._time + time.monotonic() - self._seen)
         return float(min(max(left, 0.0) + 0.2, most))
 
-    def _see(self, head: Head) -> None:
-        self.head = head
-        self._time = head.timestamp
-        self._seen = time.monotonic()
-
-    def _replay(self) -> Job:
-        job = replay(self._reader.events(self._first_block, self.head.number, job=self._id))
+    def _replay(self, head: Head) -> Job:
+        job = replay(self._reader.events(self._first_block, head.number, job=self._id))
         if job is None:
             raise ChainNonsense(f"the chain no longer reports the creation of job {self._id}")
         return job

@@ -200,5 +200,6 @@ def _too_poor(sender: Sender, call: Call, prepared: _Prepared) -> InsufficientFu
 
 def _poor(sender: Sender, *, need: int, funds: int) -> InsufficientFunds:
     return InsufficientFunds(
-        f"{sender.address} has {ether(funds)} and needs {ether(need)} for this transaction; send it the difference"
+        f"{sender.address} has {ether(funds)} and needs {ether(need)} for this transaction; "
+        f"send it {ether(need - funds)} or more"
     )

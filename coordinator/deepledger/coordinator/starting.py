@@ -1,0 +1,86 @@
+"""What a coordinator needs before it can settle, and before it stakes money: spec, task, validation set, model.
+
+Where money or a running round is at stake already, what is missing is asked for until it is there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepledger.coordinator import decision
+from deepledger.coordinator.patience import is_transient, persist
+from deepledger.protocol.agreement import fetch_model, fetch_spec
+from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.chain.follow import Follower
+from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
+from deepledger.protocol.evaluation import Bench, prepare_bench
+from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.report import Evaluation
+from deepledger.protocol.task import find_source
+from deepledger.protocol.trail import Job
+from deepledger.protocol.types import Address
+from deepledger.protocol.vectors import ModelVector
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    bench: Bench
+    evaluation: Evaluation  # of the present model
+    seconds: float  # that it took
+
+
+def get_ready(
+    store: BlobStore,
+    follower: Follower,
+    me: Address,
+    *,
+    tasks: Sequence[Path],
+    warn: Callable[[str], None],
+    stop: threading.Event,
+) -> Readiness | None:
+    """None if the job is over. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake."""
+
+    def passes(error: DeepledgerError) -> bool:
+        lasts = decision.at_stake(follower.job, me) and isinstance(error, BlobError | ChainError | StateError)
+        return is_transient(error) or lasts
+
+    def attempt() -> Readiness | None:
+        job = follower.update()
+        if job.outcome is not None:
+            return None
+        spec = fetch_spec(store, job.terms)
+        bench = prepare_bench(store, spec, find_source(spec.task, tasks))
+        model = fetch_model(store, job.model_digest, spec)
+        trusting = decision.has_bond(job, me)
+        if not trusting:
+            _check_root(job, model)
+        started = time.monotonic()
+        # A model of a running job may have been spoilt by its participants; that must not keep us from going on.
+        evaluation = bench.evaluate(model) if job.round else bench.try_out(model)
+        seconds = time.monotonic() - started
+        if not trusting:
+            _check_window(job, seconds)
+        return Readiness(bench, evaluation, seconds)
+
+    return persist(attempt, warn=lambda message: warn(f"not ready to settle: {message}"), stop=stop, passes=passes)
+
+
+def _check_root(job: Job, model: ModelVector) -> None:
+    """The chunk root on chain must be the model's, or every later audit fails."""
+    if chunk_root(model.data.cast("B"), bits=32) != job.model_root:
+        raise BadInput(
+            f"the model of job {job.job} has another chunk root than the chain says; post no bond and tell the sponsor"
+        )
+
+
+def _check_window(job: Job, seconds: float) -> None:
+    """A sponsor that makes a window too short for anybody would collect the bond."""
+    if 2 * seconds > job.terms.settle_window:
+        raise BadInput(
+            f"evaluating one model takes {seconds:.1f} s here, and job {job.job} leaves {job.terms.settle_window} s to "
+            "settle a round: post no bond, or use a faster machine"
+        )
