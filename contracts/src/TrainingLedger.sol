@@ -24,6 +24,21 @@ struct Seat {
     uint96 earned;
 }
 
+/// @dev All that committing and revealing need to know of a participant, in one storage word.
+/// 30 bytes of a commitment bind as well as 32: nobody finds two openings that agree in 240 bits.
+struct Pledge {
+    uint8 seatPlusOne;
+    uint8 misses;
+    bytes30 commitment;
+}
+
+/// @dev What a participant brought when it took its seat.
+struct Entry {
+    uint24 firstRound;
+    uint32 samples;
+    uint96 stake;
+}
+
 /// @dev Everything the ledger knows about a job.
 struct Job {
     JobTerms terms;
@@ -32,8 +47,8 @@ struct Job {
     Seat[MAX_SEATS] seats;
     address[] coordinators;
     mapping(address coordinator => uint256) bonds;
-    mapping(address participant => Member) members;
-    mapping(address participant => bytes32) commitments;
+    mapping(address participant => Pledge) pledges;
+    mapping(address participant => Entry) entries;
     mapping(address account => uint256) credits;
 }
 
@@ -151,7 +166,8 @@ contract TrainingLedger is ITrainingLedger {
         require(phase == Phase.Settling || phase == Phase.Overdue, WrongPhase(phase));
         require(modelDigest != 0 && modelRoot != 0 && reportDigest != 0, ZeroDigest());
         require(accepted & ~current.revealed == 0, NotRevealed(accepted & ~current.revealed));
-        require(scores.length == _count(accepted), BadScoreCount(_count(accepted)));
+        uint256 count = _count(accepted);
+        require(scores.length == count, BadScoreCount(count));
 
         // Before the pot is counted: the penalties of this round belong to it.
         _closeAttempt(job, j, current);
@@ -160,10 +176,7 @@ contract TrainingLedger is ITrainingLedger {
         uint256 pot = uint256(reward) + j.state.forfeits;
         emit Settled(job, round, msg.sender, modelDigest, modelRoot, reportDigest, accepted, scores, pot);
 
-        uint256 total;
-        for (uint256 i; i < scores.length; i++) {
-            total += scores[i];
-        }
+        uint256 total = _sum(scores);
         if (total != 0) {
             uint256 paid = _payInProportion(job, j, accepted, scores, pot, total);
             j.state.escrow -= reward;
@@ -215,7 +228,7 @@ contract TrainingLedger is ITrainingLedger {
     function join(JobId job, uint32 samples) external payable {
         Job storage j = _existing(job);
         require(!j.state.over, WrongPhase(Phase.Over));
-        uint8 seatPlusOne = j.members[msg.sender].seatPlusOne;
+        uint8 seatPlusOne = j.pledges[msg.sender].seatPlusOne;
         if (seatPlusOne != 0) revert AlreadySeated(seatPlusOne - 1);
         Round memory current = j.round;
         require(current.seated < j.terms.maxParticipants, JobFull(j.terms.maxParticipants));
@@ -224,9 +237,8 @@ contract TrainingLedger is ITrainingLedger {
 
         uint8 seat = _lowestFreeSeat(j.state.seats);
         bool inTime = current.commitEnd == 0 || block.timestamp < current.commitEnd;
-        j.members[msg.sender] = Member({
-            seatPlusOne: seat + 1,
-            misses: 0,
+        j.pledges[msg.sender] = Pledge({seatPlusOne: seat + 1, misses: 0, commitment: 0});
+        j.entries[msg.sender] = Entry({
             firstRound: inTime ? current.number : current.number + 1,
             samples: samples,
             stake: j.terms.stake
@@ -244,7 +256,7 @@ contract TrainingLedger is ITrainingLedger {
     /// @inheritdoc ITrainingLedger
     function leave(JobId job) external {
         Job storage j = _existing(job);
-        uint8 seatPlusOne = j.members[msg.sender].seatPlusOne;
+        uint8 seatPlusOne = j.pledges[msg.sender].seatPlusOne;
         require(seatPlusOne != 0, NotSeated(msg.sender));
         uint8 seat = seatPlusOne - 1;
         Round memory current = j.round;
@@ -265,15 +277,13 @@ contract TrainingLedger is ITrainingLedger {
         // `commitEnd` is zero in Waiting, in Over, and in a job that does not exist.
         if (block.timestamp >= current.commitEnd) revert WrongPhase(phaseAt(job, block.timestamp));
         require(round == current.number, WrongRound(current.number));
-        require(commitment != 0, ZeroCommitment());
-        Member storage member = j.members[msg.sender];
-        (uint8 seatPlusOne, uint8 misses) = (member.seatPlusOne, member.misses);
+        uint8 seatPlusOne = j.pledges[msg.sender].seatPlusOne;
         require(seatPlusOne != 0, NotSeated(msg.sender));
         uint64 bit = _bit(seatPlusOne - 1);
-        if (current.committed & bit != 0) revert AlreadyCommitted(j.commitments[msg.sender]);
+        require(current.committed & bit == 0, AlreadyCommitted(msg.sender));
 
-        j.commitments[msg.sender] = commitment;
-        if (misses != 0) member.misses = 0;
+        // Whoever commits has missed nothing.
+        j.pledges[msg.sender] = Pledge({seatPlusOne: seatPlusOne, misses: 0, commitment: bytes30(commitment)});
         current.committed |= bit;
         current.commits += 1;
         if (current.commits == current.seated) {
@@ -293,15 +303,14 @@ contract TrainingLedger is ITrainingLedger {
             block.timestamp < current.commitEnd || block.timestamp >= current.revealEnd
                 || current.commits < j.terms.minParticipants
         ) revert WrongPhase(phaseAt(job, block.timestamp));
-        uint8 seatPlusOne = j.members[msg.sender].seatPlusOne;
-        require(seatPlusOne != 0, NotSeated(msg.sender));
-        uint64 bit = _bit(seatPlusOne - 1);
+        Pledge memory pledge = j.pledges[msg.sender];
+        require(pledge.seatPlusOne != 0, NotSeated(msg.sender));
+        uint64 bit = _bit(pledge.seatPlusOne - 1);
         require(current.committed & bit != 0, NotCommitted(msg.sender));
         require(current.revealed & bit == 0, AlreadyRevealed(msg.sender));
-        bytes32 commitment = j.commitments[msg.sender];
         require(
-            commitment == commitmentFor(job, current.number, msg.sender, digest, root, salt),
-            CommitmentMismatch(commitment)
+            pledge.commitment == bytes30(commitmentFor(job, current.number, msg.sender, digest, root, salt)),
+            CommitmentMismatch(pledge.commitment)
         );
 
         current.revealed |= bit;
@@ -337,7 +346,7 @@ contract TrainingLedger is ITrainingLedger {
         require(amount != 0, NothingToWithdraw(msg.sender));
 
         delete j.credits[msg.sender];
-        uint8 seatPlusOne = j.members[msg.sender].seatPlusOne;
+        uint8 seatPlusOne = j.pledges[msg.sender].seatPlusOne;
         if (seatPlusOne != 0) j.seats[seatPlusOne - 1].earned = 0;
 
         emit Withdrawn(job, msg.sender, amount);
@@ -390,7 +399,10 @@ contract TrainingLedger is ITrainingLedger {
 
     /// @inheritdoc ITrainingLedger
     function memberOf(JobId job, address participant) external view returns (Member memory) {
-        return _existing(job).members[participant];
+        Job storage j = _existing(job);
+        Pledge memory pledge = j.pledges[participant];
+        Entry memory entry = j.entries[participant];
+        return Member(pledge.seatPlusOne, pledge.misses, entry.firstRound, entry.samples, entry.stake);
     }
 
     /// @inheritdoc ITrainingLedger
@@ -399,8 +411,8 @@ contract TrainingLedger is ITrainingLedger {
     }
 
     /// @inheritdoc ITrainingLedger
-    function commitmentOf(JobId job, address participant) external view returns (bytes32) {
-        return _existing(job).commitments[participant];
+    function commitmentOf(JobId job, address participant) external view returns (bytes30) {
+        return _existing(job).pledges[participant].commitment;
     }
 
     /// @inheritdoc ITrainingLedger
@@ -419,7 +431,7 @@ contract TrainingLedger is ITrainingLedger {
     function creditOf(JobId job, address account) public view returns (uint256 credit) {
         Job storage j = _existing(job);
         credit = j.credits[account];
-        uint8 seatPlusOne = j.members[account].seatPlusOne;
+        uint8 seatPlusOne = j.pledges[account].seatPlusOne;
         if (seatPlusOne != 0) credit += j.seats[seatPlusOne - 1].earned;
     }
 
@@ -458,12 +470,12 @@ contract TrainingLedger is ITrainingLedger {
         for (uint8 seat; silent >> seat != 0; seat++) {
             if (silent & _bit(seat) == 0) continue;
             address participant = j.seats[seat].participant;
-            Member storage member = j.members[participant];
+            Entry storage entry = j.entries[participant];
             // Cannot underflow because whoever could not pay once more lost its seat below.
-            member.stake -= penalty;
+            entry.stake -= penalty;
             j.state.forfeits += penalty;
             emit PenaltyTaken(job, current.number, participant, penalty);
-            if (member.stake < penalty) _unseat(job, j, current, seat, Departure.Exhausted);
+            if (entry.stake < penalty) _unseat(job, j, current, seat, Departure.Exhausted);
         }
     }
 
@@ -471,21 +483,23 @@ contract TrainingLedger is ITrainingLedger {
         uint8 missLimit = absent == 0 ? 0 : j.terms.missLimit;
         for (uint8 seat; absent >> seat != 0; seat++) {
             if (absent & _bit(seat) == 0) continue;
-            Member storage member = j.members[j.seats[seat].participant];
-            if (member.firstRound > current.number) continue;
-            // Cannot overflow because a member leaves at `missLimit`, a uint8.
-            member.misses += 1;
-            if (member.misses == missLimit) _unseat(job, j, current, seat, Departure.Missing);
+            address participant = j.seats[seat].participant;
+            if (j.entries[participant].firstRound > current.number) continue;
+            Pledge storage pledge = j.pledges[participant];
+            // Cannot overflow because a participant leaves at `missLimit`, a uint8.
+            pledge.misses += 1;
+            if (pledge.misses == missLimit) _unseat(job, j, current, seat, Departure.Missing);
         }
     }
 
     /// @dev Frees a seat; what is left of the stake and what was earned in the seat become credit.
     function _unseat(JobId job, Job storage j, Round memory current, uint8 seat, Departure departure) internal {
         address participant = j.seats[seat].participant;
-        uint256 stake = j.members[participant].stake;
+        uint256 stake = j.entries[participant].stake;
 
         j.credits[participant] += stake + j.seats[seat].earned;
-        delete j.members[participant];
+        delete j.pledges[participant];
+        delete j.entries[participant];
         delete j.seats[seat];
         j.state.seats &= ~_bit(seat);
         current.seated -= 1;
@@ -530,11 +544,14 @@ contract TrainingLedger is ITrainingLedger {
         uint256 total
     ) internal returns (uint256 paid) {
         uint256 i;
-        for (uint8 seat; accepted >> seat != 0; seat++) {
-            if (accepted & _bit(seat) == 0) continue;
-            uint256 share = pot * scores[i++] / total;
-            paid += share;
-            _paySeat(job, j, seat, share);
+        // Cannot overflow because a pot is wei that exist, fewer than 2^96, and a score has 32 bits.
+        unchecked {
+            for (uint256 seat; accepted >> seat != 0; seat++) {
+                if (accepted >> seat & 1 == 0) continue;
+                uint256 share = pot * scores[i++] / total;
+                paid += share;
+                _paySeat(job, j, seat, share);
+            }
         }
     }
 
@@ -549,10 +566,11 @@ contract TrainingLedger is ITrainingLedger {
         return share * count;
     }
 
-    function _paySeat(JobId job, Job storage j, uint8 seat, uint256 amount) internal {
+    function _paySeat(JobId job, Job storage j, uint256 seat, uint256 amount) internal {
         if (amount == 0) return;
-        j.seats[seat].earned += uint96(amount);
-        emit Credited(job, j.seats[seat].participant, amount);
+        Seat storage s = j.seats[seat];
+        s.earned += uint96(amount);
+        emit Credited(job, s.participant, amount);
     }
 
     /* INTERNAL: COORDINATORS */
@@ -598,10 +616,22 @@ contract TrainingLedger is ITrainingLedger {
         while (seats & _bit(seat) != 0) seat++;
     }
 
+    function _sum(uint32[] calldata scores) internal pure returns (uint256 total) {
+        // Cannot overflow because calldata cannot hold 2^224 scores of 32 bits.
+        unchecked {
+            for (uint256 i; i < scores.length; i++) {
+                total += scores[i];
+            }
+        }
+    }
+
     /// @dev The number of bits set.
     function _count(uint64 bits) internal pure returns (uint256 count) {
-        for (; bits != 0; bits &= bits - 1) {
-            count++;
+        // Cannot overflow because there are 64 bits, and none is taken from zero.
+        unchecked {
+            for (uint256 rest = bits; rest != 0; rest &= rest - 1) {
+                count++;
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ contract GasTest is BaseTest {
     }
 
     /// forge-config: default.isolate = true
-    function test_commit_and_reveal_cost_what_is_recorded() public {
+    function test_commit_and_reveal_cost_at_most_75_000() public {
         _firstRound(4);
 
         _commit(0);
@@ -31,6 +31,7 @@ contract GasTest is BaseTest {
         _reveal(3);
         uint256 lastReveal = _record("reveal, the last one");
 
+        vm.assertLe(commit + reveal, 75_000, "commit and reveal");
         vm.snapshotValue("TrainingLedger", "commit and reveal", commit + reveal);
         vm.snapshotValue("TrainingLedger", "commit and reveal, both the last", lastCommit + lastReveal);
     }
@@ -51,12 +52,8 @@ contract GasTest is BaseTest {
     }
 
     /// forge-config: default.isolate = true
-    function test_settle_of_64_costs_what_is_recorded() public {
-        _firstRound(64);
-        _commitAll(64);
-        _revealAll(64);
-        _settleAll(64);
-        _record("settle, 64 accepted");
+    function test_settle_costs_at_most_80_000_and_8_000_per_accepted_participant_64() public {
+        _measureSettle(64, "settle, 64 accepted");
     }
 
     /// forge-config: default.isolate = true

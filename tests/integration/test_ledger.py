@@ -263,7 +263,6 @@ REFUSALS: dict[str, Callable[[Stage], Any]] = {
     "JobFull": lambda s: s.ledgers[6].join(s.open(participants=3), 5, value=TERMS.stake),
     "AlreadySeated": lambda s: s.ledgers[3].join(s.open(), 5, value=TERMS.stake),
     "ZeroSamples": lambda s: s.ledgers[3].join(s.create(), 0, value=TERMS.stake),
-    "ZeroCommitment": lambda s: s.ledgers[3].commit(s.open(), RoundNumber(0), bytes(32)),
     "AlreadyCommitted": lambda s: twice(s, lambda job: s.commit(job, 3), s.open()),
     "NotCommitted": lambda s: reveal_without_commitment(s),
     "AlreadyRevealed": lambda s: twice(s, lambda job: s.ledgers[3].reveal(job, **OPENED), s.revealing()),

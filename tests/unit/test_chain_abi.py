@@ -26,7 +26,7 @@ ERRORS = {entry["name"]: entry for entry in load().abi if entry["type"] == "erro
 
 
 def sample(kind: str) -> object:
-    return SOMEBODY if kind == "address" else b"\7" * 32 if kind == "bytes32" else 1
+    return SOMEBODY if kind == "address" else b"\7" * int(kind[5:]) if kind.startswith("bytes") else 1
 
 
 def error_data(name: str) -> bytes:

@@ -192,11 +192,10 @@ interface ITrainingLedger {
     error JobFull(uint8 most);
     error AlreadySeated(uint8 seat);
     error ZeroSamples();
-    error ZeroCommitment();
-    error AlreadyCommitted(bytes32 commitment);
+    error AlreadyCommitted(address participant);
     error NotCommitted(address participant);
     error AlreadyRevealed(address participant);
-    error CommitmentMismatch(bytes32 commitment);
+    error CommitmentMismatch(bytes30 commitment);
     error CommitmentOutstanding(uint24 round);
     error NotRevealed(uint64 seats);
     error BadScoreCount(uint256 expected);
@@ -289,8 +288,8 @@ interface ITrainingLedger {
     /// @notice Who sits in a seat; zero when it is free.
     function participantAt(JobId job, uint8 seat) external view returns (address);
 
-    /// @notice The latest commitment of a participant, of whichever round.
-    function commitmentOf(JobId job, address participant) external view returns (bytes32);
+    /// @notice The first 30 bytes of a participant's latest commitment in its seat, of whichever round: what is compared.
+    function commitmentOf(JobId job, address participant) external view returns (bytes30);
 
     /// @notice keccak256(abi.encode(chain id, this contract, job, round, participant, digest, root, salt)).
     function commitmentFor(

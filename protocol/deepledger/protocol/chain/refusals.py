@@ -41,7 +41,6 @@ MESSAGES: Final = {
     "JobFull": "all {most} seats of the job are taken; wait until one is free or join another job",
     "AlreadySeated": "this account sits in seat {seat} already; run the node without joining again",
     "ZeroSamples": "a participant needs at least one training sample; check the data",
-    "ZeroCommitment": "a commitment of all zeros is none; make the update again",
     "AlreadyCommitted": "this account has committed in this round already; keep its update to reveal it",
     "NotCommitted": "{participant} has not committed in this round; wait for the next one",
     "AlreadyRevealed": "{participant} has revealed already; wait for the settlement",
