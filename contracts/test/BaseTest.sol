@@ -72,6 +72,10 @@ abstract contract BaseTest {
         for (uint256 i; i < list.length; i++) list[i] = _coordinator(i);
     }
 
+    function _newJob(JobTerms memory terms) internal {
+        job = _createJob(terms);
+    }
+
     function _createJob(JobTerms memory terms) internal returns (JobId) {
         uint256 budget = uint256(terms.rounds) * terms.reward;
         vm.deal(sponsor, budget);
@@ -182,6 +186,31 @@ abstract contract BaseTest {
         _skip(COMMIT_WINDOW);
     }
 
+    /// @dev Brings a new job with three participants to a phase; they have done all that the phases before ask for.
+    function _bring(Phase phase) internal {
+        if (phase == Phase.Over) _close();
+        else if (phase == Phase.Starved) _starve();
+        else if (phase != Phase.Waiting) _open(3);
+
+        if (phase == Phase.Revealing || phase == Phase.Settling || phase == Phase.Overdue) _commitAll(3);
+        if (phase == Phase.Settling || phase == Phase.Overdue) _revealAll(3);
+        if (phase == Phase.Overdue) _skip(SETTLE_WINDOW);
+        _assertPhase(phase);
+    }
+
+    /// @dev Nothing is left to do in the round but to settle it: everyone acts, and the coordinator settles.
+    function _playRound(uint256 n) internal {
+        _commitAll(n);
+        _revealAll(n);
+        _settleAll(n);
+    }
+
+    /// @dev The sponsor ends the job.
+    function _close() internal {
+        vm.prank(sponsor);
+        ledger.closeJob(job);
+    }
+
     function _skip(uint256 time) internal {
         vm.warp(block.timestamp + time);
     }
@@ -216,6 +245,16 @@ abstract contract BaseTest {
         return uint64((1 << n) - 1);
     }
 
+    function _score(uint32 only) internal pure returns (uint32[] memory scores) {
+        scores = new uint32[](1);
+        scores[0] = only;
+    }
+
+    function _scores(uint32 first, uint32 second) internal pure returns (uint32[] memory scores) {
+        scores = new uint32[](2);
+        (scores[0], scores[1]) = (first, second);
+    }
+
     function _equalScores(uint256 n) internal pure returns (uint32[] memory scores) {
         scores = new uint32[](n);
         for (uint256 i; i < n; i++) scores[i] = 7;
@@ -223,12 +262,25 @@ abstract contract BaseTest {
 
     /* EXPECTING */
 
+    /// @dev Since `vm.recordLogs`.
+    function _assertLogCount(uint256 expected) internal {
+        vm.assertEq(vm.getRecordedLogs().length, expected, "number of events");
+    }
+
     function _assertPhase(Phase expected) internal view {
         vm.assertEq(uint256(_phase()), uint256(expected));
     }
 
-    function _expectError(bytes memory error) internal {
-        vm.expectRevert(error);
+    function _expectError(bytes4 error) internal {
+        vm.expectRevert(abi.encodeWithSelector(error));
+    }
+
+    function _expectError(bytes4 error, uint256 argument) internal {
+        vm.expectRevert(abi.encodeWithSelector(error, argument));
+    }
+
+    function _expectError(bytes4 error, address argument) internal {
+        vm.expectRevert(abi.encodeWithSelector(error, argument));
     }
 
     function _expectWrongPhase(Phase actual) internal {
