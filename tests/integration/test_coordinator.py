@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
 from contextlib import contextmanager
 from queue import Empty, Queue
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from deepledger.auditor.audit import audit
+from deepledger.coordinator import settling, verify
 from deepledger.coordinator.coordinate import coordinate
 from deepledger.coordinator.happenings import (
     BondPosted,
@@ -26,8 +28,18 @@ from deepledger.coordinator.happenings import (
 )
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import Outcome
+from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.commitment import Slot, commitment_for
-from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, TaskMismatch
+from deepledger.protocol.errors import (
+    BadInput,
+    BadSpec,
+    BlobCorrupt,
+    BlobMissing,
+    ChainUnreachable,
+    InsufficientFunds,
+    LedgerRejected,
+    TaskMismatch,
+)
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.settlement import Verdict
 
@@ -39,10 +51,10 @@ class Killed(BaseException):
 class Running:
     """A coordinator in a thread."""
 
-    def __init__(self, world, job, *, number=1, ledger=None, tasks=None):
+    def __init__(self, world, job, *, number=1, ledger=None, store=None, tasks=None):
         self.told, self.stop, self.error = Queue(), threading.Event(), None
         self.seen = []
-        arguments = (ledger or world.ledger(number), world.store, job)
+        arguments = (ledger or world.ledger(number), store or world.store, job)
         self._thread = threading.Thread(
             target=self._run, args=arguments, kwargs={"tasks": tasks or [world.task]}, daemon=True
         )
@@ -239,6 +251,16 @@ def test_a_starved_round_is_opened_again(world, play_of):
     assert_audit_matches(play)
 
 
+class Real:
+    """A real part of which a test changes something."""
+
+    def __init__(self, real):
+        self.real = real
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+
 class DyingLedger:
     """The real ledger of a process that dies at `settle`: before or after the transaction has left."""
 
@@ -315,3 +337,249 @@ def test_it_is_ready_before_it_pays(world):
         ready = coordinator.until(Ready)
         assert (ready.name, ready.round, ready.rounds, ready.evaluation.samples) == ("linear", 0, 3, 34)
         assert coordinator.until(BondPosted).amount == 10**18
+
+
+class CutOff(Real):
+    """The node takes the settlement's place in the air: nothing is sent, three times."""
+
+    def __init__(self, real):
+        super().__init__(real)
+        self.tries = 0
+
+    def settle(self, *arguments, **options):
+        self.tries += 1
+        if self.tries <= 3:
+            raise ChainUnreachable("the line is dead.")
+        return self.real.settle(*arguments, **options)
+
+
+class Counting(Real):
+    def __init__(self, real):
+        super().__init__(real)
+        self.puts = 0
+
+    def put(self, data):
+        self.puts += 1
+        return self.real.put(data)
+
+
+def test_what_was_computed_is_kept_while_the_chain_is_away(world, play_of):
+    play = play_of(participants=2)
+    ledger, store = CutOff(world.ledger(1)), Counting(world.store)
+    with running(world, play.job, ledger=ledger, store=store) as coordinator:
+        play_round(play)
+        assert coordinator.until(RoundSettled).accepted == 2
+        assert (ledger.tries, store.puts) == (4, 2), "one model, one report"
+        play_round(play)
+        assert coordinator.until(RoundSettled).accepted == 2
+    assert_audit_matches(play)
+
+
+class Flaky(Real):
+    """A store that takes nothing the first time."""
+
+    def __init__(self, real):
+        super().__init__(real)
+        self.refused = set()
+
+    def put(self, data):
+        digest = digest_of(data)
+        if digest not in self.refused:
+            self.refused.add(digest)
+            raise BlobCorrupt("the store stored something else")
+        return self.real.put(data)
+
+
+def test_what_was_computed_is_kept_while_the_store_is_away(world, play_of, monkeypatch):
+    play = play_of(participants=2)
+    settled = []
+    monkeypatch.setattr(settling, "settle", lambda *args, real=settling.settle: settled.append(1) or real(*args))
+    with running(world, play.job, store=Flaky(world.store)) as coordinator:
+        play_round(play)
+        assert coordinator.until(RoundSettled).accepted == 2
+    assert len(settled) == 1
+    assert_audit_matches(play)
+
+
+@pytest.mark.parametrize("missing", ["spec", "validation set", "model"])
+def test_with_a_bond_at_stake_it_asks_again_for_what_is_missing(world, play_of, missing):
+    play = play_of(participants=2)
+    digest = {
+        "spec": play.terms.spec_digest,
+        "validation set": play.spec.validation_digest,
+        "model": play.terms.model_digest,
+    }[missing]
+    path = world.folder / "store" / cid_of(digest)
+    path.rename(world.folder / "away")
+    with running(world, play.job) as coordinator:
+        warned = coordinator.until(Warned).message
+        assert "not ready to settle: no blob" in warned
+        assert path.name in warned
+        (world.folder / "away").rename(path)
+        coordinator.until(Ready)
+        play_round(play)
+        assert coordinator.until(RoundSettled).accepted == 2
+
+
+def test_it_does_not_wait_for_blobs_of_a_job_that_ends(world, play_of):
+    play = play_of(participants=2, commit_window=1)
+    (world.folder / "store" / cid_of(play.terms.spec_digest)).unlink()
+    with running(world, play.job) as coordinator:
+        coordinator.until(Warned)
+        while True:
+            try:
+                world.sponsor.close_job(play.job)
+                break
+            except LedgerRejected:  # not starved yet
+                pass
+        assert coordinator.until(Finished).outcome is Outcome.WITHDRAWN
+
+
+def send_ether(world, sender, receiver, *, keep):
+    """All but `keep` wei, from one devnet account to another. Returns how much."""
+    account, to = world.accounts[sender], world.accounts[receiver].address
+    price = 2 * int(world.rpc("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16) + 1
+    value = int(world.rpc("eth_getBalance", account.address, "latest"), 16) - 21_000 * price - keep
+    nonce = int(world.rpc("eth_getTransactionCount", account.address, "latest"), 16)
+    signed = account.sign_transaction(
+        {"chainId": world.sponsor.chain_id, "nonce": nonce, "gas": 21_000, "to": to, "value": value, "type": 2}
+        | {"data": b"", "maxFeePerGas": price, "maxPriorityFeePerGas": 1}
+    )
+    world.rpc("eth_sendRawTransaction", signed.raw_transaction.to_0x_hex())
+    return value
+
+
+def test_without_money_for_gas_it_says_so_and_goes_on_when_it_has_some(world, play_of):
+    play = play_of(participants=2)
+    me = play.coordinator.account
+    with running(world, play.job) as coordinator:
+        coordinator.until(Waiting)
+        taken = send_ether(world, 1, 8, keep=1000)
+        try:
+            play_round(play)
+            warned = coordinator.until(Warned).message
+            assert me in warned
+            assert "send it 0.0" in warned
+        finally:
+            send_ether(world, 8, 1, keep=10_000 * 10**18 - 10**17)
+        assert coordinator.until(RoundSettled).accepted == 2
+    assert taken > 0
+
+
+def test_without_money_for_the_bond_it_ends(world):
+    job = world.create_job(bond=10**24)
+    with pytest.raises(InsufficientFunds, match="send it"):
+        Running(world, job).join()
+
+
+def test_a_disk_that_is_full_is_waited_for(world, play_of, monkeypatch):
+    play = play_of(participants=2)
+    with running(world, play.job) as coordinator:
+        coordinator.until(Waiting)
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(world.folder / "no such folder"))
+            play_round(play)
+            assert "temporary file" in coordinator.until(Warned).message
+        assert coordinator.until(RoundSettled).accepted == 2
+
+
+class Dripping(Real):
+    """Blobs that neither come nor fail, until the test is over."""
+
+    def __init__(self, real):
+        super().__init__(real)
+        self.slow, self.over = set(), threading.Event()
+
+    def read_into(self, digest, buffer):
+        if digest in self.slow:
+            self.over.wait()
+        self.real.read_into(digest, buffer)
+
+
+def test_blobs_that_never_end_cost_neither_the_others_nor_the_bond(world, play_of, monkeypatch):
+    """Five of them, and four are fetched at a time: the honest one waits for its turn, and gets it."""
+    monkeypatch.setattr(verify, "_TURN", 0.1)
+    play = play_of(participants=6, settle_window=6)
+    updates = [play.update() for _ in play.nodes]
+    store = Dripping(world.store)
+    store.slow = {digest_of(update) for update in updates[:5]}
+    for update in updates:
+        world.store.put(update)
+    with running(world, play.job, store=store) as coordinator:
+        for node, opened in play.commit_all(updates):
+            node.reveal(play.job, **opened)
+        settled = coordinator.until(RoundSettled)
+        store.over.set()
+    assert verdicts(coordinator, settled) == [Verdict.UNAVAILABLE] * 5 + [Verdict.ACCEPTED]
+    over = play.see().history[0]
+    assert over.settled.at.timestamp < over.opened.reveal_end + play.terms.settle_window
+
+
+class Behind(Real):
+    """A node that stops hearing of blocks, and later does again."""
+
+    def __init__(self, real):
+        super().__init__(real)
+        self.deaf = threading.Event()
+
+    def wait(self, after, *, timeout):
+        return after if self.deaf.wait(0) else self.real.wait(after, timeout=timeout)
+
+
+def test_a_reveal_that_was_under_way_when_the_window_ended_counts(world, play_of):
+    play = play_of(participants=3, reveal_window=4, settle_window=800)
+    ledger, store = Behind(world.ledger(1)), Counting(world.store)
+    updates = [play.update() for _ in play.nodes]
+    for update in updates:
+        world.store.put(update)
+
+    def put(data, real=store.put):
+        ledger.deaf.clear()
+        return real(data)
+
+    store.put = put
+    with running(world, play.job, ledger=ledger, store=store) as coordinator:
+        made = play.commit_all(updates)
+        for node, opened in made[:2]:
+            node.reveal(play.job, **opened)
+        coordinator.until(Waiting, reveals=2)
+        ledger.deaf.set()
+        node, opened = made[2]
+        node.reveal(play.job, **opened)
+        settled = coordinator.until(RoundSettled)
+    assert (settled.accepted, settled.revealed) == (3, 3)
+    assert_audit_matches(play)
+
+
+class Breaking(Real):
+    """A node that tells of a new block and then hangs up."""
+
+    def __init__(self, real):
+        super().__init__(real)
+        self.broken = False
+
+    def events(self, *arguments, **options):
+        if self.broken:
+            raise ChainUnreachable("hung up")
+        return self.real.events(*arguments, **options)
+
+
+def test_a_node_that_hangs_up_makes_nobody_pass_over_events(world, play_of):
+    play = play_of(participants=2)
+    reader = Breaking(world.reader())
+    follower = Follower(reader, play.job)
+    reader.broken = True
+    play.commit_all([play.update(), play.update()])
+    with pytest.raises(ChainUnreachable):
+        follower.update(timeout=30)
+    reader.broken = False
+    assert len(follower.update(timeout=30).attempt.commits) == 2
+
+
+def test_no_bond_is_posted_where_there_is_no_time_to_settle(world):
+    slow = "def evaluate(model, data):\n    __import__('time').sleep(0.6)"
+    world.task.write_text(world.task.read_text().replace("def evaluate(model, data):", slow))
+    job = world.create_job(settle_window=1)
+    with pytest.raises(BadInput, match="leaves 1 s to settle a round: post no bond"):
+        Running(world, job).join()
+    assert len(world.reader().events(0, world.reader().head().number, job=job)) == 1, "its creation"

@@ -10,8 +10,11 @@ from deepledger.coordinator.decision import (
     Restart,
     Settle,
     Wait,
+    at_stake,
+    gives_up_at,
     has_bond,
     next_step,
+    reveals_are_over,
     successor,
 )
 from deepledger.protocol.chain.events import Committed, JobCreated, JobTerms, Outcome, Phase, Position, Revealed
@@ -89,3 +92,26 @@ def test_without_a_bond_everyone_may_serve_at_once():
     assert has_bond(state, B)
     assert next_step(state, A, 120) == Settle(attempt())
     assert next_step(state, B, 130) == Replace()
+
+
+def test_something_is_at_stake_with_a_bond_or_a_round():
+    assert not at_stake(job(bonded=()), A)
+    assert at_stake(job(), A)
+    assert not at_stake(job(bonded=(B,)), A)
+    assert at_stake(job(bonded=(), attempt=attempt()), A)
+    assert not at_stake(job(outcome=Outcome.COMPLETED), A)
+
+
+def test_an_update_is_waited_for_until_the_work_must_begin():
+    """The settle window goes from 120 to 130."""
+    assert gives_up_at(attempt(), 10, work=0.1, store_is_down=False) == 125
+    assert gives_up_at(attempt(), 10, work=0.1, store_is_down=True) == 127.5
+    assert gives_up_at(attempt(), 10, work=4, store_is_down=True) == 122
+    assert gives_up_at(attempt(), 10, work=60, store_is_down=False) == 120, "as soon as may be"
+
+
+def test_reveals_are_over_with_a_block_that_says_so_or_a_while_later():
+    assert reveals_are_over(attempt(), 800, newest=120, now=120)
+    assert not reveals_are_over(attempt(), 800, newest=119, now=134)
+    assert reveals_are_over(attempt(), 800, newest=119, now=135)
+    assert reveals_are_over(attempt(), 16, newest=119, now=122), "no longer than an eighth of the window"
