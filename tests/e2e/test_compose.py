@@ -1,0 +1,262 @@
+"""The devnet by compose, for real: images built, a job trained through kills, and audited from outside.
+
+Takes minutes and 20 GB of disk, so it runs only where DEEPLEDGER_REQUIRE_SERVICES=1 asks for it; then a missing engine
+is a failure. tests/services/docker/install-docker.sh provides one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepledger.protocol.chain.follow import Follower
+from deepledger.protocol.chain.web3_ledger import connect
+from deepledger.protocol.trail import Job
+
+ROOT = Path(__file__).resolve().parents[2]
+MADE_HERE = "deepledger.origin"  # the label of tests/services/docker/make-base-images.sh
+PATIENCE = 900.0  # seconds; only so that a test that waits in vain ends
+ROUNDS, STARTING, LATE = 10, 4, "participant-4"
+PUBLISHED = {"chain", "coordinator"}
+
+needs_engine = [pytest.mark.docker, pytest.mark.timeout(3600)]
+
+
+def engine(*arguments: str, **options: Any) -> str:
+    done = subprocess.run(["docker", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"docker {' '.join(arguments)} said {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@dataclass
+class Devnet:
+    env: dict[str, str]
+    contract: str = ""
+    restarts: int = 0
+    exits: list[int] = field(default_factory=list)
+
+    def compose(self, *arguments: str) -> str:
+        return engine("compose", "--project-name", "deepledger-test", *arguments, env=self.env)
+
+    def url(self, service: str, port: int) -> str:
+        return f"http://{self.compose('port', service, str(port)).strip()}"
+
+    def inside(self, service: str, *command: str) -> str:
+        return self.compose("exec", "--no-TTY", service, *command)
+
+    def inspect(self, *services: str) -> list[dict[str, Any]]:
+        numbers = self.compose("ps", "--all", "--quiet", *services).split()
+        return json.loads(engine("inspect", *numbers)) if numbers else []
+
+    def store(self) -> str:
+        """Kubo's RPC, which is not published: the engine's host alone reaches its container."""
+        (ipfs,) = self.inspect("ipfs")
+        (network,) = ipfs["NetworkSettings"]["Networks"].values()
+        return f"ipfs+http://{network['IPAddress']}:5001"
+
+    def follow(self) -> Follower:
+        return Follower(connect(self.url("chain", 8545), self.contract), 1)
+
+    def wait(self, reached: Callable[[Job], object]) -> Job:
+        follower, until = self.follow(), time.monotonic() + PATIENCE
+        while not reached(follower.job):
+            assert time.monotonic() < until, self.compose("logs", "--tail", "20")
+            follower.update(timeout=2.0)
+        return follower.job
+
+
+def images_in_use() -> dict[str, str]:
+    """Every image that something is built from or runs, and where it is from."""
+    text = "".join(path.read_text() for path in [ROOT / "docker-compose.yml", *ROOT.glob("*/Dockerfile")])
+    names = {*re.findall(r"image: (\S+/\S+:\S+)", text), *re.findall(r"^FROM (\S+:\S+)", text, re.MULTILINE)}
+    found = {name: json.loads(engine("image", "inspect", name))[0] for name in sorted(names)}
+    return {name: (image["Config"]["Labels"] or {}).get(MADE_HERE, "pulled") for name, image in found.items()}
+
+
+def tell(request: pytest.FixtureRequest, text: str) -> None:
+    """To whoever reads the test's output, also when all is well."""
+    plugins = request.config.pluginmanager
+    with plugins.getplugin("capturemanager").global_and_fixture_disabled():
+        plugins.getplugin("terminalreporter").write_line(f"\n{text}")
+
+
+@pytest.fixture(scope="module")
+def devnet(request: pytest.FixtureRequest) -> Iterator[Devnet]:
+    """A job that came to its end, though one participant crashed, and the coordinator and another one were killed."""
+    if os.environ.get("DEEPLEDGER_REQUIRE_SERVICES") != "1":
+        pytest.skip("builds images and trains for minutes: DEEPLEDGER_REQUIRE_SERVICES=1 asks for it")
+    engine("info")
+    origins = images_in_use()
+    tell(request, "images: " + ", ".join(f"{name} {origin}" for name, origin in origins.items()))
+    env = os.environ | {"DEEPLEDGER_RPC_PORT": "0", "DEEPLEDGER_API_PORT": "0"}
+    if "pulled" not in origins.values():  # no registry, hence not torch's CPU index either
+        env.setdefault("DEEPLEDGER_TORCH_BACKEND", "")
+    stack = Devnet(env)
+    stack.compose("--profile", "*", "down", "--volumes")
+    try:
+        stack.compose("--profile", "*", "build")
+        train(stack)
+        yield stack
+    finally:
+        stack.compose("--profile", "*", "down", "--volumes", "--timeout", "2")
+
+
+def train(stack: Devnet) -> None:
+    stack.compose("up", "--detach")
+    stack.contract = stack.inside("coordinator", "cat", "/job/env").split()[0].removeprefix("DEEPLEDGER_CONTRACT=")
+    stack.wait(lambda job: len(job.history) >= 1)
+    stack.compose("up", "--detach", LATE)
+    stack.inside("participant-2", "sh", "-c", "kill -9 -1")  # a crash: everything but the container's init
+    stack.wait(lambda job: len(job.history) >= ROUNDS // 2)
+    stack.compose("kill", "coordinator", "participant-1")  # the engine does not restart what was killed on purpose
+    settled = len(stack.follow().job.history)
+    assert settled < ROUNDS, "the job was over before anybody was killed"
+    killed = stack.inspect("coordinator", "participant-1")
+    assert [container["State"]["ExitCode"] for container in killed] == [137, 137]
+    stack.compose("up", "--detach")
+    stack.wait(lambda job: job.outcome is not None)
+    (crashed,) = stack.inspect("participant-2")
+    stack.restarts = crashed["RestartCount"]
+    nodes = [container["Id"] for number in range(STARTING + 1) for container in stack.inspect(f"participant-{number}")]
+    stack.exits = [int(line) for line in engine("wait", *nodes).split()]
+
+
+@pytest.fixture(scope="module")
+def job(devnet: Devnet) -> Job:
+    return devnet.follow().job
+
+
+class TestDevnet:
+    pytestmark = needs_engine
+
+    def test_the_job_comes_to_its_end_through_kills(self, devnet: Devnet, job: Job) -> None:
+        assert job.outcome is not None
+        assert job.outcome.name == "COMPLETED"
+        assert len(job.history) == ROUNDS
+        assert devnet.restarts >= 1
+        assert devnet.exits == [0] * (STARTING + 1)
+
+    def test_who_comes_while_it_runs_takes_part(self, job: Job) -> None:
+        assert len(job.history[0].participants) == STARTING
+        assert len(job.history[-1].participants) == STARTING + 1
+
+    def test_everybody_goes_home_with_stake_and_reward(self, devnet: Devnet, job: Job) -> None:
+        assert not job.participants
+        reader = connect(devnet.url("chain", 8545), devnet.contract)
+        assert all(reader.credit(1, address) == 0 for address in job.history[-1].participants)
+
+    def test_a_stranger_outside_derives_everything_again(self, devnet: Devnet) -> None:
+        found = audit_from_outside(devnet)
+        assert found["matches"]
+        assert found["rounds_derived"] == ROUNDS
+        assert found["evaluation"] == "checked"
+
+    def test_the_audit_service_prints_the_trail(self, devnet: Devnet) -> None:
+        trail = devnet.compose("run", "--rm", "--no-TTY", "audit")
+        assert "Everything matches" in trail
+        assert "torch is not installed" in trail
+        assert all(what in trail for what in ("JobCreated", "Committed", "Revealed", "Settled", "Withdrawn"))
+
+    def test_the_roles_run_on_a_chain_and_ipfs_elsewhere(self, devnet: Devnet, tmp_path: Path) -> None:
+        password = tmp_path / "password"
+        password.write_text("correct horse battery staple\n")
+        os.chown(password, 10001, 10001)
+        password.chmod(0o600)
+        networks = tmp_path / "networks.yml"
+        networks.write_text("networks: {default: {name: deepledger-test_devnet, external: true}}")
+        elsewhere = devnet.env | {
+            "DEEPLEDGER_RPC_URL": "http://chain:8545",
+            "DEEPLEDGER_STORE": "ipfs+http://ipfs:5001",
+            "DEEPLEDGER_CONTRACT": devnet.contract,
+            "DEEPLEDGER_PASSWORD_FILE": str(password),
+        }
+
+        def run(*arguments: str) -> str:
+            files = ("--file", "compose.external.yml", "--file", str(networks))
+            return engine("compose", "--project-name", "deepledger-test-far", *files, *arguments, env=elsewhere)
+
+        try:
+            address = run("run", "--rm", "--no-TTY", "account", "new", "me").split()[-1]
+            assert json.loads(run("run", "--rm", "account", "list", "--json"))[0]["address"] == address
+            assert "Everything matches" in run("run", "--rm", "--no-TTY", "audit")
+        finally:
+            run("--profile", "*", "down", "--volumes")
+
+    def test_only_chain_and_api_are_published_and_only_here(self, devnet: Devnet) -> None:
+        for container in devnet.inspect():
+            service = container["Config"]["Labels"]["com.docker.compose.service"]
+            bound = [each for ports in container["HostConfig"]["PortBindings"].values() for each in ports]
+            assert bool(bound) == (service in PUBLISHED)
+            assert all(each["HostIp"] == "127.0.0.1" for each in bound)
+            assert container["HostConfig"]["CapDrop"] == ["ALL"]
+            assert container["Config"]["User"] not in ("", "0", "root")
+
+    def test_ipfs_knows_nobody_and_reaches_nobody(self, devnet: Devnet) -> None:
+        (ipfs,) = devnet.inspect("ipfs")
+        (network,) = ipfs["NetworkSettings"]["Networks"]
+        assert json.loads(engine("network", "inspect", network))[0]["Internal"]
+        assert devnet.inside("ipfs", "ipfs", "bootstrap", "list").strip() == ""
+        assert json.loads(devnet.inside("ipfs", "ipfs", "config", "Addresses.Swarm")) == []
+
+    def test_secrets_are_files_that_only_their_owner_reads(self, devnet: Devnet) -> None:
+        mode = devnet.inside("coordinator", "stat", "--format", "%a %u", "/home/deepledger/password")
+        assert mode.split() == ["600", "10001"]
+        secret = devnet.inside("coordinator", "cat", "/home/deepledger/password").strip()
+        assert len(secret) == 32
+        assert secret not in json.dumps(devnet.inspect()) + devnet.compose("logs")
+
+    def test_the_api_tells_of_the_job(self, devnet: Devnet) -> None:
+        with urllib.request.urlopen(f"{devnet.url('coordinator', 8000)}/jobs/1") as answer:
+            assert json.load(answer)
+
+    def test_chain_and_blobs_outlive_their_containers(self, devnet: Devnet) -> None:
+        devnet.compose("down")
+        devnet.compose("up", "--detach", "chain", "ipfs", "deployer")
+        assert "Everything matches" in devnet.compose("run", "--rm", "--no-TTY", "audit")
+        assert audit_from_outside(devnet)["matches"]
+
+
+def audit_from_outside(devnet: Devnet) -> dict[str, Any]:
+    command = [
+        Path(sys.executable).parent / "deepledger",
+        "audit",
+        "1",
+        "--json",
+        "--task",
+        ROOT / "examples/digits/task.py",
+    ]
+    places = {
+        "DEEPLEDGER_RPC_URL": devnet.url("chain", 8545),
+        "DEEPLEDGER_CONTRACT": devnet.contract,
+        "DEEPLEDGER_STORE": devnet.store(),
+    }
+    done = subprocess.run(command, env=devnet.env | places, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def stages(role: str) -> dict[str, str]:
+    """A Dockerfile's named stages, by name, without comments."""
+    text = re.sub(r"^#.*\n", "", (ROOT / role / "Dockerfile").read_text(), flags=re.MULTILINE)
+    parts = re.split(r"^(?=FROM )", text, flags=re.MULTILINE)
+    return {found[1]: part.strip() for part in parts if (found := re.match(r"FROM \S+ AS (\S+)", part))}
+
+
+@pytest.mark.parametrize("role", ["coordinator", "devnet", "auditor"])
+def test_stages_are_the_same_in_every_dockerfile(role: str) -> None:
+    """The engine builds and stores what is the same only once; torch is gigabytes."""
+    shared = stages("node")
+    assert "torch" in shared
+    assert all(shared[name] == stage for name, stage in stages(role).items())
+    assert ("torch" in stages(role)) == (role != "auditor")
