@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {ITrainingLedger, JobId, JobTerms, Member, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
+import {BaseTest} from "./BaseTest.sol";
+
+contract JoinTest is BaseTest {
+    /* WHAT IT DOES */
+
+    function test_join(address caller, uint32 samples, uint96 stake) public {
+        vm.assume(caller != address(0) && caller != address(ledger) && samples != 0);
+        JobTerms memory terms = _terms();
+        terms.stake = uint96(_bound(stake, terms.revealPenalty, type(uint96).max));
+        _newJob(terms);
+        uint256 before = address(ledger).balance;
+
+        vm.deal(caller, terms.stake);
+        _expectEvent();
+        emit ITrainingLedger.Joined(job, caller, 0, samples);
+        vm.prank(caller);
+        ledger.join{value: terms.stake}(job, samples);
+
+        Member memory expected = Member({seatPlusOne: 1, misses: 0, firstRound: 0, samples: samples, stake: terms.stake});
+        vm.assertEq(abi.encode(ledger.memberOf(job, caller)), abi.encode(expected));
+        vm.assertEq(ledger.participantAt(job, 0), caller);
+        vm.assertEq(_state().seats, 1);
+        vm.assertEq(_round().seated, 1);
+        vm.assertEq(address(ledger).balance, before + terms.stake);
+        vm.assertEq(ledger.creditOf(job, caller), 0);
+        _assertPhase(Phase.Waiting);
+    }
+
+    function test_the_one_that_was_missing_opens_the_round() public {
+        _postBond(0);
+        _join(0);
+        _assertPhase(Phase.Waiting);
+        vm.deal(_participant(1), 1 ether);
+        _expectEvent();
+        emit ITrainingLedger.Joined(job, _participant(1), 1, 5);
+        _expectEvent();
+        emit ITrainingLedger.RoundOpened(
+            job, 0, 0, uint40(START + COMMIT_WINDOW), uint40(START + COMMIT_WINDOW + REVEAL_WINDOW)
+        );
+        vm.prank(_participant(1));
+        ledger.join{value: 1 ether}(job, 5);
+        _assertPhase(Phase.Committing);
+    }
+
+    function test_without_the_coordinators_bond_it_stays_closed() public {
+        for (uint256 i; i < 4; i++) _join(i);
+        _assertPhase(Phase.Waiting);
+    }
+
+    function test_one_seat_is_enough_where_the_terms_say_so() public {
+        JobTerms memory terms = _terms();
+        (terms.minParticipants, terms.maxParticipants) = (1, 1);
+        _newJob(terms);
+        _open(1);
+        _playRound(1);
+        vm.assertEq(_credit(0), 9 ether);
+        _expectFull(1);
+    }
+
+    function test_the_stake_may_be_zero() public {
+        JobTerms memory terms = _terms();
+        (terms.stake, terms.revealPenalty) = (0, 0);
+        _newJob(terms);
+        _openAndCommit(3);
+        _reveal(0);
+        _reveal(1);
+        _skip(REVEAL_WINDOW);
+        _settleAll(2);
+        vm.assertEq(_member(2).seatPlusOne, 3, "a penalty of nothing exhausts nothing");
+        _leave(2);
+        vm.assertEq(_credit(2), 0);
+    }
+
+    function test_a_round_that_is_open_stays_as_it_is_but_for_the_seat(uint8 which) public {
+        Phase phase = Phase(which % 7);
+        vm.assume(phase != Phase.Waiting && phase != Phase.Over);
+        _bring(phase);
+        Round memory expected = _round();
+        expected.seated = 4;
+        _skip(7);
+        _join(3);
+        vm.assertEq(abi.encode(_round()), abi.encode(expected));
+        vm.assertEq(_state().seats, 15);
+    }
+
+    function test_in_committing_it_takes_part_at_once() public {
+        _open(2);
+        _skip(COMMIT_WINDOW - 1);
+        _join(2);
+        vm.assertEq(_member(2).firstRound, 0);
+        _commit(2);
+        vm.assertEq(_round().committed, 4);
+    }
+
+    function test_from_the_last_second_of_committing_on_its_first_round_is_the_next() public {
+        _open(2);
+        _commit(0);
+        _skip(COMMIT_WINDOW);
+        _join(2);
+        vm.assertEq(_member(2).firstRound, 1);
+    }
+
+    function test_who_comes_after_committing_closed_early_is_late() public {
+        _openAndCommit(2);
+        _join(2);
+        vm.assertEq(_member(2).firstRound, 1);
+        _expectWrongPhase(Phase.Revealing);
+        vm.prank(_participant(2));
+        ledger.commit(job, 0, "too late");
+    }
+
+    function test_the_lowest_free_seat_is_taken(uint8 seats) public {
+        JobTerms memory terms = _terms();
+        terms.maxParticipants = 8;
+        _newJob(terms);
+        for (uint256 i; i < 8; i++) _join(i);
+        uint8 lowest = 8;
+        for (uint8 i; i < 8; i++) {
+            if (seats >> i & 1 == 0) continue;
+            _leave(i);
+            if (i < lowest) lowest = i;
+        }
+        vm.assume(seats != 0);
+        _join(9);
+        vm.assertEq(ledger.participantAt(job, lowest), _participant(9));
+        vm.assertEq(_member(9).seatPlusOne, lowest + 1);
+        vm.assertEq(_state().seats, uint64(255) & ~uint64(seats) | uint64(1) << lowest);
+    }
+
+    function test_the_sixty_fourth_seat_is_the_last() public {
+        JobTerms memory terms = _terms();
+        terms.maxParticipants = 64;
+        _newJob(terms);
+        for (uint256 i; i < 64; i++) {
+            _join(i);
+            vm.assertEq(ledger.participantAt(job, uint8(i)), _participant(i));
+        }
+        vm.assertEq(_state().seats, type(uint64).max);
+        vm.assertEq(_round().seated, 64);
+        _expectFull(64);
+    }
+
+    function test_who_comes_back_finds_its_seat_taken_and_its_money_untouched() public {
+        _open(2);
+        _playRound(2);
+        _leave(0);
+        vm.assertEq(_credit(0), 5.5 ether);
+        _join(2);
+        vm.assertEq(ledger.participantAt(job, 0), _participant(2));
+        _join(0);
+
+        vm.assertEq(_member(0).seatPlusOne, 3);
+        vm.assertEq(_credit(0), 5.5 ether, "what it had");
+        vm.assertEq(_credit(2), 0, "earnings do not stay with the seat");
+        _commitAll(3);
+        _revealAll(3);
+        _settle(4, _score(1));
+        vm.assertEq(_credit(0), 14.5 ether, "credits and seat together");
+        vm.assertEq(_credit(2), 0);
+        vm.assertEq(_withdraw(_participant(0)), 14.5 ether);
+    }
+
+    function test_who_comes_back_has_missed_nothing() public {
+        _open(3);
+        _commitAll(2);
+        _skip(COMMIT_WINDOW);
+        _revealAll(2);
+        _settleAll(2);
+        vm.assertEq(_member(2).misses, 1);
+        _leave(2);
+        _join(2);
+        vm.assertEq(_member(2).misses, 0);
+        vm.assertEq(_member(2).firstRound, 1);
+    }
+
+    function test_sponsor_and_coordinator_may_take_part() public {
+        vm.deal(sponsor, 1 ether);
+        vm.prank(sponsor);
+        ledger.join{value: 1 ether}(job, 1);
+        vm.deal(_coordinator(0), 1 ether);
+        vm.prank(_coordinator(0));
+        ledger.join{value: 1 ether}(job, 1);
+        vm.assertEq(_round().seated, 2);
+    }
+
+    /* WHAT IT REFUSES */
+
+    function test_only_once() public {
+        _join(0);
+        _join(1);
+        vm.deal(_participant(1), 1 ether);
+        _expectError(ITrainingLedger.AlreadySeated.selector, 1);
+        vm.prank(_participant(1));
+        ledger.join{value: 1 ether}(job, 5);
+    }
+
+    function test_no_more_than_there_are_seats(uint8 most) public {
+        JobTerms memory terms = _terms();
+        terms.maxParticipants = uint8(_bound(most, 2, 12));
+        _newJob(terms);
+        for (uint256 i; i < terms.maxParticipants; i++) _join(i);
+        _expectFull(terms.maxParticipants);
+    }
+
+    function test_somebody_without_samples_is_refused() public {
+        vm.deal(_participant(0), 1 ether);
+        _expectError(ITrainingLedger.ZeroSamples.selector);
+        vm.prank(_participant(0));
+        ledger.join{value: 1 ether}(job, 0);
+    }
+
+    function test_any_value_but_the_stake_is_refused(uint256 value) public {
+        value = _bound(value, 0, 2 ether);
+        vm.assume(value != 1 ether);
+        vm.deal(_participant(0), value);
+        _expectError(ITrainingLedger.WrongValue.selector, 1 ether);
+        vm.prank(_participant(0));
+        ledger.join{value: value}(job, 5);
+    }
+
+    function test_not_when_the_job_is_over() public {
+        _close();
+        vm.deal(_participant(0), 1 ether);
+        _expectWrongPhase(Phase.Over);
+        vm.prank(_participant(0));
+        ledger.join{value: 1 ether}(job, 5);
+    }
+
+    function test_an_unknown_job_is_refused(JobId unknown) public {
+        vm.assume(JobId.unwrap(unknown) != JobId.unwrap(job));
+        _expectUnknownJob(unknown);
+        ledger.join(unknown, 5);
+    }
+
+    function _expectFull(uint256 most) internal {
+        address late = _participant(100);
+        vm.deal(late, 1 ether);
+        _expectError(ITrainingLedger.JobFull.selector, most);
+        vm.prank(late);
+        ledger.join{value: 1 ether}(job, 5);
+    }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {ITrainingLedger, JobId, JobTerms, Outcome, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
+import {BaseTest} from "./BaseTest.sol";
+
+contract ReplaceCoordinatorTest is BaseTest {
+    /* WHAT IT DOES */
+
+    function test_replaceCoordinator(uint96 penalty, uint256 revealed, address caller) public {
+        JobTerms memory terms = _terms();
+        terms.settlePenalty = uint96(_bound(penalty, 0, terms.bond));
+        _newJob(terms);
+        _postBond(1);
+        revealed = _bound(revealed, 2, 4);
+        _openToReveal(revealed);
+        _skip(SETTLE_WINDOW);
+        Round memory expected = _round();
+        expected.revealEnd = uint40(block.timestamp);
+
+        _expectEvent();
+        emit ITrainingLedger.CoordinatorReplaced(job, 0, _coordinator(0), _coordinator(1), terms.settlePenalty);
+        _expectEvent();
+        emit ITrainingLedger.BondReleased(job, _coordinator(0), terms.bond - terms.settlePenalty);
+        if (terms.settlePenalty / revealed != 0) {
+            _expectEvent();
+            emit ITrainingLedger.Credited(job, _participant(0), terms.settlePenalty / revealed);
+        }
+        vm.prank(caller);
+        ledger.replaceCoordinator(job);
+
+        vm.assertEq(_serving(), _coordinator(1));
+        vm.assertEq(ledger.bondOf(job, _coordinator(0)), 0);
+        vm.assertEq(ledger.bondOf(job, _coordinator(1)), 5 ether);
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), terms.bond - terms.settlePenalty);
+        for (uint256 i; i < revealed; i++) vm.assertEq(_credit(i), terms.settlePenalty / revealed);
+        vm.assertEq(_state().forfeits, terms.settlePenalty % revealed, "what cannot be divided");
+        vm.assertEq(_state().escrow, 27 ether);
+        vm.assertEq(abi.encode(_round()), abi.encode(expected), "what was revealed stays valid");
+        _assertPhase(Phase.Settling);
+    }
+
+    function test_only_those_who_revealed_share_the_penalty() public {
+        _postBond(1);
+        _openAndCommit(3);
+        _reveal(0);
+        _reveal(2);
+        _skip(REVEAL_WINDOW + SETTLE_WINDOW);
+        ledger.replaceCoordinator(job);
+        vm.assertEq(_credit(0), 1 ether);
+        vm.assertEq(_credit(1), 0);
+        vm.assertEq(_credit(2), 1 ether);
+    }
+
+    function test_the_successor_settles_and_the_late_one_does_not() public {
+        _postBond(1);
+        _bring(Phase.Overdue);
+        ledger.replaceCoordinator(job);
+
+        _expectError(ITrainingLedger.NotCoordinator.selector, _coordinator(1));
+        vm.prank(_coordinator(0));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 7, _equalScores(3));
+
+        _settleAll(3);
+        vm.assertEq(_round().number, 1);
+        _assertPhase(Phase.Committing);
+    }
+
+    function test_the_successor_has_a_settle_window_of_its_own() public {
+        _postBond(1);
+        _bring(Phase.Overdue);
+        ledger.replaceCoordinator(job);
+        _skip(SETTLE_WINDOW - 1);
+        _assertPhase(Phase.Settling);
+        _expectWrongPhase(Phase.Settling);
+        ledger.replaceCoordinator(job);
+        _skip(1);
+        _assertPhase(Phase.Overdue);
+    }
+
+    function test_who_has_no_bond_is_passed_over() public {
+        _postBond(2);
+        _bring(Phase.Overdue);
+        ledger.replaceCoordinator(job);
+        vm.assertEq(_serving(), _coordinator(2));
+    }
+
+    function test_nobody_serves_twice() public {
+        _postBond(1);
+        _bring(Phase.Overdue);
+        ledger.replaceCoordinator(job);
+        // Again at the head of the list, but the list is walked down only.
+        _postBond(0);
+        _skip(SETTLE_WINDOW);
+        _expectEvent();
+        emit ITrainingLedger.CoordinatorReplaced(job, 0, _coordinator(1), address(0), 2 ether);
+        ledger.replaceCoordinator(job);
+        _assertPhase(Phase.Over);
+    }
+
+    function test_without_a_bond_everyone_listed_serves_in_turn() public {
+        JobTerms memory terms = _terms();
+        (terms.bond, terms.settlePenalty) = (0, 0);
+        _newJob(terms);
+        _join(0);
+        _join(1);
+        _commitAll(2);
+        _revealAll(2);
+        for (uint256 i; i < 3; i++) {
+            vm.assertEq(_serving(), _coordinator(i));
+            _skip(SETTLE_WINDOW);
+            ledger.replaceCoordinator(job);
+        }
+        _assertPhase(Phase.Over);
+    }
+
+    function test_with_nobody_left_the_job_ends() public {
+        _openAndCommit(3);
+        _reveal(0);
+        _reveal(1);
+        _skip(REVEAL_WINDOW + SETTLE_WINDOW);
+
+        _expectEvent();
+        emit ITrainingLedger.CoordinatorReplaced(job, 0, _coordinator(0), address(0), 2 ether);
+        _expectEvent();
+        emit ITrainingLedger.BondReleased(job, _coordinator(0), 3 ether);
+        _expectEvent();
+        emit ITrainingLedger.Credited(job, _participant(0), 1 ether);
+        _expectEvent();
+        emit ITrainingLedger.Credited(job, _participant(1), 1 ether);
+        _expectEvent();
+        emit ITrainingLedger.PenaltyTaken(job, 0, _participant(2), 0.4 ether);
+        _expectEvent();
+        emit ITrainingLedger.JobEnded(job, Outcome.Abandoned);
+        ledger.replaceCoordinator(job);
+
+        _assertPhase(Phase.Over);
+        vm.assertEq(_credit(0), 1.2 ether);
+        vm.assertEq(_credit(1), 1.2 ether);
+        vm.assertEq(_credit(2), 0);
+        vm.assertEq(_member(2).stake, 0.6 ether);
+        vm.assertEq(ledger.creditOf(job, sponsor), 27 ether);
+        vm.assertEq(_state().escrow + _state().forfeits, 0);
+    }
+
+    function test_what_cannot_be_divided_in_the_end_goes_to_the_sponsor() public {
+        JobTerms memory terms = _terms();
+        terms.settlePenalty = 2 ether + 1;
+        _newJob(terms);
+        _openToReveal(2);
+        _skip(SETTLE_WINDOW);
+        ledger.replaceCoordinator(job);
+        vm.assertEq(_credit(0), 1 ether);
+        vm.assertEq(ledger.creditOf(job, sponsor), 27 ether + 1);
+    }
+
+    function test_a_penalty_in_hand_is_in_the_pot_of_the_round() public {
+        JobTerms memory terms = _terms();
+        terms.settlePenalty = 2 ether + 1;
+        _newJob(terms);
+        _postBond(1);
+        _openToReveal(2);
+        _skip(SETTLE_WINDOW);
+        ledger.replaceCoordinator(job);
+        _expectEvent();
+        emit ITrainingLedger.Settled(job, 0, _coordinator(1), MODEL, ROOT, REPORT, 1, _score(1), 9 ether + 1);
+        vm.prank(_coordinator(1));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 1, _score(1));
+    }
+
+    /* WHAT IT REFUSES */
+
+    function test_only_in_overdue(uint8 which) public {
+        Phase phase = Phase(which % 7);
+        vm.assume(phase != Phase.Overdue);
+        _bring(phase);
+        _expectWrongPhase(phase);
+        ledger.replaceCoordinator(job);
+    }
+
+    function test_an_unknown_job_is_refused(JobId unknown) public {
+        vm.assume(JobId.unwrap(unknown) != JobId.unwrap(job));
+        _expectUnknownJob(unknown);
+        ledger.replaceCoordinator(unknown);
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {Departure, ITrainingLedger, JobId, JobTerms, Outcome, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
+import {BaseTest} from "./BaseTest.sol";
+
+contract RestartRoundTest is BaseTest {
+    /* WHAT IT DOES */
+
+    function test_restartRound(address caller, uint32 late) public {
+        _open(3);
+        _commitAll(3);
+        _reveal(0);
+        _skip(REVEAL_WINDOW + uint256(late));
+        uint40 commitEnd = uint40(block.timestamp + COMMIT_WINDOW);
+
+        _expectEvent();
+        emit ITrainingLedger.PenaltyTaken(job, 0, _participant(1), 0.4 ether);
+        _expectEvent();
+        emit ITrainingLedger.PenaltyTaken(job, 0, _participant(2), 0.4 ether);
+        _expectEvent();
+        emit ITrainingLedger.RoundStarved(job, 0, 0);
+        _expectEvent();
+        emit ITrainingLedger.RoundOpened(job, 0, 1, commitEnd, commitEnd + REVEAL_WINDOW);
+        vm.prank(caller);
+        ledger.restartRound(job);
+
+        Round memory expected;
+        (expected.commitEnd, expected.revealEnd, expected.seated) = (commitEnd, commitEnd + REVEAL_WINDOW, 3);
+        vm.assertEq(abi.encode(_round()), abi.encode(expected), "an empty attempt at the same round");
+        vm.assertEq(_state().attempt, 1);
+        vm.assertEq(_state().forfeits, 0.8 ether);
+        vm.assertEq(_state().escrow, 27 ether);
+        vm.assertEq(_member(0).stake, 1 ether);
+        vm.assertEq(_member(1).stake, 0.6 ether);
+    }
+
+    /// @dev With too few commitments nobody can reveal, so that nobody is to blame for not revealing.
+    function test_too_few_commitments_cost_nobody_anything() public {
+        _starve();
+        ledger.restartRound(job);
+        vm.assertEq(_member(0).stake, 1 ether, "committed, and could not reveal");
+        vm.assertEq(_member(1).stake, 1 ether);
+        vm.assertEq(_state().forfeits, 0);
+    }
+
+    function test_who_leaves_cannot_make_those_who_committed_pay() public {
+        _open(2);
+        _commit(0);
+        _leave(1);
+        _assertPhase(Phase.Starved);
+        ledger.restartRound(job);
+        _assertPhase(Phase.Waiting);
+        _leave(0);
+        vm.assertEq(_credit(0), 1 ether);
+    }
+
+    function test_whoever_did_not_commit_has_missed_the_attempt() public {
+        _starve();
+        ledger.restartRound(job);
+        vm.assertEq(_member(0).misses, 0);
+        vm.assertEq(_member(1).misses, 1);
+        vm.assertEq(_member(2).misses, 1);
+        _commit(0);
+        _skip(COMMIT_WINDOW);
+
+        _expectEvent();
+        emit ITrainingLedger.Left(job, _participant(1), 1, Departure.Missing, 1 ether);
+        _expectEvent();
+        emit ITrainingLedger.Left(job, _participant(2), 2, Departure.Missing, 1 ether);
+        _expectEvent();
+        emit ITrainingLedger.RoundStarved(job, 0, 1);
+        ledger.restartRound(job);
+        vm.assertEq(_round().seated, 1);
+    }
+
+    function test_with_too_few_seated_it_waits() public {
+        _open(2);
+        _leave(0);
+        _skip(COMMIT_WINDOW);
+        vm.recordLogs();
+        ledger.restartRound(job);
+        _assertLogCount(1);
+        _assertPhase(Phase.Waiting);
+
+        vm.deal(_participant(0), 1 ether);
+        _expectEvent();
+        emit ITrainingLedger.Joined(job, _participant(0), 0, 5);
+        _expectEvent();
+        emit ITrainingLedger.RoundOpened(
+            job, 0, 1, uint40(block.timestamp + COMMIT_WINDOW), uint40(block.timestamp + COMMIT_WINDOW + REVEAL_WINDOW)
+        );
+        vm.prank(_participant(0));
+        ledger.join{value: 1 ether}(job, 5);
+    }
+
+    function test_the_penalties_are_in_the_pot_of_the_round() public {
+        _openAndCommit(3);
+        _reveal(0);
+        _skip(REVEAL_WINDOW);
+        ledger.restartRound(job);
+        _commitAll(3);
+        _revealAll(3);
+        _settle(1, _score(1));
+        vm.assertEq(_credit(0), 9.8 ether);
+    }
+
+    function test_after_65_535_attempts_the_job_is_over() public {
+        _starve();
+        _setAttempt(type(uint16).max);
+        _expectEvent();
+        emit ITrainingLedger.RoundStarved(job, 0, type(uint16).max);
+        _expectEvent();
+        emit ITrainingLedger.JobEnded(job, Outcome.Abandoned);
+        ledger.restartRound(job);
+        _assertPhase(Phase.Over);
+        vm.assertEq(ledger.creditOf(job, sponsor), 27 ether);
+        for (uint256 i; i < 3; i++) {
+            _leave(i);
+            vm.assertEq(_credit(i), 1 ether);
+        }
+    }
+
+    function test_the_attempt_before_is_not_the_last() public {
+        _starve();
+        _setAttempt(type(uint16).max - 1);
+        ledger.restartRound(job);
+        _assertPhase(Phase.Committing);
+        vm.assertEq(_state().attempt, type(uint16).max);
+    }
+
+    /* WHAT IT REFUSES */
+
+    function test_only_in_starved(uint8 which) public {
+        Phase phase = Phase(which % 7);
+        vm.assume(phase != Phase.Starved);
+        _bring(phase);
+        _expectWrongPhase(phase);
+        ledger.restartRound(job);
+    }
+
+    function test_not_in_the_last_second_of_committing() public {
+        _open(3);
+        _commit(0);
+        _skip(COMMIT_WINDOW - 1);
+        _expectWrongPhase(Phase.Committing);
+        ledger.restartRound(job);
+        _skip(1);
+        ledger.restartRound(job);
+    }
+
+    function test_not_in_the_last_second_of_revealing() public {
+        _openAndCommit(2);
+        _reveal(0);
+        _skip(REVEAL_WINDOW - 1);
+        _expectWrongPhase(Phase.Revealing);
+        ledger.restartRound(job);
+        _skip(1);
+        ledger.restartRound(job);
+    }
+
+    function test_an_unknown_job_is_refused(JobId unknown) public {
+        vm.assume(JobId.unwrap(unknown) != JobId.unwrap(job));
+        _expectUnknownJob(unknown);
+        ledger.restartRound(unknown);
+    }
+
+    /// @dev Restarting so often would take long. The word of the state that has the sponsor in it has the attempt above
+    /// the sponsor's 160 bits and the coordinator's 8.
+    function _setAttempt(uint16 attempt) internal {
+        vm.record();
+        _state();
+        (bytes32[] memory reads,) = vm.accesses(address(ledger));
+        for (uint256 i; i < reads.length; i++) {
+            uint256 word = uint256(vm.load(address(ledger), reads[i]));
+            if (address(uint160(word)) != sponsor) continue;
+            word = word & ~(uint256(type(uint16).max) << 168) | uint256(attempt) << 168;
+            vm.store(address(ledger), reads[i], bytes32(word));
+        }
+        vm.assertEq(_state().attempt, attempt);
+    }
+}

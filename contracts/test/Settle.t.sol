@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {
+    Departure, ITrainingLedger, JobId, JobState, JobTerms, Outcome, Phase, Round
+} from "../src/interfaces/ITrainingLedger.sol";
+import {BaseTest} from "./BaseTest.sol";
+
+contract SettleTest is BaseTest {
+    /* WHAT IT DOES */
+
+    function test_settle(uint96 reward, uint32 first, uint32 second) public {
+        JobTerms memory terms = _terms();
+        terms.reward = uint96(_bound(reward, 0, type(uint96).max / 3));
+        _newJob(terms);
+        _openToReveal(3);
+        uint256 total = uint256(first) + second;
+        vm.assume(total != 0);
+        uint256 mine = uint256(terms.reward) * first / total;
+        uint256 theirs = uint256(terms.reward) * second / total;
+
+        _expectEvent();
+        emit ITrainingLedger.Settled(
+            job, 0, _coordinator(0), MODEL, ROOT, REPORT, 5, _scores(first, second), terms.reward
+        );
+        if (mine != 0) {
+            _expectEvent();
+            emit ITrainingLedger.Credited(job, _participant(0), mine);
+        }
+        if (theirs != 0) {
+            _expectEvent();
+            emit ITrainingLedger.Credited(job, _participant(2), theirs);
+        }
+        _expectEvent();
+        emit ITrainingLedger.RoundOpened(
+            job, 1, 0, uint40(START + COMMIT_WINDOW), uint40(START + COMMIT_WINDOW + REVEAL_WINDOW)
+        );
+        vm.prank(_coordinator(0));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 5, _scores(first, second));
+
+        vm.assertEq(_credit(0), mine, "first");
+        vm.assertEq(_credit(1), 0, "who is not accepted is not paid");
+        vm.assertEq(_credit(2), theirs, "second");
+        JobState memory state = _state();
+        vm.assertEq(state.escrow, 2 * uint256(terms.reward), "escrow");
+        vm.assertEq(state.forfeits, terms.reward - mine - theirs, "what rounding leaves");
+        vm.assertEq(state.modelDigest, MODEL, "model");
+        vm.assertEq(state.modelRoot, ROOT, "root");
+        Round memory expected;
+        (expected.number, expected.seated) = (1, 3);
+        expected.commitEnd = uint40(START + COMMIT_WINDOW);
+        expected.revealEnd = expected.commitEnd + REVEAL_WINDOW;
+        vm.assertEq(abi.encode(_round()), abi.encode(expected), "round");
+    }
+
+    /// forge-config: default.fuzz.runs = 24
+    function test_shares_are_in_proportion(uint256 seed, uint256 count, uint64 accepted) public {
+        count = _bound(count, 2, 16);
+        accepted &= _seats(count);
+        JobTerms memory terms = _terms();
+        terms.maxParticipants = 16;
+        _newJob(terms);
+        _openToReveal(count);
+        uint32[] memory scores = new uint32[](_ones(accepted));
+        uint256 total;
+        for (uint256 i; i < scores.length; i++) {
+            scores[i] = uint32(uint256(keccak256(abi.encode(seed, i))) >> (seed % 224));
+            total += scores[i];
+        }
+        _settle(accepted, scores);
+
+        uint256 paid;
+        uint256 k;
+        for (uint256 seat; seat < count; seat++) {
+            uint256 expected;
+            if (accepted >> seat & 1 != 0 && total != 0) expected = 9 ether * uint256(scores[k]) / total;
+            if (accepted >> seat & 1 != 0) k++;
+            vm.assertEq(_credit(seat), expected, "share");
+            paid += expected;
+        }
+        vm.assertEq(_state().forfeits, total == 0 ? 0 : 9 ether - paid, "forfeits");
+        vm.assertEq(_state().escrow, total == 0 ? 27 ether : 18 ether, "escrow");
+        vm.assertTrue(total == 0 || 9 ether - paid < scores.length, "less than one wei each");
+    }
+
+    /// forge-config: default.fuzz.runs = 4
+    function test_sixty_four_with_the_highest_scores_and_all_the_wei_there_are(uint32 score) public {
+        JobTerms memory terms = _terms();
+        (terms.rounds, terms.maxParticipants, terms.reward) = (1, 64, type(uint96).max);
+        (terms.stake, terms.revealPenalty) = (0, 0);
+        _newJob(terms);
+        _openToReveal(64);
+        uint32[] memory scores = new uint32[](64);
+        for (uint256 i; i < 64; i++) scores[i] = type(uint32).max;
+        // One that differs must not be able to upset the sum.
+        scores[63] = score;
+        uint256 total = 63 * uint256(type(uint32).max) + score;
+        _settle(type(uint64).max, scores);
+        vm.assertEq(_credit(0), uint256(type(uint96).max) * type(uint32).max / total);
+        vm.assertEq(_credit(63), uint256(type(uint96).max) * score / total);
+    }
+
+    function test_one_may_have_everything() public {
+        _openToReveal(2);
+        _settle(3, _scores(0, type(uint32).max));
+        vm.assertEq(_credit(0), 0);
+        vm.assertEq(_credit(1), 9 ether);
+    }
+
+    function test_zero_scores_leave_the_reward_in_escrow(bool accept) public {
+        _openToReveal(2);
+        if (accept) _settle(3, _scores(0, 0));
+        else _settle(0, new uint32[](0));
+        vm.assertEq(_state().escrow, 27 ether);
+        vm.assertEq(_round().number, 1);
+        _playRound(2);
+        _playRound(2);
+        vm.assertEq(ledger.creditOf(job, sponsor), 9 ether, "the sponsor gets back what no round has spent");
+    }
+
+    function test_penalties_of_the_round_are_in_its_pot() public {
+        _openAndCommit(3);
+        _reveal(0);
+        _reveal(1);
+        _skip(REVEAL_WINDOW);
+
+        _expectEvent();
+        emit ITrainingLedger.PenaltyTaken(job, 0, _participant(2), 0.4 ether);
+        _expectEvent();
+        emit ITrainingLedger.Settled(job, 0, _coordinator(0), MODEL, ROOT, REPORT, 1, _score(1), 9.4 ether);
+        vm.prank(_coordinator(0));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 1, _score(1));
+
+        vm.assertEq(_credit(0), 9.4 ether);
+        vm.assertEq(_member(2).stake, 0.6 ether);
+        vm.assertEq(_state().forfeits, 0);
+        vm.assertEq(_state().escrow, 18 ether);
+    }
+
+    function test_penalties_nobody_scored_for_are_in_the_next_pot() public {
+        _openAndCommit(3);
+        _reveal(0);
+        _reveal(1);
+        _skip(REVEAL_WINDOW);
+        _settle(0, new uint32[](0));
+        vm.assertEq(_state().forfeits, 0.4 ether);
+        _commitAll(3);
+        _revealAll(3);
+        _settle(2, _score(1));
+        vm.assertEq(_credit(1), 9.4 ether);
+        vm.assertEq(_state().forfeits, 0);
+    }
+
+    function test_whoever_cannot_pay_another_penalty_loses_its_seat() public {
+        _open(3);
+        for (uint256 i; i < 2; i++) {
+            _commitAll(3);
+            _reveal(0);
+            _reveal(1);
+            _skip(REVEAL_WINDOW);
+            if (i == 1) {
+                _expectEvent();
+                emit ITrainingLedger.Left(job, _participant(2), 2, Departure.Exhausted, 0.2 ether);
+                vm.prank(_coordinator(0));
+                ledger.settle(job, 1, MODEL, ROOT, REPORT, 3, _scores(1, 1));
+            } else {
+                _settleAll(2);
+            }
+        }
+        vm.assertEq(_credit(2), 0.2 ether);
+        vm.assertEq(_member(2).seatPlusOne, 0);
+        vm.assertEq(_round().seated, 2);
+        vm.assertEq(_state().seats, 3);
+    }
+
+    function test_a_stake_that_still_covers_a_penalty_keeps_its_seat() public {
+        JobTerms memory terms = _terms();
+        terms.revealPenalty = 0.5 ether;
+        _newJob(terms);
+        _openAndCommit(3);
+        _reveal(0);
+        _reveal(1);
+        _skip(REVEAL_WINDOW);
+        _settleAll(2);
+        vm.assertEq(_member(2).stake, 0.5 ether);
+        vm.assertEq(_member(2).seatPlusOne, 3);
+    }
+
+    function test_whoever_misses_too_often_in_a_row_loses_its_seat() public {
+        _open(3);
+        _missRound();
+        vm.assertEq(_member(2).misses, 1);
+        _commitAll(2);
+        _skip(COMMIT_WINDOW);
+        _revealAll(2);
+
+        _expectEvent();
+        emit ITrainingLedger.Left(job, _participant(2), 2, Departure.Missing, 1 ether);
+        vm.prank(_coordinator(0));
+        ledger.settle(job, 1, MODEL, ROOT, REPORT, 3, _scores(1, 1));
+
+        vm.assertEq(_credit(2), 1 ether);
+        vm.assertEq(ledger.participantAt(job, 2), address(0));
+        vm.assertEq(_round().seated, 2);
+    }
+
+    function test_who_commits_in_between_has_missed_nothing() public {
+        JobTerms memory terms = _terms();
+        terms.rounds = 9;
+        _newJob(terms);
+        _open(3);
+        for (uint256 i; i < 3; i++) {
+            _missRound();
+            vm.assertEq(_member(2).misses, 1);
+            _playRound(3);
+            vm.assertEq(_member(2).misses, 0);
+        }
+        vm.assertEq(_member(2).seatPlusOne, 3);
+    }
+
+    function test_whoever_came_too_late_to_commit_has_missed_nothing() public {
+        JobTerms memory terms = _terms();
+        terms.missLimit = 1;
+        _newJob(terms);
+        _openToReveal(2);
+        _join(2);
+        _settleAll(2);
+        vm.assertEq(_member(2).seatPlusOne, 3);
+        vm.assertEq(_member(2).misses, 0);
+        _commitAll(2);
+        _skip(COMMIT_WINDOW);
+        _revealAll(2);
+        _settleAll(2);
+        vm.assertEq(_member(2).seatPlusOne, 0, "now it has");
+    }
+
+    function test_the_last_round_ends_the_job() public {
+        _open(2);
+        _playRound(2);
+        _playRound(2);
+        _commitAll(2);
+        _revealAll(2);
+        _expectEvent();
+        emit ITrainingLedger.JobEnded(job, Outcome.Completed);
+        vm.prank(_coordinator(0));
+        ledger.settle(job, 2, MODEL, ROOT, REPORT, 3, _scores(1, 1));
+
+        _assertPhase(Phase.Over);
+        vm.assertEq(_round().number, 3);
+        vm.assertEq(_state().escrow + _state().forfeits, 0);
+        vm.assertEq(ledger.creditOf(job, sponsor), 0);
+        vm.assertEq(_credit(0), 13.5 ether);
+    }
+
+    function test_what_rounding_leaves_in_the_end_goes_to_those_who_revealed() public {
+        JobTerms memory terms = _terms();
+        (terms.rounds, terms.reward) = (1, 11);
+        _newJob(terms);
+        _openToReveal(3);
+        // 11 in three: 3 each, and the 2 that are left are too few for three who revealed.
+        _settleAll(3);
+        for (uint256 i; i < 3; i++) vm.assertEq(_credit(i), 3);
+        vm.assertEq(ledger.creditOf(job, sponsor), 2);
+    }
+
+    function test_penalties_left_in_the_end_go_to_those_who_revealed() public {
+        JobTerms memory terms = _terms();
+        terms.rounds = 1;
+        _newJob(terms);
+        _openAndCommit(3);
+        _reveal(0);
+        _reveal(2);
+        _skip(REVEAL_WINDOW);
+        _settle(0, new uint32[](0));
+        vm.assertEq(_credit(0), 0.2 ether);
+        vm.assertEq(_credit(1), 0);
+        vm.assertEq(_credit(2), 0.2 ether);
+        vm.assertEq(ledger.creditOf(job, sponsor), 9 ether);
+    }
+
+    function test_the_next_round_waits_when_too_few_are_seated() public {
+        JobTerms memory terms = _terms();
+        terms.revealPenalty = terms.stake;
+        terms.missLimit = 1;
+        _newJob(terms);
+        _openToReveal(2);
+        _settleAll(2);
+        _commitAll(2);
+        _reveal(0);
+        _skip(REVEAL_WINDOW);
+        ledger.restartRound(job);
+        _assertPhase(Phase.Waiting);
+        vm.assertEq(_round().number, 1);
+        vm.assertEq(_round().seated, 1);
+        vm.assertEq(_round().commits + _round().reveals + _round().committed + _round().revealed, 0);
+    }
+
+    function test_a_settled_round_was_not_attempted_before() public {
+        _starve();
+        ledger.restartRound(job);
+        vm.assertEq(_state().attempt, 1);
+        _playRound(3);
+        vm.assertEq(_state().attempt, 0);
+    }
+
+    function test_until_it_is_replaced_a_late_coordinator_may_still_settle(uint32 late) public {
+        _openToReveal(2);
+        _skip(SETTLE_WINDOW + uint256(late));
+        _settleAll(2);
+        vm.assertEq(_round().number, 1);
+    }
+
+    /* WHAT IT REFUSES */
+
+    function test_only_the_serving_coordinator_may(address caller, bool reserve) public {
+        if (reserve) caller = _coordinator(1);
+        vm.assume(caller != _coordinator(0));
+        _postBond(1);
+        _openToReveal(2);
+        _expectError(ITrainingLedger.NotCoordinator.selector, _coordinator(0));
+        _settleAs(caller, 0, 3);
+    }
+
+    function test_only_the_open_round(uint24 round) public {
+        vm.assume(round != 1);
+        _open(2);
+        _playRound(2);
+        _commitAll(2);
+        _revealAll(2);
+        _expectError(ITrainingLedger.WrongRound.selector, 1);
+        _settleAs(_coordinator(0), round, 3);
+    }
+
+    function test_only_in_settling_and_overdue(uint8 which) public {
+        Phase phase = Phase(which % 7);
+        vm.assume(phase != Phase.Settling && phase != Phase.Overdue);
+        _bring(phase);
+        _expectWrongPhase(phase);
+        _settleAs(_coordinator(0), 0, 0);
+    }
+
+    function test_not_before_the_last_second_of_revealing_is_over() public {
+        _openAndCommit(3);
+        _reveal(0);
+        _reveal(1);
+        _skip(REVEAL_WINDOW - 1);
+        _expectWrongPhase(Phase.Revealing);
+        _settleAs(_coordinator(0), 0, 0);
+        _skip(1);
+        _settleAs(_coordinator(0), 0, 0);
+    }
+
+    function test_a_zero_digest_is_refused(uint8 which) public {
+        _openToReveal(2);
+        which %= 3;
+        _expectError(ITrainingLedger.ZeroDigest.selector);
+        vm.prank(_coordinator(0));
+        ledger.settle(
+            job,
+            0,
+            which == 0 ? bytes32(0) : MODEL,
+            which == 1 ? bytes32(0) : ROOT,
+            which == 2 ? bytes32(0) : REPORT,
+            3,
+            _scores(1, 1)
+        );
+    }
+
+    function test_who_did_not_reveal_cannot_be_paid(uint64 accepted) public {
+        _openAndCommit(3);
+        _reveal(0);
+        _reveal(2);
+        _skip(REVEAL_WINDOW);
+        vm.assume(accepted & ~uint64(5) != 0);
+        _expectError(ITrainingLedger.NotRevealed.selector, accepted & ~uint64(5));
+        vm.prank(_coordinator(0));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, accepted, _equalScores(2));
+    }
+
+    function test_one_score_for_each_accepted_seat(uint256 length, uint64 accepted) public {
+        accepted &= 7;
+        length = _bound(length, 0, 70);
+        vm.assume(length != _ones(accepted));
+        _openToReveal(3);
+        _expectError(ITrainingLedger.BadScoreCount.selector, _ones(accepted));
+        vm.prank(_coordinator(0));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, accepted, _equalScores(length));
+    }
+
+    function test_an_unknown_job_is_refused(JobId unknown) public {
+        vm.assume(JobId.unwrap(unknown) != JobId.unwrap(job));
+        _expectUnknownJob(unknown);
+        ledger.settle(unknown, 0, MODEL, ROOT, REPORT, 0, new uint32[](0));
+    }
+
+    /* STEPS */
+
+    function _settleAs(address caller, uint24 round, uint64 accepted) internal {
+        uint32[] memory scores = _equalScores(_ones(accepted));
+        vm.prank(caller);
+        ledger.settle(job, round, MODEL, ROOT, REPORT, accepted, scores);
+    }
+
+    /// @dev Everyone but the third takes part.
+    function _missRound() internal {
+        _commitAll(2);
+        _skip(COMMIT_WINDOW);
+        _revealAll(2);
+        _settleAll(2);
+    }
+
+    function _ones(uint64 bits) internal pure returns (uint256 ones) {
+        for (uint256 i; i < 64; i++) ones += bits >> i & 1;
+    }
+}
