@@ -20,7 +20,7 @@ from deepledger.protocol.errors import BlobError
 from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.report import Evaluation, build_report, report_bytes
-from deepledger.protocol.settlement import Contribution, Settlement, Verdict, settle
+from deepledger.protocol.settlement import Contribution, Settlement, Verdict, fold
 from deepledger.protocol.trail import Attempt, Job
 from deepledger.protocol.types import Digest, Root
 from deepledger.protocol.vectors import UpdateVector
@@ -57,10 +57,10 @@ def prepare(
     warn: Callable[[str], None],
     stop: threading.Event,
 ) -> Prepared:
-    """Safe to repeat: same inputs, same model. Raises as the store does until the work begins, and `Stopped`."""
+    """Safe to repeat: same inputs, same model. Raises as the store does until the model is there, and `Stopped`."""
     for contribution in revealed:
         verifier.expect(contribution)
-    model = fetch_model(store, job.model_digest, bench.spec)
+    store.pin(job.model_digest)  # at hand from now on, but not in memory beside an update
     begun = time.monotonic()
 
     def fetch(contribution: Contribution) -> UpdateVector | Verdict:
@@ -74,7 +74,10 @@ def prepare(
         put = partial(store.put, data)
         return persist(put, warn=warn, stop=stop, passes=lambda error: isinstance(error, BlobError))
 
-    settlement = settle(bench.spec, model, revealed, fetch)
+    folded = fold(bench.spec, revealed, fetch)
+    model = fetch_model(store, job.model_digest, bench.spec)
+    settlement = folded.into(model)
+    del folded  # its sums may be twice as large as the model
     data = model.data.cast("B")
     root = chunk_root(data, bits=32)
     with ThreadPoolExecutor(1) as pool:  # publish while evaluating
