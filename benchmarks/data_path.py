@@ -2,164 +2,203 @@
 
     python benchmarks/data_path.py [--coordinates N] [--runs N] [--json]
 
-Stages: what a node does to its update (encode, digest, root), what the coordinator does to each (verify = digest, root
-and norm; aggregate), and the whole path, once through everything. Then the peak memory of settling, in a process of its
-own, as a multiple of the model's bytes; the model before, which settling turns into the model after, counts.
+What a node does to its update (encode, digest, root), what the coordinator does to each (digest, root, norm, fold into
+the aggregate), and all of it in a row. Then the coordinator's peak memory while it verifies and settles, in a process
+of its own, as a multiple of the model's bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from deepledger.protocol.aggregation import aggregator
-from deepledger.protocol.blobs import digest_of
+from deepledger.protocol.aggregation import Aggregator, aggregator
+from deepledger.protocol.blobs import BlobStore, digest_of
+from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.settlement import Contribution, inspect, settle
+from deepledger.protocol.settlement import Contribution, fold, inspect
 from deepledger.protocol.spec import JobSpec, build_spec
-from deepledger.protocol.vectors import encode_update, update_dtype
+from deepledger.protocol.vectors import Encoded, encode_update, update_dtype
 
 PARTICIPANTS = 4
 FRACTION_BITS = {8: 9, 16: 16, 32: 20}
+FAR, NEAR = 1e6, 1.0  # norm bounds: one that is never reached, one to which every update is clipped
 
 
-def spec_of(coordinates: int, *, bits: int, rule: str = "weighted_mean") -> JobSpec:
+def spec_of(
+    coordinates: int, *, bits: int, rule: str = "weighted_mean", norm_bound: float = FAR, max_samples: int = 1000
+) -> JobSpec:
     return build_spec(
         {
             "name": "benchmark",
             "task": {"name": "none", "sha256": "00" * 32},
             "model": {"layout": [{"name": "w", "shape": [coordinates], "offset": 0}]},
-            "update": {"bits": bits, "fraction_bits": FRACTION_BITS[bits], "norm_bound": 1e6},
+            "update": {"bits": bits, "fraction_bits": FRACTION_BITS[bits], "norm_bound": norm_bound},
             "training": {"seed": 0, "hyperparameters": {}},
             "aggregation": {"rule": rule} | ({"trim_percent": 25} if rule == "trimmed_mean" else {}),
             "rewards": {"policy": "equal"},
             "validation": {"digest": "00" * 32, "bytes": 1},
-            "max_samples": 1000,
+            "max_samples": max_samples,
         }
     )
 
 
-def seconds(work: Callable[[], Any], runs: int) -> float:
-    """Median, after one run that compiles and touches the memory."""
-    work()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return median(times)
+def least_seconds(work: dict[str, Callable[[], Any]], runs: int) -> dict[str, float]:
+    """Of each, after one run that compiles and touches the memory; in turns, so that all see the same machine."""
+    least: dict[str, float] = {}
+    for run in range(runs + 1):
+        for name, act in work.items():
+            start = time.perf_counter()
+            act()
+            if run:
+                least[name] = min(least.get(name, float("inf")), time.perf_counter() - start)
+    return least
 
 
 def measure(coordinates: int, *, bits: int, runs: int) -> dict[str, float]:
     """Seconds per update."""
-    spec = spec_of(coordinates, bits=bits)
+    spec, narrow = spec_of(coordinates, bits=bits), spec_of(coordinates, bits=bits, norm_bound=NEAR)
+    wide_sums = spec_of(coordinates, bits=bits, max_samples=1 << 24)
+    trimmed = spec_of(coordinates, bits=bits, rule="trimmed_mean")
     random = np.random.default_rng(0)
     change = random.standard_normal(coordinates, dtype=np.float32) * np.float32(0.01)
     residual, out = np.zeros_like(change), np.empty_like(change)
-
-    def encode() -> np.ndarray:
-        return encode_update(change, residual, update=spec.update, seed=1, out=out).vector
-
-    vector = encode()
+    model = np.zeros(coordinates, "<i4")
+    vector = encode_update(change, residual, update=spec.update, seed=1).vector
     digest, root = digest_of(vector), chunk_root(vector, bits=bits)
     one = Contribution(participant="0x0", seat=0, weight=7, digest=digest, root=root, copy_of=None)
-    model = np.zeros(coordinates, "<i4")
+
+    def encode(spec: JobSpec = spec) -> Encoded:
+        return encode_update(change, residual, update=spec.update, seed=1, out=out)
+
+    def node() -> None:
+        fresh = encode().vector
+        digest_of(fresh), chunk_root(fresh, bits=bits)
 
     def verify() -> None:
         assert digest_of(vector) == digest
         assert inspect(vector, one, spec) is not None
 
-    def aggregate(rule: str) -> Callable[[], None]:
-        def work() -> None:
-            sums = aggregator(spec_of(coordinates, bits=bits, rule=rule))
-            for _ in range(PARTICIPANTS):
-                sums.add(vector, weight=7)
-            sums.advance(model)
+    def aggregate(spec: JobSpec, work: Callable[[Aggregator], None]) -> None:
+        rule = aggregator(spec)
+        for _ in range(PARTICIPANTS):
+            work(rule)
+        rule.advance(model)
 
-        return work
+    def add(rule: Aggregator) -> None:
+        rule.add(vector, weight=7)
 
-    figures = {
-        "SHA-256": seconds(lambda: sha256(vector).digest(), runs),
-        "encode": seconds(encode, runs),
-        "digest": seconds(lambda: digest_of(vector), runs),
-        "root": seconds(lambda: chunk_root(vector, bits=bits), runs),
-        "verify": seconds(verify, runs),
-        "aggregate, weighted mean": seconds(aggregate("weighted_mean"), runs) / PARTICIPANTS,
-        "aggregate, trimmed mean": seconds(aggregate("trimmed_mean"), runs) / PARTICIPANTS,
-    }
-    figures["node: encode, digest, root"] = figures["encode"] + figures["digest"] + figures["root"]
-    figures["coordinator: verify, aggregate"] = figures["verify"] + figures["aggregate, weighted mean"]
-    figures["whole path"] = figures["node: encode, digest, root"] + figures["coordinator: verify, aggregate"]
-    return figures
+    def verify_and_add(rule: Aggregator) -> None:
+        verify()
+        add(rule)
+
+    def everything(rule: Aggregator) -> None:
+        node()
+        verify_and_add(rule)
+
+    taken = least_seconds(
+        {
+            "SHA-256": lambda: sha256(vector).digest(),
+            "encode": encode,
+            "encode, clipped": lambda: encode(narrow),
+            "digest": lambda: digest_of(vector),
+            "root": lambda: chunk_root(vector, bits=bits),
+            "verify: digest, root, norm": verify,
+            "aggregate, mean": lambda: aggregate(spec, add),
+            "aggregate, mean in int64": lambda: aggregate(wide_sums, add),
+            "aggregate, trimmed mean": lambda: aggregate(trimmed, add),
+            "node: encode, digest, root": node,
+            "coordinator: verify, mean": lambda: aggregate(spec, verify_and_add),
+            "whole path": lambda: aggregate(spec, everything),
+        },
+        runs,
+    )
+    in_rounds = [name for name in taken if name.startswith(("aggregate", "coordinator", "whole"))]
+    return taken | {name: taken[name] / PARTICIPANTS for name in in_rounds}
 
 
-def peak_of_settling(coordinates: int, *, bits: int, rule: str, participants: int) -> float:
-    """Peak resident memory above idle, in models; runs in a process of its own."""
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Memory above idle, in models."""
+
+    own: float  # what only this process can give back
+    resident: float  # and mapped files, which the kernel writes out and drops when it needs room
+
+
+def peak_of_settling(coordinates: int, *, bits: int, rule: str, participants: int) -> Peak:
+    """In a process of its own."""
     arguments = [str(coordinates), str(bits), rule, str(participants)]
     command = [sys.executable, str(Path(__file__).resolve()), "--settle", *arguments]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return Peak(**json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
 def settle_and_print_peak(coordinates: int, bits: int, rule: str, participants: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = DirectoryStore(folder)
+        settle_once(store, spec_of(1 << 23, bits=bits, rule=rule), 1)  # loads what is compiled
+        spec = spec_of(coordinates, bits=bits, rule=rule, max_samples=1 << 24)
+        print(json.dumps(asdict(settle_once(store, spec, participants))))
+
+
+def settle_once(store: BlobStore, spec: JobSpec, participants: int) -> Peak:
+    """A round as the coordinator settles it, less the chain and the evaluation."""
     import psutil
 
-    spec = spec_of(coordinates, bits=bits, rule=rule)
+    from deepledger.coordinator.verify import Verifier
 
-    def fetch(wanted: Contribution) -> Any:
-        """As from a store: new memory for every update, verified before it is taken."""
-        data = np.random.default_rng(wanted.seat).integers(-9, 9, coordinates, update_dtype(spec.update))
-        judged = Contribution(
-            participant=wanted.participant,
-            seat=wanted.seat,
-            weight=1,
-            digest=digest_of(data),
-            root=chunk_root(data, bits=bits),
-            copy_of=None,
-        )
-        return inspect(data, judged, spec)
-
-    revealed = [
-        Contribution(participant="0x0", seat=seat, weight=1, digest=bytes(32), root=bytes(32), copy_of=None)
-        for seat in range(participants)
-    ]
-    fetch(revealed[0])  # compiles
-    warm = spec_of(5_000_000, bits=bits, rule=rule)
-    aggregator(warm).advance(np.zeros(5_000_000, "<i4"))
-    process, done, peak = psutil.Process(), threading.Event(), 0
-    idle = process.memory_info().rss
+    coordinates, bits = spec.model.coordinates, spec.update.bits
+    revealed = []
+    for seat in range(participants):
+        data = np.random.default_rng(seat).integers(-9, 9, coordinates, update_dtype(spec.update))
+        digest, root = store.put(data), chunk_root(data, bits=bits)
+        revealed.append(Contribution(participant="0x0", seat=seat, weight=1, digest=digest, root=root, copy_of=None))
+    before = store.put(np.zeros(coordinates, "<i4"))
+    del data
+    process, done = psutil.Process(), threading.Event()
+    idle, own, resident = process.memory_info(), 0, 0
 
     def watch() -> None:
-        nonlocal peak
+        nonlocal own, resident
         while not done.wait(0.001):
-            peak = max(peak, process.memory_info().rss)
+            now = process.memory_info()
+            own = max(own, (now.rss - now.shared) - (idle.rss - idle.shared))
+            resident = max(resident, now.rss - idle.rss)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    model = np.ones(coordinates, "<i4")
-    settle(spec, model, revealed, fetch)
+    verifier = Verifier(store, spec, too_late=lambda _: False, warn=print, stop=done)
+    for contribution in revealed:
+        verifier.expect(contribution)
+    folded = fold(spec, revealed, verifier.fetch)
+    buffer = np.empty(spec.model_bytes, np.uint8)
+    store.read_into(before, buffer.data)
+    assert len(folded.into(buffer.view("<i4")).scores) == participants
+    verifier.close()
     done.set()
     watcher.join()
-    print((peak - idle) / spec.model_bytes)
+    return Peak(own=own / spec.model_bytes, resident=resident / spec.model_bytes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coordinates", type=int, default=1 << 24)
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--settle", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -167,41 +206,38 @@ def main() -> None:
         coordinates, bits, rule, participants = options.settle
         settle_and_print_peak(int(coordinates), int(bits), rule, int(participants))
         return
-    result: dict[str, Any] = {
-        "coordinates": options.coordinates,
-        "machine": platform.processor() or platform.machine(),
-        "stages": {},
-        "peak": {},
+    seconds = {bits: measure(options.coordinates, bits=bits, runs=options.runs) for bits in FRACTION_BITS}
+    peaks = {
+        f"int{bits}, {rule}, {participants} participants": peak_of_settling(
+            options.coordinates, bits=bits, rule=rule, participants=participants
+        )
+        for bits, rule in ((16, "weighted_mean"), (32, "weighted_mean"), (16, "trimmed_mean"))
+        for participants in (4, 16)
     }
-    for bits in FRACTION_BITS:
-        size = options.coordinates * bits // 8
-        figures = measure(options.coordinates, bits=bits, runs=options.runs)
-        result["stages"][f"int{bits}"] = {
-            stage: {"MB/s": size / taken / 1e6, "of SHA-256": figures["SHA-256"] / taken}
-            for stage, taken in figures.items()
-        }
-        floats = result["stages"][f"int{bits}"]["encode"]
-        floats["of SHA-256, per byte of float"] = floats["of SHA-256"] * 32 / bits
-    for bits, rule in ((16, "weighted_mean"), (32, "weighted_mean"), (16, "trimmed_mean")):
-        for participants in (4, 16):
-            key = f"int{bits}, {rule}, {participants} participants"
-            result["peak"][key] = peak_of_settling(options.coordinates, bits=bits, rule=rule, participants=participants)
     if options.json:
-        print(json.dumps(result, indent=2))
+        print(
+            json.dumps(
+                {
+                    "coordinates": options.coordinates,
+                    "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                    "seconds per update": {f"int{bits}": figures for bits, figures in seconds.items()},
+                    "peak, in models": {name: asdict(peak) for name, peak in peaks.items()},
+                },
+                indent=2,
+            )
+        )
         return
-    table = Table("stage", title=f"{options.coordinates:,} coordinates: MB/s of update bytes (× SHA-256)")
-    for kind in result["stages"]:
-        table.add_column(kind, justify="right")
-    for stage in result["stages"]["int8"]:
-        row = [result["stages"][kind][stage] for kind in result["stages"]]
-        table.add_row(stage, *(f"{figure['MB/s']:,.0f} ({figure['of SHA-256']:.2f})" for figure in row))
-    row = [result["stages"][kind]["encode"] for kind in result["stages"]]
-    table.add_row("encode, per byte of float", *(f"({figure['of SHA-256, per byte of float']:.2f})" for figure in row))
-    peaks = Table("settling", "peak / model bytes")
-    for key, peak in result["peak"].items():
-        peaks.add_row(key, f"{peak:.2f}")
-    console = Console()
-    console.print(table, peaks)
+    table = Table("stage", title=f"{options.coordinates:,} coordinates: MB of update a second (× SHA-256)")
+    for bits in seconds:
+        table.add_column(f"int{bits}", justify="right")
+    for stage in seconds[8]:
+        rates = {bits: options.coordinates * bits / 8e6 / taken[stage] for bits, taken in seconds.items()}
+        ratios = {bits: taken["SHA-256"] / taken[stage] for bits, taken in seconds.items()}
+        table.add_row(stage, *(f"{rates[bits]:,.0f} ({ratios[bits]:.2f})" for bits in seconds))
+    memory = Table("settling: peak above idle, in models", "own", "with mapped files")
+    for name, peak in peaks.items():
+        memory.add_row(name, f"{peak.own:.2f}", f"{peak.resident:.2f}")
+    Console().print(table, memory)
 
 
 if __name__ == "__main__":
