@@ -1,0 +1,66 @@
+"""The guide's task and job, taken from its text, train a model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+
+from deepledger.cli.job_file import draft, read_job_file
+from deepledger.node.training import load_trainer, make_update
+from deepledger.protocol.aggregation import aggregator
+from deepledger.protocol.blobs.directory import DirectoryStore
+from deepledger.protocol.evaluation import prepare_bench
+from deepledger.protocol.task import read_source
+from deepledger.protocol.vectors import as_model
+
+GUIDE = Path(__file__).parents[2] / "docs" / "your-own-training.md"
+
+
+def block(language: str) -> str:
+    (text,) = re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    return text
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "task.py").write_text(block("python"))
+    (tmp_path / "job.toml").write_text(block("toml"))
+    iris = load_iris()
+    rows = np.random.default_rng(0).permutation(np.column_stack([iris.data, iris.target]))
+    for name, part in zip(("validation", "one", "other"), np.array_split(rows, 3), strict=True):
+        np.savetxt(tmp_path / f"{name}.csv", part, delimiter=",", header="a,b,c,d,class", comments="")
+    return tmp_path
+
+
+def test_the_guides_task_learns_by_the_guides_job(folder: Path) -> None:
+    job = read_job_file(folder / "job.toml")
+    made = draft(job, folder)
+    store = DirectoryStore(folder / "store")
+    made.publish(store)
+    source = read_source(folder / "task.py")
+    bench = prepare_bench(store, made.spec, source)
+    model = as_model(bytearray(made.model), made.spec.model)
+    residuals = dict.fromkeys(("one", "other"), np.zeros(made.spec.model.coordinates, np.float32))
+    for number in range(job.terms.rounds):
+        rule = aggregator(made.spec)
+        for name in residuals:
+            trainer = load_trainer(made.spec, source, folder / f"{name}.csv")
+            encoded = make_update(trainer, model, residuals[name], training_seed=number, rounding_seed=number)
+            assert not encoded.clipped
+            assert not encoded.saturated
+            residuals[name] = encoded.residual
+            rule.add(encoded.vector, weight=trainer.samples)
+        rule.advance(model)
+    after = bench.evaluate(model)
+    assert after.samples == 50
+    assert after.correct >= 45
+    assert after.loss_millionths < made.first.loss_millionths
+
+
+def test_the_guides_task_is_short() -> None:
+    code = [line for line in block("python").splitlines() if line.strip() and not line.startswith('"""')]
+    assert len(code) <= 32
