@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,10 @@ import pytest
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.web3_ledger import connect
 from deepledger.protocol.trail import Job
+from deepledger.protocol.types import JobId
 
 ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "examples/digits"
 MADE_HERE = "deepledger.origin"  # the label of tests/services/docker/make-base-images.sh
 PATIENCE = 900.0  # seconds; only so that a test that waits in vain ends
 ROUNDS, STARTING, LATE = 10, 4, "participant-4"
@@ -65,8 +69,11 @@ class Devnet:
         (network,) = ipfs["NetworkSettings"]["Networks"].values()
         return f"ipfs+http://{network['IPAddress']}:5001"
 
-    def follow(self) -> Follower:
-        return Follower(connect(self.url("chain", 8545), self.contract), 1)
+    def follow(self, job: int = 1) -> Follower:
+        return Follower(connect(self.url("chain", 8545), self.contract), JobId(job))
+
+    def rpc(self, method: str, *arguments: str) -> None:
+        connect(self.url("chain", 8545), self.contract).rpc.call(method, *arguments)
 
     def wait(self, reached: Callable[[Job], object]) -> Job:
         follower, until = self.follow(), time.monotonic() + PATIENCE
@@ -154,7 +161,7 @@ class TestDevnet:
     def test_everybody_goes_home_with_stake_and_reward(self, devnet: Devnet, job: Job) -> None:
         assert not job.participants
         reader = connect(devnet.url("chain", 8545), devnet.contract)
-        assert all(reader.credit(1, address) == 0 for address in job.history[-1].participants)
+        assert all(reader.credit(JobId(1), address) == 0 for address in job.history[-1].participants)
 
     def test_a_stranger_outside_derives_everything_again(self, devnet: Devnet) -> None:
         found = audit_from_outside(devnet)
@@ -169,29 +176,19 @@ class TestDevnet:
         assert all(what in trail for what in ("JobCreated", "Committed", "Revealed", "Settled", "Withdrawn"))
 
     def test_the_roles_run_on_a_chain_and_ipfs_elsewhere(self, devnet: Devnet, tmp_path: Path) -> None:
-        password = tmp_path / "password"
-        password.write_text("correct horse battery staple\n")
-        os.chown(password, 10001, 10001)
-        password.chmod(0o600)
-        networks = tmp_path / "networks.yml"
-        networks.write_text("networks: {default: {name: deepledger-test_devnet, external: true}}")
-        elsewhere = devnet.env | {
-            "DEEPLEDGER_RPC_URL": "http://chain:8545",
-            "DEEPLEDGER_STORE": "ipfs+http://ipfs:5001",
-            "DEEPLEDGER_CONTRACT": devnet.contract,
-            "DEEPLEDGER_PASSWORD_FILE": str(password),
-        }
-
-        def run(*arguments: str) -> str:
-            files = ("--file", "compose.external.yml", "--file", str(networks))
-            return engine("compose", "--project-name", "deepledger-test-far", *files, *arguments, env=elsewhere)
-
-        try:
-            address = run("run", "--rm", "--no-TTY", "account", "new", "me").split()[-1]
-            assert json.loads(run("run", "--rm", "account", "list", "--json"))[0]["address"] == address
-            assert "Everything matches" in run("run", "--rm", "--no-TTY", "audit")
-        finally:
-            run("--profile", "*", "down", "--volumes")
+        with elsewhere(devnet, tmp_path) as far:
+            for name in ("boss", "hand"):
+                address = far("run", "--rm", "--no-TTY", "account", "new", name).split()[-1]
+                devnet.rpc("anvil_setBalance", address, hex(10**18))
+            accounts = {
+                each["name"]: each["address"] for each in json.loads(far("run", "--rm", "account", "list", "--json"))
+            }
+            create_small_job(devnet, tmp_path, coordinator=accounts["boss"])
+            far("up", "--detach", "coordinator", DEEPLEDGER_ACCOUNT="boss")
+            far("run", "--rm", "--no-TTY", "participant", "--yes", DEEPLEDGER_ACCOUNT="hand")
+            assert devnet.follow(2).job.outcome is not None
+            assert [len(over.opened.reveals) for over in devnet.follow(2).job.history] == [1, 1]
+            assert "Everything matches" in far("run", "--rm", "--no-TTY", "audit")
 
     def test_only_chain_and_api_are_published_and_only_here(self, devnet: Devnet) -> None:
         for container in devnet.inspect():
@@ -227,23 +224,63 @@ class TestDevnet:
         assert audit_from_outside(devnet)["matches"]
 
 
-def audit_from_outside(devnet: Devnet) -> dict[str, Any]:
-    command = [
-        Path(sys.executable).parent / "deepledger",
-        "audit",
-        "1",
-        "--json",
-        "--task",
-        ROOT / "examples/digits/task.py",
-    ]
+def outside(devnet: Devnet, *arguments: str | Path, **env: str) -> str:
+    """What `deepledger` on this machine says about the devnet."""
     places = {
         "DEEPLEDGER_RPC_URL": devnet.url("chain", 8545),
         "DEEPLEDGER_CONTRACT": devnet.contract,
         "DEEPLEDGER_STORE": devnet.store(),
     }
-    done = subprocess.run(command, env=devnet.env | places, capture_output=True, text=True, check=False)
+    command = [Path(sys.executable).parent / "deepledger", *arguments]
+    done = subprocess.run(command, env=devnet.env | places | env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
+
+
+def audit_from_outside(devnet: Devnet) -> dict[str, Any]:
+    return json.loads(outside(devnet, "audit", "1", "--json", "--task", DIGITS / "task.py"))
+
+
+def create_small_job(devnet: Devnet, folder: Path, *, coordinator: str) -> None:
+    """Job 2: two rounds, for which one participant is enough."""
+    shutil.copytree(DIGITS, folder / "job", ignore=shutil.ignore_patterns("data"))
+    file = folder / "job" / "job.toml"
+    text = re.sub(r"^rounds = \d+", "rounds = 2", file.read_text(), flags=re.MULTILINE)
+    file.write_text(re.sub(r"^min_participants = \d+", "min_participants = 1", text, flags=re.MULTILINE))
+    prepare = [sys.executable, DIGITS / "prepare.py", "--participants", "1", "--into", folder / "job" / "data"]
+    subprocess.run(prepare, check=True, capture_output=True)
+    env = {"DEEPLEDGER_HOME": str(folder / "home"), "DEEPLEDGER_PASSWORD": "of a test"}
+    os.chown(folder / "job/data/participant-0.safetensors", 10001, 10001)
+    outside(devnet, "account", "import", "sponsor", "--dev", "0", **env)
+    outside(devnet, "job", "create", file, "--coordinator", coordinator, **env)
+
+
+@contextmanager
+def elsewhere(devnet: Devnet, folder: Path) -> Iterator[Callable[..., str]]:
+    """compose.external.yml as another organisation has it: its own project and accounts, our chain and IPFS."""
+    password = folder / "password"
+    password.write_text("of another test\n")
+    os.chown(password, 10001, 10001)
+    password.chmod(0o600)
+    networks = folder / "networks.yml"
+    networks.write_text("networks: {default: {name: deepledger-test_devnet, external: true}}")
+    env = devnet.env | {
+        "DEEPLEDGER_RPC_URL": "http://chain:8545",
+        "DEEPLEDGER_STORE": "ipfs+http://ipfs:5001",
+        "DEEPLEDGER_CONTRACT": devnet.contract,
+        "DEEPLEDGER_JOB": "2",
+        "DEEPLEDGER_PASSWORD_FILE": str(password),
+        "DEEPLEDGER_DATA": str(folder / "job/data/participant-0.safetensors"),
+    }
+
+    def run(*arguments: str, **more: str) -> str:
+        files = ("--file", "compose.external.yml", "--file", str(networks))
+        return engine("compose", "--project-name", "deepledger-test-far", *files, *arguments, env=env | more)
+
+    try:
+        yield run
+    finally:
+        run("--profile", "*", "down", "--volumes", "--timeout", "2")
 
 
 def stages(role: str) -> dict[str, str]:
