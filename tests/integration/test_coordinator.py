@@ -22,8 +22,6 @@ from deepledger.coordinator.happenings import (
     RoundRestarted,
     RoundSettled,
     UpdateJudged,
-    Waiting,
-    Warned,
     Withdrawn,
 )
 from deepledger.protocol.blobs import cid_of, digest_of
@@ -40,6 +38,7 @@ from deepledger.protocol.errors import (
     LedgerRejected,
     TaskMismatch,
 )
+from deepledger.protocol.happenings import Waiting, Warned
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.settlement import Verdict
 

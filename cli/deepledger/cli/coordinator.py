@@ -21,9 +21,9 @@ from deepledger.protocol.types import Address, JobId
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
-    from deepledger.coordinator.happenings import Happening
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.ledger import Reader
+    from deepledger.protocol.happenings import Happening
 
 _LONGEST_WAIT = 2.0  # seconds until `stop` is looked at again
 
@@ -138,6 +138,7 @@ def _watch(happening: Happening) -> None:
 
 def _line(happening: Happening) -> str | None:
     from deepledger.coordinator import happenings as seen
+    from deepledger.protocol.happenings import Waiting, Warned
 
     match happening:
         case seen.Ready():
@@ -145,7 +146,7 @@ def _line(happening: Happening) -> str | None:
             return f"{happening.name}, {happening.round} of {happening.rounds} rounds settled, accuracy {accuracy}"
         case seen.BondPosted():
             return f"deposited the bond of {show.eth(happening.amount)}"
-        case seen.Waiting():
+        case Waiting():
             if happening.attempt is None:
                 return f"round {happening.round}: waiting for participants, {happening.seated} seated"
             acts = f"{happening.seated} seated, {happening.commits} committed, {happening.reveals} revealed"
@@ -171,7 +172,7 @@ def _line(happening: Happening) -> str | None:
             return "was replaced by the next coordinator"
         case seen.Finished():
             return f"over: {happening.outcome.name.lower()}" if happening.outcome is not None else None
-        case seen.Warned():
+        case Warned():
             return f"trouble: {happening.message}"
         case _:
             return None

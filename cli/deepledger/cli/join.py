@@ -16,8 +16,8 @@ from deepledger.protocol.errors import BadInput, InsufficientFunds, LedgerReject
 from deepledger.protocol.types import JobId
 
 if TYPE_CHECKING:
-    from deepledger.node.happenings import Happening
     from deepledger.protocol.chain.ledger import Ledger
+    from deepledger.protocol.happenings import Happening
     from deepledger.protocol.spec import JobSpec
     from deepledger.protocol.trail import Job
 
@@ -121,23 +121,26 @@ def _agree(job: Job, spec: JobSpec, source: str, *, yes: bool) -> None:
 
 
 def _watch(happening: Happening) -> None:
-    show.logged(_line(happening))
+    if line := _line(happening):
+        show.logged(line)
 
 
-def _line(happening: Happening) -> str:
+def _line(happening: Happening) -> str | None:
     from deepledger.node import happenings as node
+    from deepledger.protocol.happenings import Acted, Warned
 
+    gas = f"({happening.receipt.gas_used:,} gas)" if isinstance(happening, Acted) else ""
     match happening:
         case node.TookSeat():
-            return f"took seat {happening.seat} and staked {show.eth(happening.stake)} ({happening.gas:,} gas)"
+            return f"took seat {happening.seat} and staked {show.eth(happening.stake)} {gas}"
         case node.Trained():
             clipped = ", clipped to the norm bound" if happening.clipped else ""
             saturated = f", {happening.saturated:,} coordinates saturated" if happening.saturated else ""
             return f"round {happening.round}: trained in {happening.seconds:.2f} s{clipped}{saturated}"
         case node.CommittedUpdate():
-            return f"round {happening.round}: committed ({happening.gas:,} gas)"
+            return f"round {happening.round}: committed {gas}"
         case node.RevealedUpdate():
-            return f"round {happening.round}: revealed {happening.bytes:,} bytes ({happening.gas:,} gas)"
+            return f"round {happening.round}: revealed {happening.bytes:,} bytes {gas}"
         case node.RoundOver(took_part=False):
             return f"round {happening.round}: settled without this node"
         case node.RoundOver(accepted=False):
@@ -145,8 +148,10 @@ def _line(happening: Happening) -> str:
         case node.RoundOver():
             return f"round {happening.round}: settled, earned {show.eth(happening.earned)}"
         case node.Poked():
-            return f"{happening.what} ({happening.gas:,} gas)"
-        case node.Trouble():
+            return f"{happening.what} {gas}"
+        case Warned():
             return f"trouble: {happening.message}"
         case node.Finished():
             return f"the job is over; {show.eth(happening.withdrawn)} were paid to this account"
+        case _:
+            return None

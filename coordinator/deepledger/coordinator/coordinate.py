@@ -23,8 +23,9 @@ from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, LedgerRejected, StoreUnreachable
 from deepledger.protocol.evaluation import Bench
+from deepledger.protocol.happenings import Happening, Waiting, Warned, waiting
 from deepledger.protocol.settlement import contributions
-from deepledger.protocol.trail import Attempt, deadline
+from deepledger.protocol.trail import Attempt
 from deepledger.protocol.types import JobId
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
@@ -38,14 +39,14 @@ class _Coordinator:
     store: BlobStore
     follower: Follower
     bench: Bench
-    observe: Callable[[happenings.Happening], None]
+    observe: Callable[[Happening], None]
     stop: threading.Event
     work: float  # seconds from the last update to the settlement; at first, those that evaluating took
     settling_since: float | None = None
     prepared: Prepared | None = None
     verifier: Verifier | None = None
     verifying: tuple[int, int] | None = None  # round and attempt
-    shown: happenings.Waiting | None = None
+    shown: Waiting | None = None
 
     def close(self) -> None:
         self.prepared = self.settling_since = None
@@ -54,7 +55,7 @@ class _Coordinator:
             self.verifier = None
 
     def warn(self, message: str) -> None:
-        self.observe(happenings.Warned(job=self.follower.job.job, message=message))
+        self.observe(Warned(job=self.follower.job.job, message=message))
 
 
 def coordinate(
@@ -63,7 +64,7 @@ def coordinate(
     job: JobId,
     *,
     tasks: Sequence[Path],
-    observe: Callable[[happenings.Happening], None],
+    observe: Callable[[Happening], None],
     stop: threading.Event,
 ) -> None:
     """Coordinate a job until it is over or `stop` is set; then the bond is withdrawn.
@@ -71,7 +72,7 @@ def coordinate(
     `tasks` are files and folders in which the pinned task source is looked for. Raises every `DeepledgerError` that
     does not pass by itself; the call can be repeated.
     """
-    warn: Callable[[str], None] = lambda message: observe(happenings.Warned(job=job, message=message))  # noqa: E731
+    warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
     try:
         follower = persist(partial(Follower, ledger, job), warn=warn, stop=stop)
         if ledger.account not in follower.job.created.coordinators:
@@ -215,24 +216,13 @@ def _too_late(self: _Coordinator, trouble: BlobError | None) -> bool:
 
 
 def _show(self: _Coordinator) -> None:
-    job, attempt, now = self.follower.job, self.follower.job.attempt, self.follower.now()
-    state = happenings.Waiting(
-        job=job.job,
-        round=job.round,
-        attempt=attempt.attempt if attempt else None,
-        phase=self.follower.phase(),
-        ends=deadline(job, now),
-        serving=job.coordinator,
-        seated=len(job.participants),
-        commits=len(attempt.commits) if attempt else 0,
-        reveals=len(attempt.reveals) if attempt else 0,
-    )
+    state = waiting(self.follower)
     if state != self.shown:
         self.shown = state
         self.observe(state)
 
 
-def _go_home(ledger: Ledger, follower: Follower, observe: Callable[[happenings.Happening], None]) -> None:
+def _go_home(ledger: Ledger, follower: Follower, observe: Callable[[Happening], None]) -> None:
     """Take the bond home. Safe to repeat."""
     job = follower.job
     if isinstance(decision.next_step(job, ledger.account, follower.now()), decision.ReleaseBond):

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepledger.protocol.chain.events import Outcome, Phase
-from deepledger.protocol.chain.ledger import Receipt
+from deepledger.protocol.chain.events import Outcome
+from deepledger.protocol.happenings import Acted, Happening
 from deepledger.protocol.report import Evaluation
 from deepledger.protocol.settlement import Judged
-from deepledger.protocol.types import Address, Digest, JobId, RoundNumber, Seconds, Wei
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Happening:
-    job: JobId
+from deepledger.protocol.types import Address, Digest, RoundNumber, Wei
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,23 +22,8 @@ class Ready(Happening):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BondPosted(Happening):
+class BondPosted(Acted):
     amount: Wei
-    receipt: Receipt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting(Happening):
-    """The state of the open round, whenever it changes."""
-
-    round: RoundNumber
-    attempt: int | None  # None while no round is open
-    phase: Phase
-    ends: Seconds | None  # chain time at which the phase ends by itself
-    serving: Address
-    seated: int
-    commits: int
-    reveals: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +33,7 @@ class UpdateJudged(Happening):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoundSettled(Happening):
+class RoundSettled(Acted):
     round: RoundNumber
     attempt: int
     accepted: int  # updates
@@ -62,40 +42,29 @@ class RoundSettled(Happening):
     model_digest: Digest
     report_digest: Digest
     seconds: float  # from the end of revealing, as seen here, to the settlement in a block
-    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoundRestarted(Happening):
+class RoundRestarted(Acted):
     round: RoundNumber
-    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TookOver(Happening):
+class TookOver(Acted):
     round: RoundNumber
     predecessor: Address
-    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BondReleased(Happening):
-    receipt: Receipt
+class BondReleased(Acted):
+    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Withdrawn(Happening):
+class Withdrawn(Acted):
     amount: Wei
-    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Happening):
     outcome: Outcome | None  # None: replaced by the next coordinator, and the job goes on
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Warned(Happening):
-    """Something is wrong and is being tried again."""
-
-    message: str

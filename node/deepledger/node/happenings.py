@@ -4,66 +4,60 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deepledger.protocol.happenings import Acted, Happening
 from deepledger.protocol.types import RoundNumber, Wei
 
 
-@dataclass(frozen=True, slots=True)
-class TookSeat:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TookSeat(Acted):
     seat: int
     stake: Wei
-    gas: int
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained(Happening):
     round: RoundNumber
     seconds: float
     clipped: bool  # the norm bound was reached
     saturated: int  # coordinates that did not fit
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedUpdate:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedUpdate(Acted):
     round: RoundNumber
-    transaction: str
-    gas: int
 
 
-@dataclass(frozen=True, slots=True)
-class RevealedUpdate:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevealedUpdate(Acted):
     round: RoundNumber
-    transaction: str
-    gas: int
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class RoundOver:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundOver(Happening):
     round: RoundNumber
     took_part: bool
     accepted: bool
     earned: Wei
 
 
-@dataclass(frozen=True, slots=True)
-class Poked:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poked(Acted):
     """This node moved a stuck job on."""
 
     what: str
-    transaction: str
-    gas: int
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Something that may pass; the node tries again."""
-
-    message: str
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftSeat(Acted):
+    """The job is over; stake and earnings may be withdrawn."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawn(Acted):
+    amount: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Happening):
     withdrawn: Wei  # stake and earnings, paid to the account
-
-
-Happening = TookSeat | Trained | CommittedUpdate | RevealedUpdate | RoundOver | Poked | Trouble | Finished

@@ -5,58 +5,31 @@ The chain and this node's journal are all its state. It may be killed at any ste
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from deepledger.node import contribute
+from deepledger.node.contribute import Node
 from deepledger.node.decision import Step, next_step
-from deepledger.node.happenings import (
-    CommittedUpdate,
-    Finished,
-    Happening,
-    Poked,
-    RevealedUpdate,
-    RoundOver,
-    TookSeat,
-    Trained,
-    Trouble,
-)
-from deepledger.node.journal import Journal, Record
-from deepledger.node.training import Trainer, load_trainer, make_update, training_seed
-from deepledger.protocol.agreement import fetch_model, fetch_spec
-from deepledger.protocol.blobs.digest import digest_of
+from deepledger.node.happenings import Finished, LeftSeat, Poked, RoundOver, TookSeat, Withdrawn
+from deepledger.node.journal import Journal
+from deepledger.node.training import load_trainer
+from deepledger.protocol.agreement import fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
-from deepledger.protocol.commitment import SALT_BYTES, Slot, commitment_for
-from deepledger.protocol.errors import BlobError, ChainUnreachable, LedgerRejected, StateError
-from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.commitment import Slot
+from deepledger.protocol.errors import BlobError, ChainUnreachable, InsufficientFunds, LedgerRejected, StateError
+from deepledger.protocol.happenings import Happening, waiting
 from deepledger.protocol.rewards import shares
 from deepledger.protocol.task import TaskSource
-from deepledger.protocol.trail import Attempt, SettledRound, deadline
+from deepledger.protocol.trail import SettledRound
 from deepledger.protocol.types import JobId, RoundNumber, Wei
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
 _LONGEST_PAUSE = 15.0
 _RACES = {"WrongPhase", "WrongRound", "AlreadyCommitted", "AlreadyRevealed", "CommitmentOutstanding"}
-
-
-@dataclass(slots=True)
-class _Node:
-    ledger: Ledger
-    store: BlobStore
-    follower: Follower
-    trainer: Trainer
-    journal: Journal
-    samples: int
-    observe: Callable[[Happening], None]
-    settled: int  # rounds already reported
-    was_seated: bool = False
-    unpublished: bool = False
 
 
 def participate(
@@ -82,7 +55,7 @@ def participate(
     journal = Journal(folder, slot, spec)
     with journal.held():
         trainer = load_trainer(spec, source, data)
-        node = _Node(
+        node = Node(
             ledger=ledger,
             store=store,
             follower=follower,
@@ -96,7 +69,7 @@ def participate(
         _run(node, stop)
 
 
-def _run(node: _Node, stop: threading.Event) -> None:
+def _run(node: Node, stop: threading.Event) -> None:
     pause, raced_at = 0.0, (-1, "")
     while not stop.wait(pause):
         try:
@@ -107,6 +80,7 @@ def _run(node: _Node, stop: threading.Event) -> None:
                 _finish(node)
                 return
             if step is Step.WAIT:
+                _show(node)
                 node.follower.update(timeout=node.follower.patience(_MOST_PATIENCE))
             else:
                 _act(node, step)
@@ -118,12 +92,14 @@ def _run(node: _Node, stop: threading.Event) -> None:
                 raise
             pause = 1.0 if here == raced_at else 0.0
             raced_at = here
-        except (ChainUnreachable, BlobError) as trouble:
+        except (ChainUnreachable, BlobError, InsufficientFunds) as trouble:
+            if isinstance(trouble, InsufficientFunds) and not node.was_seated:
+                raise  # nothing is at stake yet
             pause = min(2 * pause or 0.5, _LONGEST_PAUSE)
-            node.observe(Trouble(f"{trouble} Trying again in {pause:.1f} s."))
+            node.warn(f"{trouble} Trying again in {pause:.1f} s.")
 
 
-def _act(node: _Node, step: Step) -> None:
+def _act(node: Node, step: Step) -> None:
     ledger, job = node.ledger, node.follower.job
     attempt = job.attempt
     if step is Step.JOIN:
@@ -136,102 +112,32 @@ def _act(node: _Node, step: Step) -> None:
         node.follower.reach(receipt.block)
         node.was_seated = True
         seat = node.follower.job.participants[ledger.account].seat
-        node.observe(TookSeat(seat=seat, stake=job.terms.stake, gas=receipt.gas_used))
+        node.observe(TookSeat(job=node.job, seat=seat, stake=job.terms.stake, receipt=receipt))
     elif step is Step.COMMIT and attempt is not None:
-        _commit(node, attempt)
+        contribute.commit(node, attempt)
     elif step is Step.REVEAL and attempt is not None:
-        _reveal(node, attempt)
+        contribute.reveal(node, attempt)
     elif step is Step.PUBLISH and attempt is not None:
-        node.store.put(_own_record(node, attempt).update)
-        node.unpublished = False
+        contribute.publish(node, attempt)
     elif step is Step.RESTART:
         _poked(node, "restarted a starved round", ledger.restart_round(job.job))
     elif step is Step.REPLACE:
         _poked(node, "replaced a silent coordinator", ledger.replace_coordinator(job.job))
 
 
-def _commit(node: _Node, attempt: Attempt) -> None:
-    record = node.journal.read(attempt.round, attempt.attempt) or _train(node, attempt)
-    node.follower.update()
-    current = node.follower.job.attempt
-    if current is None or (current.round, current.attempt) != (attempt.round, attempt.attempt):
-        node.observe(Trouble(f"Round {attempt.round} ended while this node was training for it."))
-        return
-    if node.follower.phase() is not Phase.COMMITTING:
-        node.observe(Trouble(f"Training took longer than the commit window of round {attempt.round}; it is missed."))
-        return
-    receipt = node.ledger.commit(node.follower.job.job, attempt.round, record.commitment)
+def _poked(node: Node, what: str, receipt: Receipt) -> None:
     node.follower.reach(receipt.block)
-    node.observe(CommittedUpdate(attempt.round, receipt.transaction, receipt.gas_used))
+    node.observe(Poked(job=node.job, what=what, receipt=receipt))
 
 
-def _train(node: _Node, attempt: Attempt) -> Record:
-    """Train, and have the update on disk before anything about it leaves this machine."""
-    job, spec, account = node.follower.job, node.trainer.spec, node.ledger.account
-    model = fetch_model(node.store, job.model_digest, spec)
-    started = time.monotonic()
-    encoded = make_update(
-        node.trainer,
-        model,
-        node.journal.residual_before(attempt.round),
-        training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
-        rounding_seed=int.from_bytes(os.urandom(8), "big"),
-    )
-    seconds = time.monotonic() - started
-    update = encoded.vector.data.cast("B")
-    digest, root, salt = digest_of(update), chunk_root(update, bits=spec.update.bits), os.urandom(SALT_BYTES)
-    slot = Slot(node.ledger.chain_id, node.ledger.address, job.job, attempt.round, account)
-    record = Record(
-        round=attempt.round,
-        attempt=attempt.attempt,
-        digest=digest,
-        root=root,
-        salt=salt,
-        commitment=commitment_for(slot, digest=digest, root=root, salt=salt),
-        update=update,
-        residual=encoded.residual,
-    )
-    node.journal.write(record)
-    node.observe(Trained(attempt.round, seconds, encoded.clipped, encoded.saturated))
-    return record
+def _show(node: Node) -> None:
+    state = waiting(node.follower)
+    if state != node.shown:
+        node.shown = state
+        node.observe(state)
 
 
-def _reveal(node: _Node, attempt: Attempt) -> None:
-    record = _own_record(node, attempt)
-    try:
-        node.store.put(record.update)
-        node.unpublished = False
-    except BlobError as error:
-        # Not revealing costs the penalty, an update that comes late only the pay: near the deadline, reveal anyway.
-        end = deadline(node.follower.job, node.follower.now())
-        if end is None or end - node.follower.now() > node.follower.job.terms.reveal_window / 4:
-            raise
-        node.unpublished = True
-        node.observe(Trouble(f"{error} Revealing round {attempt.round} before its update is stored."))
-    receipt = node.ledger.reveal(node.follower.job.job, digest=record.digest, root=record.root, salt=record.salt)
-    node.follower.reach(receipt.block)
-    node.observe(RevealedUpdate(attempt.round, receipt.transaction, receipt.gas_used, len(record.update)))
-
-
-def _own_record(node: _Node, attempt: Attempt) -> Record:
-    """The record behind this account's commitment on chain. Raises `StateError` if it is not here."""
-    record = node.journal.read(attempt.round, attempt.attempt)
-    mine = next(commit for commit in attempt.commits if commit.participant == node.ledger.account)
-    if record is None or record.commitment != mine.commitment:
-        raise StateError(
-            f"this account has committed to an update for round {attempt.round} that is not in {node.journal.folder}. "
-            "Is another node running with this key, or was the folder moved? Unless that update is revealed, "
-            "the penalty is taken from the stake."
-        )
-    return record
-
-
-def _poked(node: _Node, what: str, receipt: Receipt) -> None:
-    node.follower.reach(receipt.block)
-    node.observe(Poked(what, receipt.transaction, receipt.gas_used))
-
-
-def _report_settled(node: _Node) -> None:
+def _report_settled(node: Node) -> None:
     for over in node.follower.job.history[node.settled :]:
         node.observe(_outcome(over, node))
         node.unpublished = False
@@ -239,7 +145,7 @@ def _report_settled(node: _Node) -> None:
     node.journal.forget_before(RoundNumber(node.settled))
 
 
-def _outcome(over: SettledRound, node: _Node) -> RoundOver:
+def _outcome(over: SettledRound, node: Node) -> RoundOver:
     me = over.participants.get(node.ledger.account)
     accepted = me is not None and bool(over.settled.accepted >> me.seat & 1)
     earned = Wei(0)
@@ -247,15 +153,18 @@ def _outcome(over: SettledRound, node: _Node) -> RoundOver:
         rank = (over.settled.accepted & ((1 << me.seat) - 1)).bit_count()
         earned = shares(over.settled.pot, over.settled.scores)[rank]
     took_part = over.opened.has_revealed(node.ledger.account)
-    return RoundOver(over.opened.round, took_part=took_part, accepted=accepted, earned=earned)
+    return RoundOver(job=node.job, round=over.opened.round, took_part=took_part, accepted=accepted, earned=earned)
 
 
-def _finish(node: _Node) -> None:
+def _finish(node: Node) -> None:
     """Take stake and earnings home. Safe to repeat."""
     job, account = node.follower.job, node.ledger.account
     if account in job.participants:
-        node.follower.reach(node.ledger.leave(job.job).block)
+        receipt = node.ledger.leave(job.job)
+        node.follower.reach(receipt.block)
+        node.observe(LeftSeat(job=job.job, receipt=receipt))
     credit = node.ledger.credit(job.job, account)
     if credit:
-        node.ledger.withdraw(job.job)
-    node.observe(Finished(withdrawn=credit))
+        receipt = node.ledger.withdraw(job.job)
+        node.observe(Withdrawn(job=job.job, amount=credit, receipt=receipt))
+    node.observe(Finished(job=job.job, withdrawn=credit))

@@ -1,0 +1,143 @@
+"""One round from a participant's side: train, have it on disk, commit, publish, reveal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from deepledger.node.happenings import CommittedUpdate, RevealedUpdate, Trained
+from deepledger.node.journal import Journal, Record
+from deepledger.node.training import Trainer, make_update, training_seed
+from deepledger.protocol.agreement import fetch_model
+from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.chain.events import Phase
+from deepledger.protocol.chain.follow import Follower
+from deepledger.protocol.chain.ledger import Ledger
+from deepledger.protocol.commitment import SALT_BYTES, Slot, commitment_for
+from deepledger.protocol.errors import BlobError, StateError
+from deepledger.protocol.happenings import Happening, Waiting, Warned
+from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.trail import Attempt, deadline
+from deepledger.protocol.types import JobId
+
+
+@dataclass(slots=True)
+class Node:
+    """What a participant works with, and what it knows besides chain and journal."""
+
+    ledger: Ledger
+    store: BlobStore
+    follower: Follower
+    trainer: Trainer
+    journal: Journal
+    samples: int
+    observe: Callable[[Happening], None]
+    settled: int  # rounds already reported
+    was_seated: bool = False
+    unpublished: bool = False
+    shown: Waiting | None = None
+
+    @property
+    def job(self) -> JobId:
+        return self.follower.job.job
+
+    def warn(self, message: str) -> None:
+        self.observe(Warned(job=self.job, message=message))
+
+
+def commit(node: Node, attempt: Attempt) -> None:
+    record = node.journal.read(attempt.round, attempt.attempt) or _train(node, attempt)
+    node.follower.update()
+    current = node.follower.job.attempt
+    if current is None or (current.round, current.attempt) != (attempt.round, attempt.attempt):
+        node.warn(f"Round {attempt.round} ended while this node was training for it.")
+        return
+    if node.follower.phase() is not Phase.COMMITTING:
+        node.warn(f"Training took longer than the commit window of round {attempt.round}; it is missed.")
+        return
+    receipt = node.ledger.commit(node.job, attempt.round, record.commitment)
+    node.follower.reach(receipt.block)
+    node.observe(CommittedUpdate(job=node.job, round=attempt.round, receipt=receipt))
+
+
+def _train(node: Node, attempt: Attempt) -> Record:
+    """Train, and have the update on disk before anything about it leaves this machine."""
+    job, spec, account = node.follower.job, node.trainer.spec, node.ledger.account
+    model = fetch_model(node.store, job.model_digest, spec)
+    started = time.monotonic()
+    encoded = make_update(
+        node.trainer,
+        model,
+        node.journal.residual_before(attempt.round),
+        training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
+        rounding_seed=int.from_bytes(os.urandom(8), "big"),
+    )
+    seconds = time.monotonic() - started
+    update = encoded.vector.data.cast("B")
+    digest, root, salt = digest_of(update), chunk_root(update, bits=spec.update.bits), os.urandom(SALT_BYTES)
+    slot = Slot(node.ledger.chain_id, node.ledger.address, job.job, attempt.round, account)
+    record = Record(
+        round=attempt.round,
+        attempt=attempt.attempt,
+        digest=digest,
+        root=root,
+        salt=salt,
+        commitment=commitment_for(slot, digest=digest, root=root, salt=salt),
+        update=update,
+        residual=encoded.residual,
+    )
+    node.journal.write(record)
+    node.observe(
+        Trained(
+            job=node.job,
+            round=attempt.round,
+            seconds=seconds,
+            clipped=encoded.clipped,
+            saturated=encoded.saturated,
+        )
+    )
+    if seconds > (window := job.terms.commit_window) / 2:
+        node.warn(f"Training took {seconds:.0f} s of the commit window's {window} s; a slow round will be missed.")
+    return record
+
+
+def reveal(node: Node, attempt: Attempt) -> None:
+    record = _own_record(node, attempt)
+    try:
+        _put(node, record)
+    except BlobError as error:
+        # Not revealing costs the penalty, an update that comes late only the pay: near the deadline, reveal anyway.
+        end = deadline(node.follower.job, node.follower.now())
+        if end is None or end - node.follower.now() > node.follower.job.terms.reveal_window / 4:
+            raise
+        node.unpublished = True
+        node.warn(f"{error} Revealing round {attempt.round} before its update is stored.")
+    receipt = node.ledger.reveal(node.job, digest=record.digest, root=record.root, salt=record.salt)
+    node.follower.reach(receipt.block)
+    node.observe(RevealedUpdate(job=node.job, round=attempt.round, bytes=len(record.update), receipt=receipt))
+
+
+def publish(node: Node, attempt: Attempt) -> None:
+    """Put the update that was revealed into the store, again or at last."""
+    _put(node, _own_record(node, attempt))
+
+
+def _put(node: Node, record: Record) -> None:
+    node.store.put(record.update)
+    node.unpublished = False
+
+
+def _own_record(node: Node, attempt: Attempt) -> Record:
+    """The record behind this account's commitment on chain. Raises `StateError` if it is not here."""
+    record = node.journal.read(attempt.round, attempt.attempt)
+    mine = next(commit for commit in attempt.commits if commit.participant == node.ledger.account)
+    if record is None or record.commitment != mine.commitment:
+        raise StateError(
+            f"this account has committed to an update for round {attempt.round} that is not in {node.journal.folder}. "
+            "Is another node running with this key, or was the folder moved? Unless that update is revealed, "
+            "the penalty is taken from the stake."
+        )
+    return record
