@@ -2,7 +2,6 @@
 pragma solidity 0.8.30;
 
 import {ITrainingLedger, JobId, JobState, JobTerms, Member, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
-import {TrainingLedger} from "../src/TrainingLedger.sol";
 import {Vm} from "./Vm.sol";
 
 /// @notice One job and the steps that bring it into each phase.
@@ -21,13 +20,18 @@ abstract contract BaseTest {
     address internal immutable sponsor = _account("sponsor");
     address internal immutable stranger = _account("stranger");
 
-    TrainingLedger internal ledger;
+    ITrainingLedger internal ledger;
     JobId internal job;
 
     function setUp() public virtual {
         vm.warp(START);
-        ledger = new TrainingLedger();
+        ledger = _deploy();
         job = _createJob(_terms());
+    }
+
+    /// @dev By name, so that tests need not be compiled again when only the contract has changed.
+    function _deploy() internal returns (ITrainingLedger) {
+        return ITrainingLedger(vm.deployCode("TrainingLedger.sol:TrainingLedger"));
     }
 
     /* ACTORS */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Departure, ITrainingLedger, JobId, JobTerms, Outcome, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
+import {Departure, ITrainingLedger, JobId, Outcome, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
 import {BaseTest} from "./BaseTest.sol";
 
 contract RestartRoundTest is BaseTest {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {ITrainingLedger, JobId, JobTerms, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
+import {ITrainingLedger, JobId, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
 import {BaseTest} from "./BaseTest.sol";
 
 contract RevealTest is BaseTest {

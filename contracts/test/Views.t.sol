@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {ITrainingLedger, JobId, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
-import {TrainingLedger} from "../src/TrainingLedger.sol";
+import {ITrainingLedger, JobId, Phase} from "../src/interfaces/ITrainingLedger.sol";
 import {BaseTest} from "./BaseTest.sol";
 
 contract ViewsTest is BaseTest {
@@ -104,7 +103,7 @@ contract ViewsTest is BaseTest {
 
     function test_each_contract_has_commitments_of_its_own() public {
         bytes32 here = _commitment(0, 0);
-        ledger = new TrainingLedger();
+        ledger = _deploy();
         vm.assertTrue(here != _commitment(0, 0));
     }
 
@@ -113,7 +112,7 @@ contract ViewsTest is BaseTest {
     function test_jobs_are_numbered_from_one() public {
         vm.assertEq(JobId.unwrap(job), 1);
         vm.assertEq(ledger.jobCount(), 1);
-        vm.assertEq(new TrainingLedger().jobCount(), 0);
+        vm.assertEq(_deploy().jobCount(), 0);
     }
 
     function test_who_is_nobody_has_nothing(address nobody, uint8 seat) public view {

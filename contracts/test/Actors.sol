@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {ITrainingLedger, JobId, JobTerms, Member, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
+import {Books} from "./Books.sol";
+
+/// @notice What the fuzzer may do: play several jobs of different terms, well or badly. An act looks for a job in which it
+/// can succeed, so that hardly a call is wasted; only `strangerTries` makes calls that may be refused.
+contract Actors is Books {
+    uint256 internal constant MOST_JOBS = 5;
+
+    constructor() {
+        for (uint256 kind; kind < 4; kind++) createJob(kind);
+    }
+
+    /* SPONSOR */
+
+    function createJob(uint256 kind) public {
+        if (ledger.jobCount() == MOST_JOBS) return;
+        _createJob(_terms(kind % 5));
+    }
+
+    function closeJob(uint256 which) external {
+        // Rarely, or no job would grow old.
+        if (which % 32 != 0) return;
+        (bool found, JobId job) = _find(which, Phase.Waiting, Phase.Starved);
+        if (found) _closeJob(job);
+    }
+
+    /* COORDINATORS */
+
+    function postBond(uint256 which, uint256 who) public {
+        JobId job = _job(which);
+        address coordinator = _coordinators[who % 3];
+        uint256 bond = ledger.termsOf(job).bond;
+        if (ledger.stateOf(job).over || bond == 0 || ledger.bondOf(job, coordinator) != 0) return;
+        _postBond(job, coordinator, bond);
+    }
+
+    function releaseBond(uint256 which, uint256 who) external {
+        JobId job = _job(which);
+        address coordinator = _coordinators[who % 3];
+        Phase phase = _phase(job);
+        bool free = phase == Phase.Waiting || phase == Phase.Over || coordinator != _serving(job);
+        if (free && ledger.bondOf(job, coordinator) != 0) _releaseBond(job, coordinator);
+    }
+
+    function settle(uint256 which, uint256 accepted, uint256 scores) external {
+        (bool found, JobId job) = _find(which, Phase.Settling, Phase.Overdue);
+        if (found) _settle(job, uint64(accepted), scores);
+    }
+
+    function replaceCoordinator(uint256 which, uint256 who) external {
+        (bool found, JobId job) = _find(which, Phase.Overdue, Phase.Settling);
+        // Sometimes a coordinator that has time left oversleeps.
+        if (found && who % 2 == 0 && _phase(job) == Phase.Settling) _pass(ledger.roundOf(job).revealEnd + 300);
+        if (found && _phase(job) == Phase.Overdue) _replaceCoordinator(job, _everyone[who % _everyone.length]);
+    }
+
+    /* PARTICIPANTS */
+
+    function join(uint256 which, uint256 who, uint32 samples) external {
+        JobId job = _job(which);
+        address participant = _participants[who % 6];
+        if (_canJoin(job, participant)) _join(job, participant, samples == 0 ? 1 : samples);
+    }
+
+    function leave(uint256 which, uint256 who) external {
+        JobId job = _job(which);
+        address participant = _participants[who % 6];
+        if (_isSeated(job, participant) && !_has(job, participant, ledger.roundOf(job).committed)) {
+            _leave(job, participant);
+        }
+    }
+
+    function commit(uint256 which, uint256 who) external {
+        (bool found, JobId job) = _find(which, Phase.Committing, Phase.Committing);
+        if (found) _commitIfDue(job, _participants[who % 6]);
+    }
+
+    function reveal(uint256 which, uint256 who) external {
+        (bool found, JobId job) = _find(which, Phase.Revealing, Phase.Revealing);
+        if (found) _revealIfDue(job, _participants[who % 6]);
+    }
+
+    /* ANYONE */
+
+    function restartRound(uint256 which, uint256 who) external {
+        (bool found, JobId job) = _find(which, Phase.Starved, Phase.Starved);
+        if (found) _restartRound(job, _everyone[who % _everyone.length]);
+    }
+
+    function withdraw(uint256 which, uint256 who) external {
+        JobId job = _job(which);
+        address account = _everyone[who % _everyone.length];
+        if (ledger.creditOf(job, account) != 0) _withdraw(job, account);
+    }
+
+    /// @dev Some seconds, or as many as there are to a job's deadline.
+    function wait(uint256 which, uint256 time) external {
+        Round memory round = ledger.roundOf(_job(which));
+        Phase phase = _phase(_job(which));
+        if (time % 2 == 0 && phase == Phase.Committing) _pass(round.commitEnd);
+        else if (time % 2 == 0 && phase == Phase.Revealing) _pass(round.revealEnd);
+        else _pass(block.timestamp + time % 20);
+    }
+
+    /// @dev Everybody does what is asked for until the round is to be settled; single acts seldom get that far.
+    function carryOn(uint256 which, uint256 lazy) external {
+        JobId job = _job(which);
+        if (_phase(job) == Phase.Waiting) {
+            postBond(which, ledger.stateOf(job).coordinator);
+            for (uint256 i; i < 6; i++) if (_canJoin(job, _participants[i])) _join(job, _participants[i], 1);
+        }
+        for (uint256 i; i < 6; i++) if (_phase(job) == Phase.Committing) _commitIfDue(job, _participants[i]);
+        for (uint256 i; i < 6; i++) {
+            // Now and then somebody stays silent.
+            bool reveals = lazy >> (2 * i) & 3 != 0 || i == 0;
+            if (reveals && _phase(job) == Phase.Revealing) _revealIfDue(job, _participants[i]);
+        }
+    }
+
+    /// @dev Any call by who has no role, with whatever arguments: most are refused, none may do harm.
+    function strangerTries(uint256 which, uint256 what, uint32 samples, bytes32 word) external {
+        JobId job = _job(which);
+        what %= 10;
+        if (what == 0) _try(job, abi.encodeCall(ITrainingLedger.closeJob, (job)), 0);
+        else if (what == 1) _try(job, abi.encodeCall(ITrainingLedger.postBond, (job)), ledger.termsOf(job).bond);
+        else if (what == 2) _try(job, abi.encodeCall(ITrainingLedger.releaseBond, (job)), 0);
+        else if (what == 3) _try(job, _settleCall(job, type(uint64).max, samples), 0);
+        else if (what == 4) _try(job, abi.encodeCall(ITrainingLedger.replaceCoordinator, (job)), 0);
+        else if (what == 5) _try(job, abi.encodeCall(ITrainingLedger.join, (job, samples)), ledger.termsOf(job).stake);
+        else if (what == 6) _try(job, abi.encodeCall(ITrainingLedger.leave, (job)), 0);
+        else if (what == 7) _try(job, abi.encodeCall(ITrainingLedger.commit, (job, ledger.roundOf(job).number, word)), 0);
+        else if (what == 8) _try(job, abi.encodeCall(ITrainingLedger.reveal, (job, word, word, word)), 0);
+        else _try(job, abi.encodeCall(ITrainingLedger.restartRound, (job)), 0);
+    }
+
+    /* CALLS, EACH ENTERED IN THE BOOKS */
+
+    function _createJob(JobTerms memory terms) internal watched(JobId.wrap(ledger.jobCount() + 1)) {
+        uint256 budget = uint256(terms.rounds) * terms.reward;
+        JobId job = JobId.wrap(ledger.jobCount() + 1);
+        (_totals[job].budget, _totals[job].paidIn) = (budget, budget);
+        _from(sponsor, budget);
+        ledger.createJob{value: budget}(terms, _coordinators);
+    }
+
+    function _closeJob(JobId job) internal watched(job) {
+        _from(sponsor, 0);
+        ledger.closeJob(job);
+    }
+
+    function _postBond(JobId job, address coordinator, uint256 bond) internal watched(job) {
+        _totals[job].paidIn += bond;
+        _from(coordinator, bond);
+        ledger.postBond{value: bond}(job);
+    }
+
+    function _releaseBond(JobId job, address coordinator) internal watched(job) {
+        _from(coordinator, 0);
+        ledger.releaseBond(job);
+    }
+
+    function _settle(JobId job, uint64 accepted, uint256 seed) internal watched(job) {
+        bytes memory call = _settleCall(job, accepted, seed);
+        _from(_serving(job), 0);
+        (bool done,) = address(ledger).call(call);
+        vm.assertTrue(done, "settle");
+    }
+
+    function _replaceCoordinator(JobId job, address caller) internal watched(job) {
+        _from(caller, 0);
+        ledger.replaceCoordinator(job);
+    }
+
+    function _join(JobId job, address participant, uint32 samples) internal watched(job) {
+        uint256 stake = ledger.termsOf(job).stake;
+        _totals[job].paidIn += stake;
+        if (participant == honest) _totals[job].honestPaidIn += stake;
+        _from(participant, stake);
+        ledger.join{value: stake}(job, samples);
+    }
+
+    function _leave(JobId job, address participant) internal watched(job) {
+        _from(participant, 0);
+        ledger.leave(job);
+    }
+
+    function _commitIfDue(JobId job, address participant) internal watched(job) {
+        Round memory round = ledger.roundOf(job);
+        if (!_isSeated(job, participant) || _has(job, participant, round.committed)) return;
+        bytes32 commitment = ledger.commitmentFor(job, round.number, participant, "digest", "root", "salt");
+        _from(participant, 0);
+        ledger.commit(job, round.number, commitment);
+    }
+
+    function _revealIfDue(JobId job, address participant) internal watched(job) {
+        Round memory round = ledger.roundOf(job);
+        if (!_has(job, participant, round.committed & ~round.revealed)) return;
+        _from(participant, 0);
+        ledger.reveal(job, "digest", "root", "salt");
+    }
+
+    function _restartRound(JobId job, address caller) internal watched(job) {
+        _from(caller, 0);
+        ledger.restartRound(job);
+    }
+
+    function _withdraw(JobId job, address account) internal watched(job) {
+        _from(account, 0);
+        ledger.withdraw(job);
+    }
+
+    function _try(JobId job, bytes memory call, uint256 value) internal watched(job) {
+        _from(stranger, value);
+        (bool done,) = address(ledger).call{value: value}(call);
+        if (done) _totals[job].paidIn += value;
+    }
+
+    /// @dev The next call is `account`'s, which comes into the money for it.
+    function _from(address account, uint256 value) internal {
+        vm.deal(account, account.balance + value);
+        vm.prank(account);
+    }
+
+    /// @dev Among `accepted`, those who revealed; scores of none, of one unit, and up to the highest.
+    function _settleCall(JobId job, uint64 accepted, uint256 seed) internal view returns (bytes memory) {
+        Round memory round = ledger.roundOf(job);
+        accepted &= round.revealed;
+        uint256 count;
+        for (uint64 rest = accepted; rest != 0; rest &= rest - 1) count++;
+        uint32[] memory scores = new uint32[](count);
+        for (uint256 i; i < count; i++) {
+            scores[i] = uint32(uint256(keccak256(abi.encode(seed, i))) % 4 == 0 ? 0 : seed >> (i * 32));
+        }
+        bytes32 digest = keccak256(abi.encode(seed));
+        return abi.encodeCall(ITrainingLedger.settle, (job, round.number, digest, digest, digest, accepted, scores));
+    }
+
+    /* TIME */
+
+    /// @dev The honest participant is awake meanwhile: it reveals at the latest when committing ends by the clock.
+    function _pass(uint256 until) internal {
+        _honestReveals();
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            Round memory round = ledger.roundOf(JobId.wrap(id));
+            bool waits = block.timestamp < round.commitEnd && _has(JobId.wrap(id), honest, round.committed);
+            if (waits && round.commitEnd < until) until = round.commitEnd;
+        }
+        vm.warp(until);
+        _honestReveals();
+    }
+
+    function _honestReveals() internal {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            if (_phase(JobId.wrap(id)) == Phase.Revealing) _revealIfDue(JobId.wrap(id), honest);
+        }
+    }
+
+    /* READING */
+
+    function _job(uint256 which) internal view returns (JobId) {
+        return JobId.wrap(1 + which % ledger.jobCount());
+    }
+
+    /// @dev A job in one of two phases, looked for from `which` on.
+    function _find(uint256 which, Phase either, Phase or) internal view returns (bool, JobId job) {
+        for (uint256 i; i < ledger.jobCount(); i++) {
+            job = _job(which % MOST_JOBS + i);
+            Phase phase = _phase(job);
+            if (phase == either || phase == or) return (true, job);
+        }
+        return (false, job);
+    }
+
+    function _phase(JobId job) internal view returns (Phase) {
+        return ledger.phaseAt(job, block.timestamp);
+    }
+
+    function _serving(JobId job) internal view returns (address) {
+        return ledger.coordinatorsOf(job)[ledger.stateOf(job).coordinator];
+    }
+
+    function _isSeated(JobId job, address participant) internal view returns (bool) {
+        return ledger.memberOf(job, participant).seatPlusOne != 0;
+    }
+
+    function _has(JobId job, address participant, uint64 bits) internal view returns (bool) {
+        uint8 seatPlusOne = ledger.memberOf(job, participant).seatPlusOne;
+        return seatPlusOne != 0 && bits >> (seatPlusOne - 1) & 1 != 0;
+    }
+
+    function _canJoin(JobId job, address participant) internal view returns (bool) {
+        bool free = ledger.roundOf(job).seated < ledger.termsOf(job).maxParticipants;
+        return free && !ledger.stateOf(job).over && !_isSeated(job, participant);
+    }
+
+    /// @dev Ordinary; one seat and no deposits; penalties as high as the deposits, and no reward; many seats and amounts
+    /// that do not divide; a single round.
+    function _terms(uint256 kind) internal pure returns (JobTerms memory terms) {
+        (terms.specDigest, terms.modelDigest, terms.modelRoot) = ("spec", "model", "root");
+        (terms.commitWindow, terms.revealWindow, terms.settleWindow) = (100, 200, 300);
+        if (kind == 0) _shape(terms, [uint8(4), 2, 4, 2], [uint96(9 ether), 1 ether, 0.4 ether, 5 ether, 2 ether]);
+        else if (kind == 1) _shape(terms, [uint8(3), 1, 1, 1], [uint96(7), 0, 0, 0, 0]);
+        else if (kind == 2) _shape(terms, [uint8(6), 2, 3, 1], [uint96(0), 1001, 1001, 10, 10]);
+        else if (kind == 3) _shape(terms, [uint8(5), 3, 6, 3], [uint96(101), 100, 33, 7, 7]);
+        else _shape(terms, [uint8(1), 1, 2, 1], [uint96(1), 5, 2, 3, 0]);
+    }
+
+    function _shape(JobTerms memory terms, uint8[4] memory counts, uint96[5] memory amounts) internal pure {
+        (terms.rounds, terms.minParticipants, terms.maxParticipants) = (counts[0], counts[1], counts[2]);
+        terms.missLimit = counts[3];
+        (terms.reward, terms.stake, terms.revealPenalty) = (amounts[0], amounts[1], amounts[2]);
+        (terms.bond, terms.settlePenalty) = (amounts[3], amounts[4]);
+    }
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {
+    Departure, ITrainingLedger, JobId, JobState, JobTerms, Member, Outcome, Phase, Round
+} from "../src/interfaces/ITrainingLedger.sol";
+import {Actors} from "./Actors.sol";
+import {Totals} from "./Books.sol";
+import {Vm} from "./Vm.sol";
+
+/// @notice What holds after any sequence of acts.
+contract InvariantTest {
+    Vm internal constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
+
+    Actors internal actors;
+    ITrainingLedger internal ledger;
+    address[] internal everyone;
+
+    function setUp() public {
+        vm.warp(1_800_000_000);
+        actors = new Actors();
+        ledger = actors.ledger();
+        everyone = actors.everyone();
+    }
+
+    struct FuzzSelector {
+        address target;
+        bytes4[] selectors;
+    }
+
+    function targetContracts() public view returns (address[] memory targets) {
+        targets = new address[](1);
+        targets[0] = address(actors);
+    }
+
+    function targetSelectors() public view returns (FuzzSelector[] memory targets) {
+        targets = new FuzzSelector[](1);
+        targets[0] = FuzzSelector(address(actors), _acts());
+    }
+
+    /* MONEY */
+
+    function invariant_balance_equals_what_is_owed() public view {
+        uint256 owed;
+        uint256 held;
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            JobState memory state = ledger.stateOf(job);
+            owed += uint256(state.escrow) + state.forfeits;
+            for (uint256 i; i < everyone.length; i++) {
+                owed += ledger.memberOf(job, everyone[i]).stake + ledger.creditOf(job, everyone[i]);
+                owed += ledger.bondOf(job, everyone[i]);
+            }
+            held += actors.totals(job).paidIn - actors.totals(job).paidOut;
+        }
+        vm.assertEq(address(ledger).balance, owed, "owed");
+        vm.assertEq(address(ledger).balance, held, "paid in and not out");
+    }
+
+    function invariant_rewards_never_exceed_escrow() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            JobTerms memory terms = ledger.termsOf(job);
+            Totals memory totals = actors.totals(job);
+            uint24 settled = ledger.roundOf(job).number;
+            uint256 earned = totals.credited - totals.creditedToSponsor;
+            vm.assertLe(earned, uint256(settled) * terms.reward + totals.penalties, "more than the pots");
+            if (ledger.stateOf(job).over) continue;
+            uint256 needed = uint256(terms.rounds - settled) * terms.reward;
+            vm.assertLe(needed, ledger.stateOf(job).escrow, "too little for the rounds to come");
+        }
+    }
+
+    function invariant_every_penalty_lands_with_somebody() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            JobState memory state = ledger.stateOf(job);
+            Totals memory totals = actors.totals(job);
+            vm.assertEq(
+                totals.budget + totals.penalties,
+                totals.credited + state.escrow + state.forfeits,
+                "rewards and penalties are credited, or still in hand"
+            );
+            if (state.over) vm.assertEq(uint256(state.escrow) + state.forfeits, 0, "nothing is in hand in the end");
+        }
+    }
+
+    function invariant_nobody_is_paid_who_did_not_reveal() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            vm.assertEq(actors.totals(JobId.wrap(id)).unearned, 0, "unearned");
+        }
+    }
+
+    /* THE HONEST PARTICIPANT */
+
+    function invariant_who_reveals_in_time_is_never_penalised() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            vm.assertEq(actors.totals(JobId.wrap(id)).honestPenalties, 0, "penalised");
+        }
+    }
+
+    /// @dev From wherever the acts have led, with nobody's help: only time, and calls that are anybody's.
+    function invariant_honest_participant_can_always_get_its_stake_back() public {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            uint256 here = vm.snapshotState();
+            _goHome(JobId.wrap(id));
+            vm.revertToState(here);
+        }
+    }
+
+    function _goHome(JobId job) internal {
+        address honest = actors.honest();
+        JobTerms memory terms = ledger.termsOf(job);
+        uint256 latest = block.timestamp + terms.commitWindow + terms.revealWindow + 4 * uint256(terms.settleWindow);
+        Member memory member = ledger.memberOf(job, honest);
+        for (uint256 step; member.seatPlusOne != 0; step++) {
+            vm.assertLe(step, 16, "it does not get away");
+            Round memory round = ledger.roundOf(job);
+            uint64 bit = uint64(1) << (member.seatPlusOne - 1);
+            Phase phase = ledger.phaseAt(job, block.timestamp);
+            if (round.committed & bit == 0) {
+                vm.prank(honest);
+                ledger.leave(job);
+            } else if (phase == Phase.Committing) {
+                vm.warp(round.commitEnd);
+            } else if (phase == Phase.Revealing && round.revealed & bit == 0) {
+                vm.prank(honest);
+                ledger.reveal(job, "digest", "root", "salt");
+            } else if (phase == Phase.Revealing) {
+                vm.warp(round.revealEnd);
+            } else if (phase == Phase.Settling) {
+                vm.warp(round.revealEnd + terms.settleWindow);
+            } else if (phase == Phase.Overdue) {
+                ledger.replaceCoordinator(job);
+            } else {
+                ledger.restartRound(job);
+            }
+            member = ledger.memberOf(job, honest);
+        }
+        vm.assertLe(block.timestamp, latest, "in bounded time");
+
+        Totals memory totals = actors.totals(job);
+        uint256 before = honest.balance;
+        if (ledger.creditOf(job, honest) != 0) {
+            vm.prank(honest);
+            ledger.withdraw(job);
+        }
+        vm.assertLe(totals.honestPaidIn, totals.honestPaidOut + honest.balance - before, "it has lost something");
+    }
+
+    /* SEATS */
+
+    function invariant_seats_and_bitmaps_agree() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            JobTerms memory terms = ledger.termsOf(job);
+            JobState memory state = ledger.stateOf(job);
+            Round memory round = ledger.roundOf(job);
+
+            vm.assertEq(_ones(state.seats), round.seated, "seated");
+            vm.assertEq(_ones(round.committed), round.commits, "commits");
+            vm.assertEq(_ones(round.revealed), round.reveals, "reveals");
+            vm.assertEq(round.committed & ~state.seats, 0, "who committed is seated");
+            vm.assertEq(round.revealed & ~round.committed, 0, "who revealed had committed");
+            vm.assertLe(round.seated, terms.maxParticipants, "seats");
+            vm.assertTrue(round.commitEnd != 0 || round.committed == 0, "nobody commits without a round");
+            for (uint8 seat; seat < 7; seat++) {
+                address participant = ledger.participantAt(job, seat);
+                vm.assertTrue((state.seats >> seat & 1 != 0) == (participant != address(0)), "a taken seat is somebody's");
+                if (participant == address(0)) continue;
+                vm.assertEq(ledger.memberOf(job, participant).seatPlusOne, seat + 1, "who knows where it sits");
+            }
+            for (uint256 i; i < everyone.length; i++) {
+                Member memory member = ledger.memberOf(job, everyone[i]);
+                if (member.seatPlusOne == 0) continue;
+                vm.assertEq(ledger.participantAt(job, member.seatPlusOne - 1), everyone[i], "in one seat only");
+                vm.assertLe(terms.revealPenalty, member.stake, "a seat's stake covers a penalty");
+                vm.assertLe(member.misses + 1, terms.missLimit, "misses");
+            }
+        }
+    }
+
+    /* DEPTH */
+
+    /// @dev That the acts reach what the invariants are about: thousands of them, drawn by hash, cause every event, every
+    /// way to lose a seat and every end.
+    function test_the_acts_reach_every_depth() public {
+        bytes4[] memory acts = _acts();
+        for (uint256 episode; episode < 8; episode++) {
+            setUp();
+            for (uint256 i; i < 500; i++) {
+                uint256 seed = uint256(keccak256(abi.encode(episode, i)));
+                bytes memory arguments = abi.encode(seed >> 8, seed >> 16, uint32(seed >> 24), bytes32(seed));
+                (bool done,) = address(actors).call(bytes.concat(acts[seed % acts.length], arguments));
+                vm.assertTrue(done, "an act failed");
+            }
+            invariant_balance_equals_what_is_owed();
+            invariant_every_penalty_lands_with_somebody();
+            invariant_seats_and_bitmaps_agree();
+            _count();
+        }
+        for (uint256 i; i < _topics().length; i++) vm.assertGt(_seen[_topics()[i]], 12, "an event was rare");
+        for (uint256 i; i < 3; i++) vm.assertGt(_departures[i], 5, "a way to lose a seat was rare");
+        for (uint256 i; i < 3; i++) vm.assertGt(_ends[i], 1, "an end was not reached");
+    }
+
+    mapping(bytes32 => uint256) internal _seen;
+    mapping(uint256 => uint256) internal _departures;
+    mapping(uint256 => uint256) internal _ends;
+
+    function _count() internal {
+        for (uint256 i; i < _topics().length; i++) _seen[_topics()[i]] += actors.seen(_topics()[i]);
+        for (uint256 i; i < 3; i++) _departures[i] += actors.departures(Departure(i));
+        for (uint256 i; i < 3; i++) _ends[i] += actors.ends(Outcome(i));
+    }
+
+    function _topics() internal pure returns (bytes32[15] memory) {
+        return [
+            ITrainingLedger.JobCreated.selector,
+            ITrainingLedger.BondPosted.selector,
+            ITrainingLedger.BondReleased.selector,
+            ITrainingLedger.Joined.selector,
+            ITrainingLedger.Left.selector,
+            ITrainingLedger.RoundOpened.selector,
+            ITrainingLedger.RoundStarved.selector,
+            ITrainingLedger.Committed.selector,
+            ITrainingLedger.Revealed.selector,
+            ITrainingLedger.PenaltyTaken.selector,
+            ITrainingLedger.Settled.selector,
+            ITrainingLedger.Credited.selector,
+            ITrainingLedger.CoordinatorReplaced.selector,
+            ITrainingLedger.JobEnded.selector,
+            ITrainingLedger.Withdrawn.selector
+        ];
+    }
+
+    function _acts() internal pure returns (bytes4[] memory acts) {
+        acts = new bytes4[](15);
+        acts[0] = Actors.createJob.selector;
+        acts[1] = Actors.closeJob.selector;
+        acts[2] = Actors.postBond.selector;
+        acts[3] = Actors.releaseBond.selector;
+        acts[4] = Actors.settle.selector;
+        acts[5] = Actors.replaceCoordinator.selector;
+        acts[6] = Actors.join.selector;
+        acts[7] = Actors.leave.selector;
+        acts[8] = Actors.commit.selector;
+        acts[9] = Actors.reveal.selector;
+        acts[10] = Actors.restartRound.selector;
+        acts[11] = Actors.withdraw.selector;
+        acts[12] = Actors.wait.selector;
+        acts[13] = Actors.carryOn.selector;
+        acts[14] = Actors.strangerTries.selector;
+    }
+
+    function _ones(uint64 bits) internal pure returns (uint256 ones) {
+        for (; bits != 0; bits &= bits - 1) ones++;
+    }
+}
