@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,3 +306,75 @@ def test_a_job_that_would_overflow_is_refused(desk: Desk, tmp_path: Path) -> Non
     result = desk.run("job", "create", tmp_path / "job.toml", "--account", "sponsor")
     assert (result.exit_code, "overflow" in result.stderr) == (3, True)
     assert result.stderr.count("\n") == 1
+
+
+def test_what_happens_is_told_as_json_and_as_metrics(desk: Desk) -> None:
+    job = desk.create("--coordinator", dev_accounts()[3].address)
+    coordinator = desk.start(
+        "coordinator", job, "--account", "coordinator", "--log-json", "--metrics", "127.0.0.1:0"
+    )  # fmt: skip
+    assert coordinator.stderr is not None
+    told = [json.loads(coordinator.stderr.readline())]
+    while told[-1]["event"] != "waiting":
+        told.append(json.loads(coordinator.stderr.readline()))
+    url = told[0]["message"].removeprefix("metrics on ")
+    samples = {}
+    for line in urllib.request.urlopen(url).read().decode().splitlines():
+        if line.startswith("deepledger"):
+            name, value = line.rsplit(" ", 1)
+            samples[name] = float(value)
+    assert samples[f'deepledger_phase{{job="{job}",phase="waiting"}}'] == 1
+    assert samples[f'deepledger_transactions_total{{action="BondPosted",job="{job}"}}'] == 1
+    assert samples["deepledger_balance_ether"] > 1
+
+    running = [
+        desk.start("join", job, "--data", desk.folder / f"data-{number}.safetensors", "--account", name, "--yes", flag)
+        for number, name, flag in ((1, "ann", "--log-json"), (2, "ben", "--log-json"))
+    ]
+    for process in running:
+        _, err = process.communicate(timeout=120)
+        events = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+        assert [event["round"] for event in events if event["event"] == "round_over"] == [0, 1]
+        assert sum(event["earned"] for event in events if event["event"] == "round_over") == 10**16
+        assert all(event["receipt"]["gas_used"] > 0 for event in events if event["event"] == "committed_update")
+        assert events[-1]["event"] == "finished"
+    _, err = coordinator.communicate(timeout=60)
+    settled = [event for event in map(json.loads, err.splitlines()) if event["event"] == "round_settled"]
+    assert [event["accepted"] for event in settled] == [2, 2]
+
+
+def test_metrics_that_cannot_be_served_are_refused_before_anything_is_done(desk: Desk, finished: int) -> None:
+    for place in ("9101", "127.0.0.1:no", "127.0.0.1:99999"):
+        result = desk.run("coordinator", finished, "--account", "coordinator", "--metrics", place)
+        assert result.exit_code == 3
+        assert "HOST:PORT" in result.stderr
+
+
+def test_the_doctor_finds_nothing_to_mend(desk: Desk, finished: int) -> None:
+    checks = {each["check"]: each for each in desk.json("doctor", finished, "--account", "ann")}
+    assert list(checks) == [
+        "software", "chain and contract", "clock", "blob store", "account", f"job {finished}", "task source", "disk"
+    ]  # fmt: skip
+    assert all(each["ok"] for each in checks.values())
+    assert "over" in checks[f"job {finished}"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "check", "code"),
+    [
+        ("DEEPLEDGER_RPC_URL", "http://127.0.0.1:1", "chain and contract", 4),
+        ("DEEPLEDGER_CONTRACT", "0x" + "11" * 20, "chain and contract", 4),
+        ("DEEPLEDGER_STORE", "ipfs+http://127.0.0.1:1", "blob store", 5),
+        (PASSWORD, "wrong", "account", 3),
+        ("DEEPLEDGER_ACCOUNT", "poor", "account", 4),
+        ("DEEPLEDGER_TASKS", "", "task source", 3),
+    ],
+)
+def test_the_doctor_names_what_is_wrong(
+    desk: Desk, finished: int, setting: str, value: str, check: str, code: int
+) -> None:
+    result = desk.run("doctor", finished, "--json", **{"DEEPLEDGER_ACCOUNT": "ann", setting: value})
+    assert result.exit_code == code
+    wrong = [each for each in json.loads(result.stdout) if not each["ok"]]
+    assert wrong[0]["check"] == check
+    assert "\n" not in wrong[0]["found"]

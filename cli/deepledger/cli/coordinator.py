@@ -14,6 +14,7 @@ from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.jobs import all_jobs
 from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, places
+from deepledger.cli.reporting import Observe, Reporting
 from deepledger.cli.stopping import stop_on_signals
 from deepledger.protocol.errors import DeepledgerError
 from deepledger.protocol.types import Address, JobId
@@ -36,6 +37,7 @@ def coordinator(
     chain: Chain,
     signer: Signer,
     store: Store,
+    reporting: Reporting,
     job: Annotated[
         list[int] | None,
         typer.Argument(
@@ -65,13 +67,14 @@ def coordinator(
     searched = ([task] if task else []) + places(tasks)
     reader, blobs = chain.reader(), store.open()
     account = signer.unlock()
-    with stop_on_signals() as stop, ExitStack() as stack:
+    with stop_on_signals(reporting.say) as stop, ExitStack() as stack:
+        observe = stack.enter_context(reporting.observing(_line, reader=reader, account=Address(account.address)))
         if api:
             from deepledger.cli.api import serving
 
             url = stack.enter_context(serving(chain.reader(), blobs, host=api_host, port=api_port))
-            show.logged(f"API on {url}, its description on {url}/docs")
-        desk = _Desk(chain, signer, account, blobs, searched, stop)
+            reporting.say(f"API on {url}, its description on {url}/docs")
+        desk = _Desk(chain, signer, account, blobs, searched, stop, observe, reporting)
         if job:
             for number in dict.fromkeys(job):
                 desk.take(JobId(number))
@@ -79,7 +82,7 @@ def coordinator(
         else:
             desk.take_all(reader)
         if stop.is_set():
-            show.logged("stopped; run the same command again to go on")
+            reporting.say("stopped; run the same command again to go on")
     if desk.failures:
         raise desk.failures[0]
 
@@ -94,6 +97,8 @@ class _Desk:
     store: BlobStore
     tasks: list[Path]
     stop: threading.Event
+    observe: Observe
+    reporting: Reporting
     threads: dict[JobId, threading.Thread] = field(default_factory=dict)
     failures: list[DeepledgerError] = field(default_factory=list)
 
@@ -104,7 +109,7 @@ class _Desk:
 
     def take_all(self, reader: Reader) -> None:
         """Every job that lists the account, and those that come, until stopped."""
-        show.logged(f"settling all jobs that list {self.account.address}")
+        self.reporting.say(f"settling all jobs that list {self.account.address}")
         seen, head = -1, reader.head()
         while not self.stop.is_set():
             if (count := reader.job_count()) != seen:
@@ -125,18 +130,18 @@ class _Desk:
 
         try:
             ledger = self.chain.ledger_of(self.account, self.signer.locks)
-            coordinate(ledger, self.store, job, tasks=self.tasks, observe=_watch, stop=self.stop)
+            coordinate(ledger, self.store, job, tasks=self.tasks, observe=self.observe, stop=self.stop)
         except DeepledgerError as error:
-            show.logged(f"job {job}: {error}")
+            self.reporting.say(f"job {job}: {error}")
             self.failures.append(error)
 
 
-def _watch(happening: Happening) -> None:
-    if line := _line(happening):
-        show.logged(f"job {happening.job}: {line}")
-
-
 def _line(happening: Happening) -> str | None:
+    words = _words(happening)
+    return f"job {happening.job}: {words}" if words else None
+
+
+def _words(happening: Happening) -> str | None:
     from deepledger.coordinator import happenings as seen
     from deepledger.protocol.happenings import Waiting, Warned
 
@@ -173,6 +178,6 @@ def _line(happening: Happening) -> str | None:
         case seen.Finished():
             return f"over: {happening.outcome.name.lower()}" if happening.outcome is not None else None
         case Warned():
-            return f"trouble: {happening.message}"
+            return happening.message
         case _:
             return None

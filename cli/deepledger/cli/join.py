@@ -11,6 +11,7 @@ import typer
 from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.options import Chain, JobNumber, Signer, Store, TaskPlaces, places
+from deepledger.cli.reporting import Reporting
 from deepledger.cli.stopping import stop_on_signals
 from deepledger.protocol.errors import BadInput, InsufficientFunds, LedgerRejected
 from deepledger.protocol.types import JobId
@@ -35,6 +36,7 @@ def join(
     chain: Chain,
     signer: Signer,
     store: Store,
+    reporting: Reporting,
     tasks: TaskPlaces = "",
     task: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The task's source, which you have read; besides --tasks.")
@@ -71,8 +73,11 @@ def join(
 
     from deepledger.node.participate import participate
 
-    show.logged(f"{ledger.account} takes part in job {job} ({spec.name})")
-    with stop_on_signals() as stop:
+    reporting.say(f"{ledger.account} takes part in job {job} ({spec.name})")
+    with (
+        reporting.observing(_line, reader=reader, account=ledger.account) as observe,
+        stop_on_signals(reporting.say) as stop,
+    ):
         participate(
             ledger,
             blobs,
@@ -81,11 +86,11 @@ def join(
             data=data,
             samples=samples,
             folder=signer.folder / "jobs",
-            observe=_watch,
+            observe=observe,
             stop=stop,
         )
         if stop.is_set():
-            show.logged("stopped; run the same command again to go on")
+            reporting.say("stopped; run the same command again to go on")
 
 
 def _check_open(job: Job, ledger: Ledger) -> None:
@@ -120,11 +125,6 @@ def _agree(job: Job, spec: JobSpec, source: str, *, yes: bool) -> None:
         raise typer.Exit(1)
 
 
-def _watch(happening: Happening) -> None:
-    if line := _line(happening):
-        show.logged(line)
-
-
 def _line(happening: Happening) -> str | None:
     from deepledger.node import happenings as node
     from deepledger.protocol.happenings import Acted, Warned
@@ -150,7 +150,7 @@ def _line(happening: Happening) -> str | None:
         case node.Poked():
             return f"{happening.what} {gas}"
         case Warned():
-            return f"trouble: {happening.message}"
+            return happening.message
         case node.Finished():
             return f"the job is over; {show.eth(happening.withdrawn)} were paid to this account"
         case _:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deepledger.cli import accounts, audit, chains, coordinator, jobs, join, model, money, status
+from deepledger.cli import accounts, audit, chains, coordinator, doctor, jobs, join, model, money, status
 from deepledger.cli.commands import Commands
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
         "3 input that cannot be used; 4 the chain; 5 the blob store; 6 this machine's files; 130 interrupted."
     ),
 )
-for room in (chains, accounts, jobs, join, coordinator, audit, status, money, model):
+for room in (chains, accounts, jobs, join, coordinator, audit, status, money, model, doctor):
     room.add_to(app)
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from deepledger.cli import show
-
 
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
+def stop_on_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set; a second one interrupts at once."""
     stop = threading.Event()
 
@@ -20,7 +18,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        show.logged("stopping once this step is done; interrupt again to stop at once")
+        say("stopping once this step is done; interrupt again to stop at once")
 
     former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,0 +1,166 @@
+"""doctor: try everything that taking part needs, and say what to mend."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from deepledger.cli import show
+from deepledger.cli.commands import command
+from deepledger.cli.options import Chain, Json, Signer, Store, TaskPlaces, places
+from deepledger.protocol.errors import BlobCorrupt, DeepledgerError, InsufficientFunds, StateError
+from deepledger.protocol.types import Address, JobId
+
+if TYPE_CHECKING:
+    from deepledger.protocol.chain.ledger import Reader
+    from deepledger.protocol.spec import JobSpec
+
+Found = TypeVar("Found")
+
+LEAST_FREE = 256 << 20  # bytes
+CLOCK_DRIFT = 30  # seconds
+PROBE = b"deepledger doctor\n"
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "doctor")(doctor)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    found: str  # what is so, or what is wrong and what to do
+    exit_code: int = 0  # 0: nothing to mend
+
+
+def doctor(
+    chain: Chain,
+    signer: Signer,
+    store: Store,
+    job: Annotated[
+        int | None, typer.Argument(metavar="[JOB]", min=1, help="Also check what this job needs: spec, model, task.")
+    ] = None,
+    tasks: TaskPlaces = "",
+    task: Annotated[Path | None, typer.Option(metavar="FILE", help="The task's source; besides --tasks.")] = None,
+    json: Json = False,
+) -> None:
+    """Check chain, contract, store, key, clock, disk and task source, and say what to mend.
+
+    Stores one small blob and spends nothing. Exits with the code of the first thing that is wrong, else with 0.
+
+    Example: deepledger doctor 1 --task examples/digits/task.py
+    """
+    checks = list(_checks(chain, signer, store, job, [task] if task else [], tasks))
+    if json:
+        show.as_json([{"check": each.name, "ok": not each.exit_code, "found": each.found} for each in checks])
+    else:
+        show.table(("", "check", ""), (("✗" if each.exit_code else "✓", each.name, each.found) for each in checks))
+    if wrong := [each.exit_code for each in checks if each.exit_code]:
+        raise typer.Exit(wrong[0])
+
+
+def _checks(
+    chain: Chain, signer: Signer, store: Store, number: int | None, task: list[Path], tasks: str
+) -> Iterator[Check]:
+    yield _tried("software", _software)[0]
+    check, reader = _tried("chain and contract", lambda: _connect(chain))
+    yield check
+    if reader is not None:
+        yield _tried("clock", lambda: (_clock(reader), None))[0]
+    yield _tried("blob store", lambda: (_store(store), None))[0]
+    yield _tried("account", lambda: (_account(signer, reader), None))[0]
+    spec = None
+    if number is not None and reader is not None:
+        check, spec = _tried(f"job {number}", lambda: _job(store, reader, JobId(number)))
+        yield check
+    if spec is not None:
+        yield _tried("task source", lambda: (_task(spec, task + places(tasks)), None))[0]
+    needed = LEAST_FREE if spec is None else LEAST_FREE + 4 * (spec.update_bytes + spec.model_bytes)
+    yield _tried("disk", lambda: (_disk(signer.folder, needed), None))[0]
+
+
+def _tried(name: str, look: Callable[[], tuple[str, Found]]) -> tuple[Check, Found | None]:
+    try:
+        text, found = look()
+    except DeepledgerError as error:
+        return Check(name, str(error), error.exit_code), None
+    return Check(name, text), found
+
+
+def _software() -> tuple[str, None]:
+    from importlib.metadata import version
+
+    here = f"deepledger {version('deepledger')}, Python {platform.python_version()}"
+    if importlib.util.find_spec("torch") is None:
+        return f"{here}; without torch: enough to audit, not to take part (pip install 'deepledger[node]')", None
+    return f"{here}, torch {version('torch')}", None
+
+
+def _connect(chain: Chain) -> tuple[str, Reader]:
+    reader = chain.reader()
+    head = reader.head()
+    return f"chain {reader.chain_id}, block {head.number}; {reader.address} holds {reader.job_count()} jobs", reader
+
+
+def _clock(reader: Reader) -> str:
+    """Nothing depends on this machine's clock: a drift is told, not complained of."""
+    drift = round(time.time() - reader.pending_time())
+    if abs(drift) <= CLOCK_DRIFT:
+        return "agrees with the chain's"
+    return f"{abs(drift)} s {'ahead of' if drift > 0 else 'behind'} the chain's, whose time is what counts"
+
+
+def _store(store: Store) -> str:
+    blobs = store.open()
+    started = time.monotonic()
+    digest = blobs.put(PROBE)
+    if blobs.read(digest, limit=len(PROBE)) != PROBE:
+        raise BlobCorrupt("the store served other bytes than it was given; use another one")
+    blobs.unpin(digest)
+    return f"stored and served a blob in {1000 * (time.monotonic() - started):.0f} ms"
+
+
+def _account(signer: Signer, reader: Reader | None) -> str:
+    address = Address(signer.unlock().address)
+    if reader is None:
+        return f"{address}, unlocked"
+    balance = reader.balance(address)
+    if balance == 0:
+        raise InsufficientFunds(f"{address} has nothing to pay fees with; send it some ETH of this chain")
+    return f"{address}, unlocked, has {show.eth(balance)}"
+
+
+def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, JobSpec]:
+    from deepledger.protocol.agreement import fetch_model, fetch_spec
+    from deepledger.protocol.chain.follow import Follower
+
+    follower = Follower(reader, number)
+    job, blobs = follower.job, store.open()
+    spec = fetch_spec(blobs, job.terms)
+    fetch_model(blobs, job.model_digest, spec)
+    at = f"round {job.round} of {job.terms.rounds}, {follower.phase().name.lower()}"
+    return f"{spec.name}, {at}, {len(job.participants)} seated; spec and current model are there", spec
+
+
+def _task(spec: JobSpec, searched: list[Path]) -> str:
+    from deepledger.protocol.task import find_source
+
+    return f"{find_source(spec.task, searched).path} is what the job pins"
+
+
+def _disk(folder: Path, needed: int) -> str:
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise StateError(f"{there} has {free >> 20} MiB free and needs {needed >> 20} MiB; make room or move --home")
+    return f"{there} has {free >> 20:,} MiB free"
