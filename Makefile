@@ -4,6 +4,7 @@ VENV    ?= .venv
 PYTHON  := $(VENV)/bin/python
 DATASET ?= digits
 export UV_COMPILE_BYTECODE = 1
+INSTALL := $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
 
 .PHONY: demo test artifacts lint benchmarks clean
 
@@ -22,14 +23,15 @@ artifacts: $(VENV)/.installed
 
 benchmarks: $(VENV)/.installed
 	$(PYTHON) benchmarks/data_path.py
+	$(PYTHON) benchmarks/round_overhead.py
 
 # uv installs torch in seconds. Its CPU index spares users gigabytes; where that cannot be reached, PyPI's build serves.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	python3 -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --torch-backend=auto -c constraints.txt -e '.[dev]' \
-	  || $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
-	touch $@
+	@echo "setting up $(VENV) …"
+	@python3 -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(INSTALL) --torch-backend=auto 2>/dev/null || $(INSTALL)
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .demo

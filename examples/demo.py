@@ -29,6 +29,17 @@ HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".demo"
 PARTICIPANTS = 4
 NAMES = ["sponsor", "coordinator", *(f"participant-{number}" for number in range(PARTICIPANTS))]
+ACTIONS = {
+    "JobCreated": "create the job",
+    "Joined": "join",
+    "BondPosted": "post the bond",
+    "Committed": "commit",
+    "Revealed": "reveal",
+    "Settled": "settle",
+    "Left": "leave",
+    "BondReleased": "release the bond",
+    "Withdrawn": "withdraw",
+}  # by the first event of the transaction
 SCRYPT_N = 4096  # the demo's keys are public, so that its keystores need not be slow to open
 
 
@@ -174,6 +185,7 @@ def watch(
             failed = [process for process in processes if process.poll() not in (None, 0)]
             if failed and now.outcome is None:
                 raise SystemExit(f"{' '.join(map(str, failed[0].args))} failed, see the logs in {FOLDER}")
+    console.print()
     times["accuracies"] = accuracies
     return times, follower, reader
 
@@ -236,7 +248,9 @@ def train_without_deepledger(stage: Stage, job: Any) -> list[float]:
 def summarise(
     console: Console, follower: Any, reader: Any, times: dict[Any, Any], audit: dict[str, Any], plain: list[float]
 ) -> None:
+    from deepledger.cli import show
     from deepledger.protocol.chain.events import Credited
+    from deepledger.protocol.types import Wei
 
     job = follower.job
     table = Table(title="accuracy per round", title_justify="left", box=None, header_style="dim")
@@ -261,15 +275,16 @@ def summarise(
             gas[type(event).__name__].append(int(receipt["gasUsed"], 16))
     table = Table(title="\nwho earned what", title_justify="left", box=None, header_style="dim")
     table.add_column("who")
-    table.add_column("ETH", justify="right")
+    table.add_column("amount", justify="right")
     for address, amount in sorted(earned.items(), key=lambda item: names()[item[0]]):
-        table.add_row(names()[address], f"{amount / 10**18:.6f}")
+        sponsor = address == job.created.sponsor
+        table.add_row(names()[address] + (", back" if sponsor else ""), show.eth(Wei(amount)))
     console.print(table)
     table = Table(title="\ngas per action", title_justify="left", box=None, header_style="dim")
-    for column in ("transaction that begins with", "how many", "least", "most"):
-        table.add_column(column, justify="left" if "transaction" in column else "right")
+    for column in ("action", "how many", "least", "most"):
+        table.add_column(column, justify="left" if column == "action" else "right")
     for name, used in gas.items():
-        table.add_row(name, str(len(used)), f"{min(used):,}", f"{max(used):,}")
+        table.add_row(ACTIONS.get(name, name), str(len(used)), f"{min(used):,}", f"{max(used):,}")
     console.print(table)
     console.print(
         f"\naudit: {audit.get('rounds_derived', 0)} of {len(job.history)} rounds derived again from "
