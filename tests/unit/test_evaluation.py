@@ -11,7 +11,7 @@ import pytest
 
 from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
-from deepledger.protocol.errors import BadInput
+from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation import Bench, prepare_bench
 from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import build_spec
@@ -96,3 +96,9 @@ def test_a_model_that_the_task_cannot_stand_has_the_worst_result(tmp_path: Path,
     assert bench.evaluate(poisoned) == Evaluation(samples=3, correct=0, loss_millionths=WORST_LOSS)
     with pytest.raises(BadInput, match="contains infinity"):
         bench.try_out(poisoned)
+
+
+def test_a_disk_without_room_is_told(tmp_path: Path, temporary: Path) -> None:
+    temporary.rmdir()
+    with pytest.raises(StateError, match="No such file or directory; free space, or set TMPDIR"):
+        prepare(tmp_path, b"123")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadInput, BadSpec
+from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import JobSpec, Validation
 from deepledger.protocol.task import WORST_LOSS, Task, TaskSource, layout_of, write_floats
@@ -45,7 +45,8 @@ class Bench:
 
 
 def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource) -> Bench:
-    """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails, and as the store does.
+    """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails,
+    `StateError` without room for the validation set, and as the store does.
 
     The validation set is a file without a suffix (a spec names none), which stays for as long as the bench lives:
     tasks may map it into memory or read it again.
@@ -56,16 +57,29 @@ def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource) -> Bench:
         raise BadSpec("the task's model does not have the layout that the spec pins; have nothing to do with this job")
     data = np.empty(spec.validation.bytes, np.uint8)
     store.read_into(spec.validation_digest, data.data)
-    folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
+    except OSError as error:
+        raise _no_room(error) from error
     try:
         path = folder / "validation"
-        path.write_bytes(data.data)
+        try:
+            path.write_bytes(data.data)
+        except OSError as error:
+            raise _no_room(error) from error
         bench = Bench(spec, task, module, task.load_data(path))
     except BaseException:
         shutil.rmtree(folder)
         raise
     weakref.finalize(bench, shutil.rmtree, folder, ignore_errors=True)  # at the latest when Python ends
     return bench
+
+
+def _no_room(error: OSError) -> StateError:
+    return StateError(
+        f"cannot keep the validation set in a temporary file: {error.strerror}; free space, or set TMPDIR to another "
+        "folder"
+    )
 
 
 def agrees(claimed: Evaluation, derived: Evaluation, tolerance: Validation) -> bool:
