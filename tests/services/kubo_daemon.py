@@ -1,4 +1,8 @@
-"""A private Kubo daemon on free loopback ports that talks to nobody: a pytest plugin, and of use to benchmarks."""
+"""Private Kubo daemons on free loopback ports: a pytest plugin, and of use to benchmarks.
+
+Alone, a daemon is offline and talks to nobody. With `swarm`, it listens on a loopback port and talks to those it is
+connected to, and to nobody else: no bootstrap, no mDNS, no routing.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,7 @@ import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,22 +22,84 @@ from deepledger.devnet.deathwatch import Deathwatch
 READY = "Daemon is ready"
 
 
-@dataclass(frozen=True, slots=True)
 class KuboDaemon:
-    binary: str
-    repo: Path
-    api: str  # multiaddr
-    port: int
+    """A daemon with a repository in `folder`; stopped and started, it is the same one at the same address."""
+
+    def __init__(self, folder: Path, *, binary: str, swarm: bool = False) -> None:
+        self._binary, self._repo, self._swarm = binary, folder / "ipfs", swarm
+        self._log = folder / "daemon.log"
+        self._process: subprocess.Popen[str] | None = None
+        self.ipfs("init", "--profile=test")  # free loopback ports, no bootstrap, no mDNS, no AutoConf
+        settings = {
+            "Addresses.Swarm": ["/ip4/127.0.0.1/tcp/0"] if swarm else [],
+            "Bootstrap": [],
+            "AutoConf.Enabled": False,
+            "Routing.Type": "none",
+            "Routing.DelegatedRouters": [],
+            "Ipns.DelegatedPublishers": [],
+        }
+        for key, value in settings.items():
+            self.ipfs("config", "--json", key, json.dumps(value))
+        self.start()
+        self.ipfs("config", "Addresses.API", self._multiaddr)  # keep the port
+
+    @property
+    def _multiaddr(self) -> str:
+        return (self._repo / "api").read_text().strip()
+
+    @property
+    def api(self) -> str:
+        """As a multiaddr, which is what a store is opened with."""
+        return f"/ip4/127.0.0.1/tcp/{self.port}/http"
+
+    def start(self) -> None:
+        arguments = ["daemon"] if self._swarm else ["daemon", "--offline"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binary, *arguments], env=self._environment(), stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        self._watch = Deathwatch(self._process.pid)
+        said = _until_ready(self._process)
+        if READY not in said:
+            raise RuntimeError(f"the Kubo daemon stopped:\n{said}{self._log.read_text()}")
+        self.port = int(self._multiaddr.rsplit("/", 1)[1])
+
+    def stop(self, *, kill: bool = False) -> None:
+        if self._process is None:
+            return
+        self._process.kill() if kill else self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._watch.close()
+        self._process = None
+
+    def connect(self, other: KuboDaemon) -> None:
+        """Both are to have a swarm. Lost when either stops."""
+        addresses = json.loads(other.rpc("id"))["Addresses"]
+        self.ipfs("swarm", "connect", addresses[0])
 
     def ipfs(self, *arguments: str, stdin: bytes = b"") -> bytes:
         """Kubo's own command line, against this daemon."""
-        return _ipfs(self.binary, self.repo, *arguments, stdin=stdin)
+        done = subprocess.run(
+            [self._binary, *arguments], env=self._environment(), input=stdin, capture_output=True, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"ipfs {' '.join(arguments)}: {done.stderr.decode(errors='replace')}")
+        return done.stdout
 
     def rpc(self, call: str) -> bytes:
         """A bare RPC call, with nothing of ours in between."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api/v0/{call}", method="POST")
         with urllib.request.urlopen(request) as answer:
             return answer.read()
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"IPFS_PATH": str(self._repo), "IPFS_TELEMETRY": "off"}
 
 
 def find_kubo() -> str | None:
@@ -43,42 +108,30 @@ def find_kubo() -> str | None:
 
 
 @contextmanager
-def run_kubo(folder: Path, *, binary: str) -> Iterator[KuboDaemon]:
+def run_kubo(folder: Path, *, binary: str, swarm: bool = False) -> Iterator[KuboDaemon]:
     """A daemon with a new repository in `folder`, until the block ends."""
-    repo = folder / "ipfs"
-    _ipfs(binary, repo, "init", "--profile=test")  # free loopback ports, no bootstrap, no mDNS, no AutoConf
-    for key, value in {"Addresses.Swarm": [], "Bootstrap": [], "AutoConf.Enabled": False}.items():
-        _ipfs(binary, repo, "config", "--json", key, json.dumps(value))
-    with (
-        (folder / "daemon.log").open("wb") as log,
-        subprocess.Popen(
-            [binary, "daemon", "--offline"], env=_environment(repo), stdout=subprocess.PIPE, stderr=log, text=True
-        ) as daemon,
-        closing(Deathwatch(daemon.pid)),
-    ):
-        try:
-            said = _until_ready(daemon)
-            if READY not in said:
-                raise RuntimeError(f"the Kubo daemon stopped:\n{said}{(folder / 'daemon.log').read_text()}")
-            api = (repo / "api").read_text().strip()
-            yield KuboDaemon(binary, repo, f"{api}/http", int(api.rsplit("/", 1)[1]))
-        finally:
-            daemon.terminate()
-            try:
-                daemon.wait(20)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
+    folder.mkdir(parents=True, exist_ok=True)
+    daemon = KuboDaemon(folder, binary=binary, swarm=swarm)
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
 
 
 @pytest.fixture(scope="session")
-def kubo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KuboDaemon]:
+def kubo_binary() -> str:
     binary = find_kubo()
     if binary is None:
         missing = "no ipfs binary: run tests/services/kubo/install-kubo.sh"
         if os.environ.get("DEEPLEDGER_REQUIRE_SERVICES") == "1":
             pytest.fail(missing)
         pytest.skip(missing)
-    with run_kubo(tmp_path_factory.mktemp("kubo"), binary=binary) as daemon:
+    return binary
+
+
+@pytest.fixture(scope="session")
+def kubo(tmp_path_factory: pytest.TempPathFactory, kubo_binary: str) -> Iterator[KuboDaemon]:
+    with run_kubo(tmp_path_factory.mktemp("kubo"), binary=kubo_binary) as daemon:
         yield daemon
 
 
@@ -91,14 +144,3 @@ def _until_ready(daemon: subprocess.Popen[str]) -> str:
         if READY in line:
             break
     return said
-
-
-def _ipfs(binary: str, repo: Path, *arguments: str, stdin: bytes = b"") -> bytes:
-    done = subprocess.run([binary, *arguments], env=_environment(repo), input=stdin, capture_output=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"ipfs {' '.join(arguments)}: {done.stderr.decode(errors='replace')}")
-    return done.stdout
-
-
-def _environment(repo: Path) -> dict[str, str]:
-    return os.environ | {"IPFS_PATH": str(repo), "IPFS_TELEMETRY": "off"}
