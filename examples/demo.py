@@ -46,16 +46,17 @@ SCRYPT_N = 4096  # the demo's keys are public, so that its keystores need not be
 class Stage:
     """Folders, environment and processes of one demo."""
 
-    def __init__(self, dataset: str, stack: ExitStack) -> None:
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        shutil.copytree(HERE / dataset, FOLDER / "job", ignore=shutil.ignore_patterns("data", "__pycache__"))
-        self.job_file = FOLDER / "job" / "job.toml"
-        text = self.job_file.read_text()
-        self.job_file.write_text(text.replace("min_participants = 2 ", f"min_participants = {PARTICIPANTS} "))
-        self.task = FOLDER / "job" / "task.py"
+    def __init__(self, dataset: str, stack: ExitStack, *, folder: Path = FOLDER, rounds: int = 10) -> None:
+        self.folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(HERE / dataset, folder / "job", ignore=shutil.ignore_patterns("data", "__pycache__"))
+        self.job_file = folder / "job" / "job.toml"
+        text = self.job_file.read_text().replace("min_participants = 2 ", f"min_participants = {PARTICIPANTS} ")
+        self.job_file.write_text(text.replace("rounds = 10\n", f"rounds = {rounds}\n"))
+        self.task = folder / "job" / "task.py"
         self.env = os.environ | {
-            "DEEPLEDGER_HOME": str(FOLDER / "home"),
-            "DEEPLEDGER_STORE": str(FOLDER / "store"),
+            "DEEPLEDGER_HOME": str(folder / "home"),
+            "DEEPLEDGER_STORE": str(folder / "store"),
             "DEEPLEDGER_TASKS": str(self.task),
             "DEEPLEDGER_PASSWORD": secrets.token_urlsafe(),
             "OMP_NUM_THREADS": "1",
@@ -71,16 +72,16 @@ class Stage:
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self._command(arguments), env=self.env, capture_output=True, text=True)
 
-    def spawn(self, name: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        log = self._stack.enter_context((FOLDER / f"{name}.log").open("w"))
+    def spawn(self, name: str, *arguments: str, log: str = "", **options: Any) -> subprocess.Popen[str]:
+        file = self._stack.enter_context((self.folder / f"{log or name}.log").open("w"))
         process = subprocess.Popen(
-            self._command(arguments), env=self.env | {"DEEPLEDGER_ACCOUNT": name}, stderr=log, text=True, **options
+            self._command(arguments), env=self.env | {"DEEPLEDGER_ACCOUNT": name}, stderr=file, text=True, **options
         )
         self._stack.callback(end, process)
         return process
 
     def data(self, name: str) -> Path:
-        return FOLDER / "job" / "data" / f"{name}.safetensors"
+        return self.folder / "job" / "data" / f"{name}.safetensors"
 
     def _command(self, arguments: tuple[str, ...]) -> list[str]:
         return [str(Path(sys.executable).parent / "deepledger"), *arguments]
@@ -97,14 +98,16 @@ def end(process: subprocess.Popen[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", choices=["digits", "breast-cancer"], default="digits")
-    dataset = parser.parse_args().dataset
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is; emptied first")
+    arguments = parser.parse_args()
+    dataset = arguments.dataset
     console = Console()
     started = time.monotonic()
     with ExitStack() as stack:
-        stage = Stage(dataset, stack)
+        stage = Stage(dataset, stack, folder=arguments.folder)
         with console.status("chain, contract, accounts, data, job …"):
             job = set_the_stage(stage, dataset)
-        console.print(f"job {job} on the {stage.env['KIND']} chain; logs are in {FOLDER}")
+        console.print(f"job {job} on the {stage.env['KIND']} chain; logs are in {stage.folder}")
         processes = [stage.spawn("coordinator", "coordinator", str(job))]
         for name in NAMES[2:]:
             processes.append(stage.spawn(name, "join", str(job), "--data", str(stage.data(name)), "--yes",
@@ -138,14 +141,14 @@ def set_the_stage(stage: Stage, dataset: str, kind: str = "embedded") -> int:
     assert devnet.stdout is not None
     first = devnet.stdout.readline()  # "embedded devnet on http://…, chain id …"
     if " on http" not in first:
-        raise SystemExit(f"the devnet did not start, see {FOLDER / 'devnet.log'}")
+        raise SystemExit(f"the devnet did not start, see {stage.folder / 'devnet.log'}")
     stage.env["KIND"] = first.split()[0]
     stage.env["DEEPLEDGER_RPC_URL"] = first.split(" on ", 1)[1].split(",")[0]
     for number, name in enumerate(NAMES):
         key = dev_accounts()[number].key.hex()
-        import_key(FOLDER / "home" / "accounts", name, key, stage.env["DEEPLEDGER_PASSWORD"], iterations=SCRYPT_N)
+        import_key(stage.folder / "home" / "accounts", name, key, stage.env["DEEPLEDGER_PASSWORD"], iterations=SCRYPT_N)
     subprocess.run(
-        [sys.executable, HERE / dataset / "prepare.py", "--into", FOLDER / "job" / "data",
+        [sys.executable, HERE / dataset / "prepare.py", "--into", stage.folder / "job" / "data",
          "--participants", str(PARTICIPANTS)], check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     stage.env["DEEPLEDGER_CONTRACT"] = stage.run("deploy", "--account", "sponsor").strip()
@@ -184,7 +187,7 @@ def watch(
             live.update(Group(bar, _state(follower, accuracies)))
             failed = [process for process in processes if process.poll() not in (None, 0)]
             if failed and now.outcome is None:
-                raise SystemExit(f"{' '.join(map(str, failed[0].args))} failed, see the logs in {FOLDER}")
+                raise SystemExit(f"{' '.join(map(str, failed[0].args))} failed, see the logs in {stage.folder}")
     console.print()
     times["accuracies"] = accuracies
     return times, follower, reader

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.coordinator import decision, happenings
-from deepledger.coordinator.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist
 from deepledger.coordinator.settling import Prepared, post, prepare
 from deepledger.coordinator.starting import get_ready
 from deepledger.coordinator.verify import Verifier
@@ -24,6 +23,7 @@ from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, LedgerRejected, StoreUnreachable
 from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.happenings import Happening, Waiting, Warned, waiting
+from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist
 from deepledger.protocol.settlement import contributions
 from deepledger.protocol.trail import Attempt
 from deepledger.protocol.types import JobId

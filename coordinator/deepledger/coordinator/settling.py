@@ -11,7 +11,6 @@ from functools import partial
 
 from typing_extensions import Buffer
 
-from deepledger.coordinator.patience import persist
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.store import BlobStore
@@ -19,6 +18,7 @@ from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BlobError
 from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.patience import persist
 from deepledger.protocol.report import Evaluation, build_report, report_bytes
 from deepledger.protocol.settlement import Contribution, Settlement, Verdict, fold
 from deepledger.protocol.trail import Attempt, Job

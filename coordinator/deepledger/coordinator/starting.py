@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepledger.coordinator import decision
-from deepledger.coordinator.patience import is_transient, persist
 from deepledger.protocol.agreement import fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
 from deepledger.protocol.evaluation import Bench, prepare_bench
 from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.patience import is_transient, persist
 from deepledger.protocol.report import Evaluation
 from deepledger.protocol.task import find_source
 from deepledger.protocol.trail import Job

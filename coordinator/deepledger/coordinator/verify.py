@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import IO, TypeAlias
 
-from deepledger.coordinator.patience import Stopped
 from deepledger.coordinator.spool import fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobError
+from deepledger.protocol.patience import Stopped
 from deepledger.protocol.settlement import Contribution, Verdict, inspect
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.types import Digest, Root

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from deepledger.node import contribute
@@ -21,14 +22,14 @@ from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.commitment import Slot
 from deepledger.protocol.errors import BlobError, ChainUnreachable, InsufficientFunds, LedgerRejected, StateError
-from deepledger.protocol.happenings import Happening, waiting
+from deepledger.protocol.happenings import Happening, Warned, waiting
+from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, persist
 from deepledger.protocol.rewards import shares
 from deepledger.protocol.task import TaskSource
 from deepledger.protocol.trail import SettledRound
 from deepledger.protocol.types import JobId, RoundNumber, Wei
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
-_LONGEST_PAUSE = 15.0
 _RACES = {"WrongPhase", "WrongRound", "AlreadyCommitted", "AlreadyRevealed", "CommitmentOutstanding"}
 
 
@@ -49,8 +50,12 @@ def participate(
     Records are kept below `folder`. `samples` is what is declared on joining, by default all that `data` holds.
     Raises every `DeepledgerError` that does not pass by itself; nothing is lost and the call can be repeated.
     """
-    follower = Follower(ledger, job)
-    spec = fetch_spec(store, follower.job.terms)
+    warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
+    try:
+        follower = persist(partial(Follower, ledger, job), warn=warn, stop=stop)
+        spec = persist(partial(fetch_spec, store, follower.job.terms), warn=warn, stop=stop)
+    except Stopped:
+        return
     slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
     journal = Journal(folder, slot, spec)
     with journal.held():
@@ -95,7 +100,7 @@ def _run(node: Node, stop: threading.Event) -> None:
         except (ChainUnreachable, BlobError, InsufficientFunds) as trouble:
             if isinstance(trouble, InsufficientFunds) and not node.was_seated:
                 raise  # nothing is at stake yet
-            pause = min(2 * pause or 0.5, _LONGEST_PAUSE)
+            pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
             node.warn(f"{trouble} Trying again in {pause:.1f} s.")
 
 
