@@ -461,7 +461,9 @@ contract TrainingLedger is ITrainingLedger {
     /// @dev Takes the penalties of those who committed and did not reveal and counts the misses of those who did not
     /// commit. Whoever revealed keeps its seat.
     function _closeAttempt(JobId job, Job storage j, Round memory current) internal {
-        _takePenalties(job, j, current, current.committed & ~current.revealed);
+        // With too few commitments nobody may reveal, so that nobody is to blame for not revealing.
+        bool couldReveal = current.commits >= j.terms.minParticipants;
+        _takePenalties(job, j, current, couldReveal ? current.committed & ~current.revealed : 0);
         _countMisses(job, j, current, j.state.seats & ~current.committed);
     }
 

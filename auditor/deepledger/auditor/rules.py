@@ -290,9 +290,10 @@ class Rules:
             self._reveal_end = self._at.timestamp + self._terms.reveal_window
 
     def _close_attempt(self) -> None:
-        """Penalties for who committed and did not reveal; a miss for who did not commit."""
+        """Penalties for who committed and did not reveal, though it could; a miss for who did not commit."""
         penalty = self._terms.reveal_penalty
-        for seat in sorted(self._commitments.keys() - self._revealed):
+        could_reveal = len(self._commitments) >= self._terms.min_participants
+        for seat in sorted(self._commitments.keys() - self._revealed) if could_reveal else ():
             participant = self._seats[seat].address
             self.books.take_penalty(participant, penalty)
             self._emit(PenaltyTaken, round=self._round, participant=participant, amount=penalty)
