@@ -241,8 +241,11 @@ def test_nobody_suffers_when_the_store_is_away_for_a_while(world, play_of, windo
 
 
 def test_a_starved_round_is_opened_again(world, play_of):
-    play = play_of(participants=2, commit_window=3)
+    play = play_of(participants=2, commit_window=60)
     with running(world, play.job) as coordinator:
+        coordinator.until(Waiting)
+        world.rpc("evm_increaseTime", 61)
+        world.rpc("evm_mine")
         coordinator.until(RoundRestarted)
         coordinator.until(Waiting, attempt=1)
         play_round(play)
