@@ -378,3 +378,32 @@ def test_the_doctor_names_what_is_wrong(
     wrong = [each for each in json.loads(result.stdout) if not each["ok"]]
     assert wrong[0]["check"] == check
     assert "\n" not in wrong[0]["found"]
+
+
+def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(desk: Desk) -> None:
+    refused = desk.run("coordinator", "--account", "coordinator")
+    assert (refused.exit_code, "--most-bonds AMOUNT" in refused.stderr) == (3, True)
+    first = desk.create("--coordinator", dev_accounts()[3].address)
+    coordinator = desk.start("coordinator", "--account", "coordinator", "--most-bonds", "0.9 ETH")
+    until(coordinator, f"job {first}: deposited the bond")
+    second = desk.create("--coordinator", dev_accounts()[3].address)
+    assert "1 ETH would be deposited" in until(coordinator, f"job {second} is left alone")
+    coordinator.send_signal(signal.SIGTERM)
+    coordinator.communicate(timeout=60)
+    assert coordinator.returncode == 0
+
+
+def until(process: subprocess.Popen[str], text: str) -> str:
+    """The first line of its log that has `text`."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return line
+    raise AssertionError(f"it ended without saying {text!r}")
+
+
+def test_joining_again_when_all_is_over_goes_home(desk: Desk, finished: int) -> None:
+    data = desk.folder / "data-1.safetensors"
+    result = desk.run("join", finished, "--data", data, "--account", "ann", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "the job is over" in result.stderr

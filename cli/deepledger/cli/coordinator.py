@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,8 @@ from deepledger.cli.jobs import all_jobs
 from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, places
 from deepledger.cli.reporting import Observe, Reporting
 from deepledger.cli.stopping import stop_on_signals
-from deepledger.protocol.errors import DeepledgerError
-from deepledger.protocol.types import Address, JobId
+from deepledger.protocol.errors import BadInput, DeepledgerError
+from deepledger.protocol.types import Address, JobId, Wei
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.ledger import Reader
     from deepledger.protocol.happenings import Happening
+    from deepledger.protocol.trail import Job
 
 _LONGEST_WAIT = 2.0  # seconds until `stop` is looked at again
 
@@ -48,6 +50,14 @@ def coordinator(
     task: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A task's source, which you have read; besides --tasks.")
     ] = None,
+    most_bonds: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DEEPLEDGER_MOST_BONDS",
+            metavar="AMOUNT",
+            help="Without JOB: deposit no more than this in all, for example '2 ETH'; other jobs are left alone.",
+        ),
+    ] = None,
     api: Annotated[
         bool, typer.Option("--api", envvar="DEEPLEDGER_API", help="Also serve what is read from the chain over HTTP.")
     ] = False,
@@ -64,6 +74,7 @@ def coordinator(
 
     Example: deepledger coordinator 1 --task examples/digits/task.py --api
     """
+    limit = None if job else _limit(most_bonds)
     searched = ([task] if task else []) + places(tasks)
     reader, blobs = chain.reader(), store.open()
     account = signer.unlock()
@@ -75,16 +86,28 @@ def coordinator(
             url = stack.enter_context(serving(chain.reader(), blobs, host=api_host, port=api_port))
             reporting.say(f"API on {url}, its description on {url}/docs")
         desk = _Desk(chain, signer, account, blobs, searched, stop, observe, reporting)
-        if job:
-            for number in dict.fromkeys(job):
+        if limit is None:
+            for number in dict.fromkeys(job or ()):
                 desk.take(JobId(number))
             desk.wait()
         else:
-            desk.take_all(reader)
+            desk.take_all(reader, limit)
         if stop.is_set():
             reporting.say("stopped; run the same command again to go on")
     if desk.failures:
         raise desk.failures[0]
+
+
+def _limit(most_bonds: str | None) -> Wei:
+    """Anybody may list this account and choose windows that nobody can keep: its owner says how much is at risk."""
+    from deepledger.cli.job_file import wei
+
+    if most_bonds is None:
+        raise BadInput("say which jobs to settle, or how much to deposit for all that come, with --most-bonds AMOUNT")
+    try:
+        return wei(most_bonds)
+    except ValueError as error:
+        raise BadInput(f"--most-bonds: {error}") from None
 
 
 @dataclass(slots=True)
@@ -100,6 +123,7 @@ class _Desk:
     observe: Observe
     reporting: Reporting
     threads: dict[JobId, threading.Thread] = field(default_factory=dict)
+    bonds: dict[JobId, Wei] = field(default_factory=dict)
     failures: list[DeepledgerError] = field(default_factory=list)
 
     def take(self, job: JobId) -> None:
@@ -107,19 +131,38 @@ class _Desk:
         self.threads[job] = thread
         thread.start()
 
-    def take_all(self, reader: Reader) -> None:
+    def take_all(self, reader: Reader, limit: Wei) -> None:
         """Every job that lists the account, and those that come, until stopped."""
+        from deepledger.protocol.patience import Stopped, persist
+
         self.reporting.say(f"settling all jobs that list {self.account.address}")
-        seen, head = -1, reader.head()
-        while not self.stop.is_set():
-            if (count := reader.job_count()) != seen:
-                seen = count
-                for job in all_jobs(reader):
-                    listed = Address(self.account.address) in job.created.coordinators
-                    if listed and job.outcome is None and job.job not in self.threads:
-                        self.take(job.job)
-            head = reader.wait(head, timeout=_LONGEST_WAIT)
+        seen = -1
+        with suppress(Stopped):
+            head = persist(reader.head, warn=self.reporting.say, stop=self.stop)
+            while not self.stop.is_set():
+                count = persist(reader.job_count, warn=self.reporting.say, stop=self.stop)
+                if count != seen:
+                    for job in persist(partial(all_jobs, reader), warn=self.reporting.say, stop=self.stop):
+                        self._consider(job, limit)
+                    seen = count
+                head = persist(
+                    partial(reader.wait, head, timeout=_LONGEST_WAIT), warn=self.reporting.say, stop=self.stop
+                )
         self.wait()
+
+    def _consider(self, job: Job, limit: Wei) -> None:
+        listed = Address(self.account.address) in job.created.coordinators
+        if not listed or job.outcome is not None or job.job in self.threads:
+            return
+        at_risk = sum(bond for number, bond in self.bonds.items() if self.threads[number].is_alive())
+        if at_risk + job.terms.bond > limit:
+            self.reporting.say(
+                f"job {job.job} is left alone: with its bond of {show.eth(job.terms.bond)}, "
+                f"{show.eth(Wei(at_risk + job.terms.bond))} would be deposited, more than --most-bonds"
+            )
+            return
+        self.bonds[job.job] = job.terms.bond
+        self.take(job.job)
 
     def wait(self) -> None:
         for thread in self.threads.values():

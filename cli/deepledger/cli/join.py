@@ -67,7 +67,9 @@ def join(
     spec = fetch_spec(blobs, found.terms)
     source = find_source(spec.task, searched)
     ledger = chain.ledger(signer)
-    if ledger.account not in found.participants:
+    if found.outcome is not None and _took_part(found, ledger):
+        pass  # it only has to go home
+    elif ledger.account not in found.participants:
         _check_open(found, ledger)
         _agree(found, spec, f"{source.path}", yes=yes)
 
@@ -91,6 +93,12 @@ def join(
         )
         if stop.is_set():
             reporting.say("stopped; run the same command again to go on")
+
+
+def _took_part(job: Job, ledger: Ledger) -> bool:
+    """Whether stake or earnings may be here still, or were until this command was run before."""
+    rounds = (over.opened for over in job.history)
+    return ledger.account in job.participants or any(opened.has_committed(ledger.account) for opened in rounds)
 
 
 def _check_open(job: Job, ledger: Ledger) -> None:
