@@ -103,6 +103,8 @@ def devnet(request: pytest.FixtureRequest) -> Iterator[Devnet]:
     """A job that came to its end, though one participant crashed, and the coordinator and another one were killed."""
     if os.environ.get("DEEPLEDGER_REQUIRE_SERVICES") != "1":
         pytest.skip("builds images and trains for minutes: DEEPLEDGER_REQUIRE_SERVICES=1 asks for it")
+    if reason := os.environ.get("DEEPLEDGER_NO_ENGINE"):
+        pytest.skip(reason)
     engine("info")
     origins = images_in_use()
     tell(request, "images: " + ", ".join(f"{name} {origin}" for name, origin in origins.items()))
