@@ -6,6 +6,7 @@ is a failure. tests/services/docker/install-docker.sh provides one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -33,6 +34,8 @@ MADE_HERE = "deepledger.origin"  # the label of tests/services/docker/make-base-
 PATIENCE = 900.0  # seconds; only so that a test that waits in vain ends
 ROUNDS, STARTING, LATE = 10, 4, "participant-4"
 PUBLISHED = {"chain", "coordinator"}
+PROJECT = f"deepledger-test-{hashlib.sha256(bytes(ROOT)).hexdigest()[:8]}"  # the engine may serve other checkouts, too
+FAR = f"{PROJECT}-far"
 
 needs_engine = [pytest.mark.docker, pytest.mark.timeout(3600)]
 
@@ -51,7 +54,7 @@ class Devnet:
     exits: list[int] = field(default_factory=list)
 
     def compose(self, *arguments: str) -> str:
-        return engine("compose", "--project-name", "deepledger-test", *arguments, env=self.env)
+        return engine("compose", "--project-name", PROJECT, *arguments, env=self.env)
 
     def url(self, service: str, port: int) -> str:
         return f"http://{self.compose('port', service, str(port)).strip()}"
@@ -266,7 +269,7 @@ def elsewhere(devnet: Devnet, folder: Path) -> Iterator[Callable[..., str]]:
     os.chown(password, 10001, 10001)
     password.chmod(0o600)
     networks = folder / "networks.yml"
-    networks.write_text("networks: {default: {name: deepledger-test_devnet, external: true}}")
+    networks.write_text(f"networks: {{default: {{name: {PROJECT}_devnet, external: true}}}}")
     env = devnet.env | {
         "DEEPLEDGER_RPC_URL": "http://chain:8545",
         "DEEPLEDGER_STORE": "ipfs+http://ipfs:5001",
@@ -278,8 +281,9 @@ def elsewhere(devnet: Devnet, folder: Path) -> Iterator[Callable[..., str]]:
 
     def run(*arguments: str, **more: str) -> str:
         files = ("--file", "compose.external.yml", "--file", str(networks))
-        return engine("compose", "--project-name", "deepledger-test-far", *files, *arguments, env=env | more)
+        return engine("compose", "--project-name", FAR, *files, *arguments, env=env | more)
 
+    run("--profile", "*", "down", "--volumes")  # what a run that was killed left
     try:
         yield run
     finally:
