@@ -105,9 +105,10 @@ def daemon() -> Iterator[Callable[..., IpfsStore]]:
         serving.start()
         stores = []
 
-        def store(**answers: Answer) -> IpfsStore:
+        def store(*, timeout: float = 60, **answers: Answer) -> IpfsStore:
             server.answers = {"version": KUBO} | {name.replace("_", "/"): answer for name, answer in answers.items()}
-            stores.append(IpfsStore(f"/ip4/127.0.0.1/tcp/{server.server_port}/http", timeout=0.5, fetch_timeout=0.5))
+            api = f"/ip4/127.0.0.1/tcp/{server.server_port}/http"
+            stores.append(IpfsStore(api, timeout=timeout, fetch_timeout=timeout))
             stores[-1].server = server
             return stores[-1]
 
@@ -234,7 +235,7 @@ def test_one_huge_chunk_is_not_taken_whole(daemon):
     ids=["hangs", "hangs up", "refuses", "lacks a block"],
 )
 def test_a_blob_that_does_not_come_is_missing(daemon, answer):
-    assert outcomes(daemon(cat=answer)) == [BlobMissing, BlobMissing]
+    assert outcomes(daemon(cat=answer, timeout=0.5)) == [BlobMissing, BlobMissing]
 
 
 def test_a_blob_that_dribbles_is_missing(daemon):
@@ -245,11 +246,11 @@ def test_a_blob_that_dribbles_is_missing(daemon):
             request.wfile.write(b"x")
 
     with pytest.raises(BlobMissing):
-        daemon(cat=dribbles).read(DIGEST, limit=1000)
+        daemon(cat=dribbles, timeout=0.5).read(DIGEST, limit=1000)
 
 
 def test_a_daemon_that_hangs_later_is_unreachable(daemon):
-    store = daemon(cat=says(DATA))
+    store = daemon(cat=says(DATA), timeout=1)
     store.read(DIGEST, limit=len(DATA))
     store.server.answers = dict.fromkeys(["version", "cat", "add", "pin/add", "pin/rm"], hangs)
     all_unreachable(store, "hangs")
