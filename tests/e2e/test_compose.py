@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ PUBLISHED = {"chain", "coordinator"}
 PROJECT = f"deepledger-test-{hashlib.sha256(bytes(ROOT)).hexdigest()[:8]}"  # the engine may serve other checkouts, too
 FAR = f"{PROJECT}-far"
 
-needs_engine = [pytest.mark.docker, pytest.mark.timeout(3600)]
+needs_engine = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 
 def engine(*arguments: str, **options: Any) -> str:
@@ -78,10 +79,11 @@ class Devnet:
     def rpc(self, method: str, *arguments: str) -> None:
         connect(self.url("chain", 8545), self.contract).rpc.call(method, *arguments)
 
-    def wait(self, reached: Callable[[Job], object]) -> Job:
-        follower, until = self.follow(), time.monotonic() + PATIENCE
+    def wait(self, reached: Callable[[Job], object], job: int = 1, tell: Callable[[], str] | None = None) -> Job:
+        tell = tell or partial(self.compose, "logs", "--tail", "20")
+        follower, until = self.follow(job), time.monotonic() + PATIENCE
         while not reached(follower.job):
-            assert time.monotonic() < until, self.compose("logs", "--tail", "20")
+            assert time.monotonic() < until, tell()
             follower.update(timeout=2.0)
         return follower.job
 
@@ -189,11 +191,12 @@ class TestDevnet:
                 each["name"]: each["address"] for each in json.loads(far("run", "--rm", "account", "list", "--json"))
             }
             create_small_job(devnet, tmp_path, coordinator=accounts["boss"])
-            far("up", "--detach", "coordinator", DEEPLEDGER_ACCOUNT="boss")
+            far("up", "--detach", "--wait", "coordinator", DEEPLEDGER_ACCOUNT="boss")
             thread = ("--env", "OMP_NUM_THREADS=1")  # on a busy machine two of them wait for each other for minutes
-            far("run", "--rm", "--no-TTY", *thread, "participant", "--yes", DEEPLEDGER_ACCOUNT="hand")
-            assert devnet.follow(2).job.outcome is not None
-            assert [len(over.opened.reveals) for over in devnet.follow(2).job.history] == [1, 1]
+            hand = far("run", "--detach", *thread, "participant", "--yes", DEEPLEDGER_ACCOUNT="hand").split()[-1]
+            over = devnet.wait(lambda job: job.outcome is not None, job=2, tell=lambda: far("logs", "--tail", "20"))
+            assert engine("wait", hand).strip() == "0"
+            assert [len(settled.opened.reveals) for settled in over.history] == [1, 1]
             assert "Everything matches" in far("run", "--rm", "--no-TTY", "audit")
 
     def test_only_chain_and_api_are_published_and_only_here(self, devnet: Devnet) -> None:

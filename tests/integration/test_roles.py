@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -187,3 +188,27 @@ def test_unknown_and_full_jobs(world):
         node(world, job, 0).join()
     assert Follower(world.reader(), job).phase() is Phase.WAITING
     assert RoundOver
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_is_off_by_a_day_loses_nothing(world, days, monkeypatch):
+    """The windows are the chain's; nobody asks this machine what time it is."""
+    job = world.create_job(min_participants=2)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + days * 86_400)
+    actors = [coordinator(world, job), *(node(world, job, number) for number in range(2))]
+    for actor in actors:
+        actor.join()
+    result = assert_audit_matches(world, job)
+    assert result.job.outcome is Outcome.COMPLETED
+    assert [len(over.opened.reveals) for over in result.job.history] == [2] * len(result.job.history)
+
+
+def test_a_chain_whose_clock_leaps_ahead_while_nodes_wait(world):
+    job = world.create_job(min_participants=2)
+    actors = [coordinator(world, job), node(world, job, 0)]
+    world.rpc("evm_increaseTime", 86_400)
+    world.rpc("evm_mine")
+    for actor in [*actors, node(world, job, 1)]:
+        actor.join()
+    assert assert_audit_matches(world, job).job.outcome is Outcome.COMPLETED
