@@ -218,7 +218,7 @@ def test_stopping_and_leaving(desk: Desk) -> None:
     job = desk.create()
     node = desk.start("join", job, "--data", desk.folder / "data-1.safetensors", "--account", "ann", "--yes")
     assert node.stderr is not None
-    while "took seat" not in (line := node.stderr.readline()):
+    while "not open yet" not in (line := node.stderr.readline()):
         assert line, "the node ended"
     node.send_signal(signal.SIGTERM)
     _, err = node.communicate(timeout=60)

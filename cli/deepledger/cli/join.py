@@ -135,12 +135,15 @@ def _agree(job: Job, spec: JobSpec, source: str, *, yes: bool) -> None:
 
 def _line(happening: Happening) -> str | None:
     from deepledger.node import happenings as node
-    from deepledger.protocol.happenings import Acted, Warned
+    from deepledger.protocol.happenings import Acted, Waiting, Warned
 
     gas = f"({happening.receipt.gas_used:,} gas)" if isinstance(happening, Acted) else ""
     match happening:
         case node.TookSeat():
             return f"took seat {happening.seat} and staked {show.eth(happening.stake)} {gas}"
+        case Waiting(attempt=None):
+            opens = f"it opens when enough have joined and {happening.serving} has deposited its bond"
+            return f"round {happening.round}: not open yet, {happening.seated} seated; {opens}"
         case node.Trained():
             clipped = ", clipped to the norm bound" if happening.clipped else ""
             saturated = f", {happening.saturated:,} coordinates saturated" if happening.saturated else ""
