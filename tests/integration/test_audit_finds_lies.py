@@ -242,6 +242,22 @@ def test_penalties_restarts_and_departures_audit_cleanly(play):
     assert len(result.job.abandoned) == 1
 
 
+def test_odd_commitments_that_the_contract_takes_are_no_breach(play):
+    """One whose last byte, which the contract does not keep, differs; and one that nothing can open."""
+    updates = [play.update(), play.update()]
+    commit = play.nodes[1].commit
+    play.nodes[1].commit = lambda job, number, word: commit(job, number, word[:-1] + bytes([word[-1] ^ 1]))
+    made = play.commit_all(updates)
+    play.nodes[2].commit(play.job, play.see().round, bytes(32))
+    for (node, opened), update in zip(made, updates, strict=True):
+        node.reveal(play.job, **opened)
+        play.world.store.put(update)
+    play.world.rpc("evm_increaseTime", play.terms.reveal_window + 1)
+    play.settle()
+    result = audited(play)
+    assert result.matches, result.findings
+
+
 def test_without_torch_all_but_the_evaluation_is_derived(play):
     play.round()
     script = f"""

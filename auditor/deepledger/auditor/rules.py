@@ -34,7 +34,7 @@ from deepledger.protocol.chain.events import (
     Settled,
     Withdrawn,
 )
-from deepledger.protocol.commitment import Slot, commitment_for
+from deepledger.protocol.commitment import KEPT_BYTES, Slot, commitment_for
 from deepledger.protocol.rewards import shares
 from deepledger.protocol.spec import MAX_SEATS
 from deepledger.protocol.types import Address, JobId, RoundNumber, Seconds, Wei
@@ -183,7 +183,6 @@ class Rules:
             self._demand("only seated participants commit", False)
             return
         self._demand("nobody commits twice in an attempt", seat not in self._commitments)
-        self._demand("a commitment is not zero", any(event.commitment))
         self._commitments[seat] = event.commitment
         self._seats[seat].misses = 0
         self._close_committing_if_complete()
@@ -199,7 +198,7 @@ class Rules:
         self._demand("nobody reveals twice", seat not in self._revealed)
         slot = Slot(self._chain_id, self._contract, self.job, self._round, event.participant)
         opened = commitment_for(slot, digest=event.digest, root=event.root, salt=event.salt)
-        if opened != self._commitments[seat]:
+        if opened[:KEPT_BYTES] != self._commitments[seat][:KEPT_BYTES]:
             self._breach("a reveal opens its commitment", opened.hex(), self._commitments[seat].hex())
         self._revealed.add(seat)
         if len(self._revealed) == len(self._commitments):

@@ -9,6 +9,8 @@ from eth_utils.crypto import keccak
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber
 
 SALT_BYTES = 32
+KEPT_BYTES = 30
+"""What the contract keeps of a commitment, and compares with when it is opened."""
 
 
 @dataclass(frozen=True, slots=True)
