@@ -494,7 +494,7 @@ def test_waiting_polls_where_there_is_no_websocket(node: Node, reader: ChainRead
 def test_waiting_notices_another_block_of_the_same_height(node: Node, reader: ChainReader) -> None:
     after = reader.head()
     node.says["eth_getBlockByNumber"] = block(hash="0x" + "01" * 32)
-    assert reader.wait(after, timeout=20) == Head(9, "0x" + "01" * 32, Seconds(100))
+    assert reader.wait(after, timeout=20) == Head(9, "0x" + "01" * 32, Seconds(100), Seconds(100))
     node.says["eth_getBlockByNumber"] = block(3)
     assert reader.wait(after, timeout=20).number == 3
 

@@ -28,6 +28,15 @@ Contract = Annotated[
 ChainId = Annotated[
     int | None, typer.Option(envvar="DEEPLEDGER_CHAIN_ID", min=1, help="Refuse to speak to any other chain.")
 ]
+Confirmations = Annotated[
+    int,
+    typer.Option(
+        envvar="DEEPLEDGER_CONFIRMATIONS",
+        min=0,
+        max=1000,
+        help="Believe a block once so many lie on top of it; far fewer than a job's windows are long.",
+    ),
+]
 StoreUrl = Annotated[
     str,
     typer.Option(
@@ -96,11 +105,12 @@ class Chain:
     rpc_url: RpcUrl = "http://127.0.0.1:8545"
     contract: Contract = None
     chain_id: ChainId = None
+    confirmations: Confirmations = 0
 
     def reader(self) -> Reader:
         from deepledger.protocol.chain.web3_ledger import connect
 
-        return connect(self.rpc_url, self._address(), chain_id=self.chain_id)
+        return connect(self.rpc_url, self._address(), chain_id=self.chain_id, confirmations=self.confirmations)
 
     def ledger(self, signer: Signer) -> Ledger:
         address = self._address()  # before a password is asked for
@@ -109,7 +119,14 @@ class Chain:
     def ledger_of(self, account: LocalAccount, locks: Path, *, address: str | None = None) -> Ledger:
         from deepledger.protocol.chain.web3_ledger import connect_as
 
-        return connect_as(self.rpc_url, address or self._address(), account, chain_id=self.chain_id, locks=locks)
+        return connect_as(
+            self.rpc_url,
+            address or self._address(),
+            account,
+            chain_id=self.chain_id,
+            confirmations=self.confirmations,
+            locks=locks,
+        )
 
     def _address(self) -> str:
         if self.contract is None:

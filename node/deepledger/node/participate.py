@@ -115,9 +115,12 @@ def _act(node: Node, step: Step) -> None:
             )
         receipt = ledger.join(job.job, node.samples, value=job.terms.stake)
         node.follower.reach(receipt.block)
+        me = node.follower.job.participants.get(ledger.account)
+        if me is None:
+            node.warn("the chain took back the block in which this node joined; looking again")
+            return
         node.was_seated = True
-        seat = node.follower.job.participants[ledger.account].seat
-        node.observe(TookSeat(job=node.job, seat=seat, stake=job.terms.stake, receipt=receipt))
+        node.observe(TookSeat(job=node.job, seat=me.seat, stake=job.terms.stake, receipt=receipt))
     elif step is Step.COMMIT and attempt is not None:
         contribute.commit(node, attempt)
     elif step is Step.REVEAL and attempt is not None:

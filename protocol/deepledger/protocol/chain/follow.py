@@ -26,7 +26,7 @@ class Follower:
         self._id = job
         self._first_block = reader.created_in(job)
         self.head = reader.head()
-        self._time = max(self.head.timestamp, reader.pending_time())  # an idle chain's newest block may be old
+        self._time = max(self.head.now, reader.pending_time())  # an idle chain's newest block may be old
         self._seen = time.monotonic()
         self.job = self._replay(self.head)
 
@@ -42,14 +42,17 @@ class Follower:
         else:  # the chain was re-organised: what was folded may not have happened
             job = self._replay(head)
         # Only now, all at once: a node that fails in between must not make us pass over events.
-        self.job, self.head, self._time, self._seen = job, head, head.timestamp, seen
+        self.job, self.head, self._time, self._seen = job, head, head.now, seen
         return job
 
     def reach(self, block: int) -> Job:
         """The job once `block`, which holds an own transaction, is folded in. Raises `ChainNonsense` if it never is."""
         until = time.monotonic() + _PATIENCE
         while self.head.number < block:
+            before = self.head.number
             self.update(timeout=1.0)
+            if self.head.number > before:
+                until = time.monotonic() + _PATIENCE
             if time.monotonic() > until:
                 raise ChainNonsense(f"block {block} was reported and then not seen again; is the node in sync?")
         return self.job

@@ -6,7 +6,7 @@ State is never read piecemeal: a role folds the events of a job (`deepledger.pro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from deepledger.protocol.chain.events import Event, JobTerms
@@ -15,11 +15,12 @@ from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber,
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The newest block."""
+    """The newest block that counts: with as many blocks on top of it as the reader wants."""
 
     number: int
     hash: str
     timestamp: Seconds
+    now: Seconds = field(compare=False)  # the timestamp of the newest block of all
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -27,17 +28,34 @@ _TIMESTAMPS_KEPT: Final = 4096
 class ChainReader:
     """Implements `Reader`. Its `rpc` counts what was asked."""
 
-    def __init__(self, rpc: Rpc, address: Address, *, chain_id: int, feed: HeadFeed, blocks_per_query: int) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        address: Address,
+        *,
+        chain_id: int,
+        feed: HeadFeed,
+        blocks_per_query: int,
+        confirmations: int = 0,
+    ) -> None:
         self.rpc = rpc
         self.address = address
         self.chain_id = chain_id
         self._feed = feed
         self._span = blocks_per_query
+        self._confirmations = confirmations
         self._abi = codec.ledger_abi()
         self._timestamps: OrderedDict[str, Seconds] = OrderedDict()  # by block hash, so that a re-org cannot mislead
 
     def head(self) -> Head:
-        return self._noted(wire.head(self.rpc.call("eth_getBlockByNumber", "latest", False)))
+        newest = self._noted(wire.head(self.rpc.call("eth_getBlockByNumber", "latest", False)))
+        if not self._confirmations:
+            return newest
+        number = max(newest.number - self._confirmations, 0)
+        block = self.rpc.call("eth_getBlockByNumber", hex(number), False)
+        if block is None:
+            raise ChainUnreachable(f"the node at {self.rpc.place} does not have block {number}; try again")
+        return replace(self._noted(wire.head(block)), now=newest.timestamp)
 
     def events(self, first_block: int, last_block: int, *, job: JobId | None = None) -> list[Event]:
         """In chain order, both blocks included. A re-org under our hands starts the range in question again."""
@@ -60,12 +78,14 @@ class ChainReader:
         deadline = time.monotonic() + timeout
         pause = _FIRST_PAUSE
         overdue = False
+        rung = None if self._confirmations else after  # the push that needs no asking
         while True:
             ticket, pushed, live = self._feed.look()
-            if pushed is not None and _follows(pushed, after):
+            if not self._confirmations and pushed is not None and _follows(pushed, after):
                 return self._noted(pushed)
             # `pushed == after` is the usual state between two blocks; anything else is settled by asking.
-            if overdue or pushed != after:
+            if overdue or pushed is None or pushed != rung:
+                rung = pushed if self._confirmations else after
                 head = self.head()
                 if head != after:
                     return head
@@ -87,7 +107,7 @@ class ChainReader:
             block = self.rpc.call("eth_getBlockByNumber", "pending", False)
             return Seconds(wire.count(wire.fields(block, "a block").get("timestamp"), "a timestamp"))
         except (NodeRefused, ChainNonsense):
-            return self.head().timestamp
+            return self.head().now
 
     def job_count(self) -> int:
         return int(self.view("jobCount"))
@@ -127,7 +147,7 @@ class ChainReader:
         """The result of a view function. Raises `LedgerRejected` if it reverts."""
         call = {"to": self.address, "data": codec.calldata(self._abi, function, *arguments)}
         try:
-            answer = self.rpc.call("eth_call", call, "latest")
+            answer = self.rpc.call("eth_call", call, hex(self.head().number) if self._confirmations else "latest")
         except NodeRefused as error:
             data = revert_data(error.data)
             raise error if data is None else refusal(self._abi, data) from None

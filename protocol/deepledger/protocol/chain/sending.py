@@ -6,16 +6,13 @@ sign it, the transaction, its receipt. Two commands that use one key at once tak
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from deepledger.protocol.chain import wire
-from deepledger.protocol.chain.abi import Abi
-from deepledger.protocol.chain.heads import HeadFeed
+from deepledger.protocol.chain.inclusion import Sender, Sent, await_receipt
 from deepledger.protocol.chain.refusals import refusal, revert_data
-from deepledger.protocol.chain.rpc import NodeRefused, Rpc, result
+from deepledger.protocol.chain.rpc import NodeRefused, result
 from deepledger.protocol.chain.signing import (
     Call,
     Fees,
@@ -31,30 +28,7 @@ from deepledger.protocol.chain.signing import (
 from deepledger.protocol.errors import ChainNonsense, ChainUnreachable, InsufficientFunds, LedgerRejected
 from deepledger.protocol.types import Address, Wei
 
-if TYPE_CHECKING:
-    from eth_account.signers.local import LocalAccount
-
 _TRIES: Final = 5
-_FIRST_PAUSE: Final = 0.002
-_LONGEST_PAUSE: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """An account at a node. `patience`: seconds to wait for a receipt; `locks`: a folder."""
-
-    rpc: Rpc
-    abi: Abi
-    feed: HeadFeed
-    account: LocalAccount
-    chain_id: int
-    locks: Path
-    patience: float
-    most_per_gas: Wei
-
-    @property
-    def address(self) -> Address:
-        return Address(self.account.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +45,8 @@ def transact(sender: Sender, *, to: Address | None, data: str, value: Wei) -> di
     """
     call = Call(sender=sender.address, to=to, data=data, value=value)
     with sole_sender(sender.locks, sender.address, sender.chain_id):
-        transaction = _send(sender, call)
-    receipt = _await_receipt(sender, transaction)
+        sent = _send(sender, call)
+    receipt = await_receipt(sender, sent)
     status = wire.quantity(receipt.get("status"), "a receipt's status")
     if status not in (0, 1):
         raise ChainNonsense(f"the node gave a receipt with status {status}; use another RPC endpoint")
@@ -81,8 +55,7 @@ def transact(sender: Sender, *, to: Address | None, data: str, value: Wei) -> di
     return receipt
 
 
-def _send(sender: Sender, call: Call) -> str:
-    """The hash of a transaction that the node has taken."""
+def _send(sender: Sender, call: Call) -> Sent:
     least_nonce = 0
     for _ in range(_TRIES):
         prepared = _prepare(sender, call)
@@ -90,6 +63,7 @@ def _send(sender: Sender, call: Call) -> str:
         raw, transaction = signed(
             sender.account, call, chain_id=sender.chain_id, nonce=nonce, gas=prepared.gas, fees=prepared.fees
         )
+        sent = Sent(call=call, nonce=nonce, gas=prepared.gas, fees=prepared.fees, hashes=[transaction])
         try:
             said = sender.rpc.call("eth_sendRawTransaction", raw)
         except NodeRefused as error:
@@ -97,7 +71,7 @@ def _send(sender: Sender, call: Call) -> str:
             if data:
                 raise refusal(sender.abi, data) from None
             if is_already_there(error) or (is_nonce_taken(error) and _is_known(sender, transaction)):
-                return transaction  # our own, sent again after a broken connection
+                return sent  # our own, sent again after a broken connection
             if is_nonce_taken(error):
                 least_nonce = nonce + 1  # the pending count lags behind, or the key is in use on another machine
                 continue
@@ -110,7 +84,7 @@ def _send(sender: Sender, call: Call) -> str:
             ) from None
         if wire.hash32(said, "a transaction hash") != transaction:
             raise ChainNonsense(f"the node took another transaction than {transaction}; use another RPC endpoint")
-        return transaction
+        return sent
     raise ChainUnreachable(
         f"{sender.address} is in use elsewhere: {_TRIES} nonces in a row were taken; give each machine its own account"
     )
@@ -145,32 +119,6 @@ def _prepare(sender: Sender, call: Call) -> _Prepared:
     if funds < call.value + prepared.gas * price.most:
         raise _poor(sender, need=call.value + prepared.gas * price.most, funds=funds)
     return prepared
-
-
-def _await_receipt(sender: Sender, transaction: str) -> dict[str, Any]:
-    deadline = time.monotonic() + sender.patience
-    pause = _FIRST_PAUSE
-    while True:
-        ticket = sender.feed.look()[0]
-        try:
-            answer = sender.rpc.call("eth_getTransactionReceipt", transaction)
-        except NodeRefused:
-            answer = None  # some nodes refuse until their index has caught up
-        if answer is not None:
-            receipt = wire.fields(answer, "a receipt")
-            if wire.hash32(receipt.get("transactionHash"), "a transaction hash") != transaction:
-                raise ChainNonsense("the node gave another transaction's receipt; use another RPC endpoint")
-            return receipt
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise ChainUnreachable(
-                f"transaction {transaction} is in no block after {sender.patience:g} s; "
-                "the same command can be run again"
-            )
-        if pause > 0.1:
-            sender.feed.start()  # this is no instamining chain: await its blocks
-        sender.feed.block(ticket, min(pause, left))
-        pause = min(pause * 2, _LONGEST_PAUSE)
 
 
 def _why_reverted(sender: Sender, call: Call, receipt: dict[str, Any]) -> LedgerRejected:

@@ -73,6 +73,20 @@ def legacy_fees(price: Any, *, most_per_gas: Wei) -> Fees:
     return Fees(most=_bounded(wire.quantity(price, "a gas price"), most_per_gas), tip=None)
 
 
+def higher(offered: Fees, now: Fees, *, most_per_gas: Wei) -> Fees | None:
+    """An offer that takes the place of `offered`: a quarter more, and no less than is usual `now`.
+
+    Nodes want a tenth more of both parts (geth's --txpool.pricebump). None where that is over `most_per_gas`.
+    """
+    most = min(max(now.most, offered.most + offered.most // 4 + 1), most_per_gas)
+    if most * 10 < offered.most * 11:
+        return None
+    if offered.tip is None:
+        return Fees(most=Wei(most), tip=None)
+    tip = max(now.tip or 0, offered.tip + offered.tip // 4 + 1)
+    return Fees(most=Wei(most), tip=Wei(min(tip, most)))
+
+
 def signed(account: LocalAccount, call: Call, *, chain_id: int, nonce: int, gas: int, fees: Fees) -> tuple[str, str]:
     """The transaction as eth_sendRawTransaction takes it, and its hash."""
     fields: dict[str, Any] = {

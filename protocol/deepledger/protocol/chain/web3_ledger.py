@@ -13,10 +13,11 @@ from deepledger.protocol.chain import abi as codec
 from deepledger.protocol.chain import wire
 from deepledger.protocol.chain.events import JobCreated, JobTerms
 from deepledger.protocol.chain.heads import HeadFeed, websocket_url
+from deepledger.protocol.chain.inclusion import STUCK_AFTER, Sender
 from deepledger.protocol.chain.ledger import Receipt
 from deepledger.protocol.chain.reading import ChainReader
 from deepledger.protocol.chain.rpc import Rpc, reach, result
-from deepledger.protocol.chain.sending import Sender, transact
+from deepledger.protocol.chain.sending import transact
 from deepledger.protocol.chain.signing import MOST_PER_GAS
 from deepledger.protocol.errors import BadInput, ChainNonsense, NoLedger, WrongChain
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Wei
@@ -34,9 +35,14 @@ LOCKS: Final = Path("~/.deepledger/locks")
 class ChainLedger(ChainReader):
     """Implements `Ledger`."""
 
-    def __init__(self, sender: Sender, address: Address, *, blocks_per_query: int) -> None:
+    def __init__(self, sender: Sender, address: Address, *, blocks_per_query: int, confirmations: int = 0) -> None:
         super().__init__(
-            sender.rpc, address, chain_id=sender.chain_id, feed=sender.feed, blocks_per_query=blocks_per_query
+            sender.rpc,
+            address,
+            chain_id=sender.chain_id,
+            feed=sender.feed,
+            blocks_per_query=blocks_per_query,
+            confirmations=confirmations,
         )
         self.account = sender.address
         self._sender = sender
@@ -112,8 +118,11 @@ def connect(
     timeout: float = TIMEOUT,
     ws_url: str | None = None,
     blocks_per_query: int = BLOCKS_PER_QUERY,
+    confirmations: int = 0,
 ) -> ChainReader:
     """`node` is an RPC URL or a web3 provider; `ws_url` is derived from the RPC URL if not given.
+
+    With `confirmations`, a block counts once as many lie on top of it; time is the newest block's all the same.
 
     Raises `ChainUnreachable`, `ChainNonsense`, `WrongChain`, `NoLedger`, `BadInput`.
     """
@@ -121,7 +130,12 @@ def connect(
     place = _checksummed(address)
     found = _verified(rpc, place, expected=chain_id)
     return ChainReader(
-        rpc, place, chain_id=found, feed=_feed(node, ws_url, timeout=timeout), blocks_per_query=blocks_per_query
+        rpc,
+        place,
+        chain_id=found,
+        feed=_feed(node, ws_url, timeout=timeout),
+        blocks_per_query=blocks_per_query,
+        confirmations=confirmations,
     )
 
 
@@ -134,11 +148,16 @@ def connect_as(
     timeout: float = TIMEOUT,
     ws_url: str | None = None,
     blocks_per_query: int = BLOCKS_PER_QUERY,
+    confirmations: int = 0,
     locks: Path = LOCKS,
     patience: float = PATIENCE,
+    stuck_after: float = STUCK_AFTER,
     most_per_gas: Wei = MOST_PER_GAS,
 ) -> ChainLedger:
-    """As `connect`, with an account that signs. `patience`: seconds to wait for a transaction to be in a block."""
+    """As `connect`, with an account that signs.
+
+    `patience`: seconds to wait for a transaction to be in a block; `stuck_after`: seconds until more is offered for it.
+    """
     rpc = reach(node, timeout=timeout)
     place = _checksummed(address)
     found = _verified(rpc, place, expected=chain_id)
@@ -150,9 +169,10 @@ def connect_as(
         chain_id=found,
         locks=locks.expanduser(),
         patience=patience,
+        stuck_after=stuck_after,
         most_per_gas=most_per_gas,
     )
-    return ChainLedger(sender, place, blocks_per_query=blocks_per_query)
+    return ChainLedger(sender, place, blocks_per_query=blocks_per_query, confirmations=confirmations)
 
 
 def deploy(

@@ -60,10 +60,12 @@ def items(value: Any, what: str) -> list[Any]:
 
 def head(value: Any, what: str = "a block") -> Head:
     block = fields(value, what)
+    timestamp = Seconds(count(block.get("timestamp"), "a block timestamp"))
     return Head(
         number=count(block.get("number"), "a block number"),
         hash=hash32(block.get("hash"), "a block hash"),
-        timestamp=Seconds(count(block.get("timestamp"), "a block timestamp")),
+        timestamp=timestamp,
+        now=timestamp,
     )
 
 
