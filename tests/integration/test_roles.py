@@ -212,3 +212,60 @@ def test_a_chain_whose_clock_leaps_ahead_while_nodes_wait(world):
     for actor in [*actors, node(world, job, 1)]:
         actor.join()
     assert assert_audit_matches(world, job).job.outcome is Outcome.COMPLETED
+
+
+class Changed:
+    """A real part of which a test changes something."""
+
+    def __init__(self, real, **changes):
+        self.real = real
+        self.__dict__ |= changes
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+
+def test_a_store_that_hangs_does_not_cost_the_reveal(world):
+    """One that takes longer than the whole window, and then has the update all the same."""
+    job = world.create_job(min_participants=1, rounds=1, reveal_window=6)
+    release = threading.Event()
+
+    def put(data):
+        release.wait(60)
+        return world.store.put(data)
+
+    run = partial(
+        participate, world.ledger(2), Changed(world.store, put=put), job,
+        source=read_source(world.task), data=world.shards[0], folder=world.folder / "nodes",
+    )  # fmt: skip
+    actors = [coordinator(world, job), Actor(run).start()]
+    follower = Follower(world.reader(), job)
+    until = time.monotonic() + 60
+    while not (follower.job.attempt and follower.job.attempt.reveals):
+        assert time.monotonic() < until
+        follower.update(timeout=1)
+    release.set()
+    for actor in actors:
+        actor.join()
+    result = assert_audit_matches(world, job)
+    assert not any(type(event).__name__ == "PenaltyTaken" for event in result.events)
+    assert result.job.history[0].settled.accepted
+
+
+def test_a_node_killed_after_it_joined_and_started_before_the_block_goes_on(world):
+    job = world.create_job(min_participants=1, rounds=1)
+    ledger = world.ledger(2)
+    sent = []
+
+    def join(*arguments, **options):
+        sent.append(ledger.join(*arguments, **options))
+        raise LedgerRejected("you have a seat", name="AlreadySeated", arguments={})  # what the pending block says
+
+    run = partial(
+        participate, Changed(ledger, join=join), world.store, job,
+        source=read_source(world.task), data=world.shards[0], folder=world.folder / "nodes",
+    )  # fmt: skip
+    for actor in [coordinator(world, job), Actor(run).start()]:
+        actor.join()
+    assert len(sent) == 1
+    assert_audit_matches(world, job)

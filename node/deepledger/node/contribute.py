@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from deepledger.node.happenings import CommittedUpdate, RevealedUpdate, Trained
 from deepledger.node.journal import Journal, Record
@@ -20,8 +23,8 @@ from deepledger.protocol.commitment import SALT_BYTES, Slot, commitment_for
 from deepledger.protocol.errors import BlobError, StateError
 from deepledger.protocol.happenings import Happening, Waiting, Warned
 from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.trail import Attempt, deadline
-from deepledger.protocol.types import JobId
+from deepledger.protocol.trail import Attempt, Job, deadline
+from deepledger.protocol.types import Address, JobId
 
 
 @dataclass(slots=True)
@@ -49,7 +52,8 @@ class Node:
 
 
 def commit(node: Node, attempt: Attempt) -> None:
-    record = node.journal.read(attempt.round, attempt.attempt) or _train(node, attempt)
+    model = node.follower.job.model_digest
+    record = node.journal.read(attempt.round, attempt.attempt, model) or _train(node, attempt)
     node.follower.update()
     current = node.follower.job.attempt
     if current is None or (current.round, current.attempt) != (attempt.round, attempt.attempt):
@@ -71,7 +75,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
     encoded = make_update(
         node.trainer,
         model,
-        node.journal.residual_before(attempt.round),
+        node.journal.residual_before(attempt.round, committed=_commitments(job, account)),
         training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
         rounding_seed=int.from_bytes(os.urandom(8), "big"),
     )
@@ -82,6 +86,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
     record = Record(
         round=attempt.round,
         attempt=attempt.attempt,
+        model=job.model_digest,
         digest=digest,
         root=root,
         salt=salt,
@@ -106,15 +111,18 @@ def _train(node: Node, attempt: Attempt) -> Record:
 
 def reveal(node: Node, attempt: Attempt) -> None:
     record = _own_record(node, attempt)
+    # Not revealing costs the penalty, an update that comes late only the pay: near the deadline, reveal anyway.
+    latest = (deadline(node.follower.job, node.follower.now()) or 0) - node.follower.job.terms.reveal_window / 4
+    upload = _started(partial(node.store.put, record.update))
     try:
-        _put(node, record)
-    except BlobError as error:
-        # Not revealing costs the penalty, an update that comes late only the pay: near the deadline, reveal anyway.
-        end = deadline(node.follower.job, node.follower.now())
-        if end is None or end - node.follower.now() > node.follower.job.terms.reveal_window / 4:
+        upload.result(timeout=max(latest - node.follower.now(), 0.5))
+        node.unpublished = False
+    except (BlobError, TimeoutError) as error:
+        if isinstance(error, BlobError) and node.follower.now() < latest:
             raise
+        why = str(error) or "The blob store is slow."
         node.unpublished = True
-        node.warn(f"{error} Revealing round {attempt.round} before its update is stored.")
+        node.warn(f"{why} Revealing round {attempt.round} before its update is stored.")
     receipt = node.ledger.reveal(node.job, digest=record.digest, root=record.root, salt=record.salt)
     node.follower.reach(receipt.block)
     node.observe(RevealedUpdate(job=node.job, round=attempt.round, bytes=len(record.update), receipt=receipt))
@@ -122,17 +130,33 @@ def reveal(node: Node, attempt: Attempt) -> None:
 
 def publish(node: Node, attempt: Attempt) -> None:
     """Put the update that was revealed into the store, again or at last."""
-    _put(node, _own_record(node, attempt))
-
-
-def _put(node: Node, record: Record) -> None:
-    node.store.put(record.update)
+    node.store.put(_own_record(node, attempt).update)
     node.unpublished = False
+
+
+def _started(call: Callable[[], object]) -> Future[object]:
+    """A call in a thread of its own, which a process that ends does not wait for."""
+    future: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="deepledger-upload", daemon=True).start()
+    return future
+
+
+def _commitments(job: Job, account: Address) -> set[bytes]:
+    """Of the updates that this account had in rounds that were settled."""
+    commits = (commit for over in job.history for commit in over.opened.commits)
+    return {commit.commitment for commit in commits if commit.participant == account}
 
 
 def _own_record(node: Node, attempt: Attempt) -> Record:
     """The record behind this account's commitment on chain. Raises `StateError` if it is not here."""
-    record = node.journal.read(attempt.round, attempt.attempt)
+    record = node.journal.read(attempt.round, attempt.attempt, node.follower.job.model_digest)
     mine = next(commit for commit in attempt.commits if commit.participant == node.ledger.account)
     if record is None or record.commitment != mine.commitment:
         raise StateError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ class Record:
 
     round: RoundNumber
     attempt: int
+    model: Digest  # what the update was trained from
     digest: Digest
     root: Root
     salt: bytes
@@ -43,8 +44,10 @@ class Record:
 class Journal:
     """The records of one account in one job, under `home`."""
 
-    def __init__(self, home: Path, slot: Slot, spec: JobSpec) -> None:
-        self.folder = home / f"{slot.chain_id}-{slot.contract}-job{slot.job}-{slot.participant}"
+    def __init__(self, home: Path, slot: Slot, spec: JobSpec, *, spec_digest: Digest) -> None:
+        # Everything but the spec is the same again on a devnet that was started anew.
+        job = f"{slot.chain_id}-{slot.contract}-job{slot.job}-{spec_digest.hex()[:16]}"
+        self.folder = home / f"{job}-{slot.participant}"
         self._spec = spec
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -65,8 +68,8 @@ class Journal:
 
     def write(self, record: Record) -> None:
         """Returns once the record would survive a power cut."""
-        final = self._path(record.round, record.attempt)
-        aside = final.with_suffix(".part")
+        final = self._path(record.round, record.attempt, record.model)
+        aside = final.with_name(f"{final.name}.part")
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir(mode=0o700)
@@ -82,21 +85,20 @@ class Journal:
                 f"cannot write {final}: {error.strerror}. Nothing was committed; make room and run the command again."
             ) from None
 
-    def read(self, round: RoundNumber, attempt: int) -> Record | None:
-        """The record of an attempt, if there is one. Raises `StateError` if it was damaged."""
-        path = self._path(round, attempt)
+    def read(self, round: RoundNumber, attempt: int, model: Digest) -> Record | None:
+        """The record of an attempt to improve `model`, if there is one. Raises `StateError` if it was damaged."""
+        path = self._path(round, attempt, model)
         if not path.is_dir():
             return None
         try:
-            names = {
-                name: bytes.fromhex(text) for name, text in json.loads((path / "commitment.json").read_text()).items()
-            }
+            names = _names(path)
             update = (path / "update").read_bytes()
             if len(update) != self._spec.update_bytes:
                 raise ValueError("update has another length")
             return Record(
                 round=round,
                 attempt=attempt,
+                model=model,
                 digest=Digest(names["digest"]),
                 root=Root(names["root"]),
                 salt=names["salt"],
@@ -107,15 +109,20 @@ class Journal:
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise StateError(f"{path} is damaged ({error}); restore it from a backup to reveal this round") from None
 
-    def residual_before(self, round: RoundNumber) -> Floats:
-        """What rounding left out in the latest earlier round, shape (d,); zeros if there was none."""
-        earlier = [path for path in self._records() if _round_of(path) < round]
-        if not earlier:
-            return np.zeros(self._spec.model.coordinates, np.float32)
-        try:
-            return self._residual(earlier[-1])
-        except (OSError, ValueError) as error:
-            raise StateError(f"{earlier[-1]} is damaged ({error}); move it away to go on without it") from None
+    def residual_before(self, round: RoundNumber, *, committed: Collection[bytes]) -> Floats:
+        """What rounding left out in the latest earlier round, shape (d,); zeros if there was none.
+
+        Only updates whose commitments are among `committed` count: others reached nobody.
+        """
+        for path in reversed(self._records()):
+            if _round_of(path) >= round:
+                continue
+            try:
+                if _names(path)["commitment"] in committed:
+                    return self._residual(path)
+            except (OSError, ValueError, KeyError, AttributeError) as error:
+                raise StateError(f"{path} is damaged ({error}); move it away to go on without it") from None
+        return np.zeros(self._spec.model.coordinates, np.float32)
 
     def forget_before(self, round: RoundNumber) -> None:
         """Remove the records of rounds that are long over."""
@@ -131,10 +138,15 @@ class Journal:
 
     def _records(self) -> list[Path]:
         """In the order of rounds and attempts."""
-        return sorted(self.folder.glob("round-*.attempt-?????"))
+        return sorted(self.folder.glob("round-*.attempt-?????.model-????????????????"))
 
-    def _path(self, round: RoundNumber, attempt: int) -> Path:
-        return self.folder / f"round-{round:08d}.attempt-{attempt:05d}"
+    def _path(self, round: RoundNumber, attempt: int, model: Digest) -> Path:
+        return self.folder / f"round-{round:08d}.attempt-{attempt:05d}.model-{model.hex()[:16]}"
+
+
+def _names(path: Path) -> dict[str, bytes]:
+    document = json.loads((path / "commitment.json").read_text())
+    return {name: bytes.fromhex(text) for name, text in document.items()}
 
 
 def _round_of(path: Path) -> int:

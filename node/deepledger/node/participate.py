@@ -30,7 +30,10 @@ from deepledger.protocol.trail import SettledRound
 from deepledger.protocol.types import JobId, RoundNumber, Wei
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
-_RACES = {"WrongPhase", "WrongRound", "AlreadyCommitted", "AlreadyRevealed", "CommitmentOutstanding"}
+_RACES = {
+    "WrongPhase", "WrongRound", "AlreadyCommitted", "AlreadyRevealed", "CommitmentOutstanding",
+    "AlreadySeated", "NotSeated", "NothingToWithdraw",
+}  # fmt: skip
 
 
 def participate(
@@ -57,7 +60,7 @@ def participate(
     except Stopped:
         return
     slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
-    journal = Journal(folder, slot, spec)
+    journal = Journal(folder, slot, spec, spec_digest=follower.job.terms.spec_digest)
     with journal.held():
         trainer = load_trainer(spec, source, data)
         node = Node(

@@ -1,0 +1,71 @@
+"""The journal by itself: what it gives back, and what it keeps apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from deepledger.node.journal import Journal, Record
+from deepledger.protocol.commitment import Slot
+from deepledger.protocol.errors import StateError
+from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber
+
+SLOT = Slot(31337, Address("0x" + "11" * 20), JobId(1), RoundNumber(0), Address("0x" + "22" * 20))
+SPEC, OTHER, MODEL = Digest(b"\1" * 32), Digest(b"\2" * 32), Digest(b"\3" * 32)
+FIRST, SECOND = RoundNumber(0), RoundNumber(1)
+RECORD = Record(
+    round=FIRST, attempt=0, model=MODEL, digest=Digest(b"\4" * 32), root=Root(b"\5" * 32), salt=b"\6" * 32,
+    commitment=b"\7" * 32, update=bytes(range(6)), residual=np.array([0.5, 0, -0.5], np.float32),
+)  # fmt: skip
+
+
+def journal(folder: Path, spec_digest: Digest = SPEC) -> Journal:
+    spec = SimpleNamespace(update_bytes=6, model=SimpleNamespace(coordinates=3))
+    return Journal(folder, SLOT, spec, spec_digest=spec_digest)  # type: ignore[arg-type]
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    journal(tmp_path).write(RECORD)
+    found = journal(tmp_path).read(FIRST, 0, MODEL)
+    assert found is not None
+    assert (found.digest, found.root, found.salt, found.commitment) == (
+        RECORD.digest, RECORD.root, RECORD.salt, RECORD.commitment,
+    )  # fmt: skip
+    assert bytes(found.update) == RECORD.update
+    assert found.residual.tolist() == RECORD.residual.tolist()
+
+
+def test_records_of_another_chain_with_the_same_numbers_are_left_alone(tmp_path: Path) -> None:
+    """A devnet started anew has the same chain id, contract, job and accounts."""
+    journal(tmp_path).write(RECORD)
+    assert journal(tmp_path, OTHER).read(FIRST, 0, MODEL) is None
+    assert journal(tmp_path).read(FIRST, 0, Digest(b"\x09" * 32)) is None
+    journal(tmp_path).write(replace(RECORD, model=Digest(b"\x09" * 32), salt=b"\x08" * 32))
+    kept = journal(tmp_path).read(FIRST, 0, MODEL)
+    assert kept is not None
+    assert kept.salt == RECORD.salt
+
+
+def test_the_residual_is_that_of_the_latest_update_that_reached_the_chain(tmp_path: Path) -> None:
+    journal(tmp_path).write(RECORD)
+    journal(tmp_path).write(replace(RECORD, attempt=1, commitment=b"\x08" * 32, residual=np.ones(3, np.float32)))
+
+    def left(*committed: bytes) -> list[float]:
+        return [float(each) for each in journal(tmp_path).residual_before(SECOND, committed=committed)]
+
+    assert left() == [0, 0, 0]
+    assert left(b"\7" * 32) == [0.5, 0, -0.5]
+    assert left(b"\7" * 32, b"\x08" * 32) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["update", "residual", "commitment.json"])
+def test_a_damaged_record_is_told(tmp_path: Path, name: str) -> None:
+    journal(tmp_path).write(RECORD)
+    (path,) = tmp_path.glob("*/round-*")
+    (path / name).write_bytes(b"{")
+    with pytest.raises(StateError, match=r"is damaged .*restore it from a backup"):
+        journal(tmp_path).read(FIRST, 0, MODEL)
