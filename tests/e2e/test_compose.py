@@ -37,6 +37,7 @@ ROUNDS, STARTING, LATE = 10, 4, "participant-4"
 PUBLISHED = {"chain", "coordinator"}
 PROJECT = f"deepledger-test-{hashlib.sha256(bytes(ROOT)).hexdigest()[:8]}"  # the engine may serve other checkouts, too
 FAR = f"{PROJECT}-far"
+CLEAR = ("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "2")
 
 needs_engine = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
@@ -117,13 +118,13 @@ def devnet(request: pytest.FixtureRequest) -> Iterator[Devnet]:
     if "pulled" not in origins.values():  # no registry, hence not torch's CPU index either
         env.setdefault("DEEPLEDGER_TORCH_BACKEND", "")
     stack = Devnet(env)
-    stack.compose("--profile", "*", "down", "--volumes")
+    stack.compose(*CLEAR)
     try:
         stack.compose("--profile", "*", "build")
         train(stack)
         yield stack
     finally:
-        stack.compose("--profile", "*", "down", "--volumes", "--timeout", "2")
+        stack.compose(*CLEAR)
 
 
 def train(stack: Devnet) -> None:
@@ -286,11 +287,11 @@ def elsewhere(devnet: Devnet, folder: Path) -> Iterator[Callable[..., str]]:
         files = ("--file", "compose.external.yml", "--file", str(networks))
         return engine("compose", "--project-name", FAR, *files, *arguments, env=env | more)
 
-    run("--profile", "*", "down", "--volumes")  # what a run that was killed left
+    run(*CLEAR)  # what a run that was killed left
     try:
         yield run
     finally:
-        run("--profile", "*", "down", "--volumes", "--timeout", "2")
+        run(*CLEAR)
 
 
 def stages(role: str) -> dict[str, str]:

@@ -106,7 +106,10 @@ class Task:
     def load_data(self, path: Path) -> Any:
         if not path.exists():
             raise BadInput(f"no data at {path}")
-        data = self._call("load_data", path)
+        try:
+            data = self._call("load_data", path)
+        except BadInput as error:
+            raise BadInput(f"{error}; is {path} the data that the task reads?") from error
         if not hasattr(data, "__len__"):
             raise BadInput(f"load_data of task {self._path} returned a {type(data).__name__}, which has no length")
         if len(data) == 0:
