@@ -75,7 +75,7 @@ def join(
 
     from deepledger.node.participate import participate
 
-    reporting.say(f"{ledger.account} takes part in job {job} ({spec.name})")
+    reporting.say(f"job {job} ({spec.name}) with {ledger.account}: loading {data}")
     with (
         reporting.observing(_line, reader=reader, account=ledger.account) as observe,
         stop_on_signals(reporting.say) as stop,

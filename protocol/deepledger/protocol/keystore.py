@@ -99,7 +99,8 @@ def read_password(*, file: Path | None, value: str | None, prompt: Callable[[], 
                 _log.warning("others may read the password file %s; chmod 600 it", file)
             return file.read_text().split("\n", 1)[0].rstrip("\r")
         except (OSError, UnicodeDecodeError) as error:
-            raise BadKey(f"cannot read the password file {file}: {type(error).__name__}") from None
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise BadKey(f"cannot read the password file {file}: {reason}; correct DEEPLEDGER_PASSWORD_FILE") from None
     if value is not None:
         return value
     if prompt is None:

@@ -72,7 +72,7 @@ def find_source(pin: TaskPin, places: Iterable[Path]) -> TaskSource:
     found = "; ".join(seen) if seen else "no candidate was found"
     raise TaskMismatch(
         f"the job pins the source of task {pin.name!r} with SHA-256 {pin.sha256[:12]}…, which is not installed here "
-        f"({found}). Get the source from the sponsor, read it, and name it with --task."
+        f"({found}). Get the source from the sponsor, read it, and name it with --task"
     )
 
 

@@ -119,7 +119,10 @@ class KuboRpc:
         except (exceptions.TimeoutError, ReadTimeoutError) as error:
             raise TimedOut from error
         except exceptions.ConnectionError as error:
-            raise StoreUnreachable(f"no IPFS daemon answers at {self.api}: start it, or give its address") from error
+            raise StoreUnreachable(
+                f"no IPFS daemon answers at {self.api}: start it, or say with --store where blobs are: "
+                "another daemon, or a folder"
+            ) from error
         except (exceptions.Error, RequestException, HTTPError, HTTPException, OSError, RecursionError) as error:
             raise StoreUnreachable(f"what answers at {self.api} does not speak Kubo's RPC") from error
 
