@@ -28,12 +28,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from deepledger.protocol.aggregation import Aggregator, aggregator
+from deepledger.protocol.aggregation import advance
+from deepledger.protocol.aggregation.context import Context
+from deepledger.protocol.aggregation.stack import Row, Stack
+from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs import BlobStore, digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.settlement import Contribution, fold, inspect
+from deepledger.protocol.settlement import Contribution, Revealed, inspect, settle
 from deepledger.protocol.spec import JobSpec, build_spec
+from deepledger.protocol.types import Address
 from deepledger.protocol.vectors import Encoded, encode_update, update_dtype
 
 PARTICIPANTS = 4
@@ -74,7 +78,6 @@ def least_seconds(work: dict[str, Callable[[], Any]], runs: int) -> dict[str, fl
 def measure(coordinates: int, *, bits: int, runs: int) -> dict[str, float]:
     """Seconds per update."""
     spec, narrow = spec_of(coordinates, bits=bits), spec_of(coordinates, bits=bits, norm_bound=NEAR)
-    wide_sums = spec_of(coordinates, bits=bits, max_samples=1 << 24)
     trimmed = spec_of(coordinates, bits=bits, rule="trimmed_mean")
     random = np.random.default_rng(0)
     change = random.standard_normal(coordinates, dtype=np.float32) * np.float32(0.01)
@@ -95,22 +98,17 @@ def measure(coordinates: int, *, bits: int, runs: int) -> dict[str, float]:
         assert digest_of(vector) == digest
         assert inspect(vector, one, spec) is not None
 
-    def aggregate(spec: JobSpec, work: Callable[[Aggregator], None]) -> None:
-        rule = aggregator(spec)
-        for _ in range(PARTICIPANTS):
-            work(rule)
-        rule.advance(model)
+    def aggregate(spec: JobSpec, before: Callable[[], None] = lambda: None) -> None:
+        rows = []
+        for seat in range(PARTICIPANTS):
+            before()
+            rows.append(Row(seat, Address(f"0x{seat}"), 7, vector))
+        stack = Stack(tuple(rows), coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
+        advance(model, stack, spec.aggregation, Context(bytes(32), spec.model.fraction_bits))
 
-    def add(rule: Aggregator) -> None:
-        rule.add(vector, weight=7)
-
-    def verify_and_add(rule: Aggregator) -> None:
-        verify()
-        add(rule)
-
-    def everything(rule: Aggregator) -> None:
+    def everything() -> None:
         node()
-        verify_and_add(rule)
+        verify()
 
     taken = least_seconds(
         {
@@ -120,11 +118,10 @@ def measure(coordinates: int, *, bits: int, runs: int) -> dict[str, float]:
             "digest": lambda: digest_of(vector),
             "root": lambda: chunk_root(vector, bits=bits),
             "verify: digest, root, norm": verify,
-            "aggregate, mean": lambda: aggregate(spec, add),
-            "aggregate, mean in int64": lambda: aggregate(wide_sums, add),
-            "aggregate, trimmed mean": lambda: aggregate(trimmed, add),
+            "aggregate, mean": lambda: aggregate(spec),
+            "aggregate, trimmed mean": lambda: aggregate(trimmed),
             "node: encode, digest, root": node,
-            "coordinator: verify, mean": lambda: aggregate(spec, verify_and_add),
+            "coordinator: verify, mean": lambda: aggregate(spec, verify),
             "whole path": lambda: aggregate(spec, everything),
         },
         runs,
@@ -160,6 +157,7 @@ def settle_once(store: BlobStore, spec: JobSpec, participants: int) -> Peak:
     """A round as the coordinator settles it, less the chain and the evaluation."""
     import psutil
 
+    from deepledger.coordinator.settling import _Sources
     from deepledger.coordinator.verify import Verifier
 
     coordinates, bits = spec.model.coordinates, spec.update.bits
@@ -185,10 +183,9 @@ def settle_once(store: BlobStore, spec: JobSpec, participants: int) -> Peak:
     verifier = Verifier(store, spec, too_late=lambda _: False, warn=print, stop=done)
     for contribution in revealed:
         verifier.expect(contribution)
-    folded = fold(spec, revealed, verifier.fetch)
-    buffer = np.empty(spec.model_bytes, np.uint8)
-    store.read_into(before, buffer.data)
-    assert len(folded.into(buffer.view("<i4")).scores) == participants
+    model = fetch_model(store, before, spec)
+    sources = _Sources(store, spec, verifier, None, 0.0)  # nothing is evaluated here
+    assert len(settle(spec, model, Revealed(tuple(revealed), bytes(32)), sources).scores) == participants
     verifier.close()
     done.set()
     watcher.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from deepledger.devnet import dev_accounts, find_anvil, start
+from deepledger.protocol.aggregation.stack import Row, Stack
 from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.chain.events import JobTerms
@@ -23,10 +24,10 @@ from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
 from deepledger.protocol.commitment import Slot, commitment_for
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.report import Report, build_report, report_bytes
-from deepledger.protocol.settlement import Settlement, contributions, inspect, settle
+from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Settlement, inspect, revealed_in, settle
 from deepledger.protocol.spec import JobSpec, build_spec, spec_bytes
 from deepledger.protocol.task import Task, layout_of, read_floats, read_source
-from deepledger.protocol.vectors import encode_model
+from deepledger.protocol.vectors import as_update, encode_model
 
 settings.register_profile("deepledger", deadline=None)  # machines are noisy: never assert a time
 settings.load_profile("deepledger")
@@ -151,6 +152,27 @@ class Claim:
     report: dict[str, Any]
 
 
+@dataclass
+class StoredSources:
+    """What a settlement is made from, without any patience."""
+
+    store: Any
+    spec: JobSpec
+    evaluator: Any
+
+    def update(self, contribution: Contribution) -> Any:
+        return inspect(self.store.read(contribution.digest, limit=self.spec.update_bytes), contribution, self.spec)
+
+    def earlier_update(self, contribution: Contribution) -> Any:
+        return as_update(self.store.read(contribution.digest, limit=self.spec.update_bytes), self.spec)
+
+    def earlier_model(self, digest: bytes) -> Any:
+        return fetch_model(self.store, digest, self.spec)
+
+    def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Any:
+        return self.evaluator.evaluate(coalitions, wanted)
+
+
 class Play:
     """A job played step by step, by participants with random updates and a coordinator that may lie."""
 
@@ -202,20 +224,19 @@ class Play:
 
     def settle(self, lie: Callable[[Claim], None] | None = None) -> None:
         from deepledger.protocol.evaluation import prepare_bench
+        from deepledger.protocol.evaluators import OneByOne
 
         job, world = self.see(), self.world
         model = fetch_model(world.store, job.model_digest, self.spec)
-
-        def fetch(contribution: Any) -> Any:
-            return inspect(world.store.read(contribution.digest, limit=self.spec.update_bytes), contribution, self.spec)
-
-        settlement = settle(self.spec, model, contributions(job, job.attempt, job.participants, self.spec), fetch)
+        bench = prepare_bench(world.store, self.spec, read_source(world.task))
+        sources = StoredSources(world.store, self.spec, OneByOne(bench))
+        settlement = settle(self.spec, model, revealed_in(job, job.attempt, job.participants, self.spec), sources)
         claim = Claim(model, settlement, settlement.accepted, list(settlement.scores), {})
         if lie is not None:
             lie(claim)
         data = claim.model.data.cast("B")
         pin = (world.store.put(data), chunk_root(data, bits=32))
-        evaluation = prepare_bench(world.store, self.spec, read_source(world.task)).evaluate(claim.model)
+        evaluation = bench.evaluate(claim.model)
         report = build_report(
             job, job.attempt, claim.settlement, chain_id=self.coordinator.chain_id, contract=self.coordinator.address,
             model_before=(job.model_digest, job.model_root), model_after=pin, evaluation=evaluation,
@@ -249,3 +270,42 @@ def devnet(request: pytest.FixtureRequest) -> Iterator[str]:
 def world(devnet: str, tmp_path: Path) -> World:
     contract, _ = deploy(devnet, dev_accounts()[9], locks=tmp_path / "locks")
     return World(devnet, contract, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def spec_fields() -> Callable[..., dict[str, Any]]:
+    """The fields of a valid spec; keyword arguments replace whole fields."""
+
+    def fields(*, coordinates: int = 10, **changes: Any) -> dict[str, Any]:
+        return {
+            "name": "digits",
+            "task": {"name": "digits", "sha256": "ab" * 32},
+            "model": {"fraction_bits": 20, "layout": [{"name": "w", "shape": [coordinates], "offset": 0}]},
+            "update": {"bits": 16, "fraction_bits": 16, "norm_bound": 5.0},
+            "training": {"seed": 1, "hyperparameters": {"epochs": 1, "rate": 0.5, "nesterov": True, "name": "sgd"}},
+            "aggregation": {"rule": "weighted_mean"},
+            "rewards": {"policy": "samples"},
+            "validation": {"digest": "cd" * 32, "bytes": 100},
+            "max_samples": 1000,
+        } | changes
+
+    return fields
+
+
+@pytest.fixture(scope="session")
+def spec_of(spec_fields: Callable[..., dict[str, Any]]) -> Callable[..., JobSpec]:
+    return lambda **changes: build_spec(spec_fields(**changes))
+
+
+@pytest.fixture(scope="session")
+def stack_of() -> Callable[..., Stack]:
+    """Updates side by side, of participants 0x00…, 0x01… in seats 0, 1, …"""
+
+    def stack(spec: JobSpec, updates: Sequence[np.ndarray], weights: Sequence[int] | None = None) -> Stack:
+        rows = tuple(
+            Row(seat, f"0x{seat:040x}", 1 if weights is None else weights[seat], update)
+            for seat, update in enumerate(updates)
+        )
+        return Stack(rows, spec.model.coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
+
+    return stack

@@ -395,7 +395,7 @@ class Flaky(Real):
 def test_what_was_computed_is_kept_while_the_store_is_away(world, play_of, monkeypatch):
     play = play_of(participants=2)
     settled = []
-    monkeypatch.setattr(settling, "fold", lambda *args, real=settling.fold: settled.append(1) or real(*args))
+    monkeypatch.setattr(settling, "settle", lambda *args, real=settling.settle: settled.append(1) or real(*args))
     with running(world, play.job, store=Flaky(world.store)) as coordinator:
         play_round(play)
         assert coordinator.until(RoundSettled).accepted == 2

@@ -11,7 +11,9 @@ from sklearn.datasets import load_iris
 
 from deepledger.cli.job_file import draft, read_job_file
 from deepledger.node.training import load_trainer, make_update
-from deepledger.protocol.aggregation import aggregator
+from deepledger.protocol.aggregation import advance
+from deepledger.protocol.aggregation.context import Context
+from deepledger.protocol.aggregation.stack import Row, Stack
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.evaluation import prepare_bench
 from deepledger.protocol.task import read_source
@@ -46,15 +48,17 @@ def test_the_guides_task_learns_by_the_guides_job(folder: Path) -> None:
     model = as_model(bytearray(made.model), made.spec.model)
     residuals = dict.fromkeys(("one", "other"), np.zeros(made.spec.model.coordinates, np.float32))
     for number in range(job.terms.rounds):
-        rule = aggregator(made.spec)
+        rows = []
         for name in residuals:
             trainer = load_trainer(made.spec, source, folder / f"{name}.csv")
             encoded = make_update(trainer, model, residuals[name], training_seed=number, rounding_seed=number)
             assert not encoded.clipped
             assert not encoded.saturated
             residuals[name] = encoded.residual
-            rule.add(encoded.vector, weight=trainer.samples)
-        rule.advance(model)
+            rows.append(Row(len(rows), name, trainer.samples, encoded.vector))
+        shift = made.spec.model.fraction_bits - made.spec.update.fraction_bits
+        stack = Stack(tuple(rows), made.spec.model.coordinates, shift)
+        advance(model, stack, made.spec.aggregation, Context(bytes(32), made.spec.model.fraction_bits))
     after = bench.evaluate(model)
     assert after.samples == 50
     assert after.correct >= 45

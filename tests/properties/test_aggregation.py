@@ -12,22 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepledger.protocol import vectors
-from deepledger.protocol.aggregation import aggregator, div_half_even, sorting_network
+from deepledger.protocol.aggregation import advance
+from deepledger.protocol.aggregation.context import Context
+from deepledger.protocol.aggregation.sorting import sorting_network
+from deepledger.protocol.aggregation.stack import Stack
+from deepledger.protocol.aggregation.step import div_half_even
 from deepledger.protocol.spec import JobSpec
 
 LEAST, MOST = -(2**31), 2**31 - 1
 SpecOf = Callable[..., JobSpec]
+StackOf = Callable[..., Stack]
 
 
 def held(value: int) -> int:
     return min(max(value, LEAST), MOST)
 
 
-def run(spec: JobSpec, model: np.ndarray, updates: list[tuple[np.ndarray, int]]) -> tuple[list[int], int]:
-    rule, after = aggregator(spec), model.copy()
-    for update, weight in updates:
-        rule.add(update, weight=weight)
-    saturated = rule.advance(after)
+def run(
+    stack_of: StackOf, spec: JobSpec, model: np.ndarray, updates: list[tuple[np.ndarray, int]]
+) -> tuple[list[int], int]:
+    after = model.copy()
+    stack = stack_of(spec, [update for update, _ in updates], [weight for _, weight in updates])
+    saturated = advance(after, stack, spec.aggregation, Context(bytes(32), spec.model.fraction_bits))
     return after.tolist(), saturated
 
 
@@ -50,7 +56,7 @@ def spec_for(spec_of: SpecOf, bits: int, shift: int, model: np.ndarray, rule: di
 
 @given(case=rounds())
 @pytest.mark.parametrize("compiled", [False, True])
-def test_weighted_mean_is_exact(case, compiled, spec_of: SpecOf) -> None:
+def test_weighted_mean_is_exact(case, compiled, spec_of: SpecOf, stack_of: StackOf) -> None:
     if compiled:
         pytest.importorskip("numba")
     bits, shift, model, updates = case
@@ -60,14 +66,14 @@ def test_weighted_mean_is_exact(case, compiled, spec_of: SpecOf) -> None:
         int(m) + round(Fraction(sum(int(u[i]) * w for u, w in updates) << shift, weight)) for i, m in enumerate(model)
     ]
     with patch.object(vectors, "FAST_FROM", 0 if compiled else 1 << 40):
-        after, saturated = run(spec, model, updates)
-        assert (after, saturated) == run(spec, model, updates[::-1])
+        after, saturated = run(stack_of, spec, model, updates)
+        assert (after, saturated) == run(stack_of, spec, model, updates[::-1])
     assert after == [held(m) for m in exact]
     assert saturated == sum(m != held(m) for m in exact)
 
 
 @given(case=rounds(), percent=st.integers(0, 49))
-def test_trimmed_mean_is_exact(case, percent, spec_of: SpecOf) -> None:
+def test_trimmed_mean_is_exact(case, percent, spec_of: SpecOf, stack_of: StackOf) -> None:
     bits, shift, model, updates = case
     spec = spec_for(spec_of, bits, shift, model, {"rule": "trimmed_mean", "trim_percent": percent})
     count = len(updates)
@@ -76,10 +82,10 @@ def test_trimmed_mean_is_exact(case, percent, spec_of: SpecOf) -> None:
     for i, m in enumerate(model):
         kept = sorted(int(u[i]) for u, _ in updates)[drop : count - drop]
         exact.append(int(m) + (round(Fraction(sum(kept) << shift, len(kept))) if kept else 0))
-    after, saturated = run(spec, model, updates)
+    after, saturated = run(stack_of, spec, model, updates)
     assert after == [held(m) for m in exact]
     assert saturated == sum(m != held(m) for m in exact)
-    assert (after, saturated) == run(spec, model, updates[::-1])
+    assert (after, saturated) == run(stack_of, spec, model, updates[::-1])
 
 
 @given(data=st.data(), count=st.integers(1, 64))

@@ -13,9 +13,11 @@ from deepledger.protocol.report import (
     parse_report,
     report_bytes,
 )
-from deepledger.protocol.settlement import Contribution, Judged, Settlement, Verdict
+from deepledger.protocol.settlement import Coalition, Contribution, Judged, Settlement, Verdict
 
 from .scripted import A, B, C, Script, digest
+
+RESULT = Evaluation(samples=100, correct=80, loss_millionths=400_000)
 
 
 @pytest.fixture
@@ -39,7 +41,12 @@ def report() -> Report:
     return build_report(
         script.job,
         script.job.attempt,
-        Settlement(judged=judged, saturated=4),
+        Settlement(
+            judged=judged,
+            saturated=4,
+            forgotten=(digest(8),),
+            evaluations={Coalition(0b110, plain=True): RESULT, Coalition(2**63): RESULT},
+        ),
         chain_id=31337,
         contract="0x" + "9" * 40,
         model_before=(digest(3), digest(4)),

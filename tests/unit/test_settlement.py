@@ -5,7 +5,7 @@ import pytest
 
 from deepledger.protocol.chain.events import RoundStarved, Settled
 from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.settlement import Contribution, Verdict, contributions, inspect, settle
+from deepledger.protocol.settlement import Contribution, Revealed, Verdict, contributions, inspect, settle
 
 from .scripted import A, B, C, Script, digest
 from .test_trail import SETTLED
@@ -97,6 +97,17 @@ def contribution(update: np.ndarray, *, seat: int = 0, weight: int = 5, copy_of:
     return Contribution(participant=A, seat=seat, weight=weight, digest=digest(seat), root=root, copy_of=copy_of)
 
 
+def alone(update: np.ndarray) -> Revealed:
+    return Revealed((contribution(update),), bytes(32))
+
+
+class Served:
+    """Sources of a round that needs no evaluations."""
+
+    def __init__(self, update):
+        self.update = update
+
+
 def test_inspection(spec_of):
     spec = spec_of(update={"bits": 16, "fraction_bits": 4, "norm_bound": 5.0})
     update = np.zeros(10, "<i2")
@@ -128,7 +139,7 @@ def test_every_verdict_and_what_follows_from_it(policy, scores, spec_of):
         return verdicts.get(wanted.seat, good.get(wanted.seat))
 
     model = np.full(10, 100, "<i4")
-    settlement = settle(spec, model, revealed, fetch)
+    settlement = settle(spec, model, Revealed(tuple(revealed), bytes(32)), Served(fetch))
     assert fetched == [1, 2, 3, 4, 63]  # nobody pays for fetching a copy
     assert {j.contribution.seat: j.verdict for j in settlement.judged} == verdicts | {
         0: Verdict.COPY,
@@ -144,7 +155,7 @@ def test_every_verdict_and_what_follows_from_it(policy, scores, spec_of):
 
 def test_a_round_in_which_nothing_is_accepted_keeps_its_model(spec_of):
     model = np.full(10, 7, "<i4")
-    settlement = settle(spec_of(), model, [contribution(model.astype("<i2"))], lambda _: Verdict.UNAVAILABLE)
+    settlement = settle(spec_of(), model, alone(model.astype("<i2")), Served(lambda _: Verdict.UNAVAILABLE))
     assert (settlement.accepted, settlement.scores, model.tolist()) == (0, (), [7] * 10)
 
 
@@ -153,5 +164,5 @@ def test_saturation_is_reported(spec_of):
     model = np.full(10, 2**31 - 2, "<i4")
     model[0] = 0
     update = np.full(10, 9, "<i2")
-    assert settle(spec, model, [contribution(update)], lambda _: update).saturated == 9
+    assert settle(spec, model, alone(update), Served(lambda _: update)).saturated == 9
     assert model.tolist() == [9] + [2**31 - 1] * 9

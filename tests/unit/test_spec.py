@@ -45,7 +45,7 @@ WRONG = {
     "control characters": ({"name": "a\x1b[2J"}, "name"),
     "hash": ({"task": {"name": "t", "sha256": "AB" * 32}}, "task.sha256"),
     "argument that is no name": ({"training": {"seed": 1, "hyperparameters": {"a b": 1}}}, "training.hyperparameters"),
-    "rule": ({"aggregation": {"rule": "krum"}}, "aggregation"),
+    "rule": ({"aggregation": {"rule": "magic"}}, "aggregation"),
     "trims all": ({"aggregation": {"rule": "trimmed_mean", "trim_percent": 50}}, "trim_percent"),
     "gap": ({"model": layout(("a", [3], 0), ("b", [1], 4))}, "layout entry 'b' starts at 4, expected 3"),
     "overlap": ({"model": layout(("a", [3], 0), ("b", [1], 2))}, "starts at 2, expected 3"),

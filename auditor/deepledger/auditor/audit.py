@@ -20,6 +20,7 @@ from deepledger.protocol.chain.events import Event, JobCreated
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
 from deepledger.protocol.evaluation import Bench, prepare_bench
+from deepledger.protocol.evaluators import OneByOne
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import find_source
@@ -68,6 +69,7 @@ def audit(
                 chain_id=reader.chain_id,
                 contract=reader.address,
                 bench=bench,
+                evaluator=OneByOne(bench) if bench is not None else None,
                 findings=findings,
             )
             rounds.append(audited)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
 from deepledger.auditor.findings import AuditedRound, Finding, Kind
+from deepledger.auditor.sources import GONE, Claims, Find, Underivable, say
 from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing
+from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.evaluation import Bench, agrees
+from deepledger.protocol.evaluators import Evaluator
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.report import MAX_REPORT_BYTES, Evaluation, Report, build_report, parse_report
-from deepledger.protocol.settlement import Contribution, Settlement, Verdict, contributions, inspect, settle
+from deepledger.protocol.settlement import Settlement, revealed_in, settle
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Job, SettledRound
 from deepledger.protocol.types import Address
-from deepledger.protocol.vectors import ModelVector, UpdateVector
+from deepledger.protocol.vectors import ModelVector
 
-Find = Callable[[Kind, str, str, str], None]
-"""(kind, explanation, claimed, derived)"""
-_GONE = (BlobMissing, BlobCorrupt)
+_FOLLOWING = ("updates", "saturated", "forgotten", "coalitions")
+"""Fields of a report that follow from the updates."""
 
 
 def audit_round(
@@ -34,6 +35,7 @@ def audit_round(
     chain_id: int,
     contract: Address,
     bench: Bench | None,
+    evaluator: Evaluator | None,
     findings: list[Finding],
 ) -> tuple[AuditedRound, ModelVector | None]:
     """`before` is the model that the chain says was before; returns the one that it says came after, if it is there."""
@@ -49,22 +51,23 @@ def audit_round(
     evaluation = _evaluate(bench, claimed_after, find) if bench is not None and claimed_after is not None else None
     derived = False
     if before is not None and all(reveal.participant in over.participants for reveal in over.opened.reveals):
-        revealed = contributions(job, over.opened, over.participants, spec)
-        judge = _Judge(store, spec, report, find)
-        after = before.copy()
-        settlement = settle(spec, after, revealed, judge.fetch)
-        derived = not judge.incomplete
-        if derived:
+        revealed = revealed_in(job, over.opened, over.participants, spec)
+        claims = Claims(store, spec, report, evaluator, find)
+        after, settlement = before.copy(), None
+        with suppress(Underivable):
+            settlement = settle(spec, after, revealed, claims)
+            derived = not claims.incomplete
+        if settlement is not None and derived:
             _compare_money(settlement, over, find)
             _compare_model(after, claimed_after, find)
-        if report is not None:
+        if settlement is not None and report is not None:
             _compare_report(report, settlement, job, over, find, chain_id, contract, complete=derived)
     if report is not None and evaluation is not None and not agrees(report.evaluation, evaluation, spec.validation):
         find(
             Kind.EVALUATION,
             "the validation result in the report is not that of the settled model",
-            f"{report.evaluation.correct}/{report.evaluation.samples} correct, loss {report.evaluation.loss:.6f}",
-            f"{evaluation.correct}/{evaluation.samples} correct, loss {evaluation.loss:.6f}",
+            say(report.evaluation),
+            say(evaluation),
         )
     return AuditedRound(over, report, derived, evaluation), claimed_after
 
@@ -80,7 +83,7 @@ def _evaluate(bench: Bench, model: ModelVector, find: Find) -> Evaluation | None
 def _report(over: SettledRound, store: BlobStore, find: Find) -> Report | None:
     try:
         return parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
-    except _GONE as error:
+    except GONE as error:
         find(Kind.BLOB, "the report cannot be had", over.settled.report_digest.hex(), str(error))
     except BadSpec as error:
         find(Kind.REPORT, "the report cannot be read", over.settled.report_digest.hex(), str(error))
@@ -90,7 +93,7 @@ def _report(over: SettledRound, store: BlobStore, find: Find) -> Report | None:
 def _claimed_model(over: SettledRound, spec: JobSpec, store: BlobStore, find: Find) -> ModelVector | None:
     try:
         model = fetch_model(store, over.settled.model_digest, spec)
-    except _GONE as error:
+    except GONE as error:
         find(Kind.BLOB, "the settled model cannot be had", over.settled.model_digest.hex(), str(error))
         return None
     root = chunk_root(model.data.cast("B"), bits=32)
@@ -102,37 +105,6 @@ def _claimed_model(over: SettledRound, spec: JobSpec, store: BlobStore, find: Fi
             root.hex(),
         )
     return model
-
-
-class _Judge:
-    """Fetches updates for `settle`, holding the report's verdicts against them."""
-
-    def __init__(self, store: BlobStore, spec: JobSpec, report: Report | None, find: Find) -> None:
-        self._store, self._spec, self._find = store, spec, find
-        self._claims = {update.participant: update.verdict for update in report.updates} if report else {}
-        self.incomplete = False
-
-    def fetch(self, contribution: Contribution) -> UpdateVector | Verdict:
-        claim = self._claims.get(contribution.participant)
-        buffer = np.empty(self._spec.update_bytes, np.uint8)
-        try:
-            self._store.read_into(contribution.digest, buffer.data)
-        except _GONE as error:
-            if claim is not Verdict.UNAVAILABLE:
-                self.incomplete = True
-                self._find(Kind.BLOB, f"the update of {contribution.participant} cannot be had", str(claim), str(error))
-            return Verdict.UNAVAILABLE
-        judged = inspect(buffer.data, contribution, self._spec)
-        if claim is not Verdict.UNAVAILABLE:
-            return judged
-        self._find(
-            Kind.CONTESTED,
-            f"the update of {contribution.participant} was dropped as unavailable, but the store serves it: the "
-            "coordinator dropped it, or the participant published it late; the chain cannot tell which",
-            Verdict.UNAVAILABLE,
-            judged if isinstance(judged, Verdict) else Verdict.ACCEPTED,
-        )
-        return Verdict.UNAVAILABLE  # taken as given, so that the rest of the round is judged by itself
 
 
 def _compare_money(settlement: Settlement, over: SettledRound, find: Find) -> None:
@@ -186,7 +158,7 @@ def _compare_report(
     )
     for name in type(report).model_fields:
         claimed, derived = getattr(report, name), getattr(expected, name)
-        if name not in ("updates", "saturated") and claimed != derived:
+        if name not in _FOLLOWING and claimed != derived:
             find(Kind.REPORT, f"the report's {name} is not the chain's", str(claimed), str(derived))
     if not complete:
         return
@@ -196,6 +168,13 @@ def _compare_report(
             "the report's count of saturated coordinates is wrong",
             str(report.saturated),
             str(expected.saturated),
+        )
+    if report.forgotten != expected.forgotten or report.coalitions != expected.coalitions:
+        find(
+            Kind.REPORT,
+            "the report lists other earlier updates or coalitions than the settlement asked for",
+            f"{len(report.forgotten)} and {len(report.coalitions)}",
+            f"{len(expected.forgotten)} and {len(expected.coalitions)}",
         )
     claims = {update.participant: update for update in report.updates}
     truths = {update.participant: update for update in expected.updates}

@@ -7,39 +7,101 @@ from typing import Any
 from deepledger.cli.show import duration, eth
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import JobTerms
-from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.spec import (
+    AggregationRule,
+    CenteredClipping,
+    ContributionRewards,
+    DnC,
+    EqualRewards,
+    FLTrust,
+    JobSpec,
+    Median,
+    MultiKrum,
+    Rewards,
+    SampleRewards,
+    Screening,
+    TrimmedMean,
+    WeightedMean,
+)
 from deepledger.protocol.types import Wei
 
 PRIVACY = {
     "open": "open: every update is published and everybody may read it for ever; your data never leaves this machine, "
     "but an update can betray something about it",
 }
-REWARDS = {"equal": "alike", "samples": "in proportion to declared samples"}
 
 
 def of_spec(spec: JobSpec) -> dict[str, object]:
     """What is trained, and what is published about it."""
     hyperparameters = ", ".join(f"{name} = {value}" for name, value in spec.training.hyperparameters.items())
-    rule = {"weighted_mean": "mean, weighted by declared samples"}.get(spec.aggregation.rule)
-    if spec.aggregation.rule == "trimmed_mean":
-        rule = f"trimmed mean, without the {spec.aggregation.trim_percent} % largest and smallest values"
     return {
         "task": f"{spec.task.name}, source SHA-256 {spec.task.sha256}",
         "model": f"{spec.model.coordinates:,} weights in {len(spec.model.layout)} tensors, {spec.model_bytes:,} bytes",
         "update": f"int{spec.update.bits}, {spec.update_bytes:,} bytes a round, "
         f"L2 norm at most {spec.update.norm_bound:g}",
         "training": f"{hyperparameters or 'no hyperparameters'}; seed {spec.training.seed}",
-        "aggregation": rule,
+        "aggregation": of_rule(spec.aggregation),
+        "screening": of_screening(spec.screening),
         "validation": f"{cid_of(spec.validation_digest)}, {spec.validation.bytes:,} bytes, public",
         "sample limit": f"{spec.max_samples:,}: who declares more weighs and earns as this",
         "privacy": PRIVACY[spec.privacy],
     }
 
 
+def of_rule(rule: AggregationRule) -> str:
+    match rule:
+        case WeightedMean():
+            text = "mean, weighted by declared samples"
+        case Median():
+            text = "median of each coordinate"
+        case TrimmedMean():
+            text = f"trimmed mean, without the {rule.trim_percent} % largest and smallest values"
+        case MultiKrum():
+            text = f"Multi-Krum: the mean without the {rule.byzantine_percent} % farthest from their neighbours"
+        case CenteredClipping():
+            text = f"centered clipping, radius {rule.radius:g}, momentum {rule.momentum_percent} %"
+        case FLTrust():
+            text = f"FLTrust: as far as updates point where that of {rule.trusted} does"
+        case DnC():
+            text = f"DnC: the mean without the {rule.byzantine_percent} % that stand out most, {rule.iterations} times"
+    return text if rule.bucket_size == 1 else f"{text}; of means of {rule.bucket_size} updates drawn by lot"
+
+
+def of_rewards(rewards: Rewards) -> str:
+    match rewards:
+        case EqualRewards():
+            return "alike"
+        case SampleRewards():
+            return "in proportion to declared samples"
+        case ContributionRewards():
+            measure = {"leave_one_out": "leave-one-out", "shapley": "Shapley value"}[rewards.measure]
+            floor = f"{rewards.floor_percent} % of it alike, the rest " if rewards.floor_percent else ""
+            return f"{floor}by contribution ({measure}, by {rewards.metric} on the validation set)"
+
+
+def of_screening(screening: Screening | None) -> str:
+    """What costs a round's pay besides bytes that do not fit."""
+    if screening is None:
+        return "none: only exact copies and the norm bound"
+    harm = screening.harm_percent
+    signs = {
+        "near copies": screening.copy_percent,
+        "updates far longer than the others": screening.scaled_percent,
+        "noise": screening.profile_percent,
+        "flipped signs": screening.opposed_percent,
+        f"updates that raise the loss by more than {harm} %": harm,
+    }
+    found = ", ".join(name for name, limit in signs.items() if limit)
+    removed = (
+        f"; who falls below a reputation of {screening.remove_percent} % is out" if screening.remove_percent else ""
+    )
+    return f"not accepted: {found}, unchanged models{removed}"
+
+
 def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
     """How long it lasts, what is paid and what can be lost; enforced by the contract."""
     longest = terms.rounds * (terms.commit_window + terms.reveal_window + terms.settle_window)
-    shared = f", divided {REWARDS[spec.rewards.policy]} among accepted updates" if spec else ""
+    shared = f", divided among accepted updates {of_rewards(spec.rewards)}" if spec else ""
     return {
         "spec": cid_of(terms.spec_digest),
         "first model": cid_of(terms.model_digest),

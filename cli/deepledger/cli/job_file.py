@@ -18,16 +18,16 @@ from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import (
     MAX_SEATS,
+    AggregationRule,
     JobSpec,
     ModelFormat,
     Name,
     Rewards,
+    Screening,
     TaskPin,
     Training,
-    TrimmedMean,
     UpdateFormat,
     Validation,
-    WeightedMean,
     build_spec,
     describe,
     spec_bytes,
@@ -39,6 +39,7 @@ from deepledger.protocol.vectors import decode_model, encode_model
 MAX_FILE_BYTES = 1 << 20
 MAX_COORDINATORS = 8
 UNITS = {"wei": 0, "gwei": 9, "eth": 18}
+_TAKEN_OVER = ("update", "training", "aggregation", "rewards", "screening", "max_samples")
 _AMOUNT = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,18})?) *(wei|gwei|eth)", re.IGNORECASE)
 
 
@@ -111,8 +112,9 @@ class JobFile(_Part):
     model: ModelSection = ModelSection()
     update: UpdateFormat
     training: Training
-    aggregation: Annotated[WeightedMean | TrimmedMean, Field(discriminator="rule")]
+    aggregation: AggregationRule
     rewards: Rewards
+    screening: Screening | None = None
     tolerance: ToleranceSection = ToleranceSection()
     terms: TermsSection
 
@@ -184,7 +186,7 @@ def draft(job: JobFile, folder: Path) -> Draft:
                 loss_tolerance=job.tolerance.loss,
                 correct_tolerance=job.tolerance.correct,
             ),
-            **{name: getattr(job, name) for name in ("update", "training", "aggregation", "rewards", "max_samples")},
+            **{name: getattr(job, name) for name in _TAKEN_OVER},
         }
     )
     model_bytes = vector.tobytes()

@@ -22,9 +22,10 @@ from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, LedgerRejected, StoreUnreachable
 from deepledger.protocol.evaluation import Bench
+from deepledger.protocol.evaluators import Evaluator, OneByOne
 from deepledger.protocol.happenings import Happening, Waiting, Warned, waiting
 from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist
-from deepledger.protocol.settlement import contributions
+from deepledger.protocol.settlement import contributions, revealed_in
 from deepledger.protocol.trail import Attempt
 from deepledger.protocol.types import JobId
 
@@ -39,6 +40,7 @@ class _Coordinator:
     store: BlobStore
     follower: Follower
     bench: Bench
+    evaluator: Evaluator
     observe: Callable[[Happening], None]
     stop: threading.Event
     work: float  # seconds from the last update to the settlement; at first, those that evaluating took
@@ -92,7 +94,9 @@ def coordinate(
                 evaluation=ready.evaluation,
             )
         )
-        coordinator = _Coordinator(ledger, store, follower, ready.bench, observe, stop, work=ready.seconds)
+        coordinator = _Coordinator(
+            ledger, store, follower, ready.bench, OneByOne(ready.bench), observe, stop, work=ready.seconds
+        )
         with closing(coordinator):
             _run(coordinator)
     except Stopped:
@@ -156,10 +160,19 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
     ledger, job, prepared = self.ledger, self.follower.job, self.prepared
     verifier = _verifier(self, attempt)
     self.settling_since = self.settling_since or time.monotonic()
-    revealed = contributions(job, attempt, job.participants, self.bench.spec)
+    revealed = revealed_in(job, attempt, job.participants, self.bench.spec)
     if prepared is None or not prepared.settles(job, revealed):
         self.prepared = prepare(
-            ledger, self.store, self.bench, job, attempt, revealed, verifier, warn=self.warn, stop=self.stop
+            ledger,
+            self.store,
+            self.bench,
+            self.evaluator,
+            job,
+            attempt,
+            revealed,
+            verifier,
+            warn=self.warn,
+            stop=self.stop,
         )
         self.work = max(self.work, self.prepared.seconds)
         return None

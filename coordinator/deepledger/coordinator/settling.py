@@ -13,17 +13,20 @@ from typing_extensions import Buffer
 
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.agreement import fetch_model
+from deepledger.protocol.blobs.spool import fetched
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger, Receipt
-from deepledger.protocol.errors import BlobError
+from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing
 from deepledger.protocol.evaluation import Bench
+from deepledger.protocol.evaluators import Evaluator
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.patience import persist
 from deepledger.protocol.report import Evaluation, build_report, report_bytes
-from deepledger.protocol.settlement import Contribution, Settlement, Verdict, fold
+from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Revealed, Settlement, Verdict, settle
+from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Attempt, Job
 from deepledger.protocol.types import Digest, Root
-from deepledger.protocol.vectors import UpdateVector
+from deepledger.protocol.vectors import ModelVector, UpdateVector, as_update
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Prepared:
     """A settlement whose model and report are published: what is left is one transaction."""
 
     attempt: Attempt
-    revealed: tuple[Contribution, ...]
+    revealed: Revealed
     model_before: Digest
     settlement: Settlement
     evaluation: Evaluation
@@ -40,44 +43,64 @@ class Prepared:
     report_digest: Digest
     seconds: float  # of work since the last update was there
 
-    def settles(self, job: Job, revealed: Sequence[Contribution]) -> bool:
+    def settles(self, job: Job, revealed: Revealed) -> bool:
         """Whether these are the inputs that it was made from."""
         return (self.attempt, self.model_before, self.revealed) == (job.attempt, job.model_digest, revealed)
+
+
+@dataclass(slots=True)
+class _Sources:
+    """What a settlement is made from: verified updates, the store, and a bench."""
+
+    store: BlobStore
+    spec: JobSpec
+    verifier: Verifier
+    evaluator: Evaluator
+    begun: float  # when the last update was there
+
+    def update(self, contribution: Contribution) -> UpdateVector | Verdict:
+        update = self.verifier.fetch(contribution)
+        self.begun = time.monotonic()
+        return update
+
+    def earlier_update(self, contribution: Contribution) -> UpdateVector | None:
+        try:
+            return as_update(fetched(self.store, contribution.digest, self.spec.update_bytes), self.spec)
+        except (BlobMissing, BlobCorrupt):
+            return None
+
+    def earlier_model(self, digest: Digest) -> ModelVector:
+        return fetch_model(self.store, digest, self.spec)
+
+    def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
+        return self.evaluator.evaluate(coalitions, wanted)
 
 
 def prepare(
     ledger: Ledger,
     store: BlobStore,
     bench: Bench,
+    evaluator: Evaluator,
     job: Job,
     attempt: Attempt,
-    revealed: tuple[Contribution, ...],
+    revealed: Revealed,
     verifier: Verifier,
     *,
     warn: Callable[[str], None],
     stop: threading.Event,
 ) -> Prepared:
     """Safe to repeat: same inputs, same model. Raises as the store does until the model is there, and `Stopped`."""
-    for contribution in revealed:
+    for contribution in revealed.contributions:
         verifier.expect(contribution)
-    store.pin(job.model_digest)  # at hand from now on, but not in memory beside an update
-    begun = time.monotonic()
-
-    def fetch(contribution: Contribution) -> UpdateVector | Verdict:
-        nonlocal begun
-        update = verifier.fetch(contribution)
-        begun = time.monotonic()
-        return update
+    model = fetch_model(store, job.model_digest, bench.spec)
+    sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())
 
     def publish(data: Buffer) -> Digest:
         """Whatever is wrong with the store must not cost us the work that is done."""
         put = partial(store.put, data)
         return persist(put, warn=warn, stop=stop, passes=lambda error: isinstance(error, BlobError))
 
-    folded = fold(bench.spec, revealed, fetch)
-    model = fetch_model(store, job.model_digest, bench.spec)
-    settlement = folded.into(model)
-    del folded  # its sums may be twice as large as the model
+    settlement = settle(bench.spec, model, revealed, sources)
     data = model.data.cast("B")
     root = chunk_root(data, bits=32)
     with ThreadPoolExecutor(1) as pool:  # publish while evaluating
@@ -103,7 +126,7 @@ def prepare(
         model_digest=digest,
         model_root=root,
         report_digest=publish(report_bytes(report)),
-        seconds=time.monotonic() - begun,
+        seconds=time.monotonic() - sources.begun,
     )
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import IO, TypeAlias
 
-from deepledger.coordinator.spool import fetch, room_for, view
+from deepledger.protocol.blobs.spool import fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobError
 from deepledger.protocol.patience import Stopped

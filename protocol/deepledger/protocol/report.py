@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from deepledger.protocol.errors import BadSpec
-from deepledger.protocol.settlement import Settlement, Verdict
-from deepledger.protocol.spec import Hex32, canonical_json, describe, parse_json
+from deepledger.protocol.settlement import Coalition, Settlement, Verdict
+from deepledger.protocol.spec import AddressText, Hex32, canonical_json, describe, parse_json
+from deepledger.protocol.task import Evaluation as Evaluation  # part of the report
 from deepledger.protocol.trail import Attempt, Job
 from deepledger.protocol.types import Digest, Root
 
-MAX_REPORT_BYTES = 1 << 18
+MAX_REPORT_BYTES = 1 << 20
+MAX_COALITIONS = 8192
 
-AddressText = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$")]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Whole = Annotated[int, Field(gt=-(1 << 53), lt=1 << 53)]
 
 
 class _Part(BaseModel):
@@ -27,31 +30,38 @@ class VectorPin(_Part):
     root: Hex32
 
 
+class SignsOf(_Part):
+    """As `screening.Signs`."""
+
+    norm: Count | None
+    likeness: Count | None
+    like: AddressText | None
+    profile: Whole | None
+    alignment: Whole | None
+    harm: Whole | None
+
+
 class JudgedUpdate(_Part):
     participant: AddressText
     seat: Count
     digest: Hex32
     root: Hex32
     weight: Count
+    reputation: Count
     verdict: Annotated[Verdict, Field(strict=False)]
     copy_of: AddressText | None
+    signs: SignsOf
+    overstated: bool
     score: Count
 
 
-class Evaluation(_Part):
-    """Of the model after the round, on the validation set. Floating point, so compared with a tolerance."""
+class EvaluatedCoalition(_Part):
+    """The model of some updates, as the plain mean or by the job's rule: what scores and verdicts follow from."""
 
-    samples: Count
+    seats: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,16}$")]  # a bit mask, hexadecimal
+    plain: bool
     correct: Count
     loss_millionths: Count
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.samples if self.samples else 0.0
-
-    @property
-    def loss(self) -> float:
-        return self.loss_millionths / 1e6
 
 
 class Report(_Part):
@@ -67,6 +77,17 @@ class Report(_Part):
     updates: Annotated[tuple[JudgedUpdate, ...], Field(max_length=64, strict=False)]
     saturated: Count
     evaluation: Evaluation
+    forgotten: Annotated[tuple[Hex32, ...], Field(max_length=256, strict=False)]
+    coalitions: Annotated[tuple[EvaluatedCoalition, ...], Field(max_length=MAX_COALITIONS, strict=False)]
+
+    def evaluations(self) -> dict[Coalition, Evaluation]:
+        """Of coalitions, as they were claimed."""
+        return {
+            Coalition(int(each.seats, 16), each.plain): Evaluation(
+                samples=self.evaluation.samples, correct=each.correct, loss_millionths=each.loss_millionths
+            )
+            for each in self.coalitions
+        }
 
 
 def build_report(
@@ -96,14 +117,27 @@ def build_report(
                 digest=judged.contribution.digest.hex(),
                 root=judged.contribution.root.hex(),
                 weight=judged.contribution.weight,
+                reputation=judged.contribution.reputation,
                 verdict=judged.verdict,
                 copy_of=judged.contribution.copy_of,
+                signs=SignsOf(**asdict(judged.signs)),
+                overstated=judged.overstated,
                 score=judged.score,
             )
             for judged in settlement.judged
         ),
         saturated=settlement.saturated,
         evaluation=evaluation,
+        forgotten=tuple(digest.hex() for digest in settlement.forgotten),
+        coalitions=tuple(
+            EvaluatedCoalition(
+                seats=f"{coalition.seats:x}",
+                plain=coalition.plain,
+                correct=result.correct,
+                loss_millionths=result.loss_millionths,
+            )
+            for coalition, result in settlement.evaluations.items()
+        ),
     )
 
 

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
-from deepledger.protocol.spec import Rewards
+from deepledger.protocol.spec import ContributionRewards, EqualRewards, Rewards
 from deepledger.protocol.types import Wei
+from deepledger.protocol.valuation import Worths
+
+WHOLE = 1_000_000
+"""What scores by contribution add up to, less rounding down."""
 
 
-def score(rewards: Rewards, *, weight: int) -> int:
-    """The score of an accepted update whose participant's weight is `weight` samples: fits uint32."""
-    match rewards.policy:
-        case "equal":
-            return 1
-        case "samples":
-            return weight
+def scores(rewards: Rewards, weights: Mapping[int, int], worths: Worths | None) -> dict[int, int]:
+    """By seat, of accepted updates with these weights (samples) and worths; each fits uint32.
+
+    With contributions, in parts per million: the floor alike, the rest in proportion to what is positive of the worths.
+    A seat without a worth has none. If nothing is positive there is only the floor, and the contract, which divides the
+    pot in proportion, pays all of it alike or, without a floor, keeps it in escrow.
+    """
+    if isinstance(rewards, EqualRewards):
+        return dict.fromkeys(weights, 1)
+    if not isinstance(rewards, ContributionRewards):
+        return dict(weights)
+    gains = {seat: max((worths or {}).get(seat, Fraction(0)), Fraction(0)) for seat in weights}
+    total = sum(gains.values(), Fraction(0))
+    floor = Fraction(rewards.floor_percent, 100)
+    return {
+        seat: int(WHOLE * (floor / len(weights) + (1 - floor) * (gain / total if total else 0)))
+        for seat, gain in gains.items()
+    }
 
 
 def shares(pot: Wei, scores: Sequence[int]) -> list[Wei]:

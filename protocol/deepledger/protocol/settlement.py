@@ -1,24 +1,38 @@
 """Settling a round: a pure function of public inputs.
 
-    settle(spec, model before, contributions, their updates) -> model after, verdicts, scores
+    settle(spec, model before, what was revealed, evaluations) -> model after, verdicts, scores
 
-The coordinator runs it and publishes the result; the auditor runs it on the same inputs and compares.
+The coordinator runs it and publishes the result; the auditor runs it on the same inputs and compares. Evaluations are
+floating point, so they are inputs, too: the coordinator makes them, the report lists them, and everything that follows
+from them is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from fractions import Fraction
+from hashlib import sha256
+from typing import NamedTuple, Protocol
 
+import numpy as np
 from typing_extensions import Buffer
 
-from deepledger.protocol.aggregation import Aggregator, aggregator
+from deepledger.protocol.aggregation import advance
+from deepledger.protocol.aggregation.context import Context
+from deepledger.protocol.aggregation.stack import Row, Scaled, Stack
+from deepledger.protocol.chain import events
 from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.rewards import score
-from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.trail import Attempt, Job, Participant
+from deepledger.protocol.reputation import FULL, reputation
+from deepledger.protocol.rewards import scores
+from deepledger.protocol.screening import UNMEASURED, Losses, Screened, Signs, overstated, screen
+from deepledger.protocol.similarity import ONE
+from deepledger.protocol.spec import CenteredClipping, ContributionRewards, FLTrust, JobSpec, WeightedMean
+from deepledger.protocol.task import Evaluation
+from deepledger.protocol.trail import Attempt, Job, Participant, SettledRound
 from deepledger.protocol.types import Address, Digest, Root
+from deepledger.protocol.valuation import MOST_EXACT, Worths, worths
 from deepledger.protocol.vectors import ModelVector, UpdateVector, as_update, sum_of_squares
 
 
@@ -28,6 +42,16 @@ class Verdict(StrEnum):
     UNAVAILABLE = "unavailable"  # no blob of the right length with this digest could be had
     WRONG_ROOT = "wrong root"  # the bytes do not have the chunk root that was revealed
     NORM_EXCEEDED = "norm exceeded"  # the L2 norm is over the job's bound
+    REMOVED = "removed"  # the reputation is below what the job asks for
+    # What the job's screening finds, see `screening.Sign`.
+    NEAR_COPY = "near copy"
+    COLLUDING = "colluding"
+    UNCHANGED = "unchanged"
+    NOISE = "noise"
+    SCALED = "scaled"
+    SIGN_FLIPPED = "sign flipped"
+    LABEL_FLIPPED = "label flipped"
+    HARMFUL = "harmful"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +64,8 @@ class Contribution:
     digest: Digest
     root: Root
     copy_of: Address | None  # who committed to the same bytes before
+    committed: int = 0  # how many committed earlier in this attempt
+    reputation: int = FULL  # parts per million, before this round
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +73,23 @@ class Judged:
     contribution: Contribution
     verdict: Verdict
     score: int  # 0 unless accepted
+    signs: Signs = UNMEASURED
+    overstated: bool = False  # declared many samples and trained like one that has few; of no consequence
+
+
+class Coalition(NamedTuple):
+    """Some of a round's updates, and how they are put together: by the job's rule, or as their plain mean."""
+
+    seats: int  # bit i: the update of seat i
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
     judged: tuple[Judged, ...]  # one per reveal, by ascending seat
     saturated: int  # model coordinates held at the ends of int32
+    evaluations: Mapping[Coalition, Evaluation]  # that were asked for, in this order
+    forgotten: tuple[Digest, ...]  # earlier updates that copies could not be looked for in
 
     @property
     def accepted(self) -> int:
@@ -65,8 +102,75 @@ class Settlement:
         return tuple(judged.score for judged in self.judged if judged.verdict is Verdict.ACCEPTED)
 
 
-Fetch = Callable[[Contribution], UpdateVector | Verdict]
-"""An update that passed `inspect`, or the verdict that it did not."""
+@dataclass(frozen=True, slots=True)
+class Revealed:
+    """What a round's settlement is a function of, besides the spec and the bytes of blobs."""
+
+    contributions: tuple[Contribution, ...]  # by ascending seat
+    seed: bytes  # 32; nobody knows it before the last reveal
+    earlier: tuple[Contribution, ...] = ()  # accepted in the rounds that the job's screening remembers, newest first
+    model_before_last: Digest | None = None  # of the round before; None in the first round
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Coalitions:
+    """What the model of any coalition of a round is made from."""
+
+    spec: JobSpec
+    before: ModelVector  # shape (d,)
+    stack: Stack
+    context: Context
+
+    def model_of(self, coalition: Coalition) -> ModelVector:
+        """Shape (d,). That of nobody is the model before."""
+        model = self.before.copy()
+        rule = WeightedMean() if coalition.plain else self.spec.aggregation
+        stack = self.stack.of_seats(coalition.seats)
+        advance(model, stack.unweighted() if coalition.plain else stack, rule, self.context)
+        return model
+
+
+class Sources(Protocol):
+    """What `settle` asks for."""
+
+    def update(self, contribution: Contribution) -> UpdateVector | Verdict:
+        """An update that passed `inspect`, or the verdict that it did not."""
+
+    def earlier_update(self, contribution: Contribution) -> UpdateVector | None:
+        """One that was accepted in an earlier round; None if it cannot be had any more."""
+
+    def earlier_model(self, digest: Digest) -> ModelVector: ...
+
+    def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
+        """Of the models of some coalitions, on the validation set."""
+
+
+def revealed_in(job: Job, attempt: Attempt, participants: Mapping[Address, Participant], spec: JobSpec) -> Revealed:
+    """`participants`: who is seated when `attempt` is settled."""
+    history = job.history[: attempt.round]
+    seed = sha256(f"{job.job}|{attempt.round}|{attempt.attempt}".encode())
+    for reveal in sorted(attempt.reveals, key=lambda reveal: participants[reveal.participant].seat):
+        seed.update(reveal.digest + reveal.salt)
+    memory = spec.screening.memory_rounds if spec.screening and spec.screening.copy_percent else 0
+    return Revealed(
+        contributions=contributions(job, attempt, participants, spec),
+        seed=seed.digest(),
+        earlier=tuple(
+            contribution
+            for over in reversed(history[-memory:] if memory else ())
+            for contribution in _accepted(over, spec)
+        ),
+        model_before_last=history[-1].model_digest if history else None,
+    )
+
+
+def _accepted(over: SettledRound, spec: JobSpec) -> list[Contribution]:
+    found = []
+    for reveal in over.opened.reveals:
+        seat = over.participants.get(reveal.participant)
+        if seat is not None and over.settled.accepted >> seat.seat & 1:
+            found.append(_contribution(reveal, seat, spec))
+    return sorted(found, key=lambda contribution: contribution.seat)
 
 
 def contributions(
@@ -88,22 +192,30 @@ def contributions(
                 (own if starved.round == attempt.round else first).setdefault(reveal.digest, reveal.participant)
     committed_at = {commit.participant: commit.at for commit in attempt.commits}
     found = []
-    for reveal in sorted(attempt.reveals, key=lambda reveal: committed_at[reveal.participant]):
+    for rank, reveal in enumerate(sorted(attempt.reveals, key=lambda reveal: committed_at[reveal.participant])):
         earlier = first.get(reveal.digest) or own.get(reveal.digest, reveal.participant)
         copied = reveal.digest in first or earlier != reveal.participant
         own.setdefault(reveal.digest, reveal.participant)
-        seat = participants[reveal.participant]
         found.append(
-            Contribution(
-                participant=reveal.participant,
-                seat=seat.seat,
-                weight=min(seat.samples, spec.max_samples),
-                digest=reveal.digest,
-                root=reveal.root,
+            replace(
+                _contribution(reveal, participants[reveal.participant], spec),
                 copy_of=earlier if copied else None,
+                committed=rank,
+                reputation=reputation(job.history[: attempt.round], reveal.participant),
             )
         )
     return tuple(sorted(found, key=lambda contribution: contribution.seat))
+
+
+def _contribution(reveal: events.Revealed, seat: Participant, spec: JobSpec) -> Contribution:
+    return Contribution(
+        participant=reveal.participant,
+        seat=seat.seat,
+        weight=min(seat.samples, spec.max_samples),
+        digest=reveal.digest,
+        root=reveal.root,
+        copy_of=None,
+    )
 
 
 def inspect(data: Buffer, contribution: Contribution, spec: JobSpec) -> UpdateVector | Verdict:
@@ -116,37 +228,152 @@ def inspect(data: Buffer, contribution: Contribution, spec: JobSpec) -> UpdateVe
     return update
 
 
-@dataclass(frozen=True, slots=True)
-class Folded:
-    """A round's updates, judged and aggregated; the model before is all that is missing."""
+def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sources) -> Settlement:
+    """Judge every contribution, value what is accepted, and turn `model`, in place, into the model after."""
+    asked: dict[Coalition, Evaluation] = {}
+    judged, rows = _inspected(spec, revealed, sources)
+    trusted, players = _apart(spec, rows)
+    context = _context(spec, model, revealed, sources, trusted)
+    stack = Stack(tuple(players), spec.model.coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
 
-    judged: tuple[Judged, ...]  # one per reveal, by ascending seat
-    rule: Aggregator
+    def results(stack: Stack, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
+        new = [coalition for coalition in dict.fromkeys(wanted) if coalition not in asked]
+        if new:
+            asked.update(zip(new, sources.evaluate(Coalitions(spec, model, stack, context), new), strict=True))
+        return [asked[coalition] for coalition in wanted]
 
-    def into(self, model: ModelVector) -> Settlement:
-        """Turn `model`, in place, into the model after."""
-        return Settlement(judged=self.judged, saturated=self.rule.advance(model))
+    forgotten: list[Digest] = []
+    if spec.screening is not None:
+        candidates = stack
+
+        def losses(masks: Sequence[int]) -> list[int]:
+            found = results(candidates, [Coalition(mask, plain=True) for mask in masks])
+            return [evaluation.loss_millionths for evaluation in found]
+
+        earlier, forgotten = _remembered(revealed, sources)
+        stack, judged = _screened(spec, stack, earlier, judged, losses)
+    worth: Worths | None = None
+    rewards = spec.rewards
+    if isinstance(rewards, ContributionRewards) and stack.rows:
+        accepted_rows = stack
+
+        def value(masks: Sequence[int]) -> list[int]:
+            found = results(accepted_rows, [Coalition(mask) for mask in masks])
+            return [_value(evaluation, rewards.metric) for evaluation in found]
+
+        worth = worths(rewards, [row.seat for row in stack.rows], value, seed=revealed.seed)
+    accepted = [each.contribution for each in judged if each.verdict is Verdict.ACCEPTED]
+    earned = scores(rewards, {each.seat: each.weight for each in accepted}, worth)
+    saturated = advance(model, stack, spec.aggregation, context)
+    return Settlement(
+        judged=tuple(replace(each, score=earned.get(each.contribution.seat, 0)) for each in judged),
+        saturated=saturated,
+        evaluations=asked,
+        forgotten=tuple(forgotten),
+    )
 
 
-def fold(spec: JobSpec, revealed: Sequence[Contribution], fetch: Fetch) -> Folded:
-    """Judge every contribution, and aggregate what is accepted. Updates are fetched one at a time."""
-    rule = aggregator(spec)
-    judged = []
-    for contribution in revealed:
-        update = Verdict.COPY if contribution.copy_of is not None else fetch(contribution)
+def _inspected(spec: JobSpec, revealed: Revealed, sources: Sources) -> tuple[list[Judged], list[Row]]:
+    """Every contribution with what its record and its bytes say about it, and the updates that pass."""
+    judged, rows = [], []
+    least = spec.screening.remove_percent * FULL // 100 if spec.screening else 0
+    for contribution in revealed.contributions:
+        update: UpdateVector | Verdict
+        if contribution.copy_of is not None:
+            update = Verdict.COPY
+        elif contribution.reputation < least:
+            update = Verdict.REMOVED
+        else:
+            update = sources.update(contribution)
         if isinstance(update, Verdict):
             judged.append(Judged(contribution, update, 0))
-            continue
-        rule.add(update, weight=contribution.weight)
-        judged.append(Judged(contribution, Verdict.ACCEPTED, score(spec.rewards, weight=contribution.weight)))
-        del update  # before the next one is fetched
-    return Folded(judged=tuple(judged), rule=rule)
+        else:
+            judged.append(Judged(contribution, Verdict.ACCEPTED, 0))
+            rows.append(_row(contribution, update))
+    return judged, rows
 
 
-def settle(spec: JobSpec, model: ModelVector, revealed: Sequence[Contribution], fetch: Fetch) -> Settlement:
-    """Judge every contribution and turn `model`, in place, into the model after.
+def _row(contribution: Contribution, update: UpdateVector) -> Row:
+    return Row(contribution.seat, contribution.participant, contribution.weight, update)
 
-    Who has little memory calls `fold` and then, with the model fetched only now, `into`: an update and the model are
-    then never in memory together.
-    """
-    return fold(spec, revealed, fetch).into(model)
+
+def _apart(spec: JobSpec, rows: Sequence[Row]) -> tuple[Row | None, Sequence[Row]]:
+    """The update that FLTrust measures the others by is not one of them."""
+    if not isinstance(spec.aggregation, FLTrust):
+        return None, rows
+    name = spec.aggregation.trusted.lower()
+    trusted = next((row for row in rows if row.participant.lower() == name), None)
+    return trusted, [row for row in rows if row is not trusted]
+
+
+def _context(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sources, trusted: Row | None) -> Context:
+    drift = None
+    if isinstance(spec.aggregation, CenteredClipping) and revealed.model_before_last is not None:
+        drift = np.subtract(model, sources.earlier_model(revealed.model_before_last), dtype=np.int64)
+    shift = spec.model.fraction_bits - spec.update.fraction_bits
+    return Context(
+        seed=revealed.seed,
+        fraction_bits=spec.model.fraction_bits,
+        drift=drift,
+        trusted=None if trusted is None else Scaled(trusted.vector, shift),
+    )
+
+
+def _remembered(revealed: Revealed, sources: Sources) -> tuple[list[Row], list[Digest]]:
+    """Earlier updates, and which of them nobody serves any more."""
+    rows, forgotten = [], []
+    for contribution in revealed.earlier:
+        update = sources.earlier_update(contribution)
+        if update is None:
+            forgotten.append(contribution.digest)
+        else:
+            rows.append(_row(contribution, update))
+    return rows, forgotten
+
+
+def _screened(
+    spec: JobSpec, stack: Stack, earlier: Sequence[Row], judged: Sequence[Judged], losses: Losses
+) -> tuple[Stack, list[Judged]]:
+    """The updates in which no sign was found, and the verdicts with what was measured."""
+    assert spec.screening is not None  # noqa: S101 (the caller looked)
+    committed = {each.contribution.seat: each.contribution.committed for each in judged}
+    screened = screen(
+        stack,
+        replace(stack, rows=tuple(earlier)),
+        spec.screening,
+        order=sorted(range(len(stack)), key=lambda index: committed[stack.rows[index].seat]),
+        layout=spec.model.layout,
+        losses=losses,
+        margin=lambda loss: int(2 * Fraction(spec.validation.loss_tolerance) * max(ONE, loss)),
+    )
+    places = {row.seat: index for index, row in enumerate(stack.rows)}
+    weights = [row.weight for row in stack.rows]
+    return stack.only(index for index in range(len(stack)) if index not in screened.found), [
+        _with_signs(each, screened, places.get(each.contribution.seat), weights) for each in judged
+    ]
+
+
+def _with_signs(judged: Judged, screened: Screened, index: int | None, weights: Sequence[int]) -> Judged:
+    if index is None:
+        return judged
+    signs = screened.signs(index)
+    verdict = Verdict(screened.found[index]) if index in screened.found else judged.verdict
+    return replace(judged, verdict=verdict, signs=signs, overstated=overstated(signs, weights[index], weights))
+
+
+def _value(evaluation: Evaluation, metric: str) -> int:
+    """In millionths."""
+    if metric == "accuracy":
+        return evaluation.correct * ONE // max(evaluation.samples, 1)
+    return -evaluation.loss_millionths
+
+
+def most_coalitions(spec: JobSpec, participants: int) -> int:
+    """How many evaluations settling a round may take, besides that of the model after."""
+    screening, rewards = spec.screening, spec.rewards
+    flips = screening is not None and (screening.opposed_percent or screening.harm_percent)
+    looked_at = (participants + 1) * (participants + 1) // 2 if flips else 0
+    if not isinstance(rewards, ContributionRewards):
+        return looked_at
+    exact = 1 << participants if participants <= MOST_EXACT else rewards.most_evaluations
+    return looked_at + (participants + 1 if rewards.measure == "leave_one_out" else exact)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
-from math import prod
-from typing import Annotated, Any, Literal
+from math import isqrt, prod
+from typing import Annotated, Any, ClassVar, Literal
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -24,6 +25,8 @@ MAX_SPEC_BYTES = 1 << 20
 MAX_COORDINATES = 1 << 30
 MAX_SEATS = 64
 MAX_NESTING = 32
+FIXED_ONE = 1 << 20
+"""Factors of aggregation rules are integers in units of 1 / FIXED_ONE."""
 
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$")]
@@ -98,23 +101,154 @@ class Training(_Part):
     ]
 
 
-class WeightedMean(_Part):
+Percent = Annotated[int, Field(ge=0, le=100)]
+Minority = Annotated[int, Field(ge=0, le=49)]
+"""How many of a hundred participants a rule withstands."""
+AddressText = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$")]
+
+
+class _Rule(_Part):
+    """`bucket_size`: that many updates, drawn by lot, are averaged before the rule sees them (1: none)."""
+
+    believes_samples: ClassVar[bool] = False
+    bucket_size: Annotated[int, Field(ge=1, le=8)] = 1
+
+    def largest(self, shape: SumShape) -> int:
+        """A bound on what the rule's int64 sums reach."""
+        return MAX_SEATS << shape.bits
+
+
+class WeightedMean(_Rule):
     """Mean weighted by declared samples (FedAvg, McMahan et al. 2017)."""
 
+    believes_samples: ClassVar[bool] = True
     rule: Literal["weighted_mean"] = "weighted_mean"
 
+    def largest(self, shape: SumShape) -> int:
+        return MAX_SEATS * shape.max_samples << shape.bits
 
-class TrimmedMean(_Part):
+
+class Median(_Rule):
+    """Coordinate-wise median (Yin et al. 2018)."""
+
+    rule: Literal["median"] = "median"
+
+
+class TrimmedMean(_Rule):
     """Coordinate-wise trimmed mean (Yin et al. 2018): drops the `trim_percent` largest and smallest values."""
 
     rule: Literal["trimmed_mean"] = "trimmed_mean"
-    trim_percent: Annotated[int, Field(ge=0, le=49)]
+    trim_percent: Minority
 
 
-class Rewards(_Part):
-    """How a round's pot is divided among accepted updates: alike, or by declared samples."""
+class MultiKrum(_Rule):
+    """The mean of the updates nearest to their neighbours (Blanchard et al. 2017)."""
 
-    policy: Literal["equal", "samples"] = "equal"
+    rule: Literal["multi_krum"] = "multi_krum"
+    byzantine_percent: Minority
+
+
+class CenteredClipping(_Rule):
+    """What lies farther from the last step than `radius` is pulled in (Karimireddy et al. 2021).
+
+    Nodes send momentum: (1 - m) times the change and m times their last update, m = momentum_percent / 100.
+    """
+
+    rule: Literal["centered_clipping"] = "centered_clipping"
+    radius: Annotated[float, Field(gt=0, le=1e9)]
+    momentum_percent: Annotated[int, Field(ge=0, le=99)] = 0
+
+    def radius_square(self, fraction_bits: int) -> int:
+        """In squared units of the model."""
+        return int((Fraction(self.radius) * 2**fraction_bits) ** 2)
+
+    def largest(self, shape: SumShape) -> int:
+        return MAX_SEATS * FIXED_ONE * ((1 << shape.bits) + (1 << 32)) * 2
+
+
+class FLTrust(_Rule):
+    """Updates count as far as they point where that of the participant `trusted` does (Cao et al. 2021)."""
+
+    rule: Literal["fltrust"] = "fltrust"
+    trusted: AddressText
+
+    def largest(self, shape: SumShape) -> int:
+        return max(FIXED_ONE * isqrt(shape.square_limit) << shape.shift, super().largest(shape))
+
+
+class DnC(_Rule):
+    """Divide and conquer (Shejwalkar & Houmansadr 2021): outliers along the direction of most variance are left out."""
+
+    rule: Literal["dnc"] = "dnc"
+    byzantine_percent: Minority
+    iterations: Annotated[int, Field(ge=1, le=8)] = 3
+    sample: Annotated[int, Field(ge=1, le=1 << 16)] = 10_000
+
+
+AggregationRule = Annotated[
+    WeightedMean | Median | TrimmedMean | MultiKrum | CenteredClipping | FLTrust | DnC, Field(discriminator="rule")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SumShape:
+    """What bounds a rule's sums."""
+
+    bits: int  # an update's coordinate, in the model's unit, is at most 2^bits in size
+    shift: int  # F - U
+    max_samples: int
+    square_limit: int  # largest sum of squared update integers
+
+
+class EqualRewards(_Part):
+    """Every accepted update earns the same."""
+
+    policy: Literal["equal"] = "equal"
+
+
+class SampleRewards(_Part):
+    """By declared samples."""
+
+    policy: Literal["samples"] = "samples"
+
+
+class ContributionRewards(_Part):
+    """By what an update did for the model, measured on the validation set; what did harm or nothing earns nothing.
+
+    `shapley` is exact up to 10 accepted updates and GTG-Shapley (Liu et al. 2022) beyond, with at most
+    `most_evaluations` evaluations a round. `floor_percent` of the pot is divided equally among all accepted updates.
+    """
+
+    policy: Literal["contribution"] = "contribution"
+    measure: Literal["leave_one_out", "shapley"] = "shapley"
+    metric: Literal["loss", "accuracy"] = "loss"
+    floor_percent: Percent = 0
+    most_evaluations: Annotated[int, Field(ge=130, le=4000)] = 2000
+
+
+class Screening(_Part):
+    """What an update is not accepted for, see `screening`. Percentages; 0 switches a sign off.
+
+    `copy_percent`: its distance to another, of the median distance, below which it is a copy of that.
+    `memory_rounds`: how many rounds back copies are looked for.
+    `scaled_percent`: its length, of the median length, beyond which it is scaled.
+    `profile_percent`: below this correlation with the others of what is moved how much, it is noise.
+    `opposed_percent`: cosine with the others, below the negative of which it is opposed; it must also do harm.
+    `harm_percent`: how much greater the loss is with it than without, beyond which it is harmful. For jobs whose
+    participants have data alike; elsewhere it takes the odd one out for an attacker.
+    `remove_percent`: reputation below which a participant's updates are no longer looked at.
+    """
+
+    copy_percent: Annotated[int, Field(ge=0, le=50)] = 10
+    memory_rounds: Annotated[int, Field(ge=0, le=4)] = 2
+    scaled_percent: Annotated[int, Field(ge=0, le=100_000)] = 800
+    profile_percent: Annotated[int, Field(ge=0, le=50)] = 10
+    opposed_percent: Annotated[int, Field(ge=0, le=100)] = 20
+    harm_percent: Annotated[int, Field(ge=0, le=1000)] = 0
+    remove_percent: Annotated[int, Field(ge=0, le=99)] = 40
+
+
+Rewards = Annotated[EqualRewards | SampleRewards | ContributionRewards, Field(discriminator="policy")]
 
 
 class Validation(_Part):
@@ -138,8 +272,10 @@ class JobSpec(_Part):
     model: ModelFormat
     update: UpdateFormat
     training: Training
-    aggregation: Annotated[WeightedMean | TrimmedMean, Field(discriminator="rule")]
+    aggregation: AggregationRule
     rewards: Rewards
+    screening: Screening | None = None
+    """None: only bytes, norm bound and exact copies are looked at."""
     privacy: Literal["open"] = "open"
     validation: Validation
     max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
@@ -153,12 +289,16 @@ class JobSpec(_Part):
                 f"update.fraction_bits ({self.update.fraction_bits}) exceeds "
                 f"model.fraction_bits ({self.model.fraction_bits})"
             )
-        weight = self.max_samples if self.aggregation.rule == "weighted_mean" else 1
-        largest = MAX_SEATS * weight << (self.update.bits - 1 + shift)
-        if largest >= 1 << 62:
+        shape = SumShape(
+            bits=self.update.bits - 1 + shift,
+            shift=shift,
+            max_samples=self.max_samples,
+            square_limit=self.update.square_limit,
+        )
+        if self.aggregation.largest(shape) >= 1 << 62:
             raise ValueError(
-                f"sums could overflow int64: {MAX_SEATS} seats x weight {weight} x 2^{self.update.bits - 1 + shift}; "
-                "lower update.bits, max_samples or the gap between the fraction bits"
+                f"sums of {self.aggregation.rule} could overflow int64 with {MAX_SEATS} seats, {self.update.bits} bits "
+                f"and a shift of {shift}; lower update.bits, max_samples, norm_bound or the gap of the fraction bits"
             )
         return self
 

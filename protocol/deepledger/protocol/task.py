@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from deepledger.protocol.errors import BadInput, TaskMismatch
-from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import LayoutEntry, TaskPin
 from deepledger.protocol.vectors import Floats
 
@@ -35,6 +35,24 @@ FUNCTIONS = {
 MAX_SOURCE_BYTES = 1 << 20
 WORST_LOSS = 10**15
 """In millionths: what a loss that is not a number counts as."""
+
+
+class Evaluation(BaseModel):
+    """Of a model, on the validation set. Floating point, so compared with a tolerance."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    samples: Annotated[int, Field(ge=0, lt=1 << 53)]
+    correct: Annotated[int, Field(ge=0, lt=1 << 53)]
+    loss_millionths: Annotated[int, Field(ge=0, lt=1 << 53)]
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.samples if self.samples else 0.0
+
+    @property
+    def loss(self) -> float:
+        return self.loss_millionths / 1e6
 
 
 @dataclass(frozen=True, slots=True)

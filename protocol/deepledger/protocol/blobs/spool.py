@@ -50,6 +50,13 @@ def fetch(store: BlobStore, digest: Digest, file: IO[bytes], size: int) -> None:
     store.read_into(digest, mmap.mmap(file.fileno(), size))  # unmapped when nobody looks at it any more
 
 
+def fetched(store: BlobStore, digest: Digest, size: int) -> mmap.mmap:
+    """A blob's bytes, read-only, in a file that is gone when nobody looks at them any more. Raises as `fetch`."""
+    with room_for(size) as file, file:
+        fetch(store, digest, file, size)
+        return view(file, size)
+
+
 def view(file: IO[bytes], size: int) -> mmap.mmap:
     """The file's bytes, read-only, in memory only while and where they are looked at."""
     return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)

@@ -1,0 +1,119 @@
+"""What a settlement is derived from once more: blobs from the store, and the evaluations that the report claims.
+
+Claims are held against what is there: an update that was called unavailable, a result that the model does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from typing_extensions import Buffer
+
+from deepledger.auditor.findings import Kind
+from deepledger.protocol.agreement import fetch_model
+from deepledger.protocol.blobs.spool import fetched
+from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.errors import BlobCorrupt, BlobMissing
+from deepledger.protocol.evaluation import agrees
+from deepledger.protocol.evaluators import Evaluator
+from deepledger.protocol.report import Report
+from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Verdict, inspect
+from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.task import Evaluation
+from deepledger.protocol.types import Digest
+from deepledger.protocol.vectors import ModelVector, UpdateVector, as_update
+
+Find = Callable[[Kind, str, str, str], None]
+"""(kind, explanation, claimed, derived)"""
+GONE = (BlobMissing, BlobCorrupt)
+
+
+class Underivable(Exception):
+    """Something that the settlement follows from cannot be had; a finding says what."""
+
+
+class Claims:
+    """`settlement.Sources` for one settled round."""
+
+    def __init__(
+        self, store: BlobStore, spec: JobSpec, report: Report | None, evaluator: Evaluator | None, find: Find
+    ) -> None:
+        self._store, self._spec, self._evaluator, self._find = store, spec, evaluator, find
+        self._verdicts = {update.participant: update.verdict for update in report.updates} if report else {}
+        self._evaluations = report.evaluations() if report else {}
+        self._forgotten = set(report.forgotten) if report else set()
+        self.incomplete = False
+
+    def update(self, contribution: Contribution) -> UpdateVector | Verdict:
+        claim = self._verdicts.get(contribution.participant)
+        try:
+            data = self._fetch(contribution)
+        except GONE as error:
+            if claim is not Verdict.UNAVAILABLE:
+                self.incomplete = True
+                self._find(Kind.BLOB, f"the update of {contribution.participant} cannot be had", str(claim), str(error))
+            return Verdict.UNAVAILABLE
+        judged = inspect(data, contribution, self._spec)
+        if claim is not Verdict.UNAVAILABLE:
+            return judged
+        self._find(
+            Kind.CONTESTED,
+            f"the update of {contribution.participant} was dropped as unavailable, but the store serves it: the "
+            "coordinator dropped it, or the participant published it late; the chain cannot tell which",
+            Verdict.UNAVAILABLE,
+            judged if isinstance(judged, Verdict) else Verdict.ACCEPTED,
+        )
+        return Verdict.UNAVAILABLE  # taken as given, so that the rest of the round is judged by itself
+
+    def earlier_update(self, contribution: Contribution) -> UpdateVector | None:
+        forgotten = contribution.digest.hex() in self._forgotten
+        what = f"the update of {contribution.participant} of an earlier round"
+        try:
+            data = self._fetch(contribution)
+        except GONE as error:
+            if not forgotten:
+                self.incomplete = True
+                self._find(Kind.BLOB, f"{what} cannot be had", "it was looked at", str(error))
+            return None
+        if forgotten:
+            explanation = f"no copies of {what} were looked for because nobody served it, but the store does"
+            self._find(Kind.CONTESTED, explanation, Verdict.UNAVAILABLE, Verdict.ACCEPTED)
+            return None
+        return as_update(data, self._spec)
+
+    def earlier_model(self, digest: Digest) -> ModelVector:
+        try:
+            return fetch_model(self._store, digest, self._spec)
+        except GONE as error:
+            self._find(Kind.BLOB, "the model before the last one cannot be had", digest.hex(), str(error))
+            raise Underivable from error
+
+    def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
+        """As claimed; with an evaluator, held against what it gets."""
+        missing = [coalition for coalition in wanted if coalition not in self._evaluations]
+        if missing:
+            what = "the report lacks results of coalitions that verdicts or scores follow from"
+            self._find(Kind.REPORT, what, f"{len(self._evaluations)} results", f"also seats {missing[0].seats:b}")
+            raise Underivable
+        claimed = [self._evaluations[coalition] for coalition in wanted]
+        if self._evaluator is not None:
+            derived = self._evaluator.evaluate(coalitions, wanted)
+            pairs = list(zip(wanted, claimed, derived, strict=True))
+            wrong = [each for each in pairs if not agrees(each[1], each[2], self._spec.validation)]
+            if wrong:
+                coalition, claim, truth = wrong[0]
+                self._find(
+                    Kind.EVALUATION,
+                    f"{len(wrong)} of {len(pairs)} results of coalitions are not those of their models, the first is "
+                    f"that of seats {coalition.seats:b}",
+                    say(claim),
+                    say(truth),
+                )
+        return claimed
+
+    def _fetch(self, contribution: Contribution) -> Buffer:
+        return fetched(self._store, contribution.digest, self._spec.update_bytes)
+
+
+def say(evaluation: Evaluation) -> str:
+    return f"{evaluation.correct}/{evaluation.samples} correct, loss {evaluation.loss:.6f}"

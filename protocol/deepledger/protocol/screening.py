@@ -1,0 +1,219 @@
+"""Telling useful work from copies, noise and attacks: an exact function of a round's updates and some evaluations.
+
+Every sign is measured against the other updates of the round, so that a job needs no idea of what is normal. A sign
+that is found costs the pay of this round and nothing more: the chain could not prove it. What gets through is written
+in docs/contributions.md; backdoors do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import isqrt
+
+from deepledger.protocol.aggregation.stack import Stack, gram
+from deepledger.protocol.similarity import ONE, Cosines, cosines, profiles, upper_median
+from deepledger.protocol.spec import LayoutEntry, Screening
+from deepledger.protocol.types import Address
+
+HUNDREDTH = ONE // 100
+_IDLE = HUNDREDTH  # of the median norm: less is the model sent back
+_AGAINST = 20 * HUNDREDTH  # cosine with the others, below the negative of which an output is pushed against them
+_LEAST_COMPANY = 3  # updates, below which nothing can be called unusual
+
+Losses = Callable[[Sequence[int]], Sequence[int]]
+"""In millionths: the losses of the models that the plain means of some coalitions (bit masks of seats) make."""
+
+
+class Sign(StrEnum):
+    NEAR_COPY = "near copy"  # of an update that was revealed before this round's were committed
+    COLLUDING = "colluding"  # nearly the update of somebody who committed earlier in the round, still hidden then
+    UNCHANGED = "unchanged"  # the model was sent back as it was
+    NOISE = "noise"  # moves the model everywhere alike, as training does not
+    SCALED = "scaled"  # far longer than the others
+    SIGN_FLIPPED = "sign flipped"  # points against the others, and the model is better without it
+    LABEL_FLIPPED = "label flipped"  # pushes some outputs against the others, and the model is much better without it
+    HARMFUL = "harmful"  # the model is much better without it
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What was measured about one update. None: not measured. Millionths; of losses, absolute."""
+
+    norm: int | None = None  # of the median norm
+    likeness: int | None = None  # how near the nearest update is, of how near the median one is: 0 is a copy
+    like: Address | None = None  # whose that is
+    profile: int | None = None  # median correlation with the others of how much is moved where
+    alignment: int | None = None  # median cosine with the others
+    harm: int | None = None  # how much lower the loss is without it
+
+
+UNMEASURED = Signs()
+
+
+@dataclass(slots=True)
+class Screened:
+    """By index of the row."""
+
+    norms: dict[int, int] = field(default_factory=dict)
+    likeness: dict[int, tuple[int, Address]] = field(default_factory=dict)
+    profiles: dict[int, int] = field(default_factory=dict)
+    alignments: dict[int, int] = field(default_factory=dict)
+    harms: dict[int, int] = field(default_factory=dict)
+    found: dict[int, Sign] = field(default_factory=dict)
+
+    def signs(self, index: int) -> Signs:
+        likeness, like = self.likeness.get(index, (None, None))
+        return Signs(
+            norm=self.norms.get(index),
+            likeness=likeness,
+            like=like,
+            profile=self.profiles.get(index),
+            alignment=self.alignments.get(index),
+            harm=self.harms.get(index),
+        )
+
+
+def screen(
+    stack: Stack,
+    earlier: Stack,
+    screening: Screening,
+    *,
+    order: Sequence[int],
+    layout: Sequence[LayoutEntry],
+    losses: Losses,
+    margin: Callable[[int], int],
+) -> Screened:
+    """Look at updates that passed the checks of their bytes.
+
+    `earlier` are accepted updates of the rounds before; `order` are the rows of `stack` in the order in which they were
+    committed to; `margin` is how far two machines' losses near the given one may differ.
+    """
+    screened = Screened()
+    vectors = [row.vector for row in (*stack.rows, *earlier.rows)]
+    products = gram(vectors, stack.length)
+    stack.remember(tuple(row[: len(stack)] for row in products[: len(stack)]))
+    _find_idle(screened, stack)
+    cosine = cosines(products)
+    _find_copies(screened, stack, earlier, screening, cosine, order)
+    left = _left(screened, stack)
+    if len(left) < _LEAST_COMPANY:
+        return screened
+    _find_noise(screened, stack, screening, left)
+    _find_opposed(screened, stack, screening, cosine, layout, losses, margin)
+    return screened
+
+
+def overstated(signs: Signs, weight: int, weights: Sequence[int]) -> bool:
+    """Who declares at least twice the median and moved the model less than the median update has taken fewer steps than
+    its samples would make it. Only a hint: where data differ, honest updates do that, too.
+    """
+    return signs.norm is not None and signs.norm < ONE and weight >= 2 * upper_median(weights)
+
+
+def _left(screened: Screened, stack: Stack) -> list[int]:
+    return [index for index in range(len(stack)) if index not in screened.found]
+
+
+def _find_idle(screened: Screened, stack: Stack) -> None:
+    """What is much shorter or much longer than the median update."""
+    squares = [stack.gram[index][index] for index in range(len(stack))]
+    usual = isqrt(upper_median(squares))
+    for index, square in enumerate(squares):
+        if usual:
+            screened.norms[index] = isqrt(square) * ONE // usual
+        if not square or screened.norms.get(index, ONE) < _IDLE:
+            screened.found[index] = Sign.UNCHANGED
+
+
+def _find_copies(
+    screened: Screened, stack: Stack, earlier: Stack, screening: Screening, cosine: Cosines, order: Sequence[int]
+) -> None:
+    """Two updates are copies if they are far nearer to each other than to what others do: their distance, 1 - cosine,
+    is a small part of the median one. Noise that is added to a copy must be a third of its length to hide that.
+    """
+    candidates = _left(screened, stack)
+    originals: list[int] = []
+    for index in (index for index in order if index in candidates):
+        known = [*range(len(stack), len(stack) + len(earlier)), *originals]
+        nearest: tuple[int, int] | None = None
+        for other in known:
+            others = [cosine[third][other] for third in candidates if third not in (index, other)]
+            if not others or (usual := ONE - upper_median(others)) <= 0:
+                continue
+            likeness = (ONE - cosine[index][other]) * ONE // usual
+            if nearest is None or likeness < nearest[0]:
+                nearest = likeness, other
+        if nearest is not None:
+            rows = (*stack.rows, *earlier.rows)
+            screened.likeness[index] = nearest[0], rows[nearest[1]].participant
+            if nearest[0] < screening.copy_percent * HUNDREDTH:
+                screened.found[index] = Sign.COLLUDING if nearest[1] < len(stack) else Sign.NEAR_COPY
+        originals.append(index)
+
+
+def _find_noise(screened: Screened, stack: Stack, screening: Screening, left: Sequence[int]) -> None:
+    """What is far longer than the others, and what moves everything alike."""
+    alike = profiles([stack.rows[index].vector for index in left], stack.length)
+    for place, index in enumerate(left):
+        screened.profiles[index] = upper_median([value for other, value in enumerate(alike[place]) if other != place])
+        if screened.norms[index] > screening.scaled_percent * HUNDREDTH > 0:
+            screened.found[index] = Sign.SCALED
+        elif screened.profiles[index] < screening.profile_percent * HUNDREDTH:
+            screened.found[index] = Sign.NOISE
+
+
+def _find_opposed(
+    screened: Screened,
+    stack: Stack,
+    screening: Screening,
+    cosine: Cosines,
+    layout: Sequence[LayoutEntry],
+    losses: Losses,
+    margin: Callable[[int], int],
+) -> None:
+    """What points against the others, or does harm: the most harmful first, until nobody is found any more.
+
+    Direction alone proves nothing: where data differ, the update that differs most may be the most useful one.
+    """
+    most = (len(stack) - 1) // 2
+    while len(left := _left(screened, stack)) >= _LEAST_COMPANY and len(screened.found) < most:
+        for index in left:
+            screened.alignments[index] = upper_median([cosine[index][other] for other in left if other != index])
+        opposed = [index for index in left if screened.alignments[index] <= -screening.opposed_percent * HUNDREDTH < 0]
+        suspects = left if screening.harm_percent else opposed
+        if not suspects:
+            return
+        everybody = sum(1 << stack.rows[index].seat for index in left)
+        whole, *without = losses([everybody, *(everybody & ~(1 << stack.rows[index].seat) for index in suspects)])
+        guilty: list[tuple[int, int, Sign]] = []
+        for index, rest in zip(suspects, without, strict=True):
+            screened.harms[index] = harm = whole - rest
+            if harm <= margin(whole):
+                continue
+            if index in opposed:
+                guilty.append((harm, -index, Sign.SIGN_FLIPPED))
+            elif harm * 100 > rest * screening.harm_percent > 0:
+                flipped = _flips_outputs(stack.only(left), left.index(index), layout)
+                guilty.append((harm, -index, Sign.LABEL_FLIPPED if flipped else Sign.HARMFUL))
+        if not guilty:
+            return
+        _, index, sign = max(guilty)
+        screened.found[-index] = sign
+
+
+def _flips_outputs(stack: Stack, suspect: int, layout: Sequence[LayoutEntry]) -> bool:
+    """Whether some rows of the last weight matrix, which belong to one output each, move against the others' though the
+    whole does not.
+    """
+    matrices = [entry for entry in layout if len(entry.shape) == 2]
+    if not matrices:
+        return False
+    outputs, width = matrices[-1].shape
+    against = 0
+    for row in range(outputs):
+        start = matrices[-1].offset + row * width
+        part = cosines(gram([each.vector for each in stack.rows], start + width, start=start))
+        against += upper_median([value for other, value in enumerate(part[suspect]) if other != suspect]) < -_AGAINST
+    return 0 < against < outputs
