@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from deepledger.cli import join
 from deepledger.cli.main import app
 from deepledger.cli.options import PASSWORD
 from deepledger.devnet import dev_accounts, start
@@ -407,3 +408,14 @@ def test_joining_again_when_all_is_over_goes_home(desk: Desk, finished: int) -> 
     result = desk.run("join", finished, "--data", data, "--account", "ann", "--yes")
     assert result.exit_code == 0, result.output
     assert "the job is over" in result.stderr
+
+
+def test_a_node_that_is_stopped_says_whether_it_can_stay_away(world: Any) -> None:
+    play = sys.modules[type(world).__module__].Play(world)
+    account = play.nodes[0].account
+    assert join.parting(world.reader(), play.job, account) == "stopped; run the same command again to go on"
+    (node, opened), *_ = play.commit_all([play.update() for _ in play.nodes])
+    assert "round 0" in (said := join.parting(world.reader(), play.job, account))
+    assert "0.25 ETH of the stake are lost" in said
+    node.reveal(play.job, **opened)
+    assert join.parting(world.reader(), play.job, account) == "stopped; run the same command again to go on"

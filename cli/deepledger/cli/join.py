@@ -13,11 +13,11 @@ from deepledger.cli.commands import command
 from deepledger.cli.options import Chain, JobNumber, Signer, Store, TaskPlaces, places
 from deepledger.cli.reporting import Reporting
 from deepledger.cli.stopping import stop_on_signals
-from deepledger.protocol.errors import BadInput, InsufficientFunds, LedgerRejected
-from deepledger.protocol.types import JobId
+from deepledger.protocol.errors import BadInput, ChainError, InsufficientFunds, LedgerRejected
+from deepledger.protocol.types import Address, JobId
 
 if TYPE_CHECKING:
-    from deepledger.protocol.chain.ledger import Ledger
+    from deepledger.protocol.chain.ledger import Ledger, Reader
     from deepledger.protocol.happenings import Happening
     from deepledger.protocol.spec import JobSpec
     from deepledger.protocol.trail import Job
@@ -92,7 +92,7 @@ def join(
             stop=stop,
         )
         if stop.is_set():
-            reporting.say("stopped; run the same command again to go on")
+            reporting.say(parting(reader, JobId(job), ledger.account))
 
 
 def _took_part(job: Job, ledger: Ledger) -> bool:
@@ -131,6 +131,23 @@ def _agree(job: Job, spec: JobSpec, source: str, *, yes: bool) -> None:
     if not typer.confirm(f"Stake {show.eth(job.terms.stake)} and run {source} on your data?", err=True):
         show.note("nothing was staked")
         raise typer.Exit(1)
+
+
+def parting(reader: Reader, job: JobId, account: Address) -> str:
+    """What whoever stopped a node must know: whether it can stay away without losing money."""
+    from deepledger.protocol.chain.follow import Follower
+
+    try:
+        found = Follower(reader, job).job
+    except ChainError:
+        return "stopped; run the same command again to go on"
+    attempt = found.attempt
+    if attempt is None or not attempt.has_committed(account) or attempt.has_revealed(account):
+        return "stopped; run the same command again to go on"
+    return (
+        f"stopped after committing to round {attempt.round}: run the same command again before its reveal window ends, "
+        f"or {show.eth(found.terms.reveal_penalty)} of the stake are lost"
+    )
 
 
 def _line(happening: Happening) -> str | None:
