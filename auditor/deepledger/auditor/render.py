@@ -131,7 +131,7 @@ def _what(event: Event) -> str:
         case Joined(seat=seat, samples=samples):
             return f"seat {seat}, {samples} samples"
         case Credited(amount=amount) | Withdrawn(amount=amount) | PenaltyTaken(amount=amount) | Left(stake=amount):
-            return f"{amount / 10**18:.6f} ETH"
+            return f"{amount / 10**18:.6f} ETH" if not 0 < amount < 10**12 else f"{amount} wei"
         case _:
             return ""
 
@@ -169,4 +169,5 @@ def _verdict(audit: Audit) -> Text:
     )
     if audit.matches:
         return Text(f"\nEverything matches. {what}", "bold green")
-    return Text(f"\n{len(audit.findings)} mismatches. {what}", "bold red")
+    count = "1 mismatch" if len(audit.findings) == 1 else f"{len(audit.findings)} mismatches"
+    return Text(f"\n{count}. {what}", "bold red")
