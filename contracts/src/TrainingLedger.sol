@@ -112,7 +112,7 @@ contract TrainingLedger is ITrainingLedger {
 
         Round memory current = j.round;
         if (phase == Phase.Starved) _closeAttempt(job, j, current);
-        _end(job, j, current, Outcome.Withdrawn);
+        _endOnceDisclosed(job, j, current, Outcome.Withdrawn);
     }
 
     /* COORDINATORS */
@@ -129,7 +129,7 @@ contract TrainingLedger is ITrainingLedger {
         emit BondPosted(job, msg.sender, msg.value);
 
         Round memory current = j.round;
-        if (current.commitEnd == 0) _openOrWait(job, j, current);
+        if (_isWaiting(current)) _openOrWait(job, j, current);
     }
 
     /// @inheritdoc ITrainingLedger
@@ -139,7 +139,8 @@ contract TrainingLedger is ITrainingLedger {
         require(bond != 0, NoBond(msg.sender));
         if (msg.sender == _servingCoordinator(j)) {
             Phase phase = phaseAt(job, block.timestamp);
-            require(phase == Phase.Waiting || phase == Phase.Over, BondInUse(phase));
+            bool idle = phase == Phase.Waiting || phase == Phase.Over;
+            require(idle && !_withholds(j, j.round), BondInUse(phase));
         }
 
         delete j.bonds[msg.sender];
@@ -163,7 +164,9 @@ contract TrainingLedger is ITrainingLedger {
         require(round == current.number, WrongRound(current.number));
         require(msg.sender == _servingCoordinator(j), NotCoordinator(_servingCoordinator(j)));
         Phase phase = phaseAt(job, block.timestamp);
-        require(phase == Phase.Settling || phase == Phase.Overdue, WrongPhase(phase));
+        require(
+            phase == Phase.Settling || (phase == Phase.Overdue && !_isDisclosing(current)), WrongPhase(phase)
+        );
         require(modelDigest != 0 && modelRoot != 0 && reportDigest != 0, ZeroDigest());
         require(accepted & ~current.revealed == 0, NotRevealed(accepted & ~current.revealed));
         uint256 count = _count(accepted);
@@ -188,7 +191,7 @@ contract TrainingLedger is ITrainingLedger {
         if (j.state.attempt != 0) j.state.attempt = 0;
         current.number = round + 1;
 
-        if (current.number == j.terms.rounds) _end(job, j, current, Outcome.Completed);
+        if (current.number == j.terms.rounds) _endOnceDisclosed(job, j, current, Outcome.Completed);
         else _openOrWait(job, j, current);
     }
 
@@ -200,9 +203,11 @@ contract TrainingLedger is ITrainingLedger {
 
         address coordinator = _servingCoordinator(j);
         uint256 bond = j.bonds[coordinator];
-        uint256 penalty = j.terms.settlePenalty;
         Round memory current = j.round;
         (uint8 index, address successor) = _nextCoordinator(j);
+        bool last = successor == address(0);
+        bool keptTheKey = _isDisclosing(current) || (last && _withholds(j, current));
+        uint256 penalty = keptTheKey ? bond : j.terms.settlePenalty;
 
         delete j.bonds[coordinator];
         j.credits[coordinator] += bond - penalty;
@@ -210,14 +215,15 @@ contract TrainingLedger is ITrainingLedger {
         emit CoordinatorReplaced(job, current.number, coordinator, successor, penalty);
         emit BondReleased(job, coordinator, bond - penalty);
 
-        // No need to check that anyone revealed, thanks to the phase.
-        j.state.forfeits += uint128(penalty - _payEqually(job, j, current.revealed, penalty));
-        if (successor == address(0)) {
-            _closeAttempt(job, j, current);
+        // Whoever revealed is still seated: nobody leaves with a commitment, and `leave` takes its bit in Disclosing.
+        uint64 heirs = current.revealed != 0 ? current.revealed : j.state.seats;
+        j.state.forfeits += uint128(penalty - _payEqually(job, j, heirs, penalty));
+        if (last) {
+            if (!_isDisclosing(current)) _closeAttempt(job, j, current);
             _end(job, j, current, Outcome.Abandoned);
         } else {
             j.state.coordinator = index;
-            // What was revealed stays valid; the successor gets a settle window of its own.
+            // What was revealed stays valid; the successor gets a window of its own, to settle or to disclose.
             j.round.revealEnd = uint40(block.timestamp);
         }
     }
@@ -231,6 +237,7 @@ contract TrainingLedger is ITrainingLedger {
         uint8 seatPlusOne = j.pledges[msg.sender].seatPlusOne;
         if (seatPlusOne != 0) revert AlreadySeated(seatPlusOne - 1);
         Round memory current = j.round;
+        if (_isDisclosing(current)) revert WrongPhase(phaseAt(job, block.timestamp));
         require(current.seated < j.terms.maxParticipants, JobFull(j.terms.maxParticipants));
         require(samples != 0, ZeroSamples());
         require(msg.value == j.terms.stake, WrongValue(j.terms.stake));
@@ -249,7 +256,7 @@ contract TrainingLedger is ITrainingLedger {
 
         emit Joined(job, msg.sender, seat, samples);
 
-        if (current.commitEnd == 0) _openOrWait(job, j, current);
+        if (_isWaiting(current)) _openOrWait(job, j, current);
         else j.round = current;
     }
 
@@ -260,8 +267,13 @@ contract TrainingLedger is ITrainingLedger {
         require(seatPlusOne != 0, NotSeated(msg.sender));
         uint8 seat = seatPlusOne - 1;
         Round memory current = j.round;
-        // No need to ask for the phase: nobody counts as committed in Waiting or Over.
+        // No need to ask for the phase: nobody counts as committed in Waiting, Disclosing or Over.
         require(current.committed & _bit(seat) == 0, CommitmentOutstanding(current.number));
+        // Only in Disclosing: whoever leaves then inherits nothing.
+        if (current.revealed & _bit(seat) != 0) {
+            current.revealed &= ~_bit(seat);
+            current.reveals -= 1;
+        }
 
         _unseat(job, j, current, seat, Departure.Voluntary);
         if (block.timestamp < current.commitEnd && current.commits != 0 && current.commits == current.seated) {
@@ -274,7 +286,7 @@ contract TrainingLedger is ITrainingLedger {
     function commit(JobId job, uint24 round, bytes32 commitment) external {
         Job storage j = _jobs[job];
         Round storage current = j.round;
-        // `commitEnd` is zero in Waiting, in Over, and in a job that does not exist.
+        // `commitEnd` is zero in Waiting, Disclosing and Over, and in a job that does not exist.
         if (block.timestamp >= current.commitEnd) revert WrongPhase(phaseAt(job, block.timestamp));
         require(round == current.number, WrongRound(current.number));
         uint8 seatPlusOne = j.pledges[msg.sender].seatPlusOne;
@@ -298,7 +310,7 @@ contract TrainingLedger is ITrainingLedger {
     function reveal(JobId job, bytes32 digest, bytes32 root, bytes32 salt) external {
         Job storage j = _jobs[job];
         Round storage current = j.round;
-        // `revealEnd` is zero in Waiting, in Over, and in a job that does not exist.
+        // `revealEnd` is in the past in Disclosing; it is zero in Waiting, in Over, and in a job that does not exist.
         if (
             block.timestamp < current.commitEnd || block.timestamp >= current.revealEnd
                 || current.commits < j.terms.minParticipants
@@ -336,6 +348,23 @@ contract TrainingLedger is ITrainingLedger {
         } else {
             j.state.attempt += 1;
             _openOrWait(job, j, current);
+        }
+    }
+
+    /// @inheritdoc ITrainingLedger
+    function disclose(JobId job, bytes32 key) external {
+        Job storage j = _existing(job);
+        require(j.state.validationKey == 0, AlreadyDisclosed(j.state.validationKey));
+        bytes32 lock = j.terms.validationLock;
+        // No need to ask whether the set is withheld: nothing hashes to the lock of a public one.
+        require(key != 0 && keccak256(abi.encode(key)) == lock, WrongKey(lock));
+
+        j.state.validationKey = key;
+        emit ValidationDisclosed(job, key);
+
+        Round memory current = j.round;
+        if (_isDisclosing(current)) {
+            _end(job, j, current, current.number == j.terms.rounds ? Outcome.Completed : Outcome.Withdrawn);
         }
     }
 
@@ -378,7 +407,10 @@ contract TrainingLedger is ITrainingLedger {
         if (j.state.over) return Phase.Over;
         Round memory current = j.round;
         uint8 least = j.terms.minParticipants;
-        if (current.commitEnd == 0) return Phase.Waiting;
+        if (_isWaiting(current)) return Phase.Waiting;
+        if (_isDisclosing(current)) {
+            return timestamp < uint256(current.revealEnd) + j.terms.settleWindow ? Phase.Disclosing : Phase.Overdue;
+        }
         if (timestamp < current.commitEnd) return Phase.Committing;
         if (current.commits < least) return Phase.Starved;
         if (timestamp < current.revealEnd) return Phase.Revealing;
@@ -450,6 +482,38 @@ contract TrainingLedger is ITrainingLedger {
             emit RoundOpened(job, fresh.number, j.state.attempt, fresh.commitEnd, fresh.revealEnd);
         }
         j.round = fresh;
+    }
+
+    /// @dev Ends a job; while settled rounds cannot be redone for want of the validation set, it waits for the key first.
+    function _endOnceDisclosed(JobId job, Job storage j, Round memory current, Outcome outcome) internal {
+        if (!_withholds(j, current)) {
+            _end(job, j, current, outcome);
+            return;
+        }
+        Round memory last;
+        last.number = current.number;
+        last.seated = current.seated;
+        last.revealEnd = uint40(block.timestamp);
+        // They are the heirs of a bond that is forfeited.
+        last.reveals = current.reveals;
+        last.revealed = current.revealed;
+        j.round = last;
+        emit DisclosureDue(job, outcome, uint40(block.timestamp + j.terms.settleWindow));
+    }
+
+    /// @dev No round is open, and none can be settled. Also so in Over.
+    function _isWaiting(Round memory current) internal pure returns (bool) {
+        return current.commitEnd == 0 && current.revealEnd == 0;
+    }
+
+    /// @dev No round will be open any more, and what is left is to disclose the validation set.
+    function _isDisclosing(Round memory current) internal pure returns (bool) {
+        return current.commitEnd == 0 && current.revealEnd != 0;
+    }
+
+    /// @dev Whether a round was settled with a validation set whose key is not on chain.
+    function _withholds(Job storage j, Round memory current) internal view returns (bool) {
+        return current.number != 0 && j.terms.validationLock != 0 && j.state.validationKey == 0;
     }
 
     /// @dev Everyone seated has committed: the reveal window begins now.

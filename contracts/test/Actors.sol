@@ -8,6 +8,7 @@ import {Books} from "./Books.sol";
 /// can succeed, so that hardly a call is wasted; only `strangerTries` makes calls that may be refused.
 contract Actors is Books {
     uint256 internal constant MOST_JOBS = 5;
+    bytes32 internal constant KEY = "key";
 
     constructor() {
         for (uint256 kind; kind < 4; kind++) createJob(kind);
@@ -41,19 +42,22 @@ contract Actors is Books {
         JobId job = _job(which);
         address coordinator = _coordinators[who % 3];
         Phase phase = _phase(job);
-        bool free = phase == Phase.Waiting || phase == Phase.Over || coordinator != _serving(job);
+        bool idle = (phase == Phase.Waiting || phase == Phase.Over) && !withholds(job);
+        bool free = idle || coordinator != _serving(job);
         if (free && ledger.bondOf(job, coordinator) != 0) _releaseBond(job, coordinator);
     }
 
     function settle(uint256 which, uint256 accepted, uint256 scores) external {
         (bool found, JobId job) = _find(which, Phase.Settling, Phase.Overdue);
-        if (found) _settle(job, uint64(accepted), scores);
+        if (found && !_isDisclosing(job)) _settle(job, uint64(accepted), scores);
     }
 
     function replaceCoordinator(uint256 which, uint256 who) external {
         (bool found, JobId job) = _find(which, Phase.Overdue, Phase.Settling);
         // Sometimes a coordinator that has time left oversleeps.
-        if (found && who % 2 == 0 && _phase(job) == Phase.Settling) _pass(ledger.roundOf(job).revealEnd + 300);
+        if (!found || which % 8 == 0) (found, job) = _find(which, Phase.Disclosing, Phase.Disclosing);
+        bool inTime = found && _phase(job) != Phase.Overdue;
+        if (inTime && who % 2 == 0) _pass(ledger.roundOf(job).revealEnd + 300);
         if (found && _phase(job) == Phase.Overdue) _replaceCoordinator(job, _everyone[who % _everyone.length]);
     }
 
@@ -84,6 +88,15 @@ contract Actors is Books {
     }
 
     /* ANYONE */
+
+    function disclose(uint256 which, uint256 who) external {
+        (bool found, JobId job) = _find(which, Phase.Disclosing, Phase.Overdue);
+        // Now and then it is given away before it is due.
+        if (!found && which % 64 == 0) (found, job) = (true, _job(which));
+        if (found && ledger.termsOf(job).validationLock != 0 && ledger.stateOf(job).validationKey == 0) {
+            _disclose(job, _everyone[who % _everyone.length]);
+        }
+    }
 
     function restartRound(uint256 which, uint256 who) external {
         (bool found, JobId job) = _find(which, Phase.Starved, Phase.Starved);
@@ -118,12 +131,14 @@ contract Actors is Books {
             bool reveals = lazy >> (2 * i) & 3 != 0 || i == 0;
             if (reveals && _phase(job) == Phase.Revealing) _revealIfDue(job, _participants[i]);
         }
+        // Sometimes the window ends at once.
+        if (lazy >> 12 & 3 == 0 && _phase(job) == Phase.Revealing) _pass(ledger.roundOf(job).revealEnd);
     }
 
     /// @dev Any call by who has no role, with whatever arguments: most are refused, none may do harm.
     function strangerTries(uint256 which, uint256 what, uint32 samples, bytes32 word) external {
         JobId job = _job(which);
-        what %= 10;
+        what %= 11;
         if (what == 0) _try(job, abi.encodeCall(ITrainingLedger.closeJob, (job)), 0);
         else if (what == 1) _try(job, abi.encodeCall(ITrainingLedger.postBond, (job)), ledger.termsOf(job).bond);
         else if (what == 2) _try(job, abi.encodeCall(ITrainingLedger.releaseBond, (job)), 0);
@@ -133,7 +148,8 @@ contract Actors is Books {
         else if (what == 6) _try(job, abi.encodeCall(ITrainingLedger.leave, (job)), 0);
         else if (what == 7) _try(job, abi.encodeCall(ITrainingLedger.commit, (job, ledger.roundOf(job).number, word)), 0);
         else if (what == 8) _try(job, abi.encodeCall(ITrainingLedger.reveal, (job, word, word, word)), 0);
-        else _try(job, abi.encodeCall(ITrainingLedger.restartRound, (job)), 0);
+        else if (what == 9) _try(job, abi.encodeCall(ITrainingLedger.restartRound, (job)), 0);
+        else _try(job, abi.encodeCall(ITrainingLedger.disclose, (job, word)), 0);
     }
 
     /* CALLS, EACH ENTERED IN THE BOOKS */
@@ -205,6 +221,11 @@ contract Actors is Books {
     function _restartRound(JobId job, address caller) internal watched(job) {
         _from(caller, 0);
         ledger.restartRound(job);
+    }
+
+    function _disclose(JobId job, address caller) internal watched(job) {
+        _from(caller, 0);
+        ledger.disclose(job, KEY);
     }
 
     function _withdraw(JobId job, address account) internal watched(job) {
@@ -282,6 +303,12 @@ contract Actors is Books {
         return ledger.coordinatorsOf(job)[ledger.stateOf(job).coordinator];
     }
 
+    /// @dev Whether a round was settled with a validation set whose key is not on chain.
+    function withholds(JobId job) public view returns (bool) {
+        bool settled = ledger.roundOf(job).number != 0;
+        return settled && ledger.termsOf(job).validationLock != 0 && ledger.stateOf(job).validationKey == 0;
+    }
+
     function _isSeated(JobId job, address participant) internal view returns (bool) {
         return ledger.memberOf(job, participant).seatPlusOne != 0;
     }
@@ -293,14 +320,15 @@ contract Actors is Books {
 
     function _canJoin(JobId job, address participant) internal view returns (bool) {
         bool free = ledger.roundOf(job).seated < ledger.termsOf(job).maxParticipants;
-        return free && !ledger.stateOf(job).over && !_isSeated(job, participant);
+        return free && !ledger.stateOf(job).over && !_isDisclosing(job) && !_isSeated(job, participant);
     }
 
     /// @dev Ordinary; one seat and no deposits; penalties as high as the deposits, and no reward; many seats and amounts
-    /// that do not divide; a single round.
+    /// that do not divide; a single round. In all but one the validation set is withheld.
     function _terms(uint256 kind) internal pure returns (JobTerms memory terms) {
         (terms.specDigest, terms.modelDigest, terms.modelRoot) = ("spec", "model", "root");
         (terms.commitWindow, terms.revealWindow, terms.settleWindow) = (100, 200, 300);
+        if (kind != 3) terms.validationLock = keccak256(abi.encode(KEY));
         if (kind == 0) _shape(terms, [uint8(4), 2, 4, 2], [uint96(9 ether), 1 ether, 0.4 ether, 5 ether, 2 ether]);
         else if (kind == 1) _shape(terms, [uint8(3), 1, 1, 1], [uint96(7), 0, 0, 0, 0]);
         else if (kind == 2) _shape(terms, [uint8(6), 2, 3, 1], [uint96(0), 1001, 1001, 10, 10]);

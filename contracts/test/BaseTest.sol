@@ -16,6 +16,8 @@ abstract contract BaseTest {
     bytes32 internal constant MODEL = keccak256("model");
     bytes32 internal constant ROOT = keccak256("root");
     bytes32 internal constant REPORT = keccak256("report");
+    bytes32 internal constant KEY = keccak256("key of the validation set");
+    bytes32 internal constant LOCK = keccak256(abi.encode(KEY));
 
     address internal immutable sponsor = _account("sponsor");
     address internal immutable stranger = _account("stranger");
@@ -67,8 +69,15 @@ abstract contract BaseTest {
             stake: 1 ether,
             revealPenalty: 0.4 ether,
             bond: 5 ether,
-            settlePenalty: 2 ether
+            settlePenalty: 2 ether,
+            validationLock: 0
         });
+    }
+
+    /// @dev One round, and a validation set that is withheld.
+    function _withheld() internal pure returns (JobTerms memory terms) {
+        terms = _terms();
+        (terms.rounds, terms.validationLock) = (1, LOCK);
     }
 
     function _coordinators() internal pure virtual returns (address[] memory list) {
@@ -191,8 +200,10 @@ abstract contract BaseTest {
     }
 
     /// @dev Brings a new job with three participants to a phase; they have done all that the phases before ask for.
+    /// In Disclosing that is another job than before, since not every job gets there.
     function _bring(Phase phase) internal {
-        if (phase == Phase.Over) _close();
+        if (phase == Phase.Disclosing) _openToDisclosing(3);
+        else if (phase == Phase.Over) _close();
         else if (phase == Phase.Starved) _starve();
         else if (phase != Phase.Waiting) _open(3);
 
@@ -200,6 +211,13 @@ abstract contract BaseTest {
         if (phase == Phase.Settling || phase == Phase.Overdue) _revealAll(3);
         if (phase == Phase.Overdue) _skip(SETTLE_WINDOW);
         _assertPhase(phase);
+    }
+
+    /// @dev Brings a new job with n participants and a withheld validation set to Disclosing.
+    function _openToDisclosing(uint256 n) internal {
+        _newJob(_withheld());
+        _openToReveal(n);
+        _settleAll(n);
     }
 
     /// @dev Nothing is left to do in the round but to settle it: everyone acts, and the coordinator settles.
@@ -213,6 +231,11 @@ abstract contract BaseTest {
     function _close() internal {
         vm.prank(sponsor);
         ledger.closeJob(job);
+    }
+
+    function _disclose() internal {
+        vm.prank(stranger);
+        ledger.disclose(job, KEY);
     }
 
     function _skip(uint256 time) internal {

@@ -12,7 +12,7 @@ struct Totals {
     uint256 penalties;
     uint256 credited;
     uint256 creditedToSponsor;
-    /// What was credited to somebody who had not revealed and was not the heir of an ended job either.
+    /// What was credited to somebody who had not revealed and was not the heir of an ended job or a bond either.
     uint256 unearned;
     uint256 honestPaidIn;
     uint256 honestPaidOut;
@@ -45,6 +45,7 @@ abstract contract Books {
     mapping(address => bool) internal _wasSeated;
     mapping(address => bool) internal _hadRevealed;
     bool internal _someoneHadRevealed;
+    bool internal _wasDisclosing;
 
     constructor() {
         _participants = [honest, _actor("ann"), _actor("bob"), _actor("cy"), _actor("dee"), _actor("eve")];
@@ -83,6 +84,7 @@ abstract contract Books {
         if (JobId.unwrap(job) > ledger.jobCount()) return;
         Round memory round = ledger.roundOf(job);
         _someoneHadRevealed = round.revealed != 0;
+        _wasDisclosing = _isDisclosing(job);
         for (uint256 i; i < _everyone.length; i++) {
             Member memory member = ledger.memberOf(job, _everyone[i]);
             _wasSeated[_everyone[i]] = member.seatPlusOne != 0;
@@ -123,8 +125,15 @@ abstract contract Books {
         sums.credited += amount;
         if (_hadRevealed[account]) return;
         bool over = ledger.stateOf(job).over;
+        bool inherits = over || _wasDisclosing;
         if (over && account == sponsor) sums.creditedToSponsor += amount;
-        else if (!over || _someoneHadRevealed || !_wasSeated[account]) sums.unearned += amount;
+        else if (!inherits || _someoneHadRevealed || !_wasSeated[account]) sums.unearned += amount;
+    }
+
+    /// @dev Its last round is over, and it waits for the key of its validation set.
+    function _isDisclosing(JobId job) internal view returns (bool) {
+        Round memory round = ledger.roundOf(job);
+        return round.commitEnd == 0 && round.revealEnd != 0;
     }
 
     function _address(bytes32 topic) internal pure returns (address) {

@@ -131,6 +131,41 @@ contract CloseJobTest is BaseTest {
         vm.assertEq(address(ledger).balance, 0);
     }
 
+    function test_rounds_that_were_settled_with_a_withheld_set_wait_for_its_key(bool starved) public {
+        _newJobOfThreeRounds();
+        _playRound(2);
+        if (starved) _skip(COMMIT_WINDOW);
+        else _leave(0);
+        if (!starved) _skip(COMMIT_WINDOW);
+        _assertPhase(Phase.Starved);
+
+        _expectEvent();
+        emit ITrainingLedger.DisclosureDue(job, Outcome.Withdrawn, uint40(block.timestamp + SETTLE_WINDOW));
+        _close();
+        _assertPhase(Phase.Disclosing);
+        vm.assertEq(_state().escrow, 18 ether, "the escrow stays");
+        vm.assertEq(ledger.creditOf(job, sponsor), 0);
+
+        _expectEvent();
+        emit ITrainingLedger.JobEnded(job, Outcome.Withdrawn);
+        _disclose();
+        vm.assertEq(ledger.creditOf(job, sponsor), 18 ether);
+    }
+
+    function test_without_a_settled_round_no_key_is_waited_for() public {
+        _newJobOfThreeRounds();
+        _skip(COMMIT_WINDOW);
+        _close();
+        _assertPhase(Phase.Over);
+    }
+
+    function _newJobOfThreeRounds() internal {
+        JobTerms memory terms = _terms();
+        terms.validationLock = LOCK;
+        _newJob(terms);
+        _open(2);
+    }
+
     /* WHAT IT REFUSES */
 
     function test_only_the_sponsor_may(address caller) public {
@@ -141,7 +176,7 @@ contract CloseJobTest is BaseTest {
     }
 
     function test_not_while_a_round_can_be_settled(uint8 which) public {
-        Phase phase = Phase(which % 7);
+        Phase phase = Phase(which % 8);
         vm.assume(phase != Phase.Waiting && phase != Phase.Starved);
         _bring(phase);
         _expectWrongPhase(phase);

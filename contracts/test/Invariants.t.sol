@@ -148,6 +148,34 @@ contract InvariantTest {
         vm.assertLe(totals.honestPaidIn, totals.honestPaidOut + honest.balance - before, "it has lost something");
     }
 
+    /* THE KEY OF A WITHHELD VALIDATION SET */
+
+    function invariant_who_is_to_disclose_has_its_bond_in_deposit() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            JobState memory state = ledger.stateOf(job);
+            if (state.over || !actors.withholds(job)) continue;
+            address serving = ledger.coordinatorsOf(job)[state.coordinator];
+            vm.assertEq(ledger.bondOf(job, serving), ledger.termsOf(job).bond, "it could withhold the key for nothing");
+        }
+    }
+
+    /// @dev Nobody discloses; with nothing but time, and calls that are anybody's, the escrow is free again.
+    function invariant_a_job_that_waits_for_its_key_ends_in_bounded_time() public {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            Round memory round = ledger.roundOf(job);
+            if (round.commitEnd != 0 || round.revealEnd == 0) continue;
+            uint256 here = vm.snapshotState();
+            for (uint256 i; i < 3 && !ledger.stateOf(job).over; i++) {
+                vm.warp(ledger.roundOf(job).revealEnd + ledger.termsOf(job).settleWindow);
+                ledger.replaceCoordinator(job);
+            }
+            vm.assertTrue(ledger.stateOf(job).over, "it waits for ever");
+            vm.revertToState(here);
+        }
+    }
+
     /* SEATS */
 
     function invariant_seats_and_bitmaps_agree() public view {
@@ -161,7 +189,9 @@ contract InvariantTest {
             vm.assertEq(_ones(round.committed), round.commits, "commits");
             vm.assertEq(_ones(round.revealed), round.reveals, "reveals");
             vm.assertEq(round.committed & ~state.seats, 0, "who committed is seated");
-            vm.assertEq(round.revealed & ~round.committed, 0, "who revealed had committed");
+            vm.assertEq(round.revealed & ~state.seats, 0, "who revealed is seated");
+            bool disclosing = round.commitEnd == 0 && round.revealEnd != 0;
+            if (!disclosing) vm.assertEq(round.revealed & ~round.committed, 0, "who revealed had committed");
             vm.assertLe(round.seated, terms.maxParticipants, "seats");
             vm.assertTrue(round.commitEnd != 0 || round.committed == 0, "nobody commits without a round");
             for (uint8 seat; seat < 7; seat++) {
@@ -186,7 +216,7 @@ contract InvariantTest {
     /// way to lose a seat and every end.
     function test_the_acts_reach_every_depth() public {
         bytes4[] memory acts = _acts();
-        for (uint256 episode; episode < 8; episode++) {
+        for (uint256 episode; episode < 12; episode++) {
             setUp();
             for (uint256 i; i < 500; i++) {
                 uint256 seed = uint256(keccak256(abi.encode(episode, i)));
@@ -197,9 +227,13 @@ contract InvariantTest {
             invariant_balance_equals_what_is_owed();
             invariant_every_penalty_lands_with_somebody();
             invariant_seats_and_bitmaps_agree();
+            invariant_who_is_to_disclose_has_its_bond_in_deposit();
+            invariant_a_job_that_waits_for_its_key_ends_in_bounded_time();
             _count();
         }
-        for (uint256 i; i < _topics().length; i++) vm.assertGt(_seen[_topics()[i]], 12, "an event was rare");
+        for (uint256 i; i < 15; i++) vm.assertGt(_seen[_topics()[i]], 12, "an event was rare");
+        vm.assertGt(_seen[ITrainingLedger.DisclosureDue.selector], 5, "hardly a job waited for its key");
+        vm.assertGt(_seen[ITrainingLedger.ValidationDisclosed.selector], 5, "hardly a key was disclosed");
         for (uint256 i; i < 3; i++) vm.assertGt(_departures[i], 5, "a way to lose a seat was rare");
         for (uint256 i; i < 3; i++) vm.assertGt(_ends[i], 1, "an end was not reached");
     }
@@ -214,7 +248,7 @@ contract InvariantTest {
         for (uint256 i; i < 3; i++) _ends[i] += actors.ends(Outcome(i));
     }
 
-    function _topics() internal pure returns (bytes32[15] memory) {
+    function _topics() internal pure returns (bytes32[17] memory) {
         return [
             ITrainingLedger.JobCreated.selector,
             ITrainingLedger.BondPosted.selector,
@@ -230,12 +264,14 @@ contract InvariantTest {
             ITrainingLedger.Credited.selector,
             ITrainingLedger.CoordinatorReplaced.selector,
             ITrainingLedger.JobEnded.selector,
-            ITrainingLedger.Withdrawn.selector
+            ITrainingLedger.Withdrawn.selector,
+            ITrainingLedger.DisclosureDue.selector,
+            ITrainingLedger.ValidationDisclosed.selector
         ];
     }
 
     function _acts() internal pure returns (bytes4[] memory acts) {
-        acts = new bytes4[](15);
+        acts = new bytes4[](16);
         acts[0] = Actors.createJob.selector;
         acts[1] = Actors.closeJob.selector;
         acts[2] = Actors.postBond.selector;
@@ -251,6 +287,7 @@ contract InvariantTest {
         acts[12] = Actors.wait.selector;
         acts[13] = Actors.carryOn.selector;
         acts[14] = Actors.strangerTries.selector;
+        acts[15] = Actors.disclose.selector;
     }
 
     function _ones(uint64 bits) internal pure returns (uint256 ones) {

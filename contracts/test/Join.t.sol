@@ -76,8 +76,8 @@ contract JoinTest is BaseTest {
     }
 
     function test_a_round_that_is_open_stays_as_it_is_but_for_the_seat(uint8 which) public {
-        Phase phase = Phase(which % 7);
-        vm.assume(phase != Phase.Waiting && phase != Phase.Over);
+        Phase phase = Phase(which % 8);
+        vm.assume(phase != Phase.Waiting && phase != Phase.Disclosing && phase != Phase.Over);
         _bring(phase);
         Round memory expected = _round();
         expected.seated = 4;
@@ -188,6 +188,15 @@ contract JoinTest is BaseTest {
     }
 
     /* WHAT IT REFUSES */
+
+    function test_not_once_the_last_round_is_over(bool late) public {
+        _bring(Phase.Disclosing);
+        if (late) _skip(SETTLE_WINDOW);
+        _expectWrongPhase(late ? Phase.Overdue : Phase.Disclosing);
+        vm.deal(_participant(3), 1 ether);
+        vm.prank(_participant(3));
+        ledger.join{value: 1 ether}(job, 1);
+    }
 
     function test_only_once() public {
         _join(0);

@@ -49,13 +49,29 @@ contract LeaveTest is BaseTest {
     }
 
     function test_who_has_not_committed_may_in_any_phase(uint8 which) public {
-        Phase phase = Phase(which % 7);
+        Phase phase = Phase(which % 8);
+        vm.assume(phase != Phase.Disclosing);
         if (phase == Phase.Over || phase == Phase.Waiting) _join(3);
         _bring(phase);
         if (phase != Phase.Over && phase != Phase.Waiting) _join(3);
         _leave(3);
         vm.assertEq(_credit(3), 1 ether);
         _assertPhase(phase);
+    }
+
+    function test_everyone_may_while_the_key_is_due_and_inherits_nothing_then() public {
+        _bring(Phase.Disclosing);
+        uint256 earned = _credit(1);
+        _leave(1);
+        vm.assertEq(_credit(1), earned + 1 ether);
+        vm.assertEq(_round().revealed, 5);
+        vm.assertEq(_round().reveals, 2);
+        _assertPhase(Phase.Disclosing);
+        _skip(SETTLE_WINDOW);
+        ledger.replaceCoordinator(job);
+        vm.assertEq(_credit(0), earned + 2.5 ether);
+        vm.assertEq(_credit(1), earned + 1 ether);
+        vm.assertEq(_credit(2), earned + 2.5 ether);
     }
 
     function test_everyone_may_when_the_job_is_over() public {
@@ -123,8 +139,8 @@ contract LeaveTest is BaseTest {
     /* WHAT IT REFUSES */
 
     function test_not_while_it_has_committed(uint8 which) public {
-        Phase phase = Phase(which % 7);
-        vm.assume(phase != Phase.Waiting && phase != Phase.Over);
+        Phase phase = Phase(which % 8);
+        vm.assume(phase != Phase.Waiting && phase != Phase.Disclosing && phase != Phase.Over);
         _bring(phase);
         if (phase == Phase.Committing) _commit(0);
         _expectError(ITrainingLedger.CommitmentOutstanding.selector, 0);

@@ -33,8 +33,10 @@ contract ReleaseBondTest is BaseTest {
     }
 
     function test_a_reserve_may_at_any_time(uint8 which) public {
-        _postBond(1);
-        _bring(Phase(which % 7));
+        Phase phase = Phase(which % 8);
+        if (phase == Phase.Over) _postBond(1);
+        _bring(phase);
+        if (phase != Phase.Over) _postBond(1);
         _release(1);
         vm.assertEq(ledger.creditOf(job, _coordinator(1)), 5 ether);
     }
@@ -59,11 +61,37 @@ contract ReleaseBondTest is BaseTest {
     /* WHAT IT REFUSES */
 
     function test_the_serving_one_not_while_a_round_is_open(uint8 which) public {
-        Phase phase = Phase(which % 7);
+        Phase phase = Phase(which % 8);
         vm.assume(phase != Phase.Waiting && phase != Phase.Over);
         _bring(phase);
         _expectError(ITrainingLedger.BondInUse.selector, uint256(phase));
         _release(0);
+    }
+
+    function test_the_serving_one_not_while_settled_rounds_want_the_key() public {
+        JobTerms memory terms = _terms();
+        terms.validationLock = LOCK;
+        _newJob(terms);
+        _open(2);
+        _playRound(2);
+        _skip(COMMIT_WINDOW);
+        _leave(0);
+        ledger.restartRound(job);
+        _assertPhase(Phase.Waiting);
+        _expectError(ITrainingLedger.BondInUse.selector, uint256(Phase.Waiting));
+        _release(0);
+        _disclose();
+        _release(0);
+    }
+
+    function test_the_serving_one_not_while_it_is_to_disclose(bool late) public {
+        _bring(Phase.Disclosing);
+        if (late) _skip(SETTLE_WINDOW);
+        _expectError(ITrainingLedger.BondInUse.selector, uint256(late ? Phase.Overdue : Phase.Disclosing));
+        _release(0);
+        _disclose();
+        _release(0);
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 5 ether);
     }
 
     function test_a_successor_not_once_it_serves() public {

@@ -168,10 +168,108 @@ contract ReplaceCoordinatorTest is BaseTest {
         ledger.settle(job, 0, MODEL, ROOT, REPORT, 1, _score(1));
     }
 
+    /* WHO KEEPS THE KEY OF A WITHHELD VALIDATION SET */
+
+    function test_who_does_not_disclose_loses_its_whole_bond(uint96 bond, uint256 n) public {
+        n = _bound(n, 2, 4);
+        JobTerms memory terms = _withheld();
+        terms.bond = uint96(_bound(bond, terms.settlePenalty, type(uint96).max));
+        _newJob(terms);
+        _postBond(1);
+        _openToReveal(n);
+        _settleAll(n);
+        uint256 earned = _credit(0);
+        _skip(SETTLE_WINDOW);
+        _assertPhase(Phase.Overdue);
+
+        _expectEvent();
+        emit ITrainingLedger.CoordinatorReplaced(job, 1, _coordinator(0), _coordinator(1), terms.bond);
+        _expectEvent();
+        emit ITrainingLedger.BondReleased(job, _coordinator(0), 0);
+        ledger.replaceCoordinator(job);
+
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 0);
+        for (uint256 i; i < n; i++) vm.assertEq(_credit(i), earned + terms.bond / n);
+        _assertPhase(Phase.Disclosing);
+        _skip(SETTLE_WINDOW - 1);
+        _assertPhase(Phase.Disclosing);
+        _disclose();
+        _assertPhase(Phase.Over);
+        vm.prank(_coordinator(1));
+        ledger.releaseBond(job);
+        vm.assertEq(ledger.creditOf(job, _coordinator(1)), terms.bond);
+    }
+
+    function test_with_nobody_left_to_disclose_the_job_is_abandoned() public {
+        _bring(Phase.Disclosing);
+        _skip(SETTLE_WINDOW);
+        _expectEvent();
+        emit ITrainingLedger.CoordinatorReplaced(job, 1, _coordinator(0), address(0), 5 ether);
+        _expectEvent();
+        emit ITrainingLedger.BondReleased(job, _coordinator(0), 0);
+        for (uint256 i; i < 3; i++) {
+            _expectEvent();
+            emit ITrainingLedger.Credited(job, _participant(i), uint256(5 ether) / 3);
+        }
+        _expectEvent();
+        emit ITrainingLedger.JobEnded(job, Outcome.Abandoned);
+        ledger.replaceCoordinator(job);
+        _assertPhase(Phase.Over);
+        vm.assertEq(_member(0).misses, 0, "no round was missed");
+    }
+
+    function test_without_heirs_the_bond_of_who_kept_the_key_goes_to_who_is_seated_or_the_sponsor(bool someone) public {
+        JobTerms memory terms = _terms();
+        terms.validationLock = LOCK;
+        _newJob(terms);
+        _open(2);
+        _playRound(2);
+        _skip(COMMIT_WINDOW);
+        _leave(0);
+        ledger.restartRound(job);
+        _close();
+        if (!someone) _leave(1);
+        uint256 had = _credit(1);
+        _skip(SETTLE_WINDOW);
+        ledger.replaceCoordinator(job);
+        vm.assertEq(_credit(1), someone ? had + 5 ether : had);
+        vm.assertEq(ledger.creditOf(job, sponsor), someone ? 18 ether : 23 ether);
+    }
+
+    function test_who_does_not_settle_and_leaves_nobody_to_disclose_loses_its_whole_bond(bool disclosed) public {
+        JobTerms memory terms = _terms();
+        terms.validationLock = LOCK;
+        _newJob(terms);
+        _open(2);
+        _playRound(2);
+        _commitAll(2);
+        _revealAll(2);
+        _skip(SETTLE_WINDOW);
+        if (disclosed) _disclose();
+        ledger.replaceCoordinator(job);
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), disclosed ? 3 ether : 0);
+        _assertPhase(Phase.Over);
+    }
+
+    function test_who_does_not_settle_and_has_a_successor_loses_the_penalty_only() public {
+        JobTerms memory terms = _terms();
+        terms.validationLock = LOCK;
+        _newJob(terms);
+        _postBond(1);
+        _open(2);
+        _playRound(2);
+        _commitAll(2);
+        _revealAll(2);
+        _skip(SETTLE_WINDOW);
+        ledger.replaceCoordinator(job);
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 3 ether);
+        _assertPhase(Phase.Settling);
+    }
+
     /* WHAT IT REFUSES */
 
     function test_only_in_overdue(uint8 which) public {
-        Phase phase = Phase(which % 7);
+        Phase phase = Phase(which % 8);
         vm.assume(phase != Phase.Overdue);
         _bring(phase);
         _expectWrongPhase(phase);

@@ -310,7 +310,38 @@ contract SettleTest is BaseTest {
         vm.assertEq(_round().number, 1);
     }
 
+    function test_after_the_last_round_of_a_withheld_job_its_key_is_due() public {
+        _newJob(_withheld());
+        _openToReveal(3);
+        _skip(7);
+        _expectEvent();
+        emit ITrainingLedger.DisclosureDue(job, Outcome.Completed, uint40(block.timestamp + SETTLE_WINDOW));
+        _settleAll(2);
+        _assertPhase(Phase.Disclosing);
+        vm.assertEq(_round().number, 1);
+        vm.assertEq(_round().revealed, 7, "the heirs of a forfeited bond");
+        vm.assertEq(_round().committed, 0, "nobody is held back");
+        vm.assertEq(_round().seated, 3);
+    }
+
+    function test_a_key_that_is_known_already_is_not_waited_for() public {
+        _newJob(_withheld());
+        _openToReveal(3);
+        _disclose();
+        _expectEvent();
+        emit ITrainingLedger.JobEnded(job, Outcome.Completed);
+        _settleAll(3);
+        _assertPhase(Phase.Over);
+    }
+
     /* WHAT IT REFUSES */
+
+    function test_nothing_is_settled_when_the_key_is_overdue() public {
+        _bring(Phase.Disclosing);
+        _skip(SETTLE_WINDOW);
+        _expectWrongPhase(Phase.Overdue);
+        _settleAs(_coordinator(0), 1, 0);
+    }
 
     function test_only_the_serving_coordinator_may(address caller, bool reserve) public {
         if (reserve) caller = _coordinator(1);
@@ -332,11 +363,12 @@ contract SettleTest is BaseTest {
     }
 
     function test_only_in_settling_and_overdue(uint8 which) public {
-        Phase phase = Phase(which % 7);
+        Phase phase = Phase(which % 8);
         vm.assume(phase != Phase.Settling && phase != Phase.Overdue);
         _bring(phase);
+        uint24 round = _round().number;
         _expectWrongPhase(phase);
-        _settleAs(_coordinator(0), 0, 0);
+        _settleAs(_coordinator(0), round, 0);
     }
 
     function test_not_before_the_last_second_of_revealing_is_over() public {

@@ -64,8 +64,14 @@ contract ViewsTest is BaseTest {
         vm.assertEq(_at(type(uint256).max), uint256(Phase.Overdue));
     }
 
+    function test_a_key_is_due_until_it_is_overdue(uint256 timestamp) public {
+        _bring(Phase.Disclosing);
+        bool due = timestamp < START + SETTLE_WINDOW;
+        vm.assertEq(_at(timestamp), uint256(due ? Phase.Disclosing : Phase.Overdue));
+    }
+
     function test_the_phase_that_is_foretold_is_the_one_that_comes(uint8 which, uint256 later) public {
-        _bring(Phase(which % 7));
+        _bring(Phase(which % 8));
         later %= 1000;
         uint256 foretold = _at(block.timestamp + later);
         _skip(later);

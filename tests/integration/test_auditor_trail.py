@@ -10,11 +10,12 @@ from dataclasses import fields, replace
 from enum import IntEnum
 
 import pytest
+from eth_utils.crypto import keccak
 
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.auditor.render import as_json
-from deepledger.protocol.chain.events import Departure, JobCreated, Outcome
+from deepledger.protocol.chain.events import CoordinatorReplaced, Departure, JobCreated, Outcome
 
 ETHER = 10**18
 
@@ -98,15 +99,41 @@ def play_everything(world):
     return play
 
 
-@pytest.fixture
-def told(world):
+def play_withheld(world):
+    """A withheld validation set: one leaves while its key is due, one coordinator keeps it, the next gives it."""
+    conftest = sys.modules[type(world).__module__]
+    key = b"\7" * 32
+    play = conftest.Play(world, coordinators=(1, 8), rounds=2, validation_lock=keccak(key))
+    second, nodes = world.ledger(8), play.nodes
+    second.post_bond(play.job, value=play.terms.bond)
+    play.round()
+    play.round()
+    nodes[1].leave(play.job)
+    world.rpc("evm_increaseTime", 62)
+    world.rpc("evm_mine")
+    nodes[0].replace_coordinator(play.job)
+    world.ledger(7).disclose(play.job, key)
+    second.release_bond(play.job)
+    for node in (nodes[0], nodes[2]):
+        node.leave(play.job)
+    for account in (*nodes, second, world.sponsor):
+        account.withdraw(play.job)
+    return play
+
+
+everything = pytest.mark.parametrize("told", [play_everything], indirect=True)
+
+
+@pytest.fixture(params=[play_everything, play_withheld])
+def told(world, request):
     """The job's events, and what an audit says when the node tells others instead."""
-    play = play_everything(world)
+    play = request.param(world)
     reader = world.reader()
     events = reader.events(reader.created_in(play.job), reader.head().number, job=play.job)
     return events, lambda told: audit(Recorded(reader, told), world.store, play.job)
 
 
+@everything
 def test_a_run_in_which_everything_happens_matches(world, told):
     events, audited = told
     result = audited(events)
@@ -163,6 +190,7 @@ def test_every_altered_field_is_found(told):
             assert not audited(lie).matches, (field.name, event)
 
 
+@everything
 @pytest.mark.parametrize(
     "name",
     [
@@ -189,6 +217,20 @@ def test_every_altered_term_is_found(told, name):
     assert not audited([replace(created, terms=terms), *events[1:]]).matches
 
 
+@pytest.mark.parametrize("told", [play_withheld], indirect=True)
+def test_a_run_whose_validation_set_is_withheld_matches(world, told):
+    events, audited = told
+    result = audited(events)
+    assert result.matches, result.findings
+    assert result.job.outcome is Outcome.COMPLETED
+    assert result.held == 0 == int(world.rpc("eth_getBalance", world.contract, "latest"), 16)
+    (replaced,) = [event for event in events if isinstance(event, CoordinatorReplaced)]
+    assert replaced.penalty == result.job.terms.bond
+    lock = altered(result.job.terms.validation_lock)
+    lie = replace(events[0], terms=replace(result.job.terms, validation_lock=lock))
+    assert not audited([lie, *events[1:]]).matches
+
+
 @pytest.mark.parametrize("seconds", [-(10**4), 10**4])
 def test_a_shifted_time_is_found(told, seconds):
     events, audited = told
@@ -213,6 +255,7 @@ def test_a_withheld_end_is_named_by_what_the_contract_owes(told):
     assert (finding.claimed, finding.derived) == ("0 wei", f"{events[-1].amount} wei")
 
 
+@everything
 def test_a_trail_that_parts_from_the_rules_is_not_listed_to_the_end(told):
     events, audited = told
     joined = next(event for event in events if type(event).__name__ == "Joined")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from eth_account import Account
+from eth_utils.crypto import keccak
 
 from deepledger.devnet import dev_accounts, find_anvil, start
 from deepledger.protocol.chain import heads
@@ -24,6 +25,7 @@ from deepledger.protocol.chain.events import (
     CoordinatorReplaced,
     Credited,
     Departure,
+    DisclosureDue,
     JobCreated,
     JobEnded,
     JobTerms,
@@ -35,8 +37,10 @@ from deepledger.protocol.chain.events import (
     Revealed,
     RoundOpened,
     Settled,
+    ValidationDisclosed,
     Withdrawn,
 )
+from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.refusals import MESSAGES
 from deepledger.protocol.chain.web3_ledger import ChainLedger, ChainReader, connect, connect_as, deploy
 from deepledger.protocol.commitment import Slot, commitment_for
@@ -51,6 +55,8 @@ RESULT: dict[str, Any] = {
     "model_root": Root(b"\2" * 32),
     "report_digest": Digest(b"\3" * 32),
 }
+KEY = b"\7" * 32
+LOCK = keccak(KEY)
 TERMS = JobTerms(
     spec_digest=Digest(b"\1" * 32), model_digest=Digest(b"\2" * 32), model_root=Root(b"\3" * 32), rounds=2,
     min_participants=2, max_participants=3, miss_limit=2, commit_window=Seconds(60), reveal_window=Seconds(60),
@@ -106,8 +112,8 @@ class Stage:
             self.commit(job, 3 + number)
         return job
 
-    def settling(self) -> JobId:
-        job = self.revealing()
+    def settling(self, **changes: Any) -> JobId:
+        job = self.revealing(**changes)
         for number in (3, 4):
             self.ledgers[number].reveal(job, **OPENED)
         return job
@@ -217,6 +223,21 @@ def test_silent_coordinators_are_replaced_until_none_is_left(stage: Stage) -> No
     assert [e.outcome for e in receipt.events if isinstance(e, JobEnded)] == [Outcome.ABANDONED]
 
 
+def test_a_withheld_validation_set_is_disclosed_before_the_job_ends(stage: Stage) -> None:
+    job = stage.settling(rounds=1, validation_lock=LOCK)
+    settled, *_, due = stage.settle(job).events
+    assert isinstance(due, DisclosureDue)
+    assert (due.outcome, due.disclosure_end) == (Outcome.COMPLETED, settled.at.timestamp + TERMS.settle_window)
+    follower = Follower(stage.reader(), job)
+    assert (follower.phase(), follower.job.withholds) == (Phase.DISCLOSING, True)
+    disclosed, ended = stage.ledgers[6].disclose(job, KEY).events
+    assert isinstance(disclosed, ValidationDisclosed)
+    assert disclosed.key == KEY
+    assert isinstance(ended, JobEnded)
+    assert ended.outcome is Outcome.COMPLETED
+    assert not follower.update(timeout=1).withholds
+
+
 def test_receipts_and_ranges_tell_the_same(stage: Stage) -> None:
     job = stage.settling()
     other = stage.open()
@@ -270,6 +291,8 @@ REFUSALS: dict[str, Callable[[Stage], Any]] = {
     "CommitmentOutstanding": lambda s: s.ledgers[3].leave(s.revealing()),
     "NotRevealed": lambda s: s.settle(s.settling(), accepted=7, scores=[1, 1, 1]),
     "BadScoreCount": lambda s: s.settle(s.settling(), scores=[1]),
+    "WrongKey": lambda s: s.ledgers[6].disclose(s.create(), KEY),
+    "AlreadyDisclosed": lambda s: twice(s, lambda job: s.ledgers[6].disclose(job, KEY), s.create(validation_lock=LOCK)),
     "NothingToWithdraw": lambda s: s.ledgers[6].withdraw(s.create()),
 }
 UNREACHABLE = {"TransferFailed"}  # only a contract can refuse ether, and our accounts sign

@@ -101,7 +101,7 @@ def test_a_refusal_whose_arguments_do_not_decode_is_nonsense() -> None:
         refusal(ABI, error_data("JobFull")[:20])
     (selector,) = (selector for selector, entry in ABI.errors.items() if entry["name"] == "WrongPhase")
     with pytest.raises(ChainNonsense):
-        refusal(ABI, selector + word(7))
+        refusal(ABI, selector + word(8))
 
 
 @pytest.mark.parametrize(
@@ -193,5 +193,5 @@ def test_events_and_protocols_are_importable_without_web3() -> None:
 
 
 def test_the_phases_of_the_contract_are_ours() -> None:
-    assert len(events.Phase) == 7
+    assert len(events.Phase) == 8
     assert all(isinstance(phase.value, int) for phase in events.Phase)

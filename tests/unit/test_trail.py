@@ -8,6 +8,7 @@ from deepledger.protocol.chain.events import (
     CoordinatorReplaced,
     Credited,
     Departure,
+    DisclosureDue,
     JobCreated,
     JobEnded,
     JobTerms,
@@ -18,6 +19,7 @@ from deepledger.protocol.chain.events import (
     RoundOpened,
     RoundStarved,
     Settled,
+    ValidationDisclosed,
     Withdrawn,
 )
 from deepledger.protocol.errors import ChainNonsense
@@ -180,6 +182,32 @@ def test_without_a_successor_the_job_ends(script):
     script.say(JobEnded, 1200, outcome=Outcome.ABANDONED)
     assert phases(script, 0, 1200) == [Phase.OVER] * 2
     assert deadline(script.job, 1200) is None
+
+
+def test_a_withheld_validation_set_is_waited_for(script):
+    script.say(BondPosted, 1001, coordinator=SECOND, amount=7)
+    ready(script)
+    script.say(Settled, 1130, round=0, **SETTLED)
+    assert not script.job.withholds, "it is public"
+    script.say(DisclosureDue, 1130, outcome=Outcome.COMPLETED, disclosure_end=1160)
+    assert phases(script, 1130, 1159, 1160) == [Phase.DISCLOSING, Phase.DISCLOSING, Phase.OVERDUE]
+    assert [deadline(script.job, now) for now in (1130, 1160)] == [1160, None]
+    script.say(CoordinatorReplaced, 1170, round=1, coordinator=FIRST, successor=SECOND, penalty=7)
+    assert script.job.coordinator == SECOND
+    assert phases(script, 1199, 1200) == [Phase.DISCLOSING, Phase.OVERDUE]
+    for kind, fields in (
+        (DisclosureDue, {"outcome": Outcome.COMPLETED, "disclosure_end": 1300}),
+        (RoundOpened, {"round": 1, "attempt": 0, "commit_end": 1300, "reveal_end": 1350}),
+    ):
+        with pytest.raises(ChainNonsense):
+            script.say(kind, 1180, **fields)
+    script.say(ValidationDisclosed, 1180, key=b"\1" * 32)
+    script.say(JobEnded, 1180, outcome=Outcome.COMPLETED)
+    assert script.job.validation_key == b"\1" * 32
+    assert phases(script, 1180, 1300) == [Phase.OVER] * 2
+    assert deadline(script.job, 1180) is None
+    with pytest.raises(ChainNonsense, match="known already"):
+        script.say(ValidationDisclosed, 1190, key=b"\1" * 32)
 
 
 def test_money_changes_no_state(script):

@@ -17,6 +17,7 @@ from deepledger.protocol.chain.events import (
     CoordinatorReplaced,
     Credited,
     Departure,
+    DisclosureDue,
     Event,
     JobCreated,
     JobEnded,
@@ -110,9 +111,9 @@ def _call(events: Sequence[Event], *, first: bool) -> Event | None:
                 continue
             case Settled() | RoundStarved():
                 return event
-            case JobEnded(outcome=Outcome.WITHDRAWN):
+            case JobEnded(outcome=Outcome.WITHDRAWN) | DisclosureDue(outcome=Outcome.WITHDRAWN):
                 return event
-            case JobEnded() | RoundOpened() | Credited():
+            case JobEnded() | DisclosureDue() | RoundOpened() | Credited():
                 break
             case _:
                 if index == 0:

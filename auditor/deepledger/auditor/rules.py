@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from eth_utils.crypto import keccak
+
 from deepledger.auditor.books import Books
 from deepledger.protocol.chain.events import (
     BondPosted,
@@ -19,6 +21,7 @@ from deepledger.protocol.chain.events import (
     CoordinatorReplaced,
     Credited,
     Departure,
+    DisclosureDue,
     Event,
     JobCreated,
     JobEnded,
@@ -32,6 +35,7 @@ from deepledger.protocol.chain.events import (
     RoundOpened,
     RoundStarved,
     Settled,
+    ValidationDisclosed,
     Withdrawn,
 )
 from deepledger.protocol.commitment import KEPT_BYTES, Slot, commitment_for
@@ -67,9 +71,10 @@ class Rules:
         self.books = Books()
         self.number = self._serving = self._attempt = self._commit_end = self._reveal_end = 0
         self._over = False
+        self._key: bytes | None = None  # of a withheld validation set, once it is disclosed
         self._seats: dict[int, Member] = {}
         self._commitments: dict[int, bytes] = {}  # by seat, of this attempt
-        self._revealed: set[int] = set()
+        self._revealed: set[int] = set()  # in this attempt; while the key is due, in the last one
         self._emitted: list[Event] = []
         self._breaches: list[Breach] = []
 
@@ -97,8 +102,10 @@ class Rules:
                 self._restart()
             case CoordinatorReplaced():
                 self._replace_coordinator()
-            case JobEnded():
+            case JobEnded() | DisclosureDue():
                 self._close_job()
+            case ValidationDisclosed():
+                self._disclose(event.key)
             case Withdrawn():
                 self._withdraw(event.account)
             case _:
@@ -108,8 +115,10 @@ class Rules:
     def phase(self, now: Seconds) -> Phase:
         if self._over:
             return Phase.OVER
-        if not self._commit_end:
+        if self._is_waiting:
             return Phase.WAITING
+        if self._is_disclosing:
+            return Phase.DISCLOSING if now < self._reveal_end + self._terms.settle_window else Phase.OVERDUE
         if now < self._commit_end:
             return Phase.COMMITTING
         if len(self._commitments) < self._terms.min_participants:
@@ -142,17 +151,18 @@ class Rules:
         self._demand("nobody posts a bond twice", not self._is_bonded(coordinator))
         self.books.deposit_bond(coordinator, self._terms.bond)
         self._emit(BondPosted, coordinator=coordinator, amount=self._terms.bond)
-        if not self._commit_end:
+        if self._is_waiting:
             self._open_or_wait()
 
     def _release_bond(self, coordinator: Address) -> None:
         self._demand("only a bond in deposit is given back", bool(self.books.bonds.get(coordinator)))
         if coordinator == self._coordinator:
             self._demand_phase("release of the serving coordinator's bond", Phase.WAITING, Phase.OVER)
+            self._demand("who is to disclose the validation set keeps its bond in deposit", not self._withholds)
         self._emit(BondReleased, coordinator=coordinator, amount=self.books.return_bond(coordinator))
 
     def _join(self, event: Joined) -> None:
-        self._demand("nobody joins a job that is over", not self._over)
+        self._demand("nobody joins a job that is over or about to be", not self._over and not self._is_disclosing)
         self._demand("a job has a most of participants", len(self._seats) < self._terms.max_participants)
         self._demand("a participant has samples", event.samples > 0)
         if not self._demand("nobody sits twice", self._seat_of(event.participant) is None):
@@ -162,7 +172,7 @@ class Rules:
         self._seats[seat] = Member(event.participant, 0, self.number if in_time else self.number + 1)
         self.books.deposit_stake(event.participant, self._terms.stake)
         self._emit(Joined, participant=event.participant, seat=seat, samples=event.samples)
-        if not self._commit_end:
+        if self._is_waiting:
             self._open_or_wait()
 
     def _leave(self, participant: Address) -> None:
@@ -210,6 +220,7 @@ class Rules:
 
     def _settle(self, event: Settled) -> None:
         self._demand_phase("settlement", Phase.SETTLING, Phase.OVERDUE)
+        self._demand("nothing is settled after the last round", not self._is_disclosing)
         self._demand_round(event.round)
         self._demand("digests are not zero", all(map(any, (event.model_digest, event.model_root, event.report_digest))))
         accepted = [seat for seat in range(MAX_SEATS) if event.accepted >> seat & 1]
@@ -230,7 +241,7 @@ class Rules:
         self._attempt = 0
         self.number += 1
         if self.number == self._terms.rounds:
-            self._end(Outcome.COMPLETED)
+            self._end_once_disclosed(Outcome.COMPLETED)
         else:
             self._open_or_wait()
 
@@ -246,14 +257,17 @@ class Rules:
 
     def _replace_coordinator(self) -> None:
         self._demand_phase("replacement", Phase.OVERDUE)
-        late, penalty, listed = self._coordinator, self._terms.settle_penalty, self._created.coordinators
+        late, listed, disclosing = self._coordinator, self._created.coordinators, self._is_disclosing
         heirs = [index for index in range(self._serving + 1, len(listed)) if self._is_bonded(listed[index])]
         successor = listed[heirs[0]] if heirs else None
+        kept_the_key = disclosing or (successor is None and self._withholds)
+        penalty = Wei(self.books.bonds.get(late, 0)) if kept_the_key else self._terms.settle_penalty
         self._emit(CoordinatorReplaced, round=self._round, coordinator=late, successor=successor, penalty=penalty)
         self._emit(BondReleased, coordinator=late, amount=self.books.return_bond(late, penalty=penalty))
-        self._pay_equally(self._revealed, penalty)
+        self._pay_equally(self._revealed or self._seats, penalty)
         if successor is None:
-            self._close_attempt()
+            if not disclosing:
+                self._close_attempt()
             self._end(Outcome.ABANDONED)
         else:
             self._serving = heirs[0]
@@ -263,7 +277,17 @@ class Rules:
         self._demand_phase("closing", Phase.WAITING, Phase.STARVED)
         if self._commit_end:
             self._close_attempt()
-        self._end(Outcome.WITHDRAWN)
+        self._end_once_disclosed(Outcome.WITHDRAWN)
+
+    def _disclose(self, key: bytes) -> None:
+        self._demand("a key is disclosed once", self._key is None)
+        lock = keccak(key)
+        if not any(key) or lock != self._terms.validation_lock:
+            self._breach("a disclosed key fits the job's lock", lock.hex(), self._terms.validation_lock.hex())
+        self._key = key
+        self._emit(ValidationDisclosed, key=key)
+        if self._is_disclosing:
+            self._end(Outcome.COMPLETED if self.number == self._terms.rounds else Outcome.WITHDRAWN)
 
     def _withdraw(self, account: Address) -> None:
         amount = self.books.withdraw(account)
@@ -312,6 +336,15 @@ class Rules:
         stake = self.books.return_stake(participant)
         self._emit(Left, participant=participant, seat=seat, departure=departure, stake=stake)
 
+    def _end_once_disclosed(self, outcome: Outcome) -> None:
+        if not self._withholds:
+            self._end(outcome)
+            return
+        self._commitments = {}
+        self._commit_end, self._reveal_end = 0, self._at.timestamp
+        end = Seconds(self._at.timestamp + self._terms.settle_window)
+        self._emit(DisclosureDue, outcome=outcome, disclosure_end=end)
+
     def _end(self, outcome: Outcome) -> None:
         heirs = self._revealed or set(self._seats)
         self._over = True
@@ -338,6 +371,20 @@ class Rules:
             self._emit(Credited, account=account, amount=amount)
 
     # Look-up
+
+    @property
+    def _is_waiting(self) -> bool:
+        return not self._commit_end and not self._reveal_end
+
+    @property
+    def _is_disclosing(self) -> bool:
+        """No round will be open any more, and the key of the validation set is due."""
+        return not self._commit_end and bool(self._reveal_end)
+
+    @property
+    def _withholds(self) -> bool:
+        """Whether a round was settled with a validation set whose key is not on chain."""
+        return self.number > 0 and self._terms.withheld and self._key is None
 
     @property
     def _round(self) -> RoundNumber:

@@ -15,8 +15,10 @@ enum Phase {
     Settling,
     /// Too few committed or revealed: anyone may restart the round.
     Starved,
-    /// The coordinator missed its deadline: anyone may replace it. Until somebody does, it may still settle.
+    /// The coordinator missed its deadline: anyone may replace it. Until somebody does, it may still settle, or disclose.
     Overdue,
+    /// The last round is over, and the job ends once the key of its validation set is disclosed.
+    Disclosing,
     /// The job is over.
     Over
 }
@@ -66,6 +68,8 @@ struct JobTerms {
     uint96 bond;
     /// Taken from the bond of a coordinator that misses its deadline.
     uint96 settlePenalty;
+    /// keccak256(abi.encode(key)) of the key under which the validation set is encrypted; 0 when the set is public.
+    bytes32 validationLock;
 }
 
 /// @notice The open round, in one storage word.
@@ -74,7 +78,7 @@ struct Round {
     uint24 number;
     /// Committing is over from this timestamp on; 0 when no round is open.
     uint40 commitEnd;
-    /// Revealing is over from this timestamp on.
+    /// Revealing is over from this timestamp on. Without an open round, in Disclosing: its window runs from here.
     uint40 revealEnd;
     /// Seats taken.
     uint8 seated;
@@ -82,7 +86,7 @@ struct Round {
     uint8 reveals;
     /// Bit i: seat i has committed in this attempt.
     uint64 committed;
-    /// Bit i: seat i has revealed in this attempt.
+    /// Bit i: seat i has revealed in this attempt; in Disclosing, in the last one.
     uint64 revealed;
 }
 
@@ -104,6 +108,8 @@ struct JobState {
     bytes32 modelDigest;
     /// Chunk root of the current model.
     bytes32 modelRoot;
+    /// The key of a withheld validation set; 0 until it is disclosed.
+    bytes32 validationKey;
 }
 
 /// @notice A seated participant.
@@ -166,6 +172,10 @@ interface ITrainingLedger {
     event CoordinatorReplaced(
         JobId indexed job, uint24 indexed round, address indexed coordinator, address successor, uint256 penalty
     );
+    /// @notice The job ends with this outcome once the key of its validation set is disclosed, which the serving
+    /// coordinator is to do before `disclosureEnd`.
+    event DisclosureDue(JobId indexed job, Outcome outcome, uint40 disclosureEnd);
+    event ValidationDisclosed(JobId indexed job, bytes32 key);
     event JobEnded(JobId indexed job, Outcome outcome);
     event Withdrawn(JobId indexed job, address indexed account, uint256 amount);
 
@@ -199,6 +209,8 @@ interface ITrainingLedger {
     error CommitmentOutstanding(uint24 round);
     error NotRevealed(uint64 seats);
     error BadScoreCount(uint256 expected);
+    error WrongKey(bytes32 lock);
+    error AlreadyDisclosed(bytes32 key);
     error NothingToWithdraw(address account);
     error TransferFailed(address account);
 
@@ -210,6 +222,7 @@ interface ITrainingLedger {
 
     /// @notice Ends a job while no round can be settled (Waiting or Starved). Only the sponsor.
     /// What no round has spent is credited to the sponsor; penalties in hand go to the participants.
+    /// If a round was settled with a validation set that is still withheld, the job first waits for its key (Disclosing).
     function closeJob(JobId job) external;
 
     /* COORDINATORS */
@@ -217,10 +230,12 @@ interface ITrainingLedger {
     /// @notice Deposits the bond of a listed coordinator. Send exactly `bond` wei.
     function postBond(JobId job) external payable;
 
-    /// @notice Credits a coordinator's bond to it. The serving coordinator cannot while a round is open.
+    /// @notice Credits a coordinator's bond to it. The serving coordinator cannot while a round is open, nor while a
+    /// round was settled with a validation set that is still withheld.
     function releaseBond(JobId job) external;
 
-    /// @notice Settles the open round. Only the serving coordinator, in Settling or Overdue.
+    /// @notice Settles the open round. Only the serving coordinator, in Settling or Overdue. After the last round the job
+    /// ends, or waits for the key of its validation set (Disclosing).
     /// @param round The open round.
     /// @param accepted Bit i: the update of seat i was accepted. Each must have revealed.
     /// @param scores One per accepted seat, in ascending order of seats; the pot is divided in proportion.
@@ -235,7 +250,8 @@ interface ITrainingLedger {
     ) external;
 
     /// @notice Replaces a coordinator that missed its deadline by the next one on the list that has posted its bond;
-    /// with none left, ends the job. Anyone, in Overdue.
+    /// with none left, ends the job. Anyone, in Overdue. It loses `settlePenalty`; its whole bond if it was to disclose a
+    /// validation set, or if settled rounds are left with one that nobody else is to disclose.
     function replaceCoordinator(JobId job) external;
 
     /* PARTICIPANTS */
@@ -260,6 +276,11 @@ interface ITrainingLedger {
 
     /// @notice Opens a starved round again, or waits for participants if too few are seated. Anyone, in Starved.
     function restartRound(JobId job) external;
+
+    /// @notice Puts the key of a withheld validation set on chain; in Disclosing, and in Overdue after it, ends the job.
+    /// Anyone who knows the key, once, at any time: whoever knows it could also give it away elsewhere.
+    /// @param key What `validationLock` is the hash of.
+    function disclose(JobId job, bytes32 key) external;
 
     /// @notice Pays the caller all it has been credited in a job.
     function withdraw(JobId job) external returns (uint256 amount);

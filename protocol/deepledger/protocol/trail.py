@@ -13,6 +13,7 @@ from deepledger.protocol.chain.events import (
     BondReleased,
     Committed,
     CoordinatorReplaced,
+    DisclosureDue,
     Event,
     JobCreated,
     JobEnded,
@@ -26,6 +27,7 @@ from deepledger.protocol.chain.events import (
     RoundOpened,
     RoundStarved,
     Settled,
+    ValidationDisclosed,
 )
 from deepledger.protocol.errors import ChainNonsense
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds
@@ -80,9 +82,11 @@ class Job:
     serving: int = 0  # index into the list of coordinators
     bonded: frozenset[Address] = frozenset()
     participants: Mapping[Address, Participant] = field(default_factory=dict)  # seated now
-    attempt: Attempt | None = None  # None: waiting, or over
+    attempt: Attempt | None = None  # None: waiting, disclosing, or over
     abandoned: tuple[Attempt, ...] = ()  # attempts that starved
     history: tuple[SettledRound, ...] = ()
+    disclosure_end: Seconds | None = None  # set once the last round is over and the job waits for the validation key
+    validation_key: bytes | None = None  # of a withheld validation set, once it is disclosed
     outcome: Outcome | None = None
     last: Position | None = None
 
@@ -98,12 +102,19 @@ class Job:
     def round(self) -> RoundNumber:
         return RoundNumber(len(self.history))
 
+    @property
+    def withholds(self) -> bool:
+        """Whether a round was settled with a validation set whose key is not on chain."""
+        return bool(self.history) and self.terms.withheld and self.validation_key is None
+
 
 def phase_at(job: Job, now: Seconds) -> Phase:
     """The phase in a block with timestamp `now`, as TrainingLedger.phaseAt."""
     attempt, terms = job.attempt, job.terms
     if job.outcome is not None:
         return Phase.OVER
+    if job.disclosure_end is not None:
+        return Phase.DISCLOSING if now < job.disclosure_end else Phase.OVERDUE
     if attempt is None:
         return Phase.WAITING
     if now < attempt.commit_end:
@@ -119,10 +130,12 @@ def phase_at(job: Job, now: Seconds) -> Phase:
 
 def deadline(job: Job, now: Seconds) -> Seconds | None:
     """When the present phase ends by itself; None if it does not."""
-    attempt = job.attempt
+    attempt, phase = job.attempt, phase_at(job, now)
+    if phase is Phase.DISCLOSING:
+        return job.disclosure_end
     if attempt is None:
         return None
-    match phase_at(job, now):
+    match phase:
         case Phase.COMMITTING:
             return attempt.commit_end
         case Phase.REVEALING:
@@ -170,7 +183,7 @@ def _applied(job: Job, event: Event) -> Job:
             rest = {address: seat for address, seat in job.participants.items() if address != event.participant}
             return _close_committing(replace(job, participants=rest), event.at.timestamp)
         case RoundOpened():
-            if job.attempt is not None or job.outcome is not None or event.round != job.round:
+            if job.attempt is not None or _is_ending(job) or event.round != job.round:
                 raise _nonsense(event, "no such round can be opened")
             opened = Attempt(event.round, event.attempt, event.commit_end, event.reveal_end)
             return replace(job, attempt=opened)
@@ -195,8 +208,10 @@ def _applied(job: Job, event: Event) -> Job:
                 return job
             if successor not in job.created.coordinators[job.serving + 1 :]:
                 raise _nonsense(event, "the successor does not come later on the job's list")
-            attempt = replace(_open(job, event), reveal_end=event.at.timestamp)
-            return replace(job, serving=job.created.coordinators.index(successor), attempt=attempt)
+            job, now = replace(job, serving=job.created.coordinators.index(successor)), event.at.timestamp
+            if job.disclosure_end is not None:
+                return replace(job, disclosure_end=Seconds(now + job.terms.settle_window))
+            return replace(job, attempt=replace(_open(job, event), reveal_end=now))
         case Settled():
             over = SettledRound(_open(job, event), job.participants, job.model_digest, job.model_root, event)
             return replace(
@@ -206,12 +221,24 @@ def _applied(job: Job, event: Event) -> Job:
                 model_digest=event.model_digest,
                 model_root=event.model_root,
             )
+        case DisclosureDue():
+            if _is_ending(job):
+                raise _nonsense(event, "the job waits for the key already, or is over")
+            return replace(job, attempt=None, disclosure_end=event.disclosure_end)
+        case ValidationDisclosed():
+            if job.validation_key is not None:
+                raise _nonsense(event, "the key is known already")
+            return replace(job, validation_key=event.key)
         case JobEnded():
-            return replace(job, attempt=None, outcome=event.outcome)
+            return replace(job, attempt=None, disclosure_end=None, outcome=event.outcome)
         case JobCreated():
             raise _nonsense(event, "the job exists")
         case _:  # the rest moves money only
             return job
+
+
+def _is_ending(job: Job) -> bool:
+    return job.disclosure_end is not None or job.outcome is not None
 
 
 def _open(job: Job, event: Committed | Revealed | RoundStarved | Settled | CoordinatorReplaced) -> Attempt:

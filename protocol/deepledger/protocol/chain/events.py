@@ -17,7 +17,8 @@ class Phase(IntEnum):
     SETTLING = 3
     STARVED = 4
     OVERDUE = 5
-    OVER = 6
+    DISCLOSING = 6
+    OVER = 7
 
 
 class Departure(IntEnum):
@@ -51,6 +52,12 @@ class JobTerms:
     reveal_penalty: Wei
     bond: Wei
     settle_penalty: Wei
+    validation_lock: bytes = bytes(32)  # keccak256 of the validation set's key; zero: the set is public
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the validation set is, until its key is disclosed."""
+        return any(self.validation_lock)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -165,6 +172,17 @@ class CoordinatorReplaced(Event):
     coordinator: Address
     successor: Address | None
     penalty: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisclosureDue(Event):
+    outcome: Outcome  # with which the job ends once the key is disclosed
+    disclosure_end: Seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationDisclosed(Event):
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ _PHASES: Final = {
     Phase.SETTLING: "the coordinator is to settle",
     Phase.STARVED: "too few committed or revealed and anyone may restart the round",
     Phase.OVERDUE: "the coordinator missed its deadline and anyone may replace it",
+    Phase.DISCLOSING: "the last round is over and the key of the validation set is to be disclosed",
     Phase.OVER: "it is over",
 }
 
@@ -37,7 +38,8 @@ MESSAGES: Final = {
     "BadCoordinator": "{coordinator} is zero or listed twice; correct the list of coordinators",
     "BondAlreadyPosted": "this coordinator's bond of {bond} wei is posted already; nothing is left to do",
     "NoBond": "{coordinator} has no bond in deposit; there is nothing to release",
-    "BondInUse": "the serving coordinator's bond stays while a round is open ({phase}); try again after the job ends",
+    "BondInUse": "the serving coordinator's bond stays while a round is open or a withheld validation set is not "
+    "disclosed ({phase}); try again after the job ends, or disclose its key",
     "JobFull": "all {most} seats of the job are taken; wait until one is free or join another job",
     "AlreadySeated": "this account sits in seat {seat} already; run the node without joining again",
     "ZeroSamples": "a participant needs at least one training sample; check the data",
@@ -48,6 +50,9 @@ MESSAGES: Final = {
     "CommitmentOutstanding": "this account has committed in round {round}; reveal, and leave after the settlement",
     "NotRevealed": "updates were accepted of seats that did not reveal (mask {seats:#x}); settle without them",
     "BadScoreCount": "there must be {expected} scores, one per accepted seat; settle with those",
+    "WrongKey": "this is not the key of the job's validation set, or the set is public; use the key that the spec "
+    "seals to each coordinator",
+    "AlreadyDisclosed": "the key of the validation set is on the chain already; nothing is left to do",
     "NothingToWithdraw": "{account} has nothing to withdraw from this job; earn a reward first",
     "TransferFailed": "{account} refused the payment; if it is a contract, it must accept ether",
 }

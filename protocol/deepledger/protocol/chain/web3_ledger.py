@@ -94,6 +94,9 @@ class ChainLedger(ChainReader):
     def replace_coordinator(self, job: JobId) -> Receipt:
         return self._act("replaceCoordinator", job)
 
+    def disclose(self, job: JobId, key: bytes) -> Receipt:
+        return self._act("disclose", job, key)
+
     def withdraw(self, job: JobId) -> Receipt:
         return self._act("withdraw", job)
 
