@@ -51,7 +51,9 @@ def test_the_guides_task_learns_by_the_guides_job(folder: Path) -> None:
         rows = []
         for name in residuals:
             trainer = load_trainer(made.spec, source, folder / f"{name}.csv")
-            encoded = make_update(trainer, model, residuals[name], training_seed=number, rounding_seed=number)
+            encoded = make_update(
+                trainer, model, residuals[name], last=None, training_seed=number, rounding_seed=number
+            )
             assert not encoded.clipped
             assert not encoded.saturated
             residuals[name] = encoded.residual

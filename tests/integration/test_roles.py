@@ -7,7 +7,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from deepledger.auditor.audit import audit
@@ -15,6 +17,7 @@ from deepledger.coordinator.coordinate import coordinate
 from deepledger.coordinator.happenings import RoundSettled
 from deepledger.node.happenings import CommittedUpdate, Finished, RoundOver
 from deepledger.node.participate import participate
+from deepledger.node.training import make_update
 from deepledger.protocol.chain.events import Committed, Outcome, Phase
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.errors import BadInput, LedgerRejected, StateError
@@ -61,10 +64,11 @@ class Killed(BaseException):
     """Nothing may catch this, as nothing catches SIGKILL."""
 
 
-def node(world, job, number, **options):
+def node(world, job, number, make_update=make_update, **options):
     run = partial(
         participate, world.ledger(2 + number), world.store, job,
         source=read_source(world.task), data=world.shards[number], folder=world.folder / "nodes",
+        make_update=make_update,
     )  # fmt: skip
     return Actor(run, **options).start()
 
@@ -89,6 +93,29 @@ def test_a_job_runs_to_its_end_and_everybody_is_paid(world):
     assert all(isinstance(actor.seen[-1], Finished) for actor in actors[1:])
     losses = [each.evaluation.loss for each in result.rounds]
     assert losses == sorted(losses, reverse=True), "the model gets better every round"
+
+
+def test_nodes_send_momentum(world):
+    sent = []
+
+    def noted(trainer, before, residual, *, last, training_seed, rounding_seed):
+        encoded = make_update(
+            trainer, before, residual, last=last, training_seed=training_seed, rounding_seed=rounding_seed
+        )
+        sent.append((last, encoded.vector))
+        return encoded
+
+    rule = {"rule": "centered_clipping", "radius": 5.0, "momentum_percent": 90}
+    job = world.create_job(min_participants=2, spec_changes={"aggregation": rule})
+    actors = [coordinator(world, job), node(world, job, 0), node(world, job, 1, make_update=noted)]
+    for actor in actors:
+        actor.join()
+    assert_audit_matches(world, job)
+    assert len(sent) == 3
+    assert sent[0][0] is None
+    for (_, before), (last, vector) in pairwise(sent):
+        assert last.tolist() == before.tolist(), "what this node committed to in the round before"
+        assert np.corrcoef(last, vector)[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("moment", ["Trained", "CommittedUpdate", "RevealedUpdate"])

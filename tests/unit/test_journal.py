@@ -62,6 +62,19 @@ def test_the_residual_is_that_of_the_latest_update_that_reached_the_chain(tmp_pa
     assert left(b"\7" * 32, b"\x08" * 32) == [1, 1, 1]
 
 
+def test_the_last_update_is_the_latest_that_reached_the_chain(tmp_path: Path) -> None:
+    journal(tmp_path).write(RECORD)
+    journal(tmp_path).write(replace(RECORD, attempt=1, commitment=b"\x08" * 32, update=bytes(6)))
+
+    def last(round: RoundNumber, *committed: bytes) -> bytes | None:
+        return journal(tmp_path).update_before(round, committed=committed)
+
+    assert last(SECOND) is None
+    assert last(FIRST, b"\7" * 32) is None
+    assert last(SECOND, b"\7" * 32) == RECORD.update
+    assert last(SECOND, b"\7" * 32, b"\x08" * 32) == bytes(6)
+
+
 @pytest.mark.parametrize("name", ["update", "residual", "commitment.json"])
 def test_a_damaged_record_is_told(tmp_path: Path, name: str) -> None:
     journal(tmp_path).write(RECORD)

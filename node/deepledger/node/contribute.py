@@ -12,7 +12,7 @@ from functools import partial
 
 from deepledger.node.happenings import CommittedUpdate, RevealedUpdate, Trained
 from deepledger.node.journal import Journal, Record
-from deepledger.node.training import Trainer, make_update, training_seed
+from deepledger.node.training import MakeUpdate, Trainer, make_update, momentum_percent, training_seed
 from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
@@ -25,6 +25,7 @@ from deepledger.protocol.happenings import Happening, Waiting, Warned
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.trail import Attempt, Job, deadline
 from deepledger.protocol.types import Address, JobId
+from deepledger.protocol.vectors import as_update
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class Node:
     was_seated: bool = False
     unpublished: bool = False
     shown: Waiting | None = None
+    make_update: MakeUpdate = make_update
 
     @property
     def job(self) -> JobId:
@@ -71,11 +73,14 @@ def _train(node: Node, attempt: Attempt) -> Record:
     """Train, and have the update on disk before anything about it leaves this machine."""
     job, spec, account = node.follower.job, node.trainer.spec, node.ledger.account
     model = fetch_model(node.store, job.model_digest, spec)
+    committed = _commitments(job, account)
+    last = node.journal.update_before(attempt.round, committed=committed) if momentum_percent(spec) else None
     started = time.monotonic()
-    encoded = make_update(
+    encoded = node.make_update(
         node.trainer,
         model,
-        node.journal.residual_before(attempt.round, committed=_commitments(job, account)),
+        node.journal.residual_before(attempt.round, committed=committed),
+        last=None if last is None else as_update(last, spec),
         training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
         rounding_seed=int.from_bytes(os.urandom(8), "big"),
     )

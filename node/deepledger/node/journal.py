@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -24,6 +25,7 @@ from deepledger.protocol.types import Digest, Root, RoundNumber
 from deepledger.protocol.vectors import Floats
 
 _KEPT_ROUNDS = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,6 @@ class Journal:
             return None
         try:
             names = _names(path)
-            update = (path / "update").read_bytes()
-            if len(update) != self._spec.update_bytes:
-                raise ValueError("update has another length")
             return Record(
                 round=round,
                 attempt=attempt,
@@ -103,7 +102,7 @@ class Journal:
                 root=Root(names["root"]),
                 salt=names["salt"],
                 commitment=names["commitment"],
-                update=update,
+                update=self._update(path),
                 residual=self._residual(path),
             )
         except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -114,21 +113,35 @@ class Journal:
 
         Only updates whose commitments are among `committed` count: others reached nobody.
         """
+        found = self._latest(round, committed, self._residual)
+        return np.zeros(self._spec.model.coordinates, np.float32) if found is None else found
+
+    def update_before(self, round: RoundNumber, *, committed: Collection[bytes]) -> bytes | None:
+        """The update of that round, as canonical bytes; None if there was none."""
+        return self._latest(round, committed, self._update)
+
+    def _latest(self, round: RoundNumber, committed: Collection[bytes], read: Callable[[Path], T]) -> T | None:
         for path in reversed(self._records()):
             if _round_of(path) >= round:
                 continue
             try:
                 if _names(path)["commitment"] in committed:
-                    return self._residual(path)
+                    return read(path)
             except (OSError, ValueError, KeyError, AttributeError) as error:
                 raise StateError(f"{path} is damaged ({error}); move it away to go on without it") from None
-        return np.zeros(self._spec.model.coordinates, np.float32)
+        return None
 
     def forget_before(self, round: RoundNumber) -> None:
         """Remove the records of rounds that are long over."""
         for path in self._records():
             if _round_of(path) < round - _KEPT_ROUNDS:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _update(self, path: Path) -> bytes:
+        update = (path / "update").read_bytes()
+        if len(update) != self._spec.update_bytes:
+            raise ValueError("update has another length")
+        return update
 
     def _residual(self, path: Path) -> Floats:
         values = np.fromfile(path / "residual", dtype="<f4")

@@ -15,7 +15,7 @@ from deepledger.node.contribute import Node
 from deepledger.node.decision import Step, next_step
 from deepledger.node.happenings import Finished, LeftSeat, Poked, RoundOver, TookSeat, Withdrawn
 from deepledger.node.journal import Journal
-from deepledger.node.training import load_trainer
+from deepledger.node.training import MakeUpdate, load_trainer, make_update
 from deepledger.protocol.agreement import fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
@@ -47,10 +47,12 @@ def participate(
     folder: Path,
     observe: Callable[[Happening], None],
     stop: threading.Event,
+    make_update: MakeUpdate = make_update,
 ) -> None:
     """Take part in a job until it is over or `stop` is set; then stake and earnings are withdrawn.
 
     Records are kept below `folder`. `samples` is what is declared on joining, by default all that `data` holds.
+    `make_update` is for experiments: what an update is made by, instead of by training as the job asks.
     Raises every `DeepledgerError` that does not pass by itself; nothing is lost and the call can be repeated.
     """
     warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
@@ -73,6 +75,7 @@ def participate(
             observe=observe,
             settled=follower.job.round,
             was_seated=ledger.account in follower.job.participants,
+            make_update=make_update,
         )
         _run(node, stop)
 

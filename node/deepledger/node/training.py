@@ -5,15 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from deepledger.protocol.errors import BadInput, BadSpec
-from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.spec import CenteredClipping, JobSpec
 from deepledger.protocol.task import Task, TaskSource, layout_of, read_floats, write_floats
 from deepledger.protocol.types import Address, RoundNumber
-from deepledger.protocol.vectors import Encoded, Floats, ModelVector, decode_model, encode_update
+from deepledger.protocol.vectors import (
+    BLOCK,
+    Encoded,
+    Floats,
+    ModelVector,
+    UpdateVector,
+    decode_model,
+    encode_update,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,21 @@ class Trainer:
         return len(self.data)
 
 
+class MakeUpdate(Protocol):
+    """How a node comes by its updates: `make_update`, unless an experiment has it do something else."""
+
+    def __call__(
+        self,
+        trainer: Trainer,
+        before: ModelVector,
+        residual: Floats,
+        *,
+        last: UpdateVector | None,
+        training_seed: int,
+        rounding_seed: int,
+    ) -> Encoded: ...
+
+
 def load_trainer(spec: JobSpec, source: TaskSource, data: Path) -> Trainer:
     """Raises `BadInput` if the data cannot be loaded, `BadSpec` if the task's model is not the spec's."""
     task = Task(source)
@@ -40,9 +64,18 @@ def load_trainer(spec: JobSpec, source: TaskSource, data: Path) -> Trainer:
 
 
 def make_update(
-    trainer: Trainer, before: ModelVector, residual: Floats, *, training_seed: int, rounding_seed: int
+    trainer: Trainer,
+    before: ModelVector,
+    residual: Floats,
+    *,
+    last: UpdateVector | None,
+    training_seed: int,
+    rounding_seed: int,
 ) -> Encoded:
-    """Train from `before`, shape (d,), and encode the change. Raises `BadInput` if training fails."""
+    """Train from `before`, shape (d,), and encode the change, with the momentum that the spec asks for.
+
+    `last` is what this node committed to in the latest earlier round. Raises `BadInput` if training fails.
+    """
     spec = trainer.spec
     start = decode_model(before, spec.model)
     write_floats(trainer.model, start)
@@ -51,7 +84,27 @@ def make_update(
     if len(change) != len(start):
         raise BadInput("training changed the shape of the model")
     change -= start
+    _add_momentum(change, last, spec)
     return encode_update(change, residual, update=spec.update, seed=rounding_seed, out=change)
+
+
+def momentum_percent(spec: JobSpec) -> int:
+    return spec.aggregation.momentum_percent if isinstance(spec.aggregation, CenteredClipping) else 0
+
+
+def _add_momentum(change: Floats, last: UpdateVector | None, spec: JobSpec) -> None:
+    """Make m_t = (1 - b)·change + b·m_{t-1} of `change`, in place (Karimireddy et al. 2021, algorithm 2).
+
+    m_{t-1} is the update as it was sent: what its rounding left out comes with the residual. The first one is the
+    whole change, as a mean of one round.
+    """
+    percent = momentum_percent(spec)
+    if not percent or last is None:
+        return
+    change *= np.float32(1 - percent / 100)
+    scale = percent / 100 * 2.0**-spec.update.fraction_bits
+    for start in range(0, len(change), BLOCK):
+        change[start : start + BLOCK] += np.multiply(last[start : start + BLOCK], scale, dtype=np.float64)
 
 
 def training_seed(spec: JobSpec, round: RoundNumber, *, attempt: int, participant: Address) -> int:

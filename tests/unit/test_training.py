@@ -1,0 +1,82 @@
+"""Local training: momentum, as the spec asks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepledger.node.training import Trainer, load_trainer, make_update
+from deepledger.protocol.spec import build_spec
+from deepledger.protocol.task import Task, layout_of, read_floats, read_source
+from deepledger.protocol.vectors import encode_model
+
+SOURCE = """
+import torch
+
+def build_model():
+    return torch.nn.Linear(3, 1)
+
+def load_data(path):
+    return [1]
+
+def train(model, data, *, step):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += step
+
+def evaluate(model, data):
+    return {"samples": 1, "correct": 0, "loss": 0.0}
+"""
+STEP = 0.5
+
+
+@pytest.fixture
+def trainer_of(tmp_path: Path, spec_fields: Any) -> Any:
+    path = tmp_path / "task.py"
+    path.write_text(SOURCE)
+    source = read_source(path)
+    layout = [entry.model_dump() for entry in layout_of(Task(source).build_model(1))]
+
+    def trainer(**rule: Any) -> Trainer:
+        spec = build_spec(
+            spec_fields(
+                model={"fraction_bits": 20, "layout": layout},
+                update={"bits": 16, "fraction_bits": 14, "norm_bound": 50.0},
+                training={"seed": 1, "hyperparameters": {"step": STEP}},
+                aggregation=rule,
+            )
+        )
+        return load_trainer(spec, source, path)
+
+    return trainer
+
+
+def sent(trainer: Trainer, last: list[float] | None, residual: float = 0) -> np.ndarray:
+    """The update in floats, plus what its rounding left out."""
+    unit = 2.0**-trainer.spec.update.fraction_bits
+    encoded = make_update(
+        trainer,
+        encode_model(read_floats(trainer.task.build_model(1)), trainer.spec.model),
+        np.full(4, residual, np.float32),
+        last=None if last is None else (np.array(last) / unit).astype("<i2"),
+        training_seed=1,
+        rounding_seed=1,
+    )
+    return encoded.vector * unit + encoded.residual
+
+
+def test_momentum_is_a_mean_over_rounds(trainer_of: Any) -> None:
+    trainer = trainer_of(rule="centered_clipping", radius=1.0, momentum_percent=75)
+    last = [1.0, -1.0, 0.0, 0.5]
+    expected = 0.25 * STEP + 0.75 * np.array(last)
+    assert sent(trainer, last) == pytest.approx(expected, abs=1e-6)
+    assert sent(trainer, last, residual=0.125) == pytest.approx(expected + 0.125, abs=1e-6)
+    assert sent(trainer, None) == pytest.approx([STEP] * 4, abs=1e-6), "the first is the whole change"
+
+
+def test_other_rules_get_the_change(trainer_of: Any) -> None:
+    for rule in ({"rule": "median"}, {"rule": "centered_clipping", "radius": 1.0}):
+        assert sent(trainer_of(**rule), [1.0] * 4) == pytest.approx([STEP] * 4, abs=1e-6)
