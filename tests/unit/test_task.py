@@ -88,7 +88,7 @@ def test_what_runs_are_the_bytes_that_were_hashed(tmp_path):
     path.write_text(SOURCE)
     source = read_source(path)
     path.write_text("raise SystemExit('swapped')")
-    assert Task(source).sha256 == source.sha256
+    assert Task(source).source.sha256 == source.sha256
 
 
 def test_sources_that_cannot_be_read(tmp_path):

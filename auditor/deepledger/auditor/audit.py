@@ -20,7 +20,7 @@ from deepledger.protocol.chain.events import Event, JobCreated
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
 from deepledger.protocol.evaluation import Bench, prepare_bench
-from deepledger.protocol.evaluators import OneByOne
+from deepledger.protocol.evaluators import evaluator_for
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import find_source
@@ -40,9 +40,12 @@ def audit(
     job: JobId,
     *,
     tasks: Sequence[Path] = (),
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Audit:
     """Audit a job up to the newest block. `tasks` are places to look for the pinned task source, for the evaluation.
+
+    `workers` processes share what is to be evaluated.
 
     Raises `BadInput` for an unknown job, and if chain or store cannot be reached; every lie is a finding, not an error.
     """
@@ -57,6 +60,7 @@ def audit(
     status = "not checked because the spec cannot be had"
     if spec is not None:
         bench, status = _bench(state, counted, spec, tasks, findings)
+        evaluator = evaluator_for(bench, workers=workers) if bench is not None else None
         model = _first_model(state, spec, counted, findings)
         for number, over in enumerate(state.history):
             tell("rounds", number, len(state.history))
@@ -69,10 +73,12 @@ def audit(
                 chain_id=reader.chain_id,
                 contract=reader.address,
                 bench=bench,
-                evaluator=OneByOne(bench) if bench is not None else None,
+                evaluator=evaluator,
                 findings=findings,
             )
             rounds.append(audited)
+        if evaluator is not None:
+            evaluator.close()
         tell("rounds", len(state.history), len(state.history))
     return Audit(
         job=state,

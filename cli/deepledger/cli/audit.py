@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from deepledger.cli.commands import command
-from deepledger.cli.options import Chain, JobNumber, Json, Store, TaskPlaces, places
+from deepledger.cli.options import Chain, JobNumber, Json, Store, TaskPlaces, Workers, places
+from deepledger.protocol.cores import CORES
 from deepledger.protocol.types import JobId
 
 MISMATCH = 1
@@ -27,6 +28,7 @@ def audit(
     task: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The task's source, to redo evaluations; besides --tasks.")
     ] = None,
+    workers: Workers = None,
     json: Json = False,
 ) -> None:
     """Replay a job from chain and blob store, and compare it with what was settled.
@@ -41,7 +43,9 @@ def audit(
     from deepledger.cli import show
 
     searched = ([task] if task else []) + places(tasks)
-    found = audit(chain.reader(), store.open(), JobId(job), tasks=searched, progress=_progress)
+    found = audit(
+        chain.reader(), store.open(), JobId(job), tasks=searched, workers=workers or CORES, progress=_progress
+    )
     _clear()
     if json:
         show.as_json(as_json(found))

@@ -14,9 +14,10 @@ import typer
 from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.jobs import all_jobs
-from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, places
+from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, Workers, places
 from deepledger.cli.reporting import Observe, Reporting
 from deepledger.cli.stopping import stop_on_signals
+from deepledger.protocol.cores import CORES
 from deepledger.protocol.errors import BadInput, DeepledgerError
 from deepledger.protocol.types import Address, JobId, Wei
 
@@ -58,6 +59,15 @@ def coordinator(
             help="Without JOB: deposit no more than this in all, for example '2 ETH'; other jobs are left alone.",
         ),
     ] = None,
+    workers: Workers = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DEEPLEDGER_RAY",
+            metavar="ADDRESS",
+            help="Evaluate on a Ray cluster of your own instead: its address, 'auto' for the one of this machine.",
+        ),
+    ] = None,
     api: Annotated[
         bool, typer.Option("--api", envvar="DEEPLEDGER_API", help="Also serve what is read from the chain over HTTP.")
     ] = False,
@@ -85,7 +95,7 @@ def coordinator(
 
             url = stack.enter_context(serving(chain.reader(), blobs, host=api_host, port=api_port))
             reporting.say(f"API on {url}, its description on {url}/docs")
-        desk = _Desk(chain, signer, account, blobs, searched, stop, observe, reporting)
+        desk = _Desk(chain, signer, account, blobs, searched, stop, observe, reporting, workers or CORES, ray)
         if limit is None:
             for number in dict.fromkeys(job or ()):
                 desk.take(JobId(number))
@@ -122,6 +132,8 @@ class _Desk:
     stop: threading.Event
     observe: Observe
     reporting: Reporting
+    workers: int
+    ray: str | None
     threads: dict[JobId, threading.Thread] = field(default_factory=dict)
     bonds: dict[JobId, Wei] = field(default_factory=dict)
     failures: list[DeepledgerError] = field(default_factory=list)
@@ -173,7 +185,16 @@ class _Desk:
 
         try:
             ledger = self.chain.ledger_of(self.account, self.signer.locks)
-            coordinate(ledger, self.store, job, tasks=self.tasks, observe=self.observe, stop=self.stop)
+            coordinate(
+                ledger,
+                self.store,
+                job,
+                tasks=self.tasks,
+                observe=self.observe,
+                stop=self.stop,
+                workers=self.workers,
+                ray=self.ray,
+            )
         except DeepledgerError as error:
             self.reporting.say(f"job {job}: {error}")
             self.failures.append(error)

@@ -73,6 +73,15 @@ TaskPlaces = Annotated[
         help=f"Files and folders, separated by '{os.pathsep}', in which the job's task source is looked for by hash.",
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        envvar="DEEPLEDGER_WORKERS",
+        min=1,
+        max=1024,
+        help="Processes that evaluate models where pay follows contributions; each holds torch. Default: one per core.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with full addresses and amounts in wei.")]
 JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's number, see `deepledger job list`.")]
 

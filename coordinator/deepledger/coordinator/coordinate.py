@@ -22,7 +22,7 @@ from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, LedgerRejected, StoreUnreachable
 from deepledger.protocol.evaluation import Bench
-from deepledger.protocol.evaluators import Evaluator, OneByOne
+from deepledger.protocol.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.happenings import Happening, Waiting, Warned, waiting
 from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist
 from deepledger.protocol.settlement import contributions, revealed_in
@@ -68,10 +68,13 @@ def coordinate(
     tasks: Sequence[Path],
     observe: Callable[[Happening], None],
     stop: threading.Event,
+    workers: int = 1,
+    ray: str | None = None,
 ) -> None:
     """Coordinate a job until it is over or `stop` is set; then the bond is withdrawn.
 
-    `tasks` are files and folders in which the pinned task source is looked for. Raises every `DeepledgerError` that
+    `tasks` are files and folders in which the pinned task source is looked for; `workers` and `ray` say where models
+    are evaluated, see `evaluators`. Raises every `DeepledgerError` that
     does not pass by itself; the call can be repeated.
     """
     warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
@@ -94,10 +97,9 @@ def coordinate(
                 evaluation=ready.evaluation,
             )
         )
-        coordinator = _Coordinator(
-            ledger, store, follower, ready.bench, OneByOne(ready.bench), observe, stop, work=ready.seconds
-        )
-        with closing(coordinator):
+        evaluator = evaluator_for(ready.bench, workers=workers, ray=ray)
+        coordinator = _Coordinator(ledger, store, follower, ready.bench, evaluator, observe, stop, work=ready.seconds)
+        with closing(evaluator), closing(coordinator):
             _run(coordinator)
     except Stopped:
         return

@@ -30,6 +30,7 @@ class Bench:
     task: Task
     module: torch.nn.Module
     validation: Any
+    path: Path  # of the validation set
 
     def evaluate(self, model: ModelVector) -> Evaluation:
         """A model on which the task's own code fails has the worst result: no update may stop a job."""
@@ -51,10 +52,6 @@ def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource) -> Bench:
     The validation set is a file without a suffix (a spec names none), which stays for as long as the bench lives:
     tasks may map it into memory or read it again.
     """
-    task = Task(source)
-    module = task.build_model(spec.training.seed)
-    if layout_of(module) != spec.model.layout:
-        raise BadSpec("the task's model does not have the layout that the spec pins; have nothing to do with this job")
     data = np.empty(spec.validation.bytes, np.uint8)
     store.read_into(spec.validation_digest, data.data)
     try:
@@ -67,12 +64,21 @@ def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource) -> Bench:
             path.write_bytes(data.data)
         except OSError as error:
             raise _no_room(error) from error
-        bench = Bench(spec, task, module, task.load_data(path))
+        bench = open_bench(spec, source, path)
     except BaseException:
         shutil.rmtree(folder)
         raise
     weakref.finalize(bench, shutil.rmtree, folder, ignore_errors=True)  # at the latest when Python ends
     return bench
+
+
+def open_bench(spec: JobSpec, source: TaskSource, path: Path) -> Bench:
+    """With a validation set that is in a file here. Raises `BadSpec` and `BadInput` as `prepare_bench`."""
+    task = Task(source)
+    module = task.build_model(spec.training.seed)
+    if layout_of(module) != spec.model.layout:
+        raise BadSpec("the task's model does not have the layout that the spec pins; have nothing to do with this job")
+    return Bench(spec, task, module, task.load_data(path), path)
 
 
 def _no_room(error: OSError) -> StateError:

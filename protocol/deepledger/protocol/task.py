@@ -99,7 +99,7 @@ class Task:
 
     def __init__(self, source: TaskSource) -> None:
         _require_torch()
-        self.sha256 = source.sha256
+        self.source = source
         self._path = source.path
         self._module = ModuleType(f"deepledger_task_{source.sha256[:16]}")
         self._module.__file__ = str(source.path)

@@ -1,0 +1,121 @@
+"""Wherever models are evaluated, the results are the same."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from deepledger.protocol import evaluators
+from deepledger.protocol.aggregation.context import Context
+from deepledger.protocol.blobs import digest_of
+from deepledger.protocol.errors import BadInput, StateError
+from deepledger.protocol.evaluation import open_bench
+from deepledger.protocol.evaluators import InProcesses, OneByOne, OnRay, evaluator_for
+from deepledger.protocol.settlement import Coalition, Coalitions
+from deepledger.protocol.spec import build_spec
+from deepledger.protocol.task import Task, layout_of, read_floats, read_source
+from deepledger.protocol.vectors import encode_model
+
+TASK = """
+import os, torch
+from safetensors.torch import load_file
+
+def build_model():
+    return torch.nn.Linear(4, 3)
+
+def load_data(path):
+    data = load_file(path)
+    return torch.utils.data.TensorDataset(data["x"], data["y"])
+
+def train(model, data):
+    pass
+
+def evaluate(model, data):
+    if os.environ.get("DIE_IN_WORKERS") not in (None, str(os.getpid())):
+        os._exit(3)
+    x, y = data.tensors
+    logits = model(x)
+    loss = torch.nn.functional.cross_entropy(logits, y)
+    return {"samples": len(y), "correct": int((logits.argmax(1) == y).sum()), "loss": float(loss)}
+"""
+WANTED = [Coalition(mask, plain) for mask in range(16) for plain in (False, True)]
+
+
+@pytest.fixture
+def bench(tmp_path, spec_fields):
+    random = np.random.default_rng(3)
+    data = {"x": random.normal(size=(50, 4)).astype(np.float32), "y": random.integers(0, 3, 50)}
+    save_file(data, tmp_path / "validation")
+    (tmp_path / "task.py").write_text(TASK)
+    source = read_source(tmp_path / "task.py")
+    model = Task(source).build_model(1)
+    spec = build_spec(
+        spec_fields(
+            task={"name": "task", "sha256": source.sha256},
+            model={"layout": [entry.model_dump() for entry in layout_of(model)]},
+            training={"seed": 1, "hyperparameters": {}},
+            aggregation={"rule": "median"},
+            validation={"digest": digest_of((tmp_path / "validation").read_bytes()).hex(), "bytes": 1000},
+        )
+    )
+    return open_bench(spec, source, tmp_path / "validation")
+
+
+@pytest.fixture
+def coalitions(bench, stack_of):
+    random = np.random.default_rng(4)
+    rows = [random.integers(-20_000, 20_000, bench.spec.model.coordinates).astype("<i2") for _ in range(4)]
+    before = encode_model(read_floats(bench.module), bench.spec.model)
+    drift = np.zeros(len(before), np.int64)
+    return Coalitions(bench.spec, before, stack_of(bench.spec, rows), Context(bytes(32), 20, drift=drift))
+
+
+def test_worker_processes_agree_with_this_one(bench, coalitions, monkeypatch):
+    expected = OneByOne(bench).evaluate(coalitions, WANTED)
+    assert len({result.loss_millionths for result in expected}) > 10
+    monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
+    workers = evaluator_for(bench, workers=2)
+    for _ in range(2):  # the second time, the workers are there
+        assert workers.evaluate(coalitions, WANTED) == expected
+    workers.close()
+    assert workers.evaluate(coalitions, WANTED[:3]) == expected[:3]
+    workers.close()
+
+
+def test_little_work_starts_no_processes(bench, coalitions):
+    workers = InProcesses(bench, workers=2)
+    assert workers.evaluate(coalitions, WANTED[:3]) == OneByOne(bench).evaluate(coalitions, WANTED[:3])
+    assert workers._pool is None
+    assert workers.evaluate(coalitions, []) == []
+
+
+def test_a_worker_that_dies_is_told_of_and_replaced(bench, coalitions, monkeypatch):
+    monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
+    monkeypatch.setenv("DIE_IN_WORKERS", str(os.getpid()))
+    workers = InProcesses(bench, workers=1)
+    with pytest.raises(StateError, match="died"):
+        workers.evaluate(coalitions, WANTED)
+    monkeypatch.delenv("DIE_IN_WORKERS")
+    assert workers.evaluate(coalitions, WANTED) == OneByOne(bench).evaluate(coalitions, WANTED)
+    workers.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_ray_cluster_agrees_with_this_process(bench, coalitions):
+    ray = pytest.importorskip("ray")
+    try:
+        on_ray = evaluator_for(bench, ray="local")
+        assert isinstance(on_ray, OnRay)
+        assert on_ray.evaluate(coalitions, WANTED) == OneByOne(bench).evaluate(coalitions, WANTED)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_cluster_that_is_not_there_is_named(bench):
+    pytest.importorskip("ray")
+    with pytest.raises(BadInput, match=r"no Ray cluster at 127\.0\.0\.1:1"):
+        evaluator_for(bench, ray="127.0.0.1:1")
