@@ -75,6 +75,23 @@ def test_the_last_update_is_the_latest_that_reached_the_chain(tmp_path: Path) ->
     assert last(SECOND, b"\7" * 32, b"\x08" * 32) == bytes(6)
 
 
+def test_the_folder_itself_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("deepledger.node.journal._sync", synced.append)
+    made = journal(tmp_path / "home" / "journal").folder
+    assert synced == [tmp_path, tmp_path / "home", tmp_path / "home" / "journal"]
+    assert made.stat().st_mode & 0o777 == 0o700
+    synced.clear()
+    journal(tmp_path / "home" / "journal")
+    assert synced == [made.parent]
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match=r"cannot write to .*Choose another folder"):
+        journal(tmp_path / "file" / "home")
+
+
 @pytest.mark.parametrize("name", ["update", "residual", "commitment.json"])
 def test_a_damaged_record_is_told(tmp_path: Path, name: str) -> None:
     journal(tmp_path).write(RECORD)

@@ -52,7 +52,7 @@ class Journal:
         self.folder = home / f"{job}-{slot.participant}"
         self._spec = spec
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make(self.folder)
         except OSError as error:
             raise StateError(f"cannot write to {self.folder}: {error.strerror}. Choose another folder.") from None
 
@@ -171,6 +171,14 @@ def _write_synced(path: Path, data: memoryview) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _make(folder: Path) -> None:
+    """With the parents that it lacks. Returns once the entries of all that was made would survive a power cut."""
+    if not folder.parent.is_dir():
+        _make(folder.parent)
+    folder.mkdir(exist_ok=True, mode=0o700)
+    _sync(folder.parent)  # even if it was there: whoever made it may have been killed before this
 
 
 def _sync(folder: Path) -> None:
