@@ -93,7 +93,10 @@ def test_broken_files_are_passed_over(folder: Path, content: bytes) -> None:
         {"version": 7},
         {"version": "3"},
         {"crypto": {"kdf": "scrypt", "kdfparams": {"n": 2**40, "r": 8, "p": 1, "dklen": 32, "salt": "00"}}},
+        {"crypto": {"kdf": "scrypt", "kdfparams": {"n": 2**18, "r": 8, "p": 10**4, "dklen": 32, "salt": "00"}}},
+        {"crypto": {"kdf": "scrypt", "kdfparams": {"n": 2, "r": 1, "p": 2**29, "dklen": 32, "salt": "00"}}},
         {"crypto": {"kdf": "pbkdf2", "kdfparams": {"c": 2**40, "prf": "hmac-sha256", "dklen": 32, "salt": "00"}}},
+        {"crypto": {"kdf": "pbkdf2", "kdfparams": {"c": 10**6, "prf": "hmac-sha256", "dklen": 10**6, "salt": "00"}}},
     ],
 )
 def test_malformed_files_do_not_open_and_do_not_hang(folder: Path, change: dict[str, object]) -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 1 << 16
 _MOST_SCRYPT_BLOCKS = 1 << 23  # n × r; each takes 128 bytes of memory
-_MOST_STEPS = 10**7
+_MOST_SCRYPT_WORK = 1 << 24  # n × r × p; geth and eth_account ask for 2^21, which takes about a second
+_MOST_HASHES = 10**7  # of PBKDF2: one a step for each 32 bytes of key
 
 _log = logging.getLogger(__name__)
 
@@ -181,8 +182,8 @@ def _affordable(document: dict[str, Any]) -> bool:
                 if isinstance(value, int):
                     numbers[key.lower()] = max(value, numbers.get(key.lower(), 0))
             rest += entry.values()
-    blocks = numbers.get("n", 1) * numbers.get("r", 1)
-    return blocks <= _MOST_SCRYPT_BLOCKS and all(numbers.get(key, 1) <= _MOST_STEPS for key in ("c", "p", "dklen"))
+    n, r, p, c, length = (numbers.get(key, 1) for key in ("n", "r", "p", "c", "dklen"))
+    return n * r <= _MOST_SCRYPT_BLOCKS and n * r * p <= _MOST_SCRYPT_WORK and c * -(-length // 32) <= _MOST_HASHES
 
 
 def _address(document: dict[str, Any]) -> Address:
