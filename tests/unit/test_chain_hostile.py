@@ -359,6 +359,7 @@ LIES: dict[str, list[Any]] = {
     "an index of 80 bits": [log(logIndex="0x" + "f" * 20)],
     "no transaction": [log(transactionHash=ABSENT)],
     "an odd timestamp": [log(blockTimestamp=[5])],
+    "the year 10000": [log(blockTimestamp=hex(253_402_300_800))],
     "not a log": [5],
     "no list": "logs",  # type: ignore[dict-item]
 }  # fmt: skip
@@ -371,7 +372,12 @@ def test_logs_that_cannot_be_are_nonsense(node: Node, reader: ChainReader, name:
         reader.events(0, 9, job=JobId(1))
 
 
-@pytest.mark.parametrize("absurd", [5, [], "0x", {}, block(hash="0x12"), block(timestamp=ABSENT), {"number": "0x9"}])
+LATE = block(timestamp=hex(1 << 63))
+
+
+@pytest.mark.parametrize(
+    "absurd", [5, [], "0x", {}, block(hash="0x12"), block(timestamp=ABSENT), {"number": "0x9"}, LATE]
+)
 def test_absurd_blocks_are_nonsense(node: Node, reader: ChainReader, absurd: Any) -> None:
     if isinstance(absurd, dict):
         absurd = {key: value for key, value in absurd.items() if value is not ABSENT}

@@ -105,7 +105,7 @@ class ChainReader:
         """The pending block's timestamp, or the newest one's where the node shows no pending block."""
         try:
             block = self.rpc.call("eth_getBlockByNumber", "pending", False)
-            return Seconds(wire.count(wire.fields(block, "a block").get("timestamp"), "a timestamp"))
+            return wire.timestamp(wire.fields(block, "a block").get("timestamp"), "a timestamp")
         except (NodeRefused, ChainNonsense):
             return self.head().now
 
@@ -213,7 +213,7 @@ class ChainReader:
         for log in logs:
             block_hash = wire.hash32(log.get("blockHash"), "a block hash")
             if log.get("blockTimestamp") is not None:
-                known[block_hash] = Seconds(wire.count(log["blockTimestamp"], "a block timestamp"))
+                known[block_hash] = wire.timestamp(log["blockTimestamp"], "a block timestamp")
             elif block_hash in self._timestamps:
                 known[block_hash] = self._timestamps[block_hash]
         missing = list(

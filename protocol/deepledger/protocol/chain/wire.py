@@ -9,6 +9,7 @@ from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.errors import ChainNonsense
 from deepledger.protocol.types import Seconds
 
+_LATEST = 253_402_300_799  # the last second of the year 9999: later ones cannot be written as dates
 _QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
 _DATA = re.compile(r"0x([0-9a-fA-F]{2})*")
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
@@ -26,11 +27,18 @@ def quantity(value: Any, what: str) -> int:
 
 
 def count(value: Any, what: str) -> int:
-    """A quantity of 64 bits: block numbers, timestamps, gas, nonces."""
+    """A quantity of 64 bits: block numbers, gas, nonces."""
     number = quantity(value, what)
     if number >> 64:
         raise ChainNonsense(f"the node gave {number:#x} as {what}; use another RPC endpoint")
     return number
+
+
+def timestamp(value: Any, what: str) -> Seconds:
+    seconds = count(value, what)
+    if seconds > _LATEST:
+        raise ChainNonsense(f"the node gave {seconds:#x} as {what}; use another RPC endpoint")
+    return Seconds(seconds)
 
 
 def data(value: Any, what: str) -> bytes:
@@ -60,12 +68,12 @@ def items(value: Any, what: str) -> list[Any]:
 
 def head(value: Any, what: str = "a block") -> Head:
     block = fields(value, what)
-    timestamp = Seconds(count(block.get("timestamp"), "a block timestamp"))
+    made = timestamp(block.get("timestamp"), "a block timestamp")
     return Head(
         number=count(block.get("number"), "a block number"),
         hash=hash32(block.get("hash"), "a block hash"),
-        timestamp=timestamp,
-        now=timestamp,
+        timestamp=made,
+        now=made,
     )
 
 
