@@ -439,6 +439,69 @@ def test_a_range_that_is_refused_is_halved(node: Node, reader: ChainReader) -> N
     assert all(after[0] == before[1] + 1 for before, after in pairwise(ranges))
 
 
+def test_a_range_that_is_refused_once_makes_only_the_next_ones_small(node: Node) -> None:
+    reader = connect(node.url, ADDRESS, blocks_per_query=1000)
+    spans: list[int] = []
+
+    def logs(params: list[Any]) -> Any:
+        start, end = int(params[0]["fromBlock"], 16), int(params[0]["toBlock"], 16)
+        if start <= 300 <= end and end - start >= 10:
+            return error("query returned more than 10000 results", code=-32005)
+        spans.append(end - start + 1)
+        return []
+
+    node.says["eth_getLogs"] = logs
+    reader.events(0, 19_999)
+    assert sum(spans) == 20_000
+    assert spans[-2] == 1000
+    spans.clear()
+    reader.events(1000, 1999)
+    assert spans == [1000]
+    reader.close()
+
+
+RATE_LIMITS = {
+    "as in HTTP": error("compute units exceeded", code=429),
+    "of EIP-1474": error("daily request count exceeded, request rate limited", code=-32005),
+    "in words": error("Too Many Requests"),
+}
+
+
+@pytest.mark.parametrize("name", RATE_LIMITS)
+def test_a_node_that_is_asked_too_often_is_asked_again_and_not_for_less(
+    node: Node, reader: ChainReader, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("deepledger.protocol.chain.reading._RATE_LIMIT_PAUSES", (0.0, 0.0))
+    ranges: list[tuple[str, str]] = []
+
+    def logs(params: list[Any]) -> Any:
+        ranges.append((params[0]["fromBlock"], params[0]["toBlock"]))
+        return RATE_LIMITS[name] if len(ranges) < 3 else [log()]
+
+    node.says["eth_getLogs"] = logs
+    assert len(reader.events(0, 9)) == 1
+    assert ranges == [("0x0", "0x9")] * 3
+    ranges.clear()
+    assert reader.created_in(JobId(1)) == 9
+    assert ranges == [("0x0", "0x9")] * 3
+    node.says["eth_getLogs"] = RATE_LIMITS[name]
+    for ask in (lambda: reader.events(0, 9), lambda: reader.created_in(JobId(1))):
+        node.asked.clear()
+        with pytest.raises(NodeRefused):
+            ask()
+        assert node.asked.count("eth_getLogs") == 3
+
+
+def test_a_node_that_is_asked_too_often_is_not_taken_for_one_without_batches(node: Node, reader: ChainReader) -> None:
+    node.raw = lambda handler: reply(handler, b"slow down", status=429)
+    with pytest.raises(ChainUnreachable, match="HTTP status 429"):
+        reader.events(0, 9)
+    node.raw = None
+    before = reader.rpc.trips
+    reader.events(0, 9)
+    assert reader.rpc.trips - before == 1
+
+
 def test_ranges_are_bounded(node: Node) -> None:
     reader = connect(node.url, ADDRESS, blocks_per_query=10)
     node.says["eth_getLogs"] = []

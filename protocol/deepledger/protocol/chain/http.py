@@ -21,6 +21,7 @@ from deepledger.protocol.errors import BadInput, ChainNonsense, ChainUnreachable
 
 _CHUNK: Final = 1 << 16
 _OK: Final = 200
+_TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500
 
 
@@ -83,7 +84,7 @@ class BoundedHttp(JSONBaseProvider):
         if isinstance(parsed, list) or (isinstance(parsed, dict) and ("result" in parsed or "error" in parsed)):
             return parsed
         if status != _OK:
-            if isinstance(request, list) and status < _SERVER_ERROR:
+            if isinstance(request, list) and status < _SERVER_ERROR and status != _TOO_MANY_REQUESTS:
                 raise BatchUnsupported(f"{self.place} does not answer batches")
             raise ChainUnreachable(f"{self.place} answered with HTTP status {status}; try again later")
         raise ChainNonsense(f"what answers at {self.place} does not speak JSON-RPC; check the RPC URL")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from deepledger.protocol.chain import abi as codec
 from deepledger.protocol.chain import wire
@@ -21,8 +23,11 @@ from deepledger.protocol.types import Address, JobId, Seconds, Wei
 
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 4.0
+_RATE_LIMIT_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
 _REORGS: Final = 5
 _TIMESTAMPS_KEPT: Final = 4096
+
+T = TypeVar("T")
 
 
 class ChainReader:
@@ -60,17 +65,17 @@ class ChainReader:
     def events(self, first_block: int, last_block: int, *, job: JobId | None = None) -> list[Event]:
         """In chain order, both blocks included. A re-org under our hands starts the range in question again."""
         found: list[Event] = []
-        start = first_block
+        start, span = first_block, self._span
         while start <= last_block:
-            end = min(start + self._span - 1, last_block)
+            end = min(start + span - 1, last_block)
             try:
-                found += self._range(start, end, job=job)
+                found += _patiently(partial(self._range, start, end, job=job))
             except (NodeRefused, OversizedAnswer) as error:
-                if end == start or getattr(error, "code", 0) == METHOD_NOT_FOUND:
+                if end == start or not _may_be_too_wide(error):
                     raise
-                self._span = max(1, (end - start + 1) // 2)
+                span = (end - start + 1) // 2
             else:
-                start = end + 1
+                start, span = end + 1, min(2 * span, self._span)
         return found
 
     def wait(self, after: Head, *, timeout: float) -> Head:
@@ -119,16 +124,19 @@ class ChainReader:
             there = f"jobs 1 to {jobs}" if jobs else "no jobs yet"
             raise BadInput(f"there is no job {job}: the ledger at {self.address} has {there}")
         try:
-            logs = self._creation(job, 0, last)  # one log, whatever the range: most nodes allow that
-        except (NodeRefused, OversizedAnswer):
+            # One log, whatever the range: most nodes allow that.
+            logs = _patiently(partial(self._creation, job, 0, last))
+        except (NodeRefused, OversizedAnswer) as error:
+            if not _may_be_too_wide(error):
+                raise
             logs = []
             end, span = last, self._span
             while not logs and end >= 0:
                 start = max(0, end - span + 1)
                 try:
-                    logs = self._creation(job, start, end)
-                except (NodeRefused, OversizedAnswer):
-                    if span == 1:
+                    logs = _patiently(partial(self._creation, job, start, end))
+                except (NodeRefused, OversizedAnswer) as error:
+                    if span == 1 or not _may_be_too_wide(error):
                         raise
                     span = max(1, span // 2)
                 else:
@@ -242,6 +250,23 @@ class ChainReader:
 
 class _BlockGone(ChainUnreachable):
     """A re-org took a block between two questions."""
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Asks again where the node only wants to be asked less often."""
+    for pause in _RATE_LIMIT_PAUSES:
+        try:
+            return ask()
+        except NodeRefused as error:
+            if not error.is_rate_limit:
+                raise
+        time.sleep(pause)
+    return ask()
+
+
+def _may_be_too_wide(error: NodeRefused | OversizedAnswer) -> bool:
+    """Whether a smaller range may be answered."""
+    return isinstance(error, OversizedAnswer) or not (error.code == METHOD_NOT_FOUND or error.is_rate_limit)
 
 
 def _follows(pushed: Head, after: Head) -> bool:

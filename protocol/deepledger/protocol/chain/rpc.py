@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES: Final = 64 << 20
 METHOD_NOT_FOUND: Final = -32601
+_TOO_MANY_REQUESTS: Final = 429  # as in HTTP
+_RATE_LIMIT: Final = re.compile(r"rate.?limit|too many requests|request count|per second|throttl", re.I)
 
 Request: TypeAlias = tuple[Any, list[Any]]  # method, parameters
 
@@ -24,6 +27,11 @@ class NodeRefused(ChainUnreachable):
         super().__init__(message)
         self.code = code
         self.data = data
+
+    @property
+    def is_rate_limit(self) -> bool:
+        """Whether the same request may be answered later: -32005 is also the code of answers that are too large."""
+        return self.code == _TOO_MANY_REQUESTS or bool(_RATE_LIMIT.search(str(self)))
 
 
 class Rpc:
