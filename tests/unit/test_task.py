@@ -149,6 +149,22 @@ def test_hyperparameters_that_the_task_does_not_know(task_of, tmp_path):
         task.train(task.build_model(1), [1], seed=1, hyperparameters={"rate": 0.5, "momentum": 0.9})
 
 
+@pytest.mark.parametrize("name", ["name", "self", "arguments", "options"])
+def test_hyperparameters_may_have_any_name(name, task_of):
+    task = task_of(SOURCE.replace("*, rate):", "**options):").replace("rate *", "sum(options.values()) *"))
+    model = task.build_model(1)
+    before = read_floats(model)
+    task.train(model, [1], seed=1, hyperparameters={name: 0.5})
+    assert (before != read_floats(model)).any()
+
+
+@pytest.mark.parametrize("name", ["model", "data"])
+def test_a_hyperparameter_with_the_name_of_what_train_is_given_is_told(name, task_of):
+    task = task_of(SOURCE.replace("*, rate", "**options"))
+    with pytest.raises(BadInput, match=f"train of task .* multiple values for argument '{name}'"):
+        task.train(task.build_model(1), [1], seed=1, hyperparameters={name: 0.5})
+
+
 def test_no_data(task_of, tmp_path):
     with pytest.raises(BadInput, match="no data at"):
         task_of().load_data(tmp_path / "none")

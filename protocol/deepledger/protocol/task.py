@@ -160,7 +160,7 @@ class Task:
                 f"evaluate of task {self._path} does not do what it must: {FUNCTIONS['evaluate']}"
             ) from error
 
-    def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
+    def _call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
         try:
             return getattr(self._module, name)(*arguments, **options)
         except Exception as error:
