@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,23 @@ def test_a_source_is_found_by_its_hash_wherever_it_lies(tmp_path):
         find_source(pin, [tmp_path])
     with pytest.raises(TaskMismatch, match="no candidate was found"):
         find_source(pin, [])
+
+
+def test_what_is_no_source_does_not_end_the_search(tmp_path):
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "a.py").mkdir()
+    (folder / "b.py").symlink_to(folder / "nowhere")
+    os.mkfifo(folder / "c.py")
+    (folder / "digits.py").write_bytes(b"#" * (MAX_SOURCE_BYTES + 1))
+    (folder / "e.py").write_text(SOURCE)
+    wanted = read_source(folder / "e.py")
+    assert find_source(TaskPin(name="digits", sha256=wanted.sha256), [folder]) == wanted
+    (folder / "e.py").unlink()
+    with pytest.raises(TaskMismatch, match=r"digits.py has more than"):
+        find_source(TaskPin(name="digits", sha256=wanted.sha256), [folder])
+    with pytest.raises(BadInput, match=r"digits.py has more than"):
+        find_source(TaskPin(name="digits", sha256=wanted.sha256), [folder / "digits.py"])
 
 
 def test_what_runs_are_the_bytes_that_were_hashed(tmp_path):

@@ -78,20 +78,35 @@ def read_source(path: Path) -> TaskSource:
 
 
 def find_source(pin: TaskPin, places: Iterable[Path]) -> TaskSource:
-    """The local source with the pinned hash, in files or anywhere below folders. Raises `TaskMismatch`."""
+    """The local source with the pinned hash, in files or anywhere below folders.
+
+    Raises `TaskMismatch`, and `BadInput` if a file cannot be read that is a place itself.
+    """
     seen = []
     for place in places:
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            source = read_source(path)
+        for path in _sources_below(place) if place.is_dir() else [place]:
+            try:
+                source = read_source(path)
+            except BadInput as error:
+                if path == place:
+                    raise
+                if path.stem == pin.name:
+                    seen.append(str(error))
+                continue
             if source.sha256 == pin.sha256:
                 return source
-            if place.is_file() or path.stem == pin.name:
+            if path == place or path.stem == pin.name:
                 seen.append(f"{path} has {source.sha256[:12]}…")
     found = "; ".join(seen) if seen else "no candidate was found"
     raise TaskMismatch(
         f"the job pins the source of task {pin.name!r} with SHA-256 {pin.sha256[:12]}…, which is not installed here "
         f"({found}). Get the source from the sponsor, read it, and name it with --task"
     )
+
+
+def _sources_below(folder: Path) -> list[Path]:
+    """Files only: opening a pipe would wait for whoever writes to it."""
+    return sorted(path for path in folder.rglob("*.py") if path.is_file())
 
 
 class Task:
