@@ -5,6 +5,7 @@ which the updates differ most, seen in coordinates drawn by lot.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from deepledger.protocol.aggregation.weighted_mean import mean_of
 from deepledger.protocol.spec import DnC
 from deepledger.protocol.vectors import uniform
 
-_POWERS = 64
-_SCALE = 1 << 64
+_SQUARINGS = 10  # of the matrix of inner products: its 1024th power, in which the top direction stands alone
+_SCALE = 1 << 34
 
 
 def dnc(stack: Stack, rule: DnC, context: Context) -> Mean:
@@ -30,7 +31,7 @@ def dnc(stack: Stack, rule: DnC, context: Context) -> Mean:
     dropped: Counter[int] = Counter(dict.fromkeys(range(count), 0))
     for iteration in range(rule.iterations):
         coordinates = draw(stack.length, rule.sample, seed=context.draw(f"dnc {iteration}"))
-        direction = top_direction(centred(gram(_at(stack, coordinates), len(coordinates))))
+        direction = top_direction(centred(gram(values_at(stack, coordinates), len(coordinates))), lots)
         order = sorted(range(count), key=lambda index: (direction[index] ** 2, lots[index]))
         dropped.update(order[count - byzantine :])
     least = min(dropped.values())
@@ -45,7 +46,7 @@ def draw(length: int, sample: int, *, seed: int) -> np.ndarray:
     return np.unique((fine * length).astype(np.int64))
 
 
-def _at(stack: Stack, coordinates: np.ndarray) -> list[np.ndarray]:
+def values_at(stack: Stack, coordinates: np.ndarray) -> list[np.ndarray]:
     """Every row at some coordinates only, read block by block."""
     parts = []
     for start, stop in stack.blocks():
@@ -66,16 +67,17 @@ def centred(products: Gram) -> Gram:
     )
 
 
-def top_direction(products: Gram) -> list[int]:
-    """The top left singular vector of rows with these inner products, up to scale: a fixed number of power iterations
-    in integers, from the longest row. Its squares are, up to scale, the squared projections on the right one.
+def top_direction(products: Gram, lots: Sequence[bytes]) -> Sequence[int]:
+    """The top left singular vector of rows with these inner products, up to scale. Its squares are, up to scale, the
+    squared projections on the right one.
+
+    It is every column of a high power of the matrix, longest where the diagonal is greatest (of equal ones, by lot).
+    No start has to be chosen, which somebody could make orthogonal to it. Squares are exact, then cut to 34 bits.
     """
-    longest = max(range(len(products)), key=lambda index: (products[index][index], -index))
-    vector = list(products[longest])
-    for _ in range(_POWERS):
-        most = max(map(abs, vector))
+    for _ in range(_SQUARINGS):
+        most = max(max(map(abs, row)) for row in products)
         if not most:
-            return vector
-        vector = [value * _SCALE // most for value in vector]
-        vector = [sum(a * b for a, b in zip(row, vector, strict=True)) for row in products]
-    return vector
+            break
+        rows = [np.array([value * _SCALE // most for value in row], np.int64) for row in products]
+        products = gram(rows, len(rows))  # the matrix is symmetric, so that these are its square
+    return products[max(range(len(products)), key=lambda index: (products[index][index], lots[index]))]

@@ -91,6 +91,8 @@ def gram(vectors: Sequence[Vector], length: int, *, start: int = 0) -> Gram:
     Matrix products in float64 of 18-bit limbs: every partial sum is an integer that float64 holds, so that the order
     in which a BLAS adds does not matter.
     """
+    if not vectors:
+        return ()
     count = len(vectors)
     total = np.zeros((count, count), object)
     for first in range(start, length, _GRAM_BLOCK):

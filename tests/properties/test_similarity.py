@@ -1,0 +1,82 @@
+"""Inner products, cosines and profiles against Python's integers and NumPy's floats."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepledger.protocol.aggregation.stack import Scaled, gram
+from deepledger.protocol.similarity import ONE, cosines, profiles, upper_median
+
+
+def products(rows: list[list[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(sum(a * b for a, b in zip(one, other, strict=True)) for other in rows) for one in rows)
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> np.ndarray:
+    bits, size = draw(st.sampled_from([8, 16, 32, 64])), draw(st.integers(1, 8))
+    end = 2 ** (bits - 1)
+    value = st.integers(-3, 3) | st.integers(-end, end - 1) | st.sampled_from([-end, end - 1])
+    rows = draw(st.lists(st.lists(value, min_size=size, max_size=size), max_size=6))
+    return np.array(rows, f"<i{bits // 8}").reshape(len(rows), size)
+
+
+@given(matrix=matrices(), start=st.integers(0, 9))
+def test_inner_products_are_exact(matrix: np.ndarray, start: int) -> None:
+    assert gram(list(matrix), matrix.shape[1]) == products(matrix.tolist())
+    assert gram(list(matrix), matrix.shape[1], start=start) == products(matrix[:, start:].tolist())
+
+
+@pytest.mark.parametrize("size", [2**14 - 1, 2**14, 2**14 + 1, 2**16 + 3])
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+def test_inner_products_of_many_coordinates_at_the_ends_are_exact(bits: int, size: int) -> None:
+    end = 2 ** (bits - 1)
+    rows = [np.full(size, end - 1), np.full(size, -end), np.where(np.arange(size) % 2, end - 1, -end)]
+    rows = [row.astype(f"<i{bits // 8}") for row in rows]
+    assert gram(rows, size) == products([row.tolist() for row in rows])
+    if bits < 64:
+        scaled = products([[value << 20 for value in row.tolist()] for row in rows])
+        assert gram([Scaled(row, 20) for row in rows], size) == scaled
+
+
+@given(matrix=matrices())
+def test_cosines_are_within_a_millionth(matrix: np.ndarray) -> None:
+    exact = products(matrix.tolist())
+    found = cosines(exact)
+    for i, row in enumerate(found):
+        for j, cosine in enumerate(row):
+            lengths = exact[i][i] * exact[j][j]
+            assert cosine == found[j][i]
+            assert abs(cosine) <= ONE
+            assert cosine * exact[i][j] >= 0
+            if not lengths:
+                assert cosine == 0
+            else:
+                square = Fraction(exact[i][j] ** 2, lengths)
+                assert Fraction(abs(cosine), ONE) ** 2 <= square < Fraction(abs(cosine) + 1, ONE) ** 2
+        assert row[i] == (ONE if exact[i][i] else 0)
+
+
+@given(matrix=matrices())
+def test_profiles_are_correlations_of_sizes(matrix: np.ndarray) -> None:
+    if matrix.dtype.itemsize == 8:
+        matrix = matrix >> 8  # a size of 2^63 does not fit; model-unit updates are far smaller
+    size = matrix.shape[1]
+    sizes = [[abs(value) * size for value in row] for row in matrix.tolist()]
+    centred = [[value - sum(row) // size for value in row] for row in sizes]
+    assert profiles(list(matrix), size) == cosines(products(centred))
+
+
+def test_profiles_are_numpys() -> None:
+    matrix = np.random.default_rng(0).integers(-(2**15), 2**15, (5, 1000)).astype("<i2")
+    expected = np.corrcoef(np.abs(matrix.astype(float)))
+    assert np.abs(np.array(profiles(list(matrix), 1000)) / ONE - expected).max() <= 1e-6
+
+
+def test_of_an_even_number_the_upper_median_is_taken() -> None:
+    assert [upper_median(values) for values in ([3], [3, 1], [2, 3, 1], [4, 1, 3, 2])] == [3, 3, 2, 3]
