@@ -123,7 +123,7 @@ def test_no_more_is_offered_than_is_allowed(scene: Scene) -> None:
     creating = Later(lambda: scene.job(ledger))
     scene.until(scene.in_pool)
     scene.mine(base_fee=40 * GWEI)
-    with pytest.raises(ChainUnreachable, match=r"can be run again|gwei per gas"):
+    with pytest.raises(ChainUnreachable, match="in no block after 3 s"):
         creating.done()
     assert all(int(each["maxFeePerGas"], 16) <= 6 * GWEI for each in scene.in_pool())
 
@@ -152,7 +152,7 @@ def test_a_nonce_that_another_machine_took_is_told(scene: Scene, tmp_path: Path)
     scene.until(lambda: [each for each in scene.in_pool() if each["input"] != mine["input"]])
     scene.mine()
     assert other.done() == 1
-    with pytest.raises(ChainUnreachable, match=r"took the place of .* run the same command again"):
+    with pytest.raises(ChainUnreachable, match="took its place; give each machine its own account"):
         creating.done()
 
 

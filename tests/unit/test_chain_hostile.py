@@ -22,6 +22,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from deepledger.contracts import load
 from deepledger.protocol.chain import abi as codec
+from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.chain.http import OversizedAnswer, place
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.chain.reading import ChainReader
@@ -37,7 +38,7 @@ from deepledger.protocol.errors import (
     NoLedger,
     WrongChain,
 )
-from deepledger.protocol.types import Address, JobId, Seconds
+from deepledger.protocol.types import Address, Digest, JobId, Root, Seconds, Wei
 
 ABI = codec.ledger_abi()
 ADDRESS = "0x52908400098527886E0F7030069857D2E4169EE7"
@@ -696,6 +697,99 @@ def test_a_transaction_without_receipt_is_named(node: Node, ledger: Any) -> None
         assert name_of(sent[-1]) in str(caught.value)
 
 
+def vanishing(node: Node, *, requests: int = 1000) -> Callable[[list[Any]], Any]:
+    """An answer that does not come: the node is away for so many requests."""
+    node._server.handle_error = lambda request, address: None  # type: ignore[method-assign]
+    left = requests
+
+    def vanish(handler: BaseHTTPRequestHandler) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            node.raw = None
+        drop(handler)
+
+    def answer(params: list[Any]) -> Any:
+        node.raw = vanish
+        raise ConnectionAbortedError
+
+    return answer
+
+
+def test_a_node_that_is_away_while_a_receipt_is_awaited_may_come_back(node: Node, tmp_path: Path) -> None:
+    ledger = connect_as(node.url, ADDRESS, ACCOUNT, timeout=5, locks=tmp_path, patience=60)
+    sent = accept(node)
+    show, vanish = node.says["eth_getTransactionReceipt"], vanishing(node, requests=6)
+
+    def first(params: list[Any]) -> Any:
+        node.says["eth_getTransactionReceipt"] = show
+        return vanish(params)
+
+    node.says["eth_getTransactionReceipt"] = first
+    assert ledger.withdraw(JobId(1)).block == 9
+    assert node.raw is None
+    assert len(sent) == 1
+    ledger.close()
+
+
+def test_a_node_that_is_away_when_more_should_be_offered_may_come_back(node: Node, tmp_path: Path) -> None:
+    ledger = connect_as(node.url, ADDRESS, ACCOUNT, timeout=5, locks=tmp_path, patience=60, stuck_after=0.01)
+    sent = accept(node)
+    show, vanish = node.says["eth_getTransactionReceipt"], vanishing(node, requests=6)
+
+    def count(params: list[Any]) -> Any:
+        if params[1] == "pending":
+            return "0x0"
+        node.says |= {"eth_getTransactionCount": "0x0", "eth_getTransactionReceipt": show}
+        return vanish(params)
+
+    node.says |= {"eth_getTransactionReceipt": None, "eth_getTransactionCount": count}
+    assert ledger.withdraw(JobId(1)).block == 9
+    assert len(sent) == 1
+    ledger.close()
+
+
+TERMS = JobTerms(
+    spec_digest=Digest(bytes(32)), model_digest=Digest(bytes(32)), model_root=Root(bytes(32)), rounds=2,
+    min_participants=1, max_participants=2, miss_limit=1, commit_window=Seconds(9), reveal_window=Seconds(9),
+    settle_window=Seconds(9), reward=Wei(5), stake=Wei(0), reveal_penalty=Wei(0), bond=Wei(0), settle_penalty=Wei(0),
+)  # fmt: skip
+MISHAPS: dict[str, Callable[[Node], dict[str, Any]]] = {
+    "lost while sending": lambda node: {"eth_sendRawTransaction": vanishing(node)},
+    "nonsense while sending": lambda node: {"eth_sendRawTransaction": None},
+    "lost while waiting": lambda node: {"eth_getTransactionReceipt": vanishing(node)},
+    "in no block": lambda node: {"eth_getTransactionReceipt": None},
+    "nonsense while waiting": lambda node: {"eth_getTransactionReceipt": 5},
+    "lost while reading it": lambda node: {"eth_getBlockByHash": vanishing(node), "eth_getCode": vanishing(node)},
+}
+
+
+@pytest.mark.parametrize("mishap", MISHAPS)
+@pytest.mark.parametrize("action", ["create a job", "deploy"])
+def test_what_must_not_be_done_twice_is_named_and_not_advised(
+    node: Node, ledger: Any, tmp_path: Path, action: str, mishap: str
+) -> None:
+    taken: list[str] = []
+    accept(node, logs=[log(blockHash="0x" + "ef" * 32)], contractAddress=ADDRESS)
+    node.says |= MISHAPS[mishap](node)
+    send = node.says["eth_sendRawTransaction"]
+
+    def take(params: list[Any]) -> Any:
+        taken.append(name_of(params[0]))
+        return send(params) if callable(send) else send
+
+    node.says["eth_sendRawTransaction"] = take
+    act, advice = {
+        "create a job": (lambda: ledger.create_job(TERMS, [Address(ADDRESS)]), "deepledger job list"),
+        "deploy": (lambda: deploy(node.url, ACCOUNT, timeout=5, locks=tmp_path, patience=0.3), "look it up"),
+    }[action]
+    with pytest.raises(ChainError) as caught:
+        act()
+    assert taken[-1] in str(caught.value)
+    assert advice in str(caught.value)
+    assert "the same command can be run again" not in str(caught.value)
+
+
 def test_a_late_receipt_is_awaited(node: Node, ledger: Any) -> None:
     accept(node)
     show = node.says["eth_getTransactionReceipt"]
@@ -760,7 +854,7 @@ def test_a_node_lost_while_sending_leaves_the_hash(node: Node, ledger: Any) -> N
 
     node.says["eth_sendRawTransaction"] = vanish
     node._server.handle_error = lambda request, address: None  # type: ignore[method-assign]
-    with pytest.raises(ChainUnreachable, match="may have been sent") as caught:
+    with pytest.raises(ChainUnreachable, match="may be on the chain") as caught:
         ledger.withdraw(JobId(1))
     assert name_of(sent[0]) in str(caught.value)
 

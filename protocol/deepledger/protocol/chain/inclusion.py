@@ -31,6 +31,10 @@ _LONGEST_PAUSE: Final = 1.0
 _TRANSFER_GAS: Final = 21_000
 
 
+class _Replaced(ChainUnreachable):
+    """Another transaction has the nonce: waiting does not help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sender:
     """An account at a node. `patience`: seconds to wait for a receipt; `stuck_after`: seconds until more is offered;
@@ -77,24 +81,30 @@ class Sent:
 
 
 def await_receipt(sender: Sender, sent: Sent) -> dict[str, Any]:
-    """Raises `ChainUnreachable` when it is in no block after `sender.patience`, or another took its nonce."""
+    """Raises `ChainUnreachable` when it is in no block after `sender.patience`, or another took its nonce.
+
+    A node that cannot be reached meanwhile may come back, and know of it.
+    """
     deadline = time.monotonic() + sender.patience
     stuck = time.monotonic() + sender.stuck_after
     pause = _FIRST_PAUSE
     while True:
         ticket = sender.feed.look()[0]
-        receipt = _receipt(sender, sent)
-        if receipt is not None:
-            return receipt
+        lost: ChainUnreachable | None = None
+        try:
+            receipt = _receipt(sender, sent)
+            if receipt is not None:
+                return receipt
+            if time.monotonic() >= stuck:
+                stuck = time.monotonic() + sender.stuck_after
+                _push(sender, sent)
+        except _Replaced:
+            raise
+        except ChainUnreachable as error:
+            lost = error
         now = time.monotonic()
         if now >= deadline:
-            raise ChainUnreachable(
-                f"transaction {sent.hashes[-1]} is in no block after {sender.patience:g} s; "
-                "the same command can be run again"
-            )
-        if now >= stuck:
-            _push(sender, sent)
-            stuck = time.monotonic() + sender.stuck_after
+            raise lost or ChainUnreachable(f"the transaction is in no block after {sender.patience:g} s")
         if pause > 0.1:
             sender.feed.start()  # this is no instamining chain: await its blocks
         sender.feed.block(ticket, max(min(pause, deadline - now, stuck - now), 0))
@@ -117,9 +127,8 @@ def _push(sender: Sender, sent: Sent) -> None:
     mined = sender.mined()
     if mined > sent.nonce:
         if _receipt(sender, sent) is None:
-            raise ChainUnreachable(
-                f"another transaction of {sender.address} took the place of {sent.hashes[-1]}; "
-                "give each machine its own account, and run the same command again"
+            raise _Replaced(
+                f"another transaction of {sender.address} took its place; give each machine its own account"
             )
     elif mined == sent.nonce:
         _offer_more(sender, sent)

@@ -6,8 +6,9 @@ sign it, the transaction, its receipt. Two commands that use one key at once tak
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from deepledger.protocol.chain import wire
 from deepledger.protocol.chain.inclusion import Sender, Sent, await_receipt
@@ -25,10 +26,11 @@ from deepledger.protocol.chain.signing import (
     signed,
     sole_sender,
 )
-from deepledger.protocol.errors import ChainNonsense, ChainUnreachable, InsufficientFunds, LedgerRejected
-from deepledger.protocol.types import Address, Wei
+from deepledger.protocol.errors import ChainError, ChainNonsense, ChainUnreachable, InsufficientFunds, LedgerRejected
 
 _TRIES: Final = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +40,24 @@ class _Prepared:
     fees: Fees
 
 
-def transact(sender: Sender, *, to: Address | None, data: str, value: Wei) -> dict[str, Any]:
-    """The receipt, as the node gave it, of a transaction that did not revert.
+def transact(sender: Sender, call: Call, read: Callable[[dict[str, Any]], T]) -> T:
+    """What `read` makes of the receipt, as the node gave it, of a transaction that did not revert.
 
-    Raises `LedgerRejected`, `InsufficientFunds`, `ChainUnreachable`, `ChainNonsense`, `StateError`.
+    Raises `LedgerRejected`, `InsufficientFunds`, `ChainUnreachable`, `ChainNonsense`, `StateError`. Whatever goes wrong
+    once it was sent, `read` included, it may be on the chain, so the error names it.
     """
-    call = Call(sender=sender.address, to=to, data=data, value=value)
     with sole_sender(sender.locks, sender.address, sender.chain_id):
         sent = _send(sender, call)
-    receipt = await_receipt(sender, sent)
-    status = wire.quantity(receipt.get("status"), "a receipt's status")
-    if status not in (0, 1):
-        raise ChainNonsense(f"the node gave a receipt with status {status}; use another RPC endpoint")
-    if status == 0:
-        raise _why_reverted(sender, call, receipt)
-    return receipt
+    try:
+        receipt = await_receipt(sender, sent)
+        status = wire.quantity(receipt.get("status"), "a receipt's status")
+        if status not in (0, 1):
+            raise ChainNonsense(f"the node gave a receipt with status {status}; use another RPC endpoint")
+        if status == 0:
+            raise _why_reverted(sender, call, receipt)
+        return read(receipt)
+    except (ChainUnreachable, ChainNonsense) as error:
+        raise _naming(sent, error) from None
 
 
 def _send(sender: Sender, call: Call) -> Sent:
@@ -65,7 +70,10 @@ def _send(sender: Sender, call: Call) -> Sent:
         )
         sent = Sent(call=call, nonce=nonce, gas=prepared.gas, fees=prepared.fees, hashes=[transaction])
         try:
-            said = sender.rpc.call("eth_sendRawTransaction", raw)
+            said = wire.hash32(sender.rpc.call("eth_sendRawTransaction", raw), "a transaction hash")
+            if said != transaction:
+                raise ChainNonsense(f"the node took another transaction, {said}; use another RPC endpoint")
+            return sent
         except NodeRefused as error:
             data = revert_data(error.data)
             if data:
@@ -78,13 +86,8 @@ def _send(sender: Sender, call: Call) -> Sent:
             if "insufficient" in str(error).lower():
                 raise _too_poor(sender, call, prepared) from None
             raise
-        except ChainUnreachable as error:
-            raise ChainUnreachable(
-                f"{error}. Transaction {transaction} may have been sent: the same command can be run again"
-            ) from None
-        if wire.hash32(said, "a transaction hash") != transaction:
-            raise ChainNonsense(f"the node took another transaction than {transaction}; use another RPC endpoint")
-        return sent
+        except (ChainUnreachable, ChainNonsense) as error:
+            raise _naming(sent, error) from None
     raise ChainUnreachable(
         f"{sender.address} is in use elsewhere: {_TRIES} nonces in a row were taken; give each machine its own account"
     )
@@ -119,6 +122,11 @@ def _prepare(sender: Sender, call: Call) -> _Prepared:
     if funds < call.value + prepared.gas * price.most:
         raise _poor(sender, need=call.value + prepared.gas * price.most, funds=funds)
     return prepared
+
+
+def _naming(sent: Sent, error: ChainError) -> ChainError:
+    kind = ChainNonsense if isinstance(error, ChainNonsense) else ChainUnreachable
+    return kind(f"{error}. Transaction {sent.hashes[-1]} may be on the chain: {sent.call.if_unsure}")
 
 
 def _why_reverted(sender: Sender, call: Call, receipt: dict[str, Any]) -> LedgerRejected:

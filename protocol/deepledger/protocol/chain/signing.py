@@ -22,6 +22,7 @@ _GWEI: Final = 10**9
 MOST_PER_GAS: Final = Wei(500 * _GWEI)
 _USUAL_TIP: Final = _GWEI
 LOCK_PATIENCE: Final = 60.0
+REPEAT: Final = "the same command can be run again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Call:
     to: Address | None
     data: str
     value: Wei
+    if_unsure: str = REPEAT  # to be told where nobody knows whether it is on the chain
 
     def as_json(self) -> dict[str, str]:
         call = {"from": self.sender, "data": self.data, "value": hex(self.value)}

@@ -18,7 +18,7 @@ from deepledger.protocol.chain.ledger import Receipt
 from deepledger.protocol.chain.reading import ChainReader
 from deepledger.protocol.chain.rpc import Rpc, reach, result
 from deepledger.protocol.chain.sending import transact
-from deepledger.protocol.chain.signing import MOST_PER_GAS
+from deepledger.protocol.chain.signing import MOST_PER_GAS, REPEAT, Call
 from deepledger.protocol.errors import BadInput, ChainNonsense, NoLedger, WrongChain
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Wei
 
@@ -48,7 +48,13 @@ class ChainLedger(ChainReader):
         self._sender = sender
 
     def create_job(self, terms: JobTerms, coordinators: Sequence[Address]) -> tuple[JobId, Receipt]:
-        receipt = self._act("createJob", terms, list(coordinators), value=Wei(terms.rounds * terms.reward))
+        receipt = self._act(
+            "createJob",
+            terms,
+            list(coordinators),
+            value=terms.rounds * terms.reward,
+            if_unsure="look at `deepledger job list` before you run the command again, which would lock another budget",
+        )
         created = [event.job for event in receipt.events if isinstance(event, JobCreated)]
         if len(created) != 1:
             raise ChainNonsense(f"transaction {receipt.transaction} created no job; use another RPC endpoint")
@@ -100,9 +106,12 @@ class ChainLedger(ChainReader):
     def withdraw(self, job: JobId) -> Receipt:
         return self._act("withdraw", job)
 
-    def _act(self, function: str, *arguments: Any, value: int = 0) -> Receipt:
+    def _act(self, function: str, *arguments: Any, value: int = 0, if_unsure: str = REPEAT) -> Receipt:
         data = codec.calldata(self._abi, function, *arguments)
-        receipt = transact(self._sender, to=self.address, data=data, value=Wei(value))
+        call = Call(sender=self.account, to=self.address, data=data, value=Wei(value), if_unsure=if_unsure)
+        return transact(self._sender, call, self._read)
+
+    def _read(self, receipt: dict[str, Any]) -> Receipt:
         block = wire.count(receipt.get("blockNumber"), "a block number")
         # The ledger pays by calling accounts; a contract among them may emit logs of its own.
         ours = [
@@ -206,10 +215,20 @@ def deploy(
             patience=patience,
             most_per_gas=most_per_gas,
         )
-        receipt = transact(sender, to=None, data="0x" + load().bytecode.hex(), value=Wei(0))
-        address = _checksummed(wire.address(receipt.get("contractAddress"), "a contract's address"))
-        _verified(rpc, address, expected=found)
-        return address, _receipt(receipt, events=())
+        call = Call(
+            sender=sender.address,
+            to=None,
+            data="0x" + load().bytecode.hex(),
+            value=Wei(0),
+            if_unsure="look it up before you run the command again, which would pay for another contract",
+        )
+
+        def read(receipt: dict[str, Any]) -> tuple[Address, Receipt]:
+            address = _checksummed(wire.address(receipt.get("contractAddress"), "a contract's address"))
+            _verified(rpc, address, expected=found)
+            return address, _receipt(receipt, events=())
+
+        return transact(sender, call, read)
     finally:
         feed.close()
         rpc.close()
