@@ -1,4 +1,4 @@
-"""job create, show, list, close."""
+"""job create, simulate, show, list, close."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.options import Chain, JobNumber, Json, Signer, Store
+from deepledger.cli.simulate import simulate
 from deepledger.protocol.types import JobId, Wei
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def add_to(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
     app.add_typer(group, name="job", help="Jobs: what is trained, by whom, for what. Example: deepledger job list")
     command(group, "create")(create)
+    command(group, "simulate")(simulate)
     command(group, "show")(show_)
     command(group, "list")(list_)
     command(group, "close")(close)

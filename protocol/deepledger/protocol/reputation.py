@@ -20,6 +20,10 @@ def reputation(history: Iterable[SettledRound], participant: Address) -> int:
         seat = over.participants.get(participant)
         if seat is None or not over.opened.has_revealed(participant):
             continue
-        accepted = over.settled.accepted >> seat.seat & 1
-        value += (FULL * accepted - value) // MEMORY
+        value = after(value, accepted=bool(over.settled.accepted >> seat.seat & 1))
     return value
+
+
+def after(value: int, *, accepted: bool) -> int:
+    """A reputation after one more round."""
+    return value + (FULL * accepted - value) // MEMORY

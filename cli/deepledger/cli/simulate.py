@@ -1,0 +1,146 @@
+"""job simulate: what a job would pay for honest work, for less, and for more seats, before any money is locked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepledger.cli import show
+from deepledger.cli.options import Json, Workers
+
+if TYPE_CHECKING:
+    from deepledger.cli.job_file import Draft
+    from deepledger.cli.simulation import Outcome
+
+SEAT_GAS = 210_000  # join, leave and withdraw, see contracts/snapshots
+ROUND_GAS = 75_000  # commit and reveal
+YEAR = 365 * 24 * 3600  # seconds
+
+
+def simulate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The job file (TOML), see examples/digits/job.toml.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", metavar="FILE", help="A participant's data; repeat it: three at least.")
+    ],
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How many rounds to play.")] = 5,
+    interest: Annotated[
+        float, typer.Option(min=0.01, max=1000, help="Per cent a year that a stake would earn elsewhere.")
+    ] = 5.0,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Play a job without a chain, with one participant that is honest, lazy, copying, splitting or inflating, and
+    compare what each earns under every reward policy.
+
+    The owner of the first --data is the one whose behaviour varies. Nothing is published and no money moves.
+
+    Example: deepledger job simulate examples/digits/job.toml --data examples/digits/data/participant-0.safetensors
+    --data examples/digits/data/participant-1.safetensors --data examples/digits/data/participant-2.safetensors
+    """
+    from deepledger.cli.job_file import draft, read_job_file
+    from deepledger.cli.simulation import Behaviour
+    from deepledger.protocol.errors import BadInput
+
+    if len(data) < 3:
+        raise BadInput("a simulation needs the data of three participants at least: repeat --data FILE")
+    job = read_job_file(file)
+    prepared = draft(job, file.parent)
+    played = _play(prepared, file.parent / job.task, file.parent / job.validation, data, rounds, workers)
+    if json:
+        show.as_json({"rounds": rounds, "behaviours": {outcome.behaviour: _json(outcome) for outcome in played}})
+        return
+    honest = played[0]
+    show.table(
+        ["first participant is", "accepted", "accuracy", *honest.paid],
+        [
+            [
+                outcome.behaviour,
+                f"{outcome.accepted} of {outcome.sent}" + "".join(f", {verdict}" for verdict in outcome.verdicts),
+                f"{outcome.evaluation.accuracy:.1%}",
+                *(_paid(outcome, honest, policy) for policy in honest.paid),
+            ]
+            for outcome in played
+        ],
+    )
+    show.note(f"pay of the first participant over {rounds} rounds, and of what honest work would have earned it")
+    splitting = next(outcome for outcome in played if outcome.behaviour is Behaviour.SPLITTING)
+    for policy in honest.paid:
+        show.note(_deterrence(policy, splitting.paid[policy] - honest.paid[policy], rounds, prepared, interest))
+
+
+def _play(
+    prepared: Draft, task: Path, validation: Path, data: Sequence[Path], rounds: int, workers: int | None
+) -> list[Outcome]:
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from deepledger.cli.simulation import Behaviour
+    from deepledger.cli.simulation import simulate as play
+    from deepledger.protocol.cores import CORES
+    from deepledger.protocol.evaluation import open_bench
+    from deepledger.protocol.evaluators import evaluator_for
+    from deepledger.protocol.task import read_source
+    from deepledger.protocol.vectors import as_model
+
+    torch.set_num_threads(1)  # small models train no faster with more
+    bench = open_bench(prepared.spec, read_source(task), validation)
+    first = as_model(bytearray(prepared.model), prepared.spec.model)
+    shards = [bench.task.load_data(path) for path in data]
+    evaluator = evaluator_for(bench, workers=workers or CORES)
+    played = []
+    with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
+        for behaviour in Behaviour:
+            task_id = bar.add_task(behaviour, total=rounds)
+            played.append(
+                play(
+                    bench,
+                    evaluator,
+                    first,
+                    shards,
+                    behaviour,
+                    rounds=rounds,
+                    reward=prepared.terms.reward,
+                    progress=lambda task_id=task_id: bar.advance(task_id),  # type: ignore[misc]
+                )
+            )
+    evaluator.close()
+    return played
+
+
+def _paid(outcome: Outcome, honest: Outcome, policy: str) -> str:
+    part = f" ({outcome.paid[policy] / honest.paid[policy]:.0%})" if honest.paid[policy] else ""
+    return f"{_eth(outcome.paid[policy])}{part}"
+
+
+def _eth(amount: int) -> str:
+    return f"{amount / 10**18:.6f} ETH"
+
+
+def _deterrence(policy: str, gain: int, rounds: int, prepared: Draft, interest: float) -> str:
+    """What it takes so that a second seat does not pay: its gas, or what its stake would earn elsewhere."""
+    if gain <= 0:
+        return f"{policy}: splitting does not pay"
+    terms = prepared.terms
+    gas = SEAT_GAS + rounds * ROUND_GAS
+    seconds = rounds * (terms.commit_window + terms.reveal_window + terms.settle_window)
+    stake = gain / (interest / 100 * seconds / YEAR)  # wei
+    return (
+        f"{policy}: splitting pays {_eth(gain)} more, unless gas costs {gain / gas / 1e9:,.2f} gwei, or the stake is "
+        f"{stake / 1e18:,.0f} ETH, which at {interest:g} % a year would earn as much in {show.duration(seconds)}"
+    )
+
+
+def _json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "paid": {policy: str(amount) for policy, amount in outcome.paid.items()},
+        "others": {policy: str(amount) for policy, amount in outcome.others.items()},
+        "accepted": outcome.accepted,
+        "sent": outcome.sent,
+        "verdicts": list(outcome.verdicts),
+        "accuracy": outcome.evaluation.accuracy,
+    }

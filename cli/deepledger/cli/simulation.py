@@ -1,0 +1,279 @@
+"""What a job would pay for honest work, and for less: its rounds are settled by the function that will settle them.
+
+The first participant is the operator whose behaviour varies; the others are honest. Updates do not depend on the reward
+policy, so that every policy pays for the same rounds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from deepledger.node.training import Trainer, make_update
+from deepledger.protocol.errors import BadInput
+from deepledger.protocol.evaluation import Bench
+from deepledger.protocol.evaluators import Evaluator
+from deepledger.protocol.reputation import FULL, after
+from deepledger.protocol.rewards import shares
+from deepledger.protocol.settlement import (
+    Coalition,
+    Coalitions,
+    Contribution,
+    Judged,
+    Revealed,
+    Settlement,
+    Verdict,
+    settle,
+)
+from deepledger.protocol.spec import ContributionRewards, EqualRewards, JobSpec, Rewards, SampleRewards
+from deepledger.protocol.task import Evaluation, Task
+from deepledger.protocol.types import Address, Digest, Root, Wei
+from deepledger.protocol.vectors import Encoded, Floats, ModelVector, UpdateVector, encode_update
+
+FLOOR = 20  # per cent, of the policy with a floor that every simulation shows
+INFLATION = 10
+LAZY_PART = 10  # of its data, one sample in so many
+COPY_NOISE = 0.1  # of the copied update's length
+
+
+class Behaviour(StrEnum):
+    HONEST = "honest"
+    LAZY = "lazy"  # trains on a tenth of its data, declares all
+    COPYING = "copying"  # sends another one's last update with a little noise, and does not train
+    SPLITTING = "splitting"  # takes two seats with half of its data each
+    INFLATING = "inflating"  # declares ten times its samples
+
+
+def policies(own: Rewards) -> dict[str, Rewards]:
+    """The ones to compare; the job's own first."""
+    measured = own if isinstance(own, ContributionRewards) else ContributionRewards(measure="leave_one_out")
+    others: dict[str, Rewards] = {
+        "equal": EqualRewards(),
+        "samples": SampleRewards(),
+        "contribution": measured.model_copy(update={"floor_percent": 0}),
+        f"contribution, floor {FLOOR} %": measured.model_copy(update={"floor_percent": FLOOR}),
+    }
+    return {"this job's": own} | {name: policy for name, policy in others.items() if policy != own}
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One identity: what it trains on, what it declares, and what it carries from round to round."""
+
+    number: int
+    trainer: Trainer
+    samples: int
+    residual: Floats
+    last: UpdateVector | None = None
+    reputation: int = FULL
+
+    @property
+    def address(self) -> Address:
+        return Address(f"0x{self.number + 1:040x}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one behaviour."""
+
+    behaviour: Behaviour
+    paid: Mapping[str, Wei]  # to the operator, over all rounds, by policy
+    others: Mapping[str, Wei]  # to each of the others, on the average
+    accepted: int  # of the operator's updates
+    sent: int
+    verdicts: tuple[Verdict, ...]  # of those that were not accepted, each once
+    evaluation: Evaluation  # of the last model
+
+
+@dataclass(slots=True)
+class _Sources:
+    updates: Mapping[Digest, UpdateVector]
+    models: Mapping[Digest, ModelVector]
+    evaluator: Evaluator
+    known: dict[tuple[int, Coalition], Evaluation] = field(default_factory=dict)  # by number of updates
+
+    def update(self, contribution: Contribution) -> UpdateVector:
+        return self.updates[contribution.digest]
+
+    def earlier_update(self, contribution: Contribution) -> UpdateVector:
+        return self.updates[contribution.digest]
+
+    def earlier_model(self, digest: Digest) -> ModelVector:
+        return self.models[digest]
+
+    def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
+        """Policies ask for the same coalitions of the same stacks."""
+        size = len(coalitions.stack)
+        new = [coalition for coalition in wanted if (size, coalition) not in self.known]
+        results = self.evaluator.evaluate(coalitions, new)
+        self.known.update(((size, one), result) for one, result in zip(new, results, strict=True))
+        return [self.known[size, coalition] for coalition in wanted]
+
+
+@dataclass(slots=True)
+class _Game:
+    """A job that is being played; what it carries from round to round."""
+
+    bench: Bench
+    evaluator: Evaluator
+    seats: list[_Seat]
+    operated: set[int]  # seats of the operator whose behaviour varies
+    copying: bool
+    policies: Mapping[str, Rewards]
+    model: ModelVector
+    before: Digest | None = None
+    updates: dict[Digest, UpdateVector] = field(default_factory=dict)
+    models: dict[Digest, ModelVector] = field(default_factory=dict)
+    history: list[list[Contribution]] = field(default_factory=list)  # accepted ones
+
+
+def simulate(
+    bench: Bench,
+    evaluator: Evaluator,
+    first: ModelVector,
+    shards: Sequence[Any],
+    behaviour: Behaviour,
+    *,
+    rounds: int,
+    reward: Wei,
+    progress: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Play a job with this behaviour of the first shard's owner. `first`: the first model, shape (d,).
+
+    `progress` is called after every round. Raises `BadInput` if training fails or data cannot be divided.
+    """
+    seats = list(_seats(bench.spec, bench.task, shards, behaviour))
+    game = _Game(
+        bench=bench,
+        evaluator=evaluator,
+        seats=seats,
+        operated=set(range(2 if behaviour is Behaviour.SPLITTING else 1)),
+        copying=behaviour is Behaviour.COPYING,
+        policies=policies(bench.spec.rewards),
+        model=first.copy(),
+    )
+    paid: dict[str, Counter[int]] = {name: Counter() for name in game.policies}
+    own: Counter[Verdict] = Counter()
+    for number in range(rounds):
+        settlements = _play_round(game, number)
+        for name, settlement in settlements.items():
+            for judged, share in zip(_accepted(settlement), shares(reward, settlement.scores), strict=True):
+                paid[name][judged.contribution.seat] += share
+        own.update(judged.verdict for judged in settlement.judged if judged.contribution.seat in game.operated)
+        progress()
+    others = len(seats) - len(game.operated)
+    return Outcome(
+        behaviour=behaviour,
+        paid={name: Wei(sum(amounts[seat] for seat in game.operated)) for name, amounts in paid.items()},
+        others={
+            name: Wei(sum(amount for seat, amount in amounts.items() if seat not in game.operated) // others)
+            for name, amounts in paid.items()
+        },
+        accepted=own.pop(Verdict.ACCEPTED, 0),
+        sent=rounds * len(game.operated),
+        verdicts=tuple(own),
+        evaluation=bench.evaluate(game.model),
+    )
+
+
+def _play_round(game: _Game, number: int) -> dict[str, Settlement]:
+    """By policy. They differ in scores only."""
+    spec = game.bench.spec
+    revealed = Revealed(
+        contributions=tuple(_contribute(game, seat, number) for seat in game.seats),
+        seed=sha256(f"simulation {number}".encode()).digest(),
+        earlier=_remembered(game),
+        model_before_last=game.before,
+    )
+    sources = _Sources(game.updates, game.models, game.evaluator)
+    game.before = Digest(sha256(game.model.tobytes()).digest())
+    game.models[game.before] = start = game.model
+    settlements = {}
+    for name, policy in game.policies.items():
+        game.model = start.copy()
+        settlements[name] = settle(spec.model_copy(update={"rewards": policy}), game.model, revealed, sources)
+    game.history.append([judged.contribution for judged in _accepted(settlements[name])])
+    for seat, judged in zip(game.seats, settlements[name].judged, strict=True):
+        seat.reputation = after(seat.reputation, accepted=judged.verdict is Verdict.ACCEPTED)
+    return settlements
+
+
+def _accepted(settlement: Settlement) -> list[Judged]:
+    return [judged for judged in settlement.judged if judged.verdict is Verdict.ACCEPTED]
+
+
+def _remembered(game: _Game) -> tuple[Contribution, ...]:
+    memory = game.bench.spec.screening.memory_rounds if game.bench.spec.screening else 0
+    return tuple(each for over in reversed(game.history[-memory:] if memory else []) for each in over)
+
+
+def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
+    """Train, or copy; in the first round there is nothing to copy."""
+    spec = game.bench.spec
+    seed = int.from_bytes(sha256(f"{spec.training.seed}|{number}|{seat.number}".encode()).digest()[:6], "big")
+    copied = None
+    if game.copying and seat.number in game.operated and game.history:
+        copied = next((each for each in game.history[-1] if each.seat != seat.number), None)
+    if copied is None:
+        encoded = make_update(
+            seat.trainer, game.model, seat.residual, last=seat.last, training_seed=seed, rounding_seed=seed
+        )
+    else:
+        encoded = _noisy(game.updates[copied.digest], spec, seed)
+    seat.residual, seat.last = encoded.residual, encoded.vector
+    digest = Digest(sha256(encoded.vector.tobytes() + bytes([seat.number])).digest())
+    game.updates[digest] = encoded.vector
+    return Contribution(
+        participant=seat.address,
+        seat=seat.number,
+        weight=min(seat.samples, spec.max_samples),
+        digest=digest,
+        root=Root(bytes(32)),
+        copy_of=None,
+        committed=seat.number,
+        reputation=seat.reputation,
+    )
+
+
+def _noisy(copied: UpdateVector, spec: JobSpec, seed: int) -> Encoded:
+    values = copied.astype(np.float32) * np.float32(2.0**-spec.update.fraction_bits)
+    noise = np.random.default_rng(seed).standard_normal(len(values), dtype=np.float32)
+    values += noise * np.float32(COPY_NOISE * np.linalg.norm(values) / np.linalg.norm(noise))
+    return encode_update(values, np.zeros_like(values), update=spec.update, seed=seed)
+
+
+def _seats(spec: JobSpec, task: Task, shards: Sequence[Any], behaviour: Behaviour) -> Iterator[_Seat]:
+    own = shards[0]
+    order = np.random.default_rng(0).permutation(len(own))
+    parts: list[tuple[Any, int]] = [(own, len(own))]
+    if behaviour is Behaviour.LAZY:
+        parts = [(part_of(own, order[: max(len(own) // LAZY_PART, 1)]), len(own))]
+    elif behaviour is Behaviour.SPLITTING:
+        halves = np.array_split(order, 2)
+        parts = [(part_of(own, half), len(half)) for half in halves]
+    elif behaviour is Behaviour.INFLATING:
+        parts = [(own, len(own) * INFLATION)]
+    everybody = [*parts, *((shard, len(shard)) for shard in shards[1:])]
+    for number, (data, samples) in enumerate(everybody):
+        trainer = Trainer(spec, task, data, task.build_model(spec.training.seed))
+        yield _Seat(number, trainer, samples, np.zeros(spec.model.coordinates, np.float32))
+
+
+def part_of(data: Any, rows: Any) -> Any:
+    """Some rows of a data set. Raises `BadInput` if it is of a kind that cannot be divided."""
+    from torch.utils.data import Dataset, Subset, TensorDataset
+
+    if isinstance(data, TensorDataset):
+        return TensorDataset(*(tensor[rows] for tensor in data.tensors))
+    if isinstance(data, Dataset):
+        return Subset(data, list(rows))
+    raise BadInput(
+        f"load_data returns a {type(data).__name__}, which cannot be divided among simulated participants; let it "
+        "return a torch Dataset"
+    )

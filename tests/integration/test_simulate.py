@@ -1,0 +1,113 @@
+"""`job simulate`: what honest and other work would earn, without a chain."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from deepledger.cli.main import app
+
+TASK = """
+import torch
+from safetensors.torch import load_file
+
+def build_model():
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+
+def load_data(path):
+    data = load_file(path)
+    return torch.utils.data.TensorDataset(data["x"], data["y"])
+
+def train(model, data, *, steps):
+    x, y = data.tensors
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
+    for _ in range(steps):
+        rows = torch.randint(len(y), (16,))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+
+def evaluate(model, data):
+    x, y = data.tensors
+    logits = model(x)
+    loss = torch.nn.functional.cross_entropy(logits, y)
+    return {"samples": len(y), "correct": int((logits.argmax(1) == y).sum()), "loss": float(loss)}
+"""
+JOB = """
+name = "toy"
+task = "task.py"
+validation = "validation.safetensors"
+max_samples = 100000
+update = {bits = 16, fraction_bits = 12, norm_bound = 50.0}
+training = {seed = 1, hyperparameters = {steps = 20}}
+aggregation = {rule = "weighted_mean"}
+rewards = {policy = "samples"}
+screening = {}
+[terms]
+rounds = 3
+min_participants = 2
+max_participants = 8
+miss_limit = 3
+commit_window = 60
+reveal_window = 60
+settle_window = 60
+reward = "1 ETH"
+stake = "1 ETH"
+reveal_penalty = "0.1 ETH"
+bond = "1 ETH"
+settle_penalty = "0.5 ETH"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    random = np.random.default_rng(0)
+    truth = random.normal(size=(8, 3))
+    for name in ("validation", "0", "1", "2", "3"):
+        x = random.normal(size=(120, 8)).astype(np.float32)
+        save_file({"x": x, "y": (x @ truth).argmax(1)}, tmp_path / f"{name}.safetensors")
+    (tmp_path / "task.py").write_text(TASK)
+    (tmp_path / "job.toml").write_text(JOB)
+    return tmp_path
+
+
+def simulate(folder, *numbers, options=()):
+    data = [word for number in numbers for word in ("--data", str(folder / f"{number}.safetensors"))]
+    return CliRunner().invoke(app, ["job", "simulate", str(folder / "job.toml"), *data, "--workers", "1", *options])
+
+
+def test_honest_work_is_compared_with_less_and_with_more_seats(folder):
+    done = simulate(folder, 0, 1, 2, 3, options=["--json", "--rounds", "3"])
+    assert done.exit_code == 0, done.output
+    played = json.loads(done.stdout)["behaviours"]
+    assert list(played) == ["honest", "lazy", "copying", "splitting", "inflating"]
+    honest = {policy: int(amount) for policy, amount in played["honest"]["paid"].items()}
+    assert set(honest) == {"this job's", "equal", "contribution", "contribution, floor 20 %"}
+    whole = 3 * 10**18
+    assert abs(honest["this job's"] - whole // 4) <= 3, "four alike shards"
+    assert int(played["inflating"]["paid"]["this job's"]) > 2.5 * honest["this job's"]
+    assert int(played["splitting"]["paid"]["equal"]) > 1.5 * honest["equal"]
+    assert "near copy" in played["copying"]["verdicts"]
+    assert played["copying"]["accepted"] == 1, "in the first round there was nothing to copy"
+    assert played["splitting"]["sent"] == 6
+    for outcome in played.values():
+        for policy, amount in outcome["paid"].items():
+            others = len([0, 1, 2])
+            assert int(amount) + others * int(outcome["others"][policy]) <= whole
+
+
+def test_the_table_says_what_deters_splitting(folder):
+    done = simulate(folder, 0, 1, 2, options=["--rounds", "1"])
+    assert done.exit_code == 0, done.output
+    assert "equal: splitting pays" in done.output
+    assert "gwei" in done.output
+
+
+def test_two_participants_are_too_few(folder):
+    done = simulate(folder, 0, 1)
+    assert done.exit_code == 3
+    assert "three participants" in done.output
