@@ -21,6 +21,7 @@ HUNDREDTH = ONE // 100
 _IDLE = HUNDREDTH  # of the median norm: less is the model sent back
 _AGAINST = 20 * HUNDREDTH  # cosine with the others, below the negative of which an output is pushed against them
 _LEAST_COMPANY = 3  # updates, below which nothing can be called unusual
+_FAR = 10**15  # beyond this a length is not measured
 
 Losses = Callable[[Sequence[int]], Sequence[int]]
 """In millionths: the losses of the models that the plain means of some coalitions (bit masks of seats) make."""
@@ -41,7 +42,7 @@ class Sign(StrEnum):
 class Signs:
     """What was measured about one update. None: not measured. Millionths; of losses, absolute."""
 
-    norm: int | None = None  # of the median norm
+    norm: int | None = None  # of the median norm of those that move anything
     likeness: int | None = None  # how near the nearest update is, of how near the median one is: 0 is a copy
     like: Address | None = None  # whose that is
     profile: int | None = None  # median correlation with the others of how much is moved where
@@ -91,6 +92,8 @@ def screen(
     committed to; `margin` is how far two machines' losses near the given one may differ.
     """
     screened = Screened()
+    if not stack.rows:
+        return screened
     vectors = [row.vector for row in (*stack.rows, *earlier.rows)]
     products = gram(vectors, stack.length)
     stack.remember(tuple(row[: len(stack)] for row in products[: len(stack)]))
@@ -101,7 +104,7 @@ def screen(
     if len(left) < _LEAST_COMPANY:
         return screened
     _find_noise(screened, stack, screening, left)
-    _find_opposed(screened, stack, screening, cosine, layout, losses, margin)
+    _find_opposed(screened, stack, screening, cosine, order, layout, losses, margin)
     return screened
 
 
@@ -117,13 +120,13 @@ def _left(screened: Screened, stack: Stack) -> list[int]:
 
 
 def _find_idle(screened: Screened, stack: Stack) -> None:
-    """What is much shorter or much longer than the median update."""
+    """What moves nothing, or far less than the median update that moves anything."""
     squares = [stack.gram[index][index] for index in range(len(stack))]
-    usual = isqrt(upper_median(squares))
+    moving = [square for square in squares if square]
+    usual = isqrt(upper_median(moving)) if moving else 1
     for index, square in enumerate(squares):
-        if usual:
-            screened.norms[index] = isqrt(square) * ONE // usual
-        if not square or screened.norms.get(index, ONE) < _IDLE:
+        screened.norms[index] = norm = min(isqrt(square) * ONE // usual, _FAR)
+        if not square or (norm < _IDLE and len(moving) >= _LEAST_COMPANY):
             screened.found[index] = Sign.UNCHANGED
 
 
@@ -132,21 +135,29 @@ def _find_copies(
 ) -> None:
     """Two updates are copies if they are far nearer to each other than to what others do: their distance, 1 - cosine,
     is a small part of the median one. Noise that is added to a copy must be a third of its length to hide that.
+
+    One's own earlier update is held against how near others stay to their own: with momentum, or data that differ,
+    everybody's updates are alike from round to round.
     """
+    rows = (*stack.rows, *earlier.rows)
+    remembered = range(len(stack), len(rows))
     candidates = _left(screened, stack)
+    own = {index: [at for at in remembered if rows[at].participant == rows[index].participant] for index in candidates}
     originals: list[int] = []
-    for index in (index for index in order if index in candidates):
-        known = [*range(len(stack), len(stack) + len(earlier)), *originals]
+    for index in (index for index in order if index in own):
         nearest: tuple[int, int] | None = None
-        for other in known:
-            others = [cosine[third][other] for third in candidates if third not in (index, other)]
-            if not others or (usual := ONE - upper_median(others)) <= 0:
+        for other in (*remembered, *originals):
+            others = [third for third in candidates if third not in (index, other)]
+            if other in own[index]:
+                usual = [max(cosine[third][at] for at in own[third]) for third in others if own[third]]
+            else:
+                usual = [cosine[third][other] for third in others]
+            if not usual or (distance := ONE - upper_median(usual)) <= 0:
                 continue
-            likeness = (ONE - cosine[index][other]) * ONE // usual
+            likeness = (ONE - cosine[index][other]) * ONE // distance
             if nearest is None or likeness < nearest[0]:
                 nearest = likeness, other
         if nearest is not None:
-            rows = (*stack.rows, *earlier.rows)
             screened.likeness[index] = nearest[0], rows[nearest[1]].participant
             if nearest[0] < screening.copy_percent * HUNDREDTH:
                 screened.found[index] = Sign.COLLUDING if nearest[1] < len(stack) else Sign.NEAR_COPY
@@ -160,7 +171,7 @@ def _find_noise(screened: Screened, stack: Stack, screening: Screening, left: Se
         screened.profiles[index] = upper_median([value for other, value in enumerate(alike[place]) if other != place])
         if screened.norms[index] > screening.scaled_percent * HUNDREDTH > 0:
             screened.found[index] = Sign.SCALED
-        elif screened.profiles[index] < screening.profile_percent * HUNDREDTH:
+        elif screening.profile_percent and screened.profiles[index] < screening.profile_percent * HUNDREDTH:
             screened.found[index] = Sign.NOISE
 
 
@@ -169,16 +180,19 @@ def _find_opposed(
     stack: Stack,
     screening: Screening,
     cosine: Cosines,
+    order: Sequence[int],
     layout: Sequence[LayoutEntry],
     losses: Losses,
     margin: Callable[[int], int],
 ) -> None:
-    """What points against the others, or does harm: the most harmful first, until nobody is found any more.
+    """What points against the others, or does harm: the most harmful first (of equal ones, who committed last), until
+    nobody is found any more.
 
     Direction alone proves nothing: where data differ, the update that differs most may be the most useful one.
     """
-    most = (len(stack) - 1) // 2
-    while len(left := _left(screened, stack)) >= _LEAST_COMPANY and len(screened.found) < most:
+    places = {index: place for place, index in enumerate(order)}
+    majority = len(_left(screened, stack)) // 2 + 1
+    while len(left := _left(screened, stack)) >= max(_LEAST_COMPANY, majority + 1):
         for index in left:
             screened.alignments[index] = upper_median([cosine[index][other] for other in left if other != index])
         opposed = [index for index in left if screened.alignments[index] <= -screening.opposed_percent * HUNDREDTH < 0]
@@ -187,20 +201,20 @@ def _find_opposed(
             return
         everybody = sum(1 << stack.rows[index].seat for index in left)
         whole, *without = losses([everybody, *(everybody & ~(1 << stack.rows[index].seat) for index in suspects)])
-        guilty: list[tuple[int, int, Sign]] = []
+        guilty: list[tuple[int, int, int, Sign]] = []
         for index, rest in zip(suspects, without, strict=True):
             screened.harms[index] = harm = whole - rest
             if harm <= margin(whole):
                 continue
             if index in opposed:
-                guilty.append((harm, -index, Sign.SIGN_FLIPPED))
-            elif harm * 100 > rest * screening.harm_percent > 0:
+                guilty.append((harm, places[index], index, Sign.SIGN_FLIPPED))
+            elif screening.harm_percent and harm * 100 > rest * screening.harm_percent:
                 flipped = _flips_outputs(stack.only(left), left.index(index), layout)
-                guilty.append((harm, -index, Sign.LABEL_FLIPPED if flipped else Sign.HARMFUL))
+                guilty.append((harm, places[index], index, Sign.LABEL_FLIPPED if flipped else Sign.HARMFUL))
         if not guilty:
             return
-        _, index, sign = max(guilty)
-        screened.found[-index] = sign
+        _, _, index, sign = max(guilty)
+        screened.found[index] = sign
 
 
 def _flips_outputs(stack: Stack, suspect: int, layout: Sequence[LayoutEntry]) -> bool:

@@ -73,9 +73,11 @@ def gtg_shapley(
     """GTG-Shapley (Liu et al. 2022, algorithm 1): Monte Carlo over permutations in which everybody comes first equally
     often, each cut off once nearly the whole gain is there; until estimates settle or `most` coalitions were valued.
 
-    `shuffle(number, players)` orders the players behind the first one of permutation `number`. The paper pays nobody in
-    rounds with little gain; here they are valued like all others.
+    `shuffle(number, players)` orders the players behind the first one of permutation `number`. A turn that `most` cuts
+    short is not counted unless it is the first. The paper pays nobody in rounds with little gain; here they are valued
+    like all others.
     """
+    players = sorted(players)
     everybody = mask_of(players)
     known: dict[int, int] = {}
 
@@ -101,7 +103,7 @@ def gtg_shapley(
             ]
             wanted = [prefixes[index] | 1 << orders[index][place] for index in going]
             if len(known.keys() | set(wanted)) > most:
-                return _averages(sums, turn + 1)
+                return _averages(sums, 1) if before is None else before
             ask(wanted)
             for index, mask in zip(going, wanted, strict=True):
                 sums[orders[index][place]] += known[mask] - known[prefixes[index]]

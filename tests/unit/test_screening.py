@@ -1,0 +1,284 @@
+"""What is found in updates that look like training's, and that nothing is found in honest ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from deepledger.protocol.aggregation.stack import Row, Stack
+from deepledger.protocol.screening import Screened, Sign, Signs, overstated, screen
+from deepledger.protocol.similarity import ONE
+from deepledger.protocol.spec import LayoutEntry, Screening
+
+OUTPUTS, WIDTH = 5, 40
+BODY = 1800
+SIZE = BODY + OUTPUTS * WIDTH
+LAYOUT = (
+    LayoutEntry(name="body", shape=(BODY,), offset=0),
+    LayoutEntry(name="last", shape=(OUTPUTS, WIDTH), offset=BODY),
+)
+SCALE = 2000.0
+
+
+@dataclass
+class Training:
+    """A quadratic loss that everybody's steps lead down: what all move is heavy-tailed, and some of it is common."""
+
+    random: np.random.Generator
+    common: float = 0.7  # cosine of two honest updates, about
+    profile: np.ndarray = field(init=False)
+    towards: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.profile = np.exp(self.random.normal(0, 1, SIZE))
+        self.towards = self.profile * self.random.normal(size=SIZE)
+
+    def honest(self) -> np.ndarray:
+        apart = self.profile * self.random.normal(size=SIZE)
+        return self.common**0.5 * self.towards + (1 - self.common) ** 0.5 * apart
+
+    def noise(self, like: np.ndarray, size: float) -> np.ndarray:
+        """Of `size` times the length of another."""
+        drawn = self.random.normal(size=SIZE)
+        return size * drawn * np.linalg.norm(like) / np.linalg.norm(drawn)
+
+    def losses(self, updates: Sequence[np.ndarray]) -> Callable[[Sequence[int]], list[int]]:
+        def loss(mask: int) -> int:
+            chosen = [update for seat, update in enumerate(updates) if mask >> seat & 1]
+            missing = self.towards - (np.mean(chosen, axis=0) if chosen else 0)
+            return int(ONE * (0.3 + float(missing @ missing) / float(self.towards @ self.towards)))
+
+        return lambda masks: [loss(mask) for mask in masks]
+
+
+@pytest.fixture(params=range(4))
+def training(request: pytest.FixtureRequest) -> Training:
+    return Training(np.random.default_rng(request.param))
+
+
+def row(seat: int, update: np.ndarray, participant: int | None = None) -> Row:
+    vector = np.rint(update * SCALE / 10).astype("<i4")
+    return Row(seat, f"0x{seat if participant is None else participant:040x}", 1, vector)
+
+
+def screened(
+    training: Training,
+    updates: Sequence[np.ndarray],
+    *,
+    earlier: Sequence[tuple[int, np.ndarray]] = (),
+    order: Sequence[int] | None = None,
+    **screening: int,
+) -> Screened:
+    """Of updates in seats 0, 1, …; `earlier` are (participant, update)."""
+    return screen(
+        Stack(tuple(row(seat, update) for seat, update in enumerate(updates)), SIZE, 0),
+        Stack(tuple(row(0, update, participant) for participant, update in earlier), SIZE, 0),
+        Screening(**screening),
+        order=range(len(updates)) if order is None else order,
+        layout=LAYOUT,
+        losses=training.losses(updates),
+        margin=lambda loss: 2 * loss // 1000,
+    )
+
+
+def found(*arguments: object, **options: object) -> dict[int, Sign]:
+    return screened(*arguments, **options).found
+
+
+ALL = {"harm_percent": 20}
+"""Every sign switched on."""
+
+
+@pytest.mark.parametrize(("common", "switched"), [(0.1, {}), (0.5, ALL), (0.99, ALL)])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
+def test_honest_updates_have_no_sign(count, common, switched, training):
+    training.common = common
+    updates = [training.honest() for _ in range(count)]
+    result = screened(training, updates, earlier=[(seat, training.honest()) for seat in range(count)], **switched)
+    assert result.found == {}
+    assert result.signs(0).norm is not None
+    assert (result.signs(0).profile is not None) == (count >= 3)
+    assert all(result.signs(index).profile > 200_000 for index in range(count) if count >= 3)
+
+
+def test_nobody_is_there():
+    training = Training(np.random.default_rng(0))
+    assert screened(training, []).signs(0) == Signs()
+    assert found(training, [], earlier=[(0, training.honest())]) == {}
+
+
+def test_the_model_sent_back_is_unchanged(training):
+    nothing = np.zeros(SIZE)
+    updates = [nothing, training.honest(), training.honest(), training.honest(), 0.001 * training.honest()]
+    assert found(training, updates, **ALL) == {0: Sign.UNCHANGED, 4: Sign.UNCHANGED}
+
+
+@pytest.mark.parametrize("idle", range(6))
+def test_a_majority_that_does_nothing_hides_nobody(idle, training):
+    updates = [np.zeros(SIZE) for _ in range(idle)] + [training.honest() for _ in range(3)]
+    assert found(training, updates, **ALL) == dict.fromkeys(range(idle), Sign.UNCHANGED)
+
+
+def test_of_two_nobody_can_say_which_is_too_long(training):
+    assert found(training, [training.honest(), 1000 * training.honest()], **ALL) == {}
+
+
+def test_of_copies_the_first_committers_is_the_original(training):
+    honest = [training.honest() for _ in range(4)]
+    copy = honest[0] + training.noise(honest[0], 0.05)
+    updates = [copy, *honest[1:], honest[0]]
+    result = screened(training, updates, order=[4, 1, 2, 3, 0])
+    assert result.found == {0: Sign.COLLUDING}
+    assert result.signs(0).like == f"0x{4:040x}"
+    assert result.signs(0).likeness < 100_000
+    assert result.signs(1).likeness > 500_000
+    assert found(training, updates, order=[0, 1, 2, 3, 4]) == {4: Sign.COLLUDING}
+
+
+@pytest.mark.parametrize("factor", [0.5, 1, 3])
+def test_scaling_hides_no_copy(factor, training):
+    honest = [training.honest() for _ in range(4)]
+    assert found(training, [*honest, factor * honest[2] + training.noise(honest[2], 0.02)]) == {4: Sign.COLLUDING}
+
+
+def test_three_sybils_keep_one_update(training):
+    one = training.honest()
+    sybils = [one + training.noise(one, 0.05) for _ in range(3)]
+    honest = [training.honest() for _ in range(4)]
+    assert found(training, [*sybils, *honest]) == {1: Sign.COLLUDING, 2: Sign.COLLUDING}
+
+
+@pytest.mark.parametrize("factor", [1, 0.4])
+def test_a_copy_from_an_earlier_round_is_found(factor, training):
+    last = [training.honest() for _ in range(4)]
+    thief = factor * last[1] + training.noise(last[1], 0.1 * factor)
+    updates = [training.honest(), training.honest(), training.honest(), thief]
+    result = screened(training, updates, earlier=list(enumerate(last)))
+    assert result.found == {3: Sign.NEAR_COPY}
+    assert result.signs(3).like == f"0x{1:040x}"
+
+
+def test_ones_own_earlier_update_is_a_copy_too(training):
+    last = [training.honest() for _ in range(4)]
+    updates = [last[0] + training.noise(last[0], 0.05), *(training.honest() for _ in range(3))]
+    assert found(training, updates, earlier=list(enumerate(last))) == {0: Sign.NEAR_COPY}
+
+
+def test_updates_that_are_alike_from_round_to_round_are_not_copies(training):
+    """Momentum, or a small learning rate where data differ: everybody is near its own last update."""
+    training.common = 0.2
+    last = [training.honest() for _ in range(5)]
+    updates = [0.9 * update + 0.1 * training.honest() for update in last]
+    assert found(training, updates, earlier=list(enumerate(last))) == {}
+
+
+def test_noise_and_what_is_far_too_long_are_found(training):
+    honest = [training.honest() for _ in range(5)]
+    noise = training.noise(honest[0], 1)
+    result = screened(training, [*honest, noise, 20 * training.honest()])
+    assert result.found == {5: Sign.NOISE, 6: Sign.SCALED}
+    assert abs(result.signs(5).profile) < 100_000
+    assert result.signs(6).norm > 8 * ONE
+
+
+def test_a_flipped_update_is_found_where_it_does_harm(training):
+    honest = [training.honest() for _ in range(5)]
+    updates = [*honest, -2 * training.honest()]
+    result = screened(training, updates)
+    assert result.found == {5: Sign.SIGN_FLIPPED}
+    assert result.signs(5).alignment < -200_000
+    assert result.signs(5).harm > 0
+    assert found(training, updates, opposed_percent=0) == {}
+
+
+def test_direction_alone_proves_nothing(training):
+    """The odd one out is the one that the model is better with."""
+    updates = [-training.honest() for _ in range(4)] + [4 * training.honest()]
+    assert found(training, updates) == {}
+
+
+def test_two_flipped_ones_are_found_one_after_the_other(training):
+    updates = [*(training.honest() for _ in range(5)), -3 * training.honest(), -2 * training.honest()]
+    assert found(training, updates) == {5: Sign.SIGN_FLIPPED, 6: Sign.SIGN_FLIPPED}
+
+
+def flip_labels(update: np.ndarray) -> np.ndarray:
+    """Two outputs are pushed where the others do not want them."""
+    flipped = update.copy()
+    flipped[BODY : BODY + 2 * WIDTH] *= -12
+    return flipped
+
+
+def test_flipped_labels_show_in_the_last_layer(training):
+    honest = [training.honest() for _ in range(5)]
+    updates = [*honest, flip_labels(training.honest())]
+    assert found(training, updates, **ALL) == {5: Sign.LABEL_FLIPPED}
+    assert 5 not in found(training, updates)
+
+
+def test_other_harm_is_only_called_harmful(training):
+    elsewhere = training.profile * training.random.normal(size=SIZE) * (np.arange(SIZE) < BODY)
+    updates = [*(training.honest() for _ in range(5)), training.honest() + 5 * elsewhere]
+    assert found(training, updates, **ALL) == {5: Sign.HARMFUL}
+
+
+def test_harm_to_a_perfect_model_is_harm(training):
+    """Relative to a loss of 0, any harm is great."""
+    training.common = 0.9
+    updates = [training.honest() for _ in range(5)]
+    stack = Stack(tuple(row(seat, update) for seat, update in enumerate(updates)), SIZE, 0)
+    result = screen(
+        stack, Stack((), SIZE, 0), Screening(harm_percent=1000), order=range(5), layout=LAYOUT,
+        losses=lambda masks: [5000 * (mask & 1) for mask in masks], margin=lambda loss: 2000,
+    )  # fmt: skip
+    assert result.found == {0: Sign.HARMFUL}
+
+
+def test_less_than_two_machines_may_differ_by_is_no_harm(training):
+    updates = [training.honest() for _ in range(5)]
+    stack = Stack(tuple(row(seat, update) for seat, update in enumerate(updates)), SIZE, 0)
+    result = screen(
+        stack, Stack((), SIZE, 0), Screening(harm_percent=1), order=range(5), layout=LAYOUT,
+        losses=lambda masks: [2000 * (mask & 1) for mask in masks], margin=lambda loss: 2000,
+    )  # fmt: skip
+    assert result.found == {}
+
+
+def test_everything_can_be_switched_off(training):
+    honest = [training.honest() for _ in range(5)]
+    off = dict.fromkeys(("copy_percent", "scaled_percent", "profile_percent", "opposed_percent", "harm_percent"), 0)
+    updates = [*honest, honest[0] + training.noise(honest[0], 0.01), training.noise(honest[0], 50), -honest[1]]
+    assert found(training, updates, **off) == {}
+
+
+def test_who_sits_where_changes_no_sign(training):
+    last = [training.honest() for _ in range(4)]
+    updates = [
+        *(training.honest() for _ in range(5)), last[0] + training.noise(last[0], 0.05), -2 * training.honest(),
+        training.noise(last[0], 1), np.zeros(SIZE), 20 * training.honest(),
+    ]  # fmt: skip
+    stack = Stack(tuple(row(seat, update) for seat, update in enumerate(updates)), SIZE, 0)
+    earlier = Stack(tuple(row(0, update, participant) for participant, update in enumerate(last)), SIZE, 0)
+    seen = set()
+    for _ in range(3):
+        permutation = training.random.permutation(len(updates)).tolist()
+        order = sorted(range(len(updates)), key=lambda index: -permutation[index])  # committed by seat, the last first
+        result = screen(
+            stack.only(permutation), earlier, Screening(**ALL), order=order, layout=LAYOUT,
+            losses=training.losses(updates), margin=lambda loss: 2 * loss // 1000,
+        )  # fmt: skip
+        places = [permutation.index(seat) for seat in range(len(updates))]
+        seen.add(tuple((result.found.get(place), result.signs(place)) for place in places))
+    assert len(seen) == 1
+    signs = [sign for sign, _ in seen.pop()]
+    assert signs == [None] * 5 + [Sign.NEAR_COPY, Sign.SIGN_FLIPPED, Sign.NOISE, Sign.UNCHANGED, Sign.SCALED]
+
+
+@pytest.mark.parametrize(
+    ("norm", "weight", "hint"), [(ONE - 1, 20, True), (ONE, 20, False), (ONE - 1, 19, False), (None, 20, False)]
+)
+def test_many_declared_samples_and_a_short_step_are_a_hint(norm, weight, hint):
+    assert overstated(Signs(norm=norm), weight, [10, 10, weight]) is hint
