@@ -23,6 +23,9 @@ from deepledger.protocol.chain.events import (
     Settled,
     Withdrawn,
 )
+from deepledger.protocol.settlement import Verdict
+
+_COPIES = (Verdict.NEAR_COPY, Verdict.COLLUDING)
 
 
 def render(audit: Audit, *, trail: bool = True) -> RenderableType:
@@ -31,6 +34,7 @@ def render(audit: Audit, *, trail: bool = True) -> RenderableType:
     if trail:
         parts.append(_trail(audit))
     parts.append(_rounds(audit))
+    parts += _refused(audit)
     parts += [_finding(number, finding) for number, finding in enumerate(audit.findings, 1)]
     parts.append(_verdict(audit))
     return Group(*parts)
@@ -116,8 +120,12 @@ def _who(event: Event) -> str:
     for name in ("participant", "coordinator", "account", "sponsor"):
         if hasattr(event, name):
             address: str = getattr(event, name)
-            return f"{address[:6]}…{address[-4:]}"
+            return _short(address)
     return ""
+
+
+def _short(address: str) -> str:
+    return f"{address[:6]}…{address[-4:]}"
 
 
 def _what(event: Event) -> str:
@@ -149,6 +157,34 @@ def _rounds(audit: Audit) -> Table:
             f"{each.evaluation.accuracy:.1%}" if each.evaluation else "-",
         )
     return table
+
+
+def _refused(audit: Audit) -> list[RenderableType]:
+    """Updates that were not accepted, and what was measured about them."""
+    refused = [
+        (each.over.opened.round, update)
+        for each in audit.rounds
+        if each.report
+        for update in each.report.updates
+        if update.verdict is not Verdict.ACCEPTED
+    ]
+    if not refused:
+        return []
+    table = Table(title="Not accepted", title_justify="left", box=None, header_style="dim")
+    for column in ("round", "who", "verdict", "copy of", "length", "likeness", "profile", "alignment", "reputation"):
+        table.add_column(column, justify="left" if column in ("who", "verdict", "copy of") else "right")
+    for number, update in refused:
+        signs = update.signs
+        copied = update.copy_of or (signs.like if update.verdict in _COPIES else None)
+        measured = (signs.norm, signs.likeness, signs.profile, signs.alignment, update.reputation)
+        table.add_row(
+            str(number),
+            _short(update.participant),
+            update.verdict,
+            _short(copied) if copied else "",
+            *("" if value is None else f"{value / 10_000:.0f} %" for value in measured),
+        )
+    return [table]
 
 
 def _finding(number: int, finding: Finding) -> Text:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.chain.ledger import Reader
-    from deepledger.protocol.report import Evaluation
+    from deepledger.protocol.report import Report
     from deepledger.protocol.trail import Job, SettledRound
     from deepledger.protocol.types import Address
 
@@ -108,6 +108,7 @@ def _roles(job: Job, account: Address) -> list[str]:
 
 def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None:
     from deepledger.protocol.chain.follow import Follower
+    from deepledger.protocol.reputation import FULL, reputation
     from deepledger.protocol.trail import deadline
 
     follower = Follower(reader, number)
@@ -131,12 +132,13 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
     attempt, names = job.attempt, show.names(job.participants)
     if job.participants:
         show.table(
-            ["seat", "participant", "samples", "committed", "revealed", "is owed"],
+            ["seat", "participant", "samples", "reputation", "committed", "revealed", "is owed"],
             [
                 (
                     seat.seat,
                     names[address],
                     f"{seat.samples:,}",
+                    f"{reputation(job.history, address) / FULL:.0%}",
                     "yes" if attempt and attempt.has_committed(address) else "",
                     "yes" if attempt and attempt.has_revealed(address) else "",
                     show.eth(reader.credit(number, address)),
@@ -146,17 +148,19 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
         )
     if job.history:
         show.table(
-            ["round", "updates", "paid", "accuracy", "loss", "model", "block"],
-            [_round_row(over, evaluation) for over, evaluation in zip(job.history, reported, strict=True)],
+            ["round", "updates", "not accepted", "paid", "accuracy", "loss", "model", "block"],
+            [_round_row(over, report) for over, report in zip(job.history, reported, strict=True)],
         )
 
 
-def _round_row(over: SettledRound, evaluation: Evaluation | None) -> tuple[object, ...]:
+def _round_row(over: SettledRound, report: Report | None) -> tuple[object, ...]:
     from deepledger.protocol.blobs.digest import cid_of
 
+    evaluation = report.evaluation if report else None
     return (
         over.opened.round,
         f"{over.settled.accepted.bit_count()} of {len(over.opened.reveals)}",
+        ", ".join(_refused(report)),
         show.eth(over.settled.pot),
         f"{evaluation.accuracy:.1%}" if evaluation else "—",
         f"{evaluation.loss:.4f}" if evaluation else "—",
@@ -165,19 +169,28 @@ def _round_row(over: SettledRound, evaluation: Evaluation | None) -> tuple[objec
     )
 
 
-def _reported(blobs: BlobStore, over: SettledRound) -> Evaluation | None:
-    """What the coordinator says the model was worth, if its report can be had."""
+def _refused(report: Report | None) -> list[str]:
+    """Why updates were not accepted, with the seats."""
+    from deepledger.protocol.settlement import Verdict
+
+    updates = report.updates if report else ()
+    return [f"seat {update.seat}: {update.verdict}" for update in updates if update.verdict is not Verdict.ACCEPTED]
+
+
+def _reported(blobs: BlobStore, over: SettledRound) -> Report | None:
+    """What the coordinator says it did, if its report can be had."""
     from deepledger.protocol.errors import BadInput, BlobError
     from deepledger.protocol.report import MAX_REPORT_BYTES, parse_report
 
     try:
-        return parse_report(blobs.read(over.settled.report_digest, limit=MAX_REPORT_BYTES)).evaluation
+        return parse_report(blobs.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
     except (BlobError, BadInput):
         return None
 
 
-def _job_json(follower: Follower, reported: list[Evaluation | None]) -> dict[str, Any]:
+def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, Any]:
     from deepledger.protocol.blobs.digest import cid_of
+    from deepledger.protocol.reputation import FULL, reputation
     from deepledger.protocol.trail import deadline
 
     job, attempt = follower.job, follower.job.attempt
@@ -196,6 +209,7 @@ def _job_json(follower: Follower, reported: list[Evaluation | None]) -> dict[str
                 "address": address,
                 "seat": seat.seat,
                 "samples": seat.samples,
+                "reputation": reputation(job.history, address) / FULL,
                 "committed": bool(attempt and attempt.has_committed(address)),
                 "revealed": bool(attempt and attempt.has_revealed(address)),
             }
@@ -212,9 +226,14 @@ def _job_json(follower: Follower, reported: list[Evaluation | None]) -> dict[str
                 "block": over.settled.at.block,
                 "transaction": over.settled.at.transaction,
                 "reported": None
-                if evaluation is None
-                else {"samples": evaluation.samples, "correct": evaluation.correct, "loss": evaluation.loss},
+                if report is None
+                else {
+                    "samples": report.evaluation.samples,
+                    "correct": report.evaluation.correct,
+                    "loss": report.evaluation.loss,
+                },
+                "not_accepted": _refused(report),
             }
-            for over, evaluation in zip(job.history, reported, strict=True)
+            for over, report in zip(job.history, reported, strict=True)
         ],
     }

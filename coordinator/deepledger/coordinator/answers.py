@@ -15,6 +15,7 @@ from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.chain.events import Event, Phase
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.report import Report
+from deepledger.protocol.reputation import FULL, reputation
 from deepledger.protocol.rewards import shares
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Attempt, Job, Participant, SettledRound
@@ -138,6 +139,7 @@ class ParticipantSummary(BaseModel):
     participant: str
     seat: int | None = Field(description="null: has left")
     samples: int
+    reputation: float = Field(description="1.0 is full; falls with every update that is not accepted.")
     rounds_paid: int
     earned: str = Field(description="By settlements; penalties of others that it received are in the events.")
 
@@ -245,6 +247,7 @@ def participant_summaries(job: Job) -> list[ParticipantSummary]:
             participant=each.address,
             seat=each.seat if each.address in job.participants else None,
             samples=each.samples,
+            reputation=reputation(job.history, each.address) / FULL,
             rounds_paid=rounds[each.address],
             earned=str(earned[each.address]),
         )
