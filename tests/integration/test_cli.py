@@ -249,6 +249,12 @@ BAD: dict[str, Callable[[Desk, int], Case]] = {
     "job over": lambda desk, job: (
         ["join", str(job), "--data", str(desk.folder), "--account", "sponsor", "--yes"], {}, 3, "is over (completed)",
     ),
+    "fees over the limit": lambda desk, job: (
+        ["deploy", "--account", "ann"], {"DEEPLEDGER_MOST_PER_GAS": "5 wei"}, 4, "allow more with --most-per-gas",
+    ),
+    "fees of a job over the limit": lambda desk, job: (
+        ["job", "close", str(job), "--account", "sponsor", "--most-per-gas", "5 wei"], {}, 4, "--most-per-gas",
+    ),
     "no such account": lambda desk, job: (["withdraw", str(job), "--account", "eve"], {}, 3, "no account 'eve'"),
     "no account chosen": lambda desk, job: (["withdraw", str(job)], {}, 3, "no account is chosen"),
     "wrong password": lambda desk, job: (

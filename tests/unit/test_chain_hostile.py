@@ -833,8 +833,9 @@ def test_receipts_that_cannot_be_are_nonsense(node: Node, ledger: Any, lie: dict
     [
         ("eth_estimateGas", None), ("eth_estimateGas", "0x" + "f" * 20), ("eth_getTransactionCount", -1),
         ("eth_getTransactionCount", "0x" + "f" * 20), ("eth_getBalance", "lots"), ("eth_getBlockByNumber", None),
-        ("eth_maxPriorityFeePerGas", hex(10**12)), ("eth_maxPriorityFeePerGas", {}), ("eth_sendRawTransaction", HASH),
-        ("eth_sendRawTransaction", None), ("eth_getTransactionReceipt", "0x"), ("eth_getTransactionReceipt", []),
+        ("eth_maxPriorityFeePerGas", "0x" + "f" * 65), ("eth_maxPriorityFeePerGas", {}),
+        ("eth_sendRawTransaction", HASH), ("eth_sendRawTransaction", None),
+        ("eth_getTransactionReceipt", "0x"), ("eth_getTransactionReceipt", []),
     ],
 )  # fmt: skip
 def test_absurd_answers_on_the_way_are_nonsense(node: Node, ledger: Any, method: str, absurd: Any) -> None:

@@ -42,13 +42,19 @@ def test_a_chain_without_base_fee_has_a_gas_price() -> None:
 
 
 def test_a_node_cannot_make_us_overpay() -> None:
-    with pytest.raises(ChainNonsense, match="501 gwei"):
-        signing.fees({"baseFeePerGas": hex(GWEI)}, hex(500 * GWEI), most_per_gas=signing.MOST_PER_GAS)
+    with pytest.raises(ChainNonsense, match=r"501 gwei .* --most-per-gas"):
+        signing.fees({"baseFeePerGas": hex(500 * GWEI)}, hex(GWEI), most_per_gas=signing.MOST_PER_GAS)
     with pytest.raises(ChainNonsense):
         signing.legacy_fees(hex(501 * GWEI), most_per_gas=signing.MOST_PER_GAS)
     for nonsense in ("0x", 5, None, "-0x1", "0x" + "f" * 65):
         with pytest.raises(ChainNonsense):
             signing.fees({"baseFeePerGas": "0x1"}, nonsense, most_per_gas=signing.MOST_PER_GAS)
+
+
+@pytest.mark.parametrize(("base", "asked", "tip"), [(1, 2, 2), (1, 498, 3), (0, 10**30, 3), (40, 39, 39), (40, 41, 40)])
+def test_a_tip_is_believed_up_to_three_gwei_or_the_base_fee(base: int, asked: int, tip: int) -> None:
+    offer = signing.fees({"baseFeePerGas": hex(base * GWEI)}, hex(asked * GWEI), most_per_gas=signing.MOST_PER_GAS)
+    assert offer == Fees(Wei((2 * base + tip) * GWEI), Wei(tip * GWEI))
 
 
 @pytest.mark.parametrize(("fees", "kind"), [(Fees(Wei(9), Wei(1)), 2), (Fees(Wei(9), None), 0)])

@@ -63,7 +63,13 @@ def deploy(node: Node, signer: Signer, json: Json = False) -> None:
     """
     from deepledger.protocol.chain.web3_ledger import deploy
 
-    address, receipt = deploy(node.rpc_url, signer.unlock(), chain_id=node.chain_id, locks=signer.locks)
+    address, receipt = deploy(
+        node.rpc_url,
+        signer.unlock(),
+        chain_id=node.chain_id,
+        locks=signer.locks,
+        most_per_gas=signer.fee_limit,
+    )
     if json:
         show.as_json(
             {

@@ -14,7 +14,7 @@ import typer
 from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.jobs import all_jobs
-from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, Workers, places
+from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, Workers, amount, places
 from deepledger.cli.reporting import Observe, Reporting
 from deepledger.cli.stopping import stop_on_signals
 from deepledger.protocol.cores import CORES
@@ -110,14 +110,9 @@ def coordinator(
 
 def _limit(most_bonds: str | None) -> Wei:
     """Anybody may list this account and choose windows that nobody can keep: its owner says how much is at risk."""
-    from deepledger.cli.job_file import wei
-
     if most_bonds is None:
         raise BadInput("say which jobs to settle, or how much to deposit for all that come, with --most-bonds AMOUNT")
-    try:
-        return wei(most_bonds)
-    except ValueError as error:
-        raise BadInput(f"--most-bonds: {error}") from None
+    return amount(most_bonds, "--most-bonds")
 
 
 @dataclass(slots=True)
@@ -184,7 +179,7 @@ class _Desk:
         from deepledger.coordinator.coordinate import coordinate
 
         try:
-            ledger = self.chain.ledger_of(self.account, self.signer.locks)
+            ledger = self.chain.ledger_of(self.account, self.signer)
             coordinate(
                 ledger,
                 self.store,

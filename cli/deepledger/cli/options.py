@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.ledger import Ledger, Reader
+    from deepledger.protocol.types import Wei
 
 PASSWORD = "DEEPLEDGER_PASSWORD"  # noqa: S105
 """Only an environment variable: an option would be seen by everybody who lists processes."""
@@ -63,6 +64,14 @@ PasswordFile = Annotated[
         envvar="DEEPLEDGER_PASSWORD_FILE",
         metavar="FILE",
         help=f"Holds the account's password; else ${PASSWORD} or a prompt.",
+    ),
+]
+MostPerGas = Annotated[
+    str,
+    typer.Option(
+        envvar="DEEPLEDGER_MOST_PER_GAS",
+        metavar="AMOUNT",
+        help="Pay no more than this per gas, base fee and tip together, whatever the node says.",
     ),
 ]
 TaskPlaces = Annotated[
@@ -123,9 +132,10 @@ class Chain:
 
     def ledger(self, signer: Signer) -> Ledger:
         address = self._address()  # before a password is asked for
-        return self.ledger_of(signer.unlock(), signer.locks, address=address)
+        return self.ledger_of(signer.unlock(), signer, address=address)
 
-    def ledger_of(self, account: LocalAccount, locks: Path, *, address: str | None = None) -> Ledger:
+    def ledger_of(self, account: LocalAccount, signer: Signer, *, address: str | None = None) -> Ledger:
+        """With an account that `signer` has unlocked."""
         from deepledger.protocol.chain.web3_ledger import connect_as
 
         return connect_as(
@@ -134,7 +144,8 @@ class Chain:
             account,
             chain_id=self.chain_id,
             confirmations=self.confirmations,
-            locks=locks,
+            locks=signer.locks,
+            most_per_gas=signer.fee_limit,
         )
 
     def _address(self) -> str:
@@ -153,6 +164,14 @@ class Signer:
     home: HomeFolder = Path("~/.deepledger")
     account: AccountName = None
     password_file: PasswordFile = None
+    most_per_gas: MostPerGas = "500 gwei"
+
+    def __post_init__(self) -> None:
+        amount(self.most_per_gas, "--most-per-gas")  # said before anything is done
+
+    @property
+    def fee_limit(self) -> Wei:
+        return amount(self.most_per_gas, "--most-per-gas")
 
     @property
     def folder(self) -> Path:
@@ -187,6 +206,16 @@ def places(paths: str) -> list[Path]:
         if not path.exists():
             raise BadInput(f"there is no {path} to look for tasks in; correct --task or DEEPLEDGER_TASKS")
     return found
+
+
+def amount(text: str, option: str) -> Wei:
+    """The value of an option, as "0.01 ETH" or "5 gwei". Raises `BadInput`."""
+    from deepledger.cli.job_file import wei
+
+    try:
+        return wei(text)
+    except ValueError as error:
+        raise BadInput(f"{option}: {error}") from None
 
 
 def password(file: Path | None, *, what: str, confirm: bool = False) -> str:

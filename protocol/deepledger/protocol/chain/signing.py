@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _GWEI: Final = 10**9
 MOST_PER_GAS: Final = Wei(500 * _GWEI)
 _USUAL_TIP: Final = _GWEI
+_MOST_TIP: Final = 3 * _GWEI  # or as much as the base fee, where that is more
 LOCK_PATIENCE: Final = 60.0
 REPEAT: Final = "the same command can be run again"
 
@@ -60,13 +61,15 @@ def gas_limit(estimate: int) -> int:
 def fees(block: dict[str, Any], tip: Any, *, most_per_gas: Wei) -> Fees | None:
     """From the newest block and the answer to eth_maxPriorityFeePerGas; None on a chain without EIP-1559.
 
-    Twice the base fee outlasts six full blocks. Raises `ChainNonsense` when the node asks more than `most_per_gas`: the
-    tip is really paid, and a node that lies about it could spend the account.
+    Twice the base fee outlasts six full blocks. The tip is paid whatever the block asks, so a node's word for it is
+    taken up to a bound: more is offered once a transaction is stuck. A node that lies about the base fee, too, can make
+    us pay `most_per_gas`; raises `ChainNonsense` when it asks for more.
     """
     if block.get("baseFeePerGas") is None:
         return None
     base = wire.quantity(block["baseFeePerGas"], "a base fee")
     offered = _USUAL_TIP if isinstance(tip, NodeRefused) else wire.quantity(tip, "a priority fee")
+    offered = min(offered, max(_MOST_TIP, base))
     _bounded(base + offered, most_per_gas)
     return Fees(most=Wei(min(2 * base + offered, most_per_gas)), tip=Wei(offered))
 
@@ -152,6 +155,6 @@ def _bounded(per_gas: int, most: Wei) -> Wei:
     if per_gas > most:
         raise ChainNonsense(
             f"the node asks {per_gas // _GWEI} gwei per gas, and at most {most // _GWEI} are allowed; wait, use "
-            "another RPC endpoint, or allow more"
+            "another RPC endpoint, or allow more with --most-per-gas"
         )
     return Wei(per_gas)
