@@ -36,6 +36,7 @@ from deepledger.protocol.errors import (
     ChainUnreachable,
     InsufficientFunds,
     LedgerRejected,
+    StoreUnreachable,
     TaskMismatch,
 )
 from deepledger.protocol.happenings import Waiting, Warned
@@ -483,6 +484,41 @@ def test_a_disk_that_is_full_is_waited_for(world, play_of, monkeypatch):
             play_round(play)
             assert "temporary file" in coordinator.until(Warned).message
         assert coordinator.until(RoundSettled).accepted == 2
+
+
+class Forgetful(Real):
+    """A store that has what was put into it until it is told to forget all that nobody pinned; pins fail at first."""
+
+    def __init__(self, real):
+        super().__init__(real)
+        self.refused, self.pinned = set(), set()
+
+    def pin(self, digest):
+        if digest not in self.refused:
+            self.refused.add(digest)
+            raise StoreUnreachable("the store is busy")
+        self.pinned.add(digest)
+
+
+def test_what_was_judged_is_kept_before_the_settlement_is_posted(world, play_of):
+    """Else whoever was not accepted could make the audit fail by taking its update away."""
+    play = play_of(participants=4, rounds=1)
+    large = np.full(play.spec.model.coordinates, 30_000, "<i2").tobytes()
+    updates = [play.update(), play.update(), large, play.update()]
+    for update in updates:
+        world.store.put(update)
+    store = Forgetful(world.store)
+    with running(world, play.job, store=store) as coordinator:
+        opened = [opening(play, update) for update in updates[:3]] + [opening(play, updates[3], root=b"\7" * 32)]
+        for number, each in enumerate(opened):
+            commit(play, number, each)
+        for node, each in zip(play.nodes, opened, strict=True):
+            node.reveal(play.job, **each)
+        settled = coordinator.until(RoundSettled)
+    assert verdicts(coordinator, settled)[2:] == [Verdict.NORM_EXCEEDED, Verdict.WRONG_ROOT]
+    for digest in {each["digest"] for each in opened} - store.pinned:
+        (world.folder / "store" / cid_of(digest)).unlink()
+    assert_audit_matches(play)
 
 
 class Dripping(Real):

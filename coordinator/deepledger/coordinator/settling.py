@@ -117,6 +117,9 @@ def prepare(
         model_after=(digest, root),
         evaluation=evaluation,
     )
+    report_digest = publish(report_bytes(report))
+    seconds = time.monotonic() - sources.begun
+    verifier.keep()
     return Prepared(
         attempt=attempt,
         revealed=revealed,
@@ -125,8 +128,8 @@ def prepare(
         evaluation=evaluation,
         model_digest=digest,
         model_root=root,
-        report_digest=publish(report_bytes(report)),
-        seconds=time.monotonic() - sources.begun,
+        report_digest=report_digest,
+        seconds=seconds,
     )
 
 

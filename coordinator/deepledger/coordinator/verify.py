@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import IO, TypeAlias
 
+from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.blobs.spool import fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobError
@@ -54,6 +55,8 @@ class Verifier:
         self._fresh, self._again = threading.Semaphore(min(fitting, _AT_ONCE)), threading.Semaphore(_AGAIN_AT_ONCE)
         self._found: dict[tuple[Digest, Root], Future[Found]] = {}
         self._trouble: dict[tuple[Digest, Root], BlobError] = {}  # the latest
+        self._kept: dict[tuple[Digest, Root], threading.Event] = {}  # of what was found
+        self._loose: dict[tuple[Digest, Root], BlobError] = {}  # why it is not pinned yet
         self._hurry = threading.Event()  # no more pauses
         self._closed = threading.Event()
         self._last_call: float | None = None  # when it ends
@@ -89,6 +92,24 @@ class Verifier:
                     return Verdict.UNAVAILABLE
         return found if isinstance(found, Verdict) else as_update(view(found, self._spec.update_bytes), self._spec)
 
+    def keep(self) -> None:
+        """Blocks until all bytes that were judged are pinned, or it is too late. Raises `Stopped`.
+
+        Auditors will want them after their participants have gone, and those that were not accepted most of all:
+        whoever could take them away could make the audit of an honest run fail.
+        """
+        for key, kept in list(self._kept.items()):
+            while True:
+                late = self._too_late(self._loose.get(key))
+                if kept.wait(self._rest_of_last_call() if late else _GLANCE):
+                    break
+                if self._stop.is_set():
+                    raise Stopped
+                if late:
+                    why = self._loose.get(key, "the blob store is slow")
+                    self._warn(f"Update {cid_of(key[0])} is not kept, without which nobody can audit this round: {why}")
+                    break
+
     def close(self) -> None:
         self._closed.set()
         self._hurry.set()
@@ -107,9 +128,13 @@ class Verifier:
         except BaseException as error:
             future.set_exception(error)
             return
+        if found is Verdict.UNAVAILABLE:
+            future.set_result(found)
+            return
+        key = (contribution.digest, contribution.root)
+        self._kept[key] = threading.Event()
         future.set_result(found)
-        if not isinstance(found, Verdict):
-            self._keep(contribution)
+        self._keep(key)
 
     def _obtain(self, contribution: Contribution) -> Found:
         size, pause, slots = self._spec.update_bytes, _FIRST_PAUSE, self._fresh
@@ -141,12 +166,18 @@ class Verifier:
                 return judged
             return file
 
-    def _keep(self, contribution: Contribution) -> None:
-        """Auditors will want the update after its participant has gone."""
-        try:
-            self._store.pin(contribution.digest)
-        except BlobError as error:
-            self._warn(f"The update of {contribution.participant} is not kept: {error}")
+    def _keep(self, key: tuple[Digest, Root]) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                self._store.pin(key[0])
+                break
+            except BlobError as error:
+                self._loose[key] = error
+            if self._closed.wait(pause):
+                return
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        self._kept[key].set()
 
 
 @contextmanager
