@@ -279,6 +279,35 @@ def test_a_store_that_hangs_does_not_cost_the_reveal(world):
     assert result.job.history[0].settled.accepted
 
 
+def test_a_commitment_that_lands_in_the_next_attempt_is_revealed(world):
+    """The round starves and is opened again while the transaction is on its way."""
+    job = world.create_job(min_participants=2, rounds=1)
+    ledger, other = world.ledger(2), node(world, job, 1)
+    sent = []
+
+    def commit(*arguments, **options):
+        if not sent:
+            world.rpc("evm_increaseTime", 61)
+            world.rpc("evm_mine")
+            world.ledger(9).restart_round(job)
+        sent.append(ledger.commit(*arguments, **options))
+        return sent[-1]
+
+    run = partial(
+        participate, Changed(ledger, commit=commit), world.store, job,
+        source=read_source(world.task), data=world.shards[0], folder=world.folder / "nodes",
+    )  # fmt: skip
+    late = Actor(run).start()
+    other_is_seated = Follower(world.reader(), job)
+    while len(other_is_seated.update(timeout=1).participants) < 2:
+        pass
+    for actor in [coordinator(world, job), late, other]:
+        actor.join()
+    result = assert_audit_matches(world, job)
+    assert result.job.history[0].opened.attempt == 1
+    assert len(result.job.history[0].opened.reveals) == 2
+
+
 def test_a_node_killed_after_it_joined_and_started_before_the_block_goes_on(world):
     job = world.create_job(min_participants=1, rounds=1)
     ledger = world.ledger(2)

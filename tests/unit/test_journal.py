@@ -92,6 +92,23 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         journal(tmp_path / "file" / "home")
 
 
+def test_a_record_is_found_by_its_commitment_whichever_attempt_it_was_made_for(tmp_path: Path) -> None:
+    kept = journal(tmp_path)
+    kept.write(RECORD)
+    kept.write(replace(RECORD, attempt=1, commitment=b"\x08" * 32))
+    kept.write(replace(RECORD, round=SECOND, commitment=b"\x09" * 32))
+    first, second = (kept.committed(each * 32, FIRST, MODEL) for each in (b"\7", b"\x08"))
+    assert first is not None
+    assert second is not None
+    assert (first.attempt, second.attempt) == (0, 1)
+    assert kept.committed(b"\x09" * 32, FIRST, MODEL) is None
+    (path,) = tmp_path.glob("*/round-*0.attempt-*1.model-*")
+    (path / "update").unlink()
+    assert kept.committed(b"\7" * 32, FIRST, MODEL) is not None
+    with pytest.raises(StateError, match="is damaged"):
+        kept.committed(b"\x08" * 32, FIRST, MODEL)
+
+
 @pytest.mark.parametrize("name", ["update", "residual", "commitment.json"])
 def test_a_damaged_record_is_told(tmp_path: Path, name: str) -> None:
     journal(tmp_path).write(RECORD)

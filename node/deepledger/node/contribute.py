@@ -161,9 +161,9 @@ def _commitments(job: Job, account: Address) -> set[bytes]:
 
 def _own_record(node: Node, attempt: Attempt) -> Record:
     """The record behind this account's commitment on chain. Raises `StateError` if it is not here."""
-    record = node.journal.read(attempt.round, attempt.attempt, node.follower.job.model_digest)
     mine = next(commit for commit in attempt.commits if commit.participant == node.ledger.account)
-    if record is None or record.commitment != mine.commitment:
+    record = node.journal.committed(mine.commitment, attempt.round, node.follower.job.model_digest)
+    if record is None:
         raise StateError(
             f"this account has committed to an update for round {attempt.round} that is not in {node.journal.folder}. "
             "Is another node running with this key, or was the folder moved? Unless that update is revealed, "

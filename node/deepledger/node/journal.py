@@ -90,13 +90,32 @@ class Journal:
     def read(self, round: RoundNumber, attempt: int, model: Digest) -> Record | None:
         """The record of an attempt to improve `model`, if there is one. Raises `StateError` if it was damaged."""
         path = self._path(round, attempt, model)
-        if not path.is_dir():
-            return None
+        return self._read(path, model) if path.is_dir() else None
+
+    def committed(self, commitment: bytes, round: RoundNumber, model: Digest) -> Record | None:
+        """The record behind a commitment, whichever attempt at the round it was made for: a transaction that was sent
+        in one attempt counts in the next if it gets into a block only then. Raises `StateError` if it was damaged.
+        """
+        damaged: StateError | None = None
+        for path in self._records():
+            if _round_of(path) == round:
+                try:
+                    record = self._read(path, model)
+                except StateError as error:
+                    damaged = error
+                else:
+                    if record.commitment == commitment:
+                        return record
+        if damaged is not None:
+            raise damaged
+        return None
+
+    def _read(self, path: Path, model: Digest) -> Record:
         try:
             names = _names(path)
             return Record(
-                round=round,
-                attempt=attempt,
+                round=_round_of(path),
+                attempt=int(path.name[23:28]),
                 model=model,
                 digest=Digest(names["digest"]),
                 root=Root(names["root"]),
@@ -162,8 +181,8 @@ def _names(path: Path) -> dict[str, bytes]:
     return {name: bytes.fromhex(text) for name, text in document.items()}
 
 
-def _round_of(path: Path) -> int:
-    return int(path.name[6:14])
+def _round_of(path: Path) -> RoundNumber:
+    return RoundNumber(int(path.name[6:14]))
 
 
 def _write_synced(path: Path, data: memoryview) -> None:
