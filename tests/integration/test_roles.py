@@ -15,12 +15,13 @@ import pytest
 from deepledger.auditor.audit import audit
 from deepledger.coordinator.coordinate import coordinate
 from deepledger.coordinator.happenings import RoundSettled
-from deepledger.node.happenings import CommittedUpdate, Finished, RoundOver
+from deepledger.node.happenings import CommittedUpdate, Finished, RevealedUpdate, RoundOver
 from deepledger.node.participate import participate
 from deepledger.node.training import make_update
 from deepledger.protocol.chain.events import Committed, Outcome, Phase
 from deepledger.protocol.chain.follow import Follower
-from deepledger.protocol.errors import BadInput, LedgerRejected, StateError
+from deepledger.protocol.errors import BadInput, ChainNonsense, LedgerRejected, StateError, StoreUnreachable
+from deepledger.protocol.happenings import Warned
 from deepledger.protocol.settlement import Verdict
 from deepledger.protocol.task import read_source
 
@@ -187,17 +188,85 @@ def test_two_nodes_with_one_key(world):
     first.join()
 
 
-def test_a_lost_journal_is_said_plainly(world):
-    job = world.create_job(min_participants=2)
-    bond = coordinator(world, job)
-    other = node(world, job, 0)
+def test_a_lost_journal_is_said_plainly_and_asked_for_while_it_can_be_put_back(world):
+    job = world.create_job(min_participants=2, rounds=1)
+    actors = [coordinator(world, job), node(world, job, 0)]
     node(world, job, 1, kill_on=CommittedUpdate).join()
+    folder, lost = world.folder / "nodes", world.folder / "lost"
+    folder.rename(lost)
+    actors.append(node(world, job, 1))
+    until(lambda: any(isinstance(each, Warned) and "not in" in each.message for each in actors[-1].seen))
+    for kept in lost.glob(f"*-{world.accounts[3].address}/round-*"):
+        kept.rename(folder / kept.relative_to(lost))
+    for actor in actors:
+        actor.join()
+    assert len(assert_audit_matches(world, job).job.history[0].opened.reveals) == 2
+
+
+def until(happened):
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        ChainNonsense("the node asks 502 gwei per gas, and at most 500 are allowed"),
+        StateError("the lock is held by another process"),
+        LedgerRejected("reverted and cannot be explained", name="Revert", arguments={}),
+    ],
+    ids=["fees", "lock", "revert"],
+)
+def test_with_a_commitment_to_open_nothing_makes_a_node_give_up(world, trouble):
+    job = world.create_job(min_participants=1, rounds=1)
+    ledger = world.ledger(2)
+    tries = []
+
+    def reveal(*arguments, **options):
+        tries.append(trouble)
+        if len(tries) < 3:
+            raise trouble
+        return ledger.reveal(*arguments, **options)
+
+    run = partial(
+        participate, Changed(ledger, reveal=reveal), world.store, job,
+        source=read_source(world.task), data=world.shards[0], folder=world.folder / "nodes",
+    )  # fmt: skip
+    for actor in [coordinator(world, job), Actor(run).start()]:
+        actor.join()
+    assert len(tries) == 3
+    assert_audit_matches(world, job)
+
+
+def test_a_node_killed_after_it_revealed_early_publishes_when_it_is_started_again(world):
+    """Its store was down when the reveal could wait no longer."""
+    job = world.create_job(min_participants=1, rounds=1, reveal_window=4)
+
+    def put(data):
+        raise StoreUnreachable("the store is down.")
+
+    run = partial(
+        participate, world.ledger(2), Changed(world.store, put=put), job,
+        source=read_source(world.task), data=world.shards[0], folder=world.folder / "nodes",
+    )  # fmt: skip
+    first = coordinator(world, job)
+    Actor(run, kill_on=RevealedUpdate).start().join()
+    for actor in [first, node(world, job, 0)]:
+        actor.join()
+    assert assert_audit_matches(world, job).job.history[0].settled.accepted
+
+
+def test_a_node_that_lost_what_it_had_revealed_goes_on(world):
+    job = world.create_job(min_participants=1, rounds=1)
+    world.ledger(1).post_bond(job, value=10**18)
+    node(world, job, 0, kill_on=RevealedUpdate).join()
     (world.folder / "nodes").rename(world.folder / "lost")
-    with pytest.raises(StateError, match="not in"):
-        node(world, job, 1).join()
-    for actor in (bond, other):
-        actor.stop.set()
-        actor.thread.join(30)
+    again = node(world, job, 0)
+    until(lambda: any(isinstance(each, Warned) and "published again" in each.message for each in again.seen))
+    for actor in [coordinator(world, job), again]:
+        actor.join()
 
 
 def test_a_stranger_cannot_coordinate(world):

@@ -135,7 +135,10 @@ def reveal(node: Node, attempt: Attempt) -> None:
 
 def publish(node: Node, attempt: Attempt) -> None:
     """Put the update that was revealed into the store, again or at last."""
-    node.store.put(_own_record(node, attempt).update)
+    try:
+        node.store.put(_own_record(node, attempt).update)
+    except StateError as error:
+        node.warn(f"The update of round {attempt.round} cannot be published again: {error}")
     node.unpublished = False
 
 
@@ -166,7 +169,7 @@ def _own_record(node: Node, attempt: Attempt) -> Record:
     if record is None:
         raise StateError(
             f"this account has committed to an update for round {attempt.round} that is not in {node.journal.folder}. "
-            "Is another node running with this key, or was the folder moved? Unless that update is revealed, "
-            "the penalty is taken from the stake."
+            "Is another node running with this key, or was the folder moved? Put it back: unless that update is "
+            "revealed, the penalty is taken from the stake."
         )
     return record

@@ -46,6 +46,14 @@ def next_step(job: Job, me: Address, now: Seconds, *, unpublished: bool) -> Step
     return Step.WAIT
 
 
+def must_reveal(job: Job, me: Address, now: Seconds) -> bool:
+    """Whether a commitment of ours is open, and stopping now would cost the penalty."""
+    attempt = job.attempt
+    if attempt is None or not attempt.has_committed(me) or attempt.has_revealed(me):
+        return False
+    return phase_at(job, now) in (Phase.COMMITTING, Phase.REVEALING)
+
+
 def starved_since(job: Job, attempt: Attempt) -> Seconds:
     return attempt.commit_end if len(attempt.commits) < job.terms.min_participants else attempt.reveal_end
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deepledger.node import contribute
 from deepledger.node.contribute import Node
-from deepledger.node.decision import Step, next_step
+from deepledger.node.decision import Step, must_reveal, next_step
 from deepledger.node.happenings import Finished, LeftSeat, Poked, RoundOver, TookSeat, Withdrawn
 from deepledger.node.journal import Journal
 from deepledger.node.training import MakeUpdate, load_trainer, make_update
@@ -21,9 +21,18 @@ from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.commitment import Slot
-from deepledger.protocol.errors import BlobError, ChainUnreachable, InsufficientFunds, LedgerRejected, StateError
+from deepledger.protocol.errors import (
+    BlobError,
+    ChainError,
+    ChainNonsense,
+    ChainUnreachable,
+    DeepledgerError,
+    InsufficientFunds,
+    LedgerRejected,
+    StateError,
+)
 from deepledger.protocol.happenings import Happening, Warned, waiting
-from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, persist
+from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist
 from deepledger.protocol.rewards import shares
 from deepledger.protocol.task import TaskSource
 from deepledger.protocol.trail import SettledRound
@@ -58,7 +67,10 @@ def participate(
     warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
     try:
         follower = persist(partial(Follower, ledger, job), warn=warn, stop=stop)
-        spec = persist(partial(fetch_spec, store, follower.job.terms), warn=warn, stop=stop)
+        passes: Callable[[DeepledgerError], bool] = lambda error: (  # noqa: E731
+            is_transient(error) or must_reveal(follower.job, ledger.account, follower.now())
+        )
+        spec = persist(partial(fetch_spec, store, follower.job.terms), warn=warn, stop=stop, passes=passes)
     except Stopped:
         return
     slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
@@ -75,6 +87,7 @@ def participate(
             observe=observe,
             settled=follower.job.round,
             was_seated=ledger.account in follower.job.participants,
+            unpublished=_has_revealed(follower, ledger),  # before it was killed, perhaps
             make_update=make_update,
         )
         _run(node, stop)
@@ -96,18 +109,31 @@ def _run(node: Node, stop: threading.Event) -> None:
             else:
                 _act(node, step)
             pause = 0.0
-        except LedgerRejected as rejection:
-            # Somebody else acted between our look and our transaction: look again, but not at the same block for ever.
-            here = (node.follower.head.number, rejection.name)
-            if rejection.name not in _RACES:
+        except DeepledgerError as trouble:
+            if isinstance(trouble, LedgerRejected) and trouble.name in _RACES:
+                # Somebody else acted between our look and our transaction: look again, but not at one block for ever.
+                here = (node.follower.head.number, trouble.name)
+                pause = 1.0 if here == raced_at else 0.0
+                raced_at = here
+                continue
+            if not _passes(node, trouble):
                 raise
-            pause = 1.0 if here == raced_at else 0.0
-            raced_at = here
-        except (ChainUnreachable, BlobError, InsufficientFunds) as trouble:
-            if isinstance(trouble, InsufficientFunds) and not node.was_seated:
-                raise  # nothing is at stake yet
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
             node.warn(f"{trouble} Trying again in {pause:.1f} s.")
+
+
+def _passes(node: Node, trouble: DeepledgerError) -> bool:
+    """Whether to go on: because it may pass by itself, or because to end now would cost the penalty."""
+    if must_reveal(node.follower.job, node.ledger.account, node.follower.now()):
+        return isinstance(trouble, BlobError | ChainError | StateError)
+    if isinstance(trouble, InsufficientFunds | ChainNonsense):  # fees that are too high are nonsense, too
+        return node.was_seated
+    return isinstance(trouble, BlobError | ChainUnreachable)
+
+
+def _has_revealed(follower: Follower, ledger: Ledger) -> bool:
+    attempt = follower.job.attempt
+    return attempt is not None and attempt.has_revealed(ledger.account)
 
 
 def _act(node: Node, step: Step) -> None:
