@@ -206,6 +206,11 @@ def test_a_sponsors_way(desk: Desk) -> None:
         assert text in " ".join(shown.stdout.split())
     assert job in [entry["job"] for entry in desk.json("job", "list") if entry["name"] == "signs"]
     assert "signs" in desk.run("job", "list").stdout
+    later = desk.create()
+    newest = desk.run("job", "list", "--newest", "1", "--json")
+    assert [entry["job"] for entry in json.loads(newest.stdout)] == [later]
+    assert f"the newest 1 of {later} jobs" in newest.stderr
+    desk.json("job", "close", later, "--account", "sponsor")
     accounts = {entry["name"]: entry for entry in desk.json("status")["accounts"]}
     assert {"job": job, "roles": ["sponsor", "coordinator"], "credit": "0"} in accounts["sponsor"]["jobs"]
     assert desk.run("status").exit_code == 0

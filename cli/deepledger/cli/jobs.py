@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +20,10 @@ from deepledger.protocol.types import JobId, Wei
 if TYPE_CHECKING:
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.trail import Job
+
+
+_NAMES_TAKE = 15.0  # seconds at most
+_FETCHED_AT_ONCE = 8
 
 
 def add_to(app: typer.Typer) -> None:
@@ -105,8 +113,13 @@ def show_(job: JobNumber, chain: Chain, store: Store, json: Json = False) -> Non
     )
 
 
-def list_(chain: Chain, store: Store, json: Json = False) -> None:
-    """List the jobs of the contract. Names are in the blob store; without it they are left out.
+def list_(
+    chain: Chain,
+    store: Store,
+    newest: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="List no more than so many, the newest.")] = 50,
+    json: Json = False,
+) -> None:
+    """List the jobs of the contract. Names are in the blob store; those that it does not give soon are left out.
 
     Example: deepledger job list --json
     """
@@ -114,7 +127,10 @@ def list_(chain: Chain, store: Store, json: Json = False) -> None:
 
     reader = chain.reader()
     now = reader.pending_time()
-    jobs, blobs = all_jobs(reader), store.open()
+    every, blobs = all_jobs(reader), store.open()
+    jobs = every[-newest:]
+    if len(jobs) < len(every):
+        show.note(f"the newest {len(jobs)} of {len(every)} jobs; --newest {len(every)} lists all")
     names = _names(jobs, blobs)
     if json:
         show.as_json(
@@ -188,20 +204,38 @@ def all_jobs(reader: Any) -> list[Job]:
 
 
 def _names(jobs: list[Job], store: BlobStore) -> dict[JobId, str | None]:
-    """A store that is down is asked only once."""
+    """Those that come in time: anybody can make jobs whose specs nobody serves, and a store looks long for each.
+
+    A store that is down is asked no more.
+    """
     from deepledger.protocol.agreement import fetch_spec
     from deepledger.protocol.errors import BadInput, BlobError, StoreUnreachable
 
-    names: dict[JobId, str | None] = {job.job: None for job in jobs}
-    for job in jobs:
-        try:
-            names[job.job] = fetch_spec(store, job.terms).name
-        except StoreUnreachable as error:
-            show.note(f"deepledger: {error}")
-            break
-        except (BlobError, BadInput):
-            continue
-    return names
+    waiting, found, down = deque(reversed(jobs)), {}, []
+
+    def fetch() -> None:
+        with suppress(IndexError):
+            while True:
+                job = waiting.popleft()
+                try:
+                    found[job.job] = fetch_spec(store, job.terms).name
+                except StoreUnreachable as error:
+                    waiting.clear()
+                    down.append(error)
+                except (BlobError, BadInput):
+                    pass
+
+    threads = [threading.Thread(target=fetch, daemon=True) for _ in jobs[:_FETCHED_AT_ONCE]]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + _NAMES_TAKE
+    for thread in threads:
+        thread.join(max(end - time.monotonic(), 0))
+    if down:
+        show.note(f"deepledger: {down[0]}")
+    elif any(thread.is_alive() for thread in threads):
+        show.note(f"deepledger: not every job's spec came from the store within {_NAMES_TAKE:g} s")
+    return {job.job: found.get(job.job) for job in jobs}
 
 
 def _cids(terms: Any) -> dict[str, str]:

@@ -1,0 +1,81 @@
+"""The names in `job list`: jobs whose specs nobody serves cost neither the other names nor more than a moment."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deepledger.cli import jobs as listing
+from deepledger.protocol.blobs import digest_of
+from deepledger.protocol.errors import BlobMissing, StoreUnreachable
+from deepledger.protocol.spec import spec_bytes
+
+NOWHERE, ENDLESS = b"\1" * 32, b"\2" * 32
+
+
+class Shelf:
+    """A store that looks for some blobs until it is told to stop."""
+
+    def __init__(self, blobs: dict[bytes, bytes]) -> None:
+        self.blobs = blobs
+        self.asked: list[bytes] = []
+        self.enough = threading.Event()
+
+    def read(self, digest: bytes, *, limit: int) -> bytes:
+        self.asked.append(digest)
+        if digest == ENDLESS:
+            self.enough.wait(100)
+        if digest not in self.blobs:
+            raise BlobMissing("nobody serves it")
+        return self.blobs[digest]
+
+
+@pytest.fixture
+def spec(spec_of: Any) -> bytes:
+    return spec_bytes(spec_of(name="digits"))
+
+
+@pytest.fixture
+def shelf(spec: bytes) -> Iterator[Shelf]:
+    shelf = Shelf({digest_of(spec): spec})
+    yield shelf
+    shelf.enough.set()
+
+
+def jobs(*specs: bytes) -> list[Any]:
+    return [SimpleNamespace(job=number, terms=SimpleNamespace(spec_digest=spec)) for number, spec in enumerate(specs)]
+
+
+def test_what_nobody_serves_has_no_name(shelf: Shelf, spec: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    names = listing._names(jobs(NOWHERE, digest_of(spec), NOWHERE), shelf)  # type: ignore[arg-type]
+    assert names == {0: None, 1: "digits", 2: None}
+    assert listing._names([], shelf) == {}  # type: ignore[arg-type]
+    assert capsys.readouterr().err == ""
+
+
+def test_specs_that_do_not_come_are_not_awaited(
+    shelf: Shelf, spec: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(listing, "_NAMES_TAKE", 0.5)
+    names = listing._names(jobs(*[ENDLESS] * 7, digest_of(spec)), shelf)  # type: ignore[arg-type]
+    assert names == dict.fromkeys(range(7)) | {7: "digits"}
+    monkeypatch.setattr(listing, "_NAMES_TAKE", 0.0)
+    assert len(listing._names(jobs(*[ENDLESS] * 1000), shelf)) == 1000  # type: ignore[arg-type]
+    assert "not every job's spec came" in capsys.readouterr().err
+
+
+def test_a_store_that_is_down_is_said_once(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def down(digest: bytes, *, limit: int) -> bytes:
+        shelf.asked.append(digest)
+        raise StoreUnreachable("the daemon is away")
+
+    monkeypatch.setattr(shelf, "read", down)
+    assert set(listing._names(jobs(*[NOWHERE] * 100), shelf).values()) == {None}  # type: ignore[arg-type]
+    assert len(shelf.asked) <= listing._FETCHED_AT_ONCE
+    assert capsys.readouterr().err == "deepledger: the daemon is away\n"
