@@ -194,13 +194,16 @@ def watch(
 
 
 def _state(follower: Any, accuracies: list[float]) -> Table:
+    from deepledger.protocol.trail import Attempt
+
     job, attempt = follower.job, follower.job.attempt
     table = Table(box=None, header_style="dim")
     for column in ("participant", "seat", "samples", "committed", "revealed"):
         table.add_column(column)
     for name, seat in sorted((names()[address], seat) for address, seat in job.participants.items()):
-        done = ["✓" if attempt and has(seat.address) else "·" for has in
-                ((attempt.has_committed, attempt.has_revealed) if attempt else (bool, bool))]  # fmt: skip
+        over = job.outcome is not None
+        done = ["✓" if over or (attempt and has(attempt, seat.address)) else "·" for has in
+                (Attempt.has_committed, Attempt.has_revealed)]  # fmt: skip
         table.add_row(name, str(seat.seat), str(seat.samples), *done)
     latest = " ".join(f"{value:.1%}" for value in accuracies[-6:])
     table.caption = f"{follower.phase().name.lower()}   accuracy {latest}"

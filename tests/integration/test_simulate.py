@@ -91,8 +91,8 @@ def test_honest_work_is_compared_with_less_and_with_more_seats(folder):
     assert abs(honest["this job's"] - whole // 4) <= 3, "four alike shards"
     assert int(played["inflating"]["paid"]["this job's"]) > 2.5 * honest["this job's"]
     assert int(played["splitting"]["paid"]["equal"]) > 1.5 * honest["equal"]
-    assert "near copy" in played["copying"]["verdicts"]
-    assert played["copying"]["accepted"] == 1, "in the first round there was nothing to copy"
+    assert played["copying"]["verdicts"] == ["unchanged", "near copy"], "in the first round there is nothing to copy"
+    assert set(played["copying"]["paid"].values()) == {"0"}
     assert played["splitting"]["sent"] == 6
     for outcome in played.values():
         for policy, amount in outcome["paid"].items():

@@ -34,7 +34,7 @@ from deepledger.protocol.settlement import (
 from deepledger.protocol.spec import ContributionRewards, EqualRewards, JobSpec, Rewards, SampleRewards
 from deepledger.protocol.task import Evaluation, Task
 from deepledger.protocol.types import Address, Digest, Root, Wei
-from deepledger.protocol.vectors import Encoded, Floats, ModelVector, UpdateVector, encode_update
+from deepledger.protocol.vectors import Encoded, Floats, ModelVector, UpdateVector, encode_update, update_dtype
 
 FLOOR = 20  # per cent, of the policy with a floor that every simulation shows
 INFLATION = 10
@@ -52,7 +52,7 @@ class Behaviour(StrEnum):
 
 def policies(own: Rewards) -> dict[str, Rewards]:
     """The ones to compare; the job's own first."""
-    measured = own if isinstance(own, ContributionRewards) else ContributionRewards(measure="leave_one_out")
+    measured = own if isinstance(own, ContributionRewards) else ContributionRewards()
     others: dict[str, Rewards] = {
         "equal": EqualRewards(),
         "samples": SampleRewards(),
@@ -214,18 +214,19 @@ def _remembered(game: _Game) -> tuple[Contribution, ...]:
 
 
 def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
-    """Train, or copy; in the first round there is nothing to copy."""
+    """Train, or copy; in the first round there is nothing to copy, and the model is sent back as it was."""
     spec = game.bench.spec
     seed = int.from_bytes(sha256(f"{spec.training.seed}|{number}|{seat.number}".encode()).digest()[:6], "big")
-    copied = None
-    if game.copying and seat.number in game.operated and game.history:
-        copied = next((each for each in game.history[-1] if each.seat != seat.number), None)
-    if copied is None:
+    if game.copying and seat.number in game.operated:
+        latest = game.history[-1] if game.history else []
+        copied = next((game.updates[each.digest] for each in latest if each.seat != seat.number), None)
+        encoded = _noisy(
+            np.zeros(spec.model.coordinates, update_dtype(spec.update)) if copied is None else copied, spec, seed
+        )
+    else:
         encoded = make_update(
             seat.trainer, game.model, seat.residual, last=seat.last, training_seed=seed, rounding_seed=seed
         )
-    else:
-        encoded = _noisy(game.updates[copied.digest], spec, seed)
     seat.residual, seat.last = encoded.residual, encoded.vector
     digest = Digest(sha256(encoded.vector.tobytes() + bytes([seat.number])).digest())
     game.updates[digest] = encoded.vector
