@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing_extensions import Buffer
 
 from deepledger.auditor.findings import Kind
+from deepledger.protocol.aggregation.stack import Vector
 from deepledger.protocol.agreement import fetch_model
-from deepledger.protocol.blobs.spool import fetched
+from deepledger.protocol.blobs.spool import FileVector, fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing
 from deepledger.protocol.evaluation import agrees
@@ -21,7 +22,7 @@ from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, 
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import Evaluation
 from deepledger.protocol.types import Digest
-from deepledger.protocol.vectors import ModelVector, UpdateVector, as_update
+from deepledger.protocol.vectors import ModelVector, update_dtype
 
 Find = Callable[[Kind, str, str, str], None]
 """(kind, explanation, claimed, derived)"""
@@ -44,10 +45,10 @@ class Claims:
         self._forgotten = set(report.forgotten) if report else set()
         self.incomplete = False
 
-    def update(self, contribution: Contribution) -> UpdateVector | Verdict:
+    def update(self, contribution: Contribution) -> Vector | Verdict:
         claim = self._verdicts.get(contribution.participant)
         try:
-            data = self._fetch(contribution)
+            vector, data = self._fetch(contribution)
         except GONE as error:
             if claim is not Verdict.UNAVAILABLE:
                 self.incomplete = True
@@ -55,7 +56,7 @@ class Claims:
             return Verdict.UNAVAILABLE
         judged = inspect(data, contribution, self._spec)
         if claim is not Verdict.UNAVAILABLE:
-            return judged
+            return judged if isinstance(judged, Verdict) else vector
         self._find(
             Kind.CONTESTED,
             f"the update of {contribution.participant} was dropped as unavailable, but the store serves it: the "
@@ -65,11 +66,11 @@ class Claims:
         )
         return Verdict.UNAVAILABLE  # taken as given, so that the rest of the round is judged by itself
 
-    def earlier_update(self, contribution: Contribution) -> UpdateVector | None:
+    def earlier_update(self, contribution: Contribution) -> Vector | None:
         forgotten = contribution.digest.hex() in self._forgotten
         what = f"the update of {contribution.participant} of an earlier round"
         try:
-            data = self._fetch(contribution)
+            vector, _ = self._fetch(contribution)
         except GONE as error:
             if not forgotten:
                 self.incomplete = True
@@ -79,7 +80,7 @@ class Claims:
             explanation = f"no copies of {what} were looked for because nobody served it, but the store does"
             self._find(Kind.CONTESTED, explanation, Verdict.UNAVAILABLE, Verdict.ACCEPTED)
             return None
-        return as_update(data, self._spec)
+        return vector
 
     def earlier_model(self, digest: Digest) -> ModelVector:
         try:
@@ -111,8 +112,12 @@ class Claims:
                 )
         return claimed
 
-    def _fetch(self, contribution: Contribution) -> Buffer:
-        return fetched(self._store, contribution.digest, self._spec.update_bytes)
+    def _fetch(self, contribution: Contribution) -> tuple[FileVector, Buffer]:
+        """As a vector, and as all its bytes, which are in memory while they are looked at."""
+        size = self._spec.update_bytes
+        with room_for(size) as file, file:
+            fetch(self._store, contribution.digest, file, size)
+            return FileVector(file, update_dtype(self._spec.update)), view(file, size)
 
 
 def say(evaluation: Evaluation) -> str:

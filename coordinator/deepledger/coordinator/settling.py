@@ -12,8 +12,9 @@ from functools import partial
 from typing_extensions import Buffer
 
 from deepledger.coordinator.verify import Verifier
+from deepledger.protocol.aggregation.stack import Vector
 from deepledger.protocol.agreement import fetch_model
-from deepledger.protocol.blobs.spool import fetched
+from deepledger.protocol.blobs.spool import FileVector, fetch, room_for
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing
@@ -26,7 +27,7 @@ from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, 
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Attempt, Job
 from deepledger.protocol.types import Digest, Root
-from deepledger.protocol.vectors import ModelVector, UpdateVector, as_update
+from deepledger.protocol.vectors import ModelVector, update_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,16 @@ class _Sources:
     evaluator: Evaluator
     begun: float  # when the last update was there
 
-    def update(self, contribution: Contribution) -> UpdateVector | Verdict:
+    def update(self, contribution: Contribution) -> Vector | Verdict:
         update = self.verifier.fetch(contribution)
         self.begun = time.monotonic()
         return update
 
-    def earlier_update(self, contribution: Contribution) -> UpdateVector | None:
+    def earlier_update(self, contribution: Contribution) -> Vector | None:
         try:
-            return as_update(fetched(self.store, contribution.digest, self.spec.update_bytes), self.spec)
+            with room_for(self.spec.update_bytes) as file, file:
+                fetch(self.store, contribution.digest, file, self.spec.update_bytes)
+                return FileVector(file, update_dtype(self.spec.update))
         except (BlobMissing, BlobCorrupt):
             return None
 

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from typing import IO, TypeAlias
 
 from deepledger.protocol.blobs import cid_of
-from deepledger.protocol.blobs.spool import fetch, room_for, view
+from deepledger.protocol.blobs.spool import FileVector, fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobError
 from deepledger.protocol.patience import Stopped
 from deepledger.protocol.settlement import Contribution, Verdict, inspect
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.types import Digest, Root
-from deepledger.protocol.vectors import UpdateVector, as_update
+from deepledger.protocol.vectors import UpdateVector, update_dtype
 
 _AT_ONCE = 4  # updates fetched and inspected at the same time, at most
 _MAPPED = 1 << 26  # bytes of them in memory at the same time, or as many as the model has
@@ -73,7 +73,7 @@ class Verifier:
         # A daemon: a store that hangs must not keep the process from ending.
         threading.Thread(target=self._run, args=(contribution, future), name="verify", daemon=True).start()
 
-    def fetch(self, contribution: Contribution) -> UpdateVector | Verdict:
+    def fetch(self, contribution: Contribution) -> FileVector | Verdict:
         """What `settle` asks for. Blocks until the update is there or given up. Raises `Stopped`, `StateError`.
 
         It is given up here, too: a fetch that neither ends nor fails must not make us miss the deadline.
@@ -90,7 +90,7 @@ class Verifier:
                 if late:
                     self._warn(f"The update of {contribution.participant} is given up: it has not come in time.")
                     return Verdict.UNAVAILABLE
-        return found if isinstance(found, Verdict) else as_update(view(found, self._spec.update_bytes), self._spec)
+        return found if isinstance(found, Verdict) else FileVector(found, update_dtype(self._spec.update))
 
     def keep(self) -> None:
         """Blocks until all bytes that were judged are pinned, or it is too late. Raises `Stopped`.

@@ -21,7 +21,7 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.aggregation import advance
 from deepledger.protocol.aggregation.context import Context
-from deepledger.protocol.aggregation.stack import Row, Scaled, Stack
+from deepledger.protocol.aggregation.stack import Row, Scaled, Stack, Vector
 from deepledger.protocol.chain import events
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.reputation import FULL, reputation
@@ -133,10 +133,10 @@ class Coalitions:
 class Sources(Protocol):
     """What `settle` asks for."""
 
-    def update(self, contribution: Contribution) -> UpdateVector | Verdict:
+    def update(self, contribution: Contribution) -> Vector | Verdict:
         """An update that passed `inspect`, or the verdict that it did not."""
 
-    def earlier_update(self, contribution: Contribution) -> UpdateVector | None:
+    def earlier_update(self, contribution: Contribution) -> Vector | None:
         """One that was accepted in an earlier round; None if it cannot be had any more."""
 
     def earlier_model(self, digest: Digest) -> ModelVector: ...
@@ -278,7 +278,7 @@ def _inspected(spec: JobSpec, revealed: Revealed, sources: Sources) -> tuple[lis
     judged, rows = [], []
     least = spec.screening.remove_percent * FULL // 100 if spec.screening else 0
     for contribution in revealed.contributions:
-        update: UpdateVector | Verdict
+        update: Vector | Verdict
         if contribution.copy_of is not None:
             update = Verdict.COPY
         elif contribution.reputation < least:
@@ -293,7 +293,7 @@ def _inspected(spec: JobSpec, revealed: Revealed, sources: Sources) -> tuple[lis
     return judged, rows
 
 
-def _row(contribution: Contribution, update: UpdateVector) -> Row:
+def _row(contribution: Contribution, update: Vector) -> Row:
     return Row(contribution.seat, contribution.participant, contribution.weight, update)
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
+
+import numpy as np
+import numpy.typing as npt
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import StateError
@@ -50,11 +54,26 @@ def fetch(store: BlobStore, digest: Digest, file: IO[bytes], size: int) -> None:
     store.read_into(digest, mmap.mmap(file.fileno(), size))  # unmapped when nobody looks at it any more
 
 
-def fetched(store: BlobStore, digest: Digest, size: int) -> mmap.mmap:
-    """A blob's bytes, read-only, in a file that is gone when nobody looks at them any more. Raises as `fetch`."""
-    with room_for(size) as file, file:
-        fetch(store, digest, file, size)
-        return view(file, size)
+class FileVector:
+    """An integer vector in a file, of which only what is looked at is in memory. The file may be closed meanwhile."""
+
+    def __init__(self, file: IO[bytes], dtype: np.dtype[np.signedinteger]) -> None:
+        self._descriptor, self._dtype = os.dup(file.fileno()), dtype
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def __getitem__(self, part: slice) -> npt.NDArray[np.signedinteger]:
+        values = np.empty(part.stop - part.start, self._dtype)
+        rest, start = values.data.cast("B"), part.start * self._dtype.itemsize
+        while rest:  # one read takes at most 2 GiB
+            done = os.preadv(self._descriptor, [rest], start)
+            if not done:
+                raise IndexError(f"{part} reaches beyond the end of the vector")
+            rest, start = rest[done:], start + done
+        return values
+
+    def __reduce__(self) -> tuple[Callable[[object], object], tuple[object]]:
+        """Goes to other processes as an array."""
+        return np.asarray, (self[0 : os.fstat(self._descriptor).st_size // self._dtype.itemsize],)
 
 
 def view(file: IO[bytes], size: int) -> mmap.mmap:
