@@ -100,6 +100,15 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         draft(read_job_file(path), tmp_path)
 
 
+def test_a_misspelt_hyperparameter_is_noticed_before_money_is_locked(tmp_path: Path, digits: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(JOB.replace("learning_rate", "learning_rte"))
+    shutil.copy(ROOT / "examples/digits/task.py", tmp_path)
+    shutil.copytree(digits, tmp_path / "data")
+    with pytest.raises(BadInput, match=r"training\.hyperparameters: .*learning_r"):
+        draft(read_job_file(path), tmp_path)
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import subprocess

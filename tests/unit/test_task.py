@@ -70,6 +70,24 @@ def test_a_task_runs(task_of, tmp_path):
     assert task.evaluate(model, data) == Evaluation(samples=3, correct=1, loss_millionths=500_000)
 
 
+@pytest.mark.parametrize(
+    ("hyperparameters", "says"),
+    [
+        ({"rte": 0.5}, "missing a required argument: 'rate'"),
+        ({"rate": 0.5, "epochs": 1}, "unexpected keyword argument 'epochs'"),
+        ({"rate": 0.5, "model": 1}, "multiple values for argument 'model'"),
+    ],
+)
+def test_hyperparameters_that_train_does_not_take_are_named(task_of, hyperparameters, says):
+    task = task_of()
+    task.check_hyperparameters({"rate": 0.5})
+    with pytest.raises(BadInput, match=rf"hyperparameters: .*{says}.*\(model, data, \*, rate\)"):
+        task.check_hyperparameters(hyperparameters)
+    task_of(SOURCE.replace("*, rate", "**rates")).check_hyperparameters(
+        {name: value for name, value in hyperparameters.items() if name != "model"}
+    )
+
+
 def test_a_source_is_found_by_its_hash_wherever_it_lies(tmp_path):
     folder = tmp_path / "tasks" / "deep"
     folder.mkdir(parents=True)

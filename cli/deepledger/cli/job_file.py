@@ -163,10 +163,12 @@ def read_job_file(path: Path) -> JobFile:
 def draft(job: JobFile, folder: Path) -> Draft:
     """Make the first model and pin task, layout and validation set. `folder` is what the file's paths start from.
 
-    Loads the task and evaluates the first model, so that a task which cannot run is noticed before money is locked.
+    Loads the task, evaluates the first model and looks whether `train` takes the hyperparameters, so that a job which
+    nobody can train is noticed before money is locked.
     """
     source = read_source(folder / job.task)
     task = Task(source)
+    task.check_hyperparameters(job.training.hyperparameters)
     validation = folder / job.validation
     blob = _read_blob(validation)
     model = task.build_model(job.training.seed)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,6 +149,19 @@ class Task:
         if len(data) == 0:
             raise BadInput(f"the data at {path} has no samples")
         return data
+
+    def check_hyperparameters(self, hyperparameters: Mapping[str, Any]) -> None:
+        """Raises `BadInput` if `train` cannot be called with them: a name that is misspelt, or one that is missing."""
+        try:
+            call = signature(self._module.train)
+        except ValueError:  # a callable that does not tell
+            return
+        try:
+            call.bind(None, None, **hyperparameters)
+        except TypeError as error:
+            raise BadInput(
+                f"train of task {self._path} does not take the job's training.hyperparameters: {error}; it is {call}"
+            ) from None
 
     def train(self, model: torch.nn.Module, data: Any, *, seed: int, hyperparameters: Mapping[str, Any]) -> None:
         """One participant's local training of one round."""
