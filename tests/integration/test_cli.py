@@ -178,6 +178,23 @@ def test_an_audit_of_a_spoilt_store_exits_with_1(desk: Desk, finished: int) -> N
     assert "Everything matches" not in result.stdout
 
 
+def test_an_audit_from_an_empty_store_is_incomplete_and_accuses_nobody(
+    desk: Desk, finished: int, tmp_path: Path
+) -> None:
+    result = desk.run("audit", finished, DEEPLEDGER_STORE=str(tmp_path))
+    said = " ".join(result.stdout.split())
+    assert result.exit_code == 1
+    assert "Incomplete: 1 blob cannot be had here. Is this the store" in said
+    assert "0 of 2 settled rounds derived again" in said
+    assert "mismatch" not in said
+
+
+def test_an_audit_with_another_task_than_the_pinned_one_is_refused(desk: Desk, finished: int) -> None:
+    result = desk.run("audit", finished, "--task", __file__)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "the job pins the source of task 'task' with SHA-256" in result.stderr
+
+
 def test_models_are_exported(desk: Desk, finished: int, tmp_path: Path) -> None:
     first, last = tmp_path / "first.safetensors", tmp_path / "last.safetensors"
     assert desk.json("model", "export", finished, "--to", first, "--round", 0)["settled_rounds"] == 0

@@ -40,14 +40,16 @@ def audit(
     job: JobId,
     *,
     tasks: Sequence[Path] = (),
+    task: Path | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Audit:
     """Audit a job up to the newest block. `tasks` are places to look for the pinned task source, for the evaluation.
 
-    `workers` processes share what is to be evaluated.
+    `task` is a source that must be the pinned one. `workers` processes share what is to be evaluated.
 
-    Raises `BadInput` for an unknown job, and if chain or store cannot be reached; every lie is a finding, not an error.
+    Raises `BadInput` for an unknown job, `TaskMismatch` for another `task`, and if chain or store cannot be reached;
+    every lie is a finding, not an error.
     """
     tell: Progress = progress or (lambda *_: None)
     head = reader.head()
@@ -59,7 +61,9 @@ def audit(
     rounds: list[AuditedRound] = []
     status = "not checked because the spec cannot be had"
     if spec is not None:
-        bench, status = _bench(state, counted, spec, tasks, findings)
+        if task is not None:
+            find_source(spec.task, [task])
+        bench, status = _bench(state, counted, spec, [task, *tasks] if task else tasks, findings)
         evaluator = evaluator_for(bench, workers=workers) if bench is not None else None
         model = _first_model(state, spec, counted, findings)
         for number, over in enumerate(state.history):

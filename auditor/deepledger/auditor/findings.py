@@ -63,6 +63,11 @@ class Audit:
         return not self.findings
 
     @property
+    def mismatches(self) -> int:
+        """Findings that say that something is wrong, not only that it cannot be had."""
+        return sum(finding.kind is not Kind.BLOB for finding in self.findings)
+
+    @property
     def complete(self) -> bool:
         """Every blob that the chain names could be had. What could not be had is never taken for right."""
         return all(finding.kind is not Kind.BLOB for finding in self.findings)

@@ -51,7 +51,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
         "matches": audit.matches,
         "complete": audit.complete,
         "block": {"number": audit.head.number, "hash": audit.head.hash, "timestamp": audit.head.timestamp},
-        "rounds_settled": len(audit.rounds),
+        "rounds_settled": len(audit.job.history),
         "rounds_derived": sum(each.derived for each in audit.rounds),
         "evaluation": audit.evaluation,
         "blobs": audit.blobs,
@@ -197,13 +197,24 @@ def _finding(number: int, finding: Finding) -> Text:
 
 
 def _verdict(audit: Audit) -> Text:
-    derived = sum(each.derived for each in audit.rounds)
+    derived = f"{sum(each.derived for each in audit.rounds)} of {len(audit.job.history)}"
     open_round = "" if audit.job.outcome is not None else f" Round {audit.job.round} is not settled yet."
     what = (
         f"{len(audit.events)} events up to block {audit.head.number}, {audit.blobs} blobs ({audit.bytes:,} bytes), "
-        f"{derived} of {len(audit.rounds)} settled rounds derived again. Evaluation: {audit.evaluation}.{open_round}"
+        f"{derived} settled rounds derived again. Evaluation: {audit.evaluation}.{open_round}"
     )
     if audit.matches:
         return Text(f"\nEverything matches. {what}", "bold green")
-    count = "1 mismatch" if len(audit.findings) == 1 else f"{len(audit.findings)} mismatches"
-    return Text(f"\n{count}. {what}", "bold red")
+    return Text(f"\n{_count(audit)} {what}", "bold red" if audit.mismatches else "bold yellow")
+
+
+def _count(audit: Audit) -> str:
+    """What is wrong, and what is only missing: a store that lacks a blob accuses nobody."""
+    missing, wrong = len(audit.findings) - audit.mismatches, audit.mismatches
+    counted = [f"{wrong} mismatch{'es' if wrong != 1 else ''}."] if wrong else []
+    if missing:
+        counted.append(
+            f"Incomplete: {missing} blob{'s' if missing != 1 else ''} cannot be had here. Is this the store that the "
+            "job's participants use? Name that one with --store."
+        )
+    return " ".join(counted)

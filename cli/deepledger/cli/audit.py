@@ -26,15 +26,15 @@ def audit(
     store: Store,
     tasks: TaskPlaces = "",
     task: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The task's source, to redo evaluations; besides --tasks.")
+        Path | None, typer.Option(metavar="FILE", help="The pinned task source, to redo evaluations; besides --tasks.")
     ] = None,
     workers: Workers = None,
     json: Json = False,
 ) -> None:
     """Replay a job from chain and blob store, and compare it with what was settled.
 
-    Trusts nobody and needs no account. Exits with 0 only if everything matches, with 1 after a mismatch. Without torch
-    or the task's source, everything but the evaluation is derived again, and that is said.
+    Trusts nobody and needs no account. Exits with 0 only if everything matches, with 1 after a mismatch or if a blob
+    cannot be had. Without torch or the task's source, everything but the evaluation is derived again, and that is said.
 
     Example: deepledger audit 1 --task examples/digits/task.py
     """
@@ -42,11 +42,19 @@ def audit(
     from deepledger.auditor.render import as_json, render
     from deepledger.cli import show
 
-    searched = ([task] if task else []) + places(tasks)
-    found = audit(
-        chain.reader(), store.open(), JobId(job), tasks=searched, workers=workers or CORES, progress=_progress
-    )
-    _clear()
+    searched = places(tasks)
+    try:
+        found = audit(
+            chain.reader(),
+            store.open(),
+            JobId(job),
+            tasks=searched,
+            task=task,
+            workers=workers or CORES,
+            progress=_progress,
+        )
+    finally:
+        _clear()
     if json:
         show.as_json(as_json(found))
     else:
