@@ -14,7 +14,9 @@ from deepledger.auditor.findings import Kind
 from deepledger.auditor.render import as_json, render
 from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.chain.events import Credited, Phase, Settled
+from deepledger.protocol.errors import BadInput
 from deepledger.protocol.settlement import Judged, Verdict
+from deepledger.protocol.task import Task
 
 
 def audited(play):
@@ -256,6 +258,66 @@ def test_odd_commitments_that_the_contract_takes_are_no_breach(play):
     play.settle()
     result = audited(play)
     assert result.matches, result.findings
+
+
+def failing(monkeypatch, *, when=lambda model: True):
+    """From now on the task fails on this machine."""
+    whole = Task.evaluate
+
+    def evaluate(task, model, data):
+        if when(model):
+            raise BadInput("evaluate failed: OutOfMemoryError: CUDA out of memory")
+        return whole(task, model, data)
+
+    monkeypatch.setattr(Task, "evaluate", evaluate)
+
+
+def test_an_evaluation_that_fails_here_accuses_nobody(play, monkeypatch):
+    play.round()
+    play.round()
+    failing(monkeypatch)
+    result = audited(play)
+    assert result.matches, result.findings
+    assert [each.derived for each in result.rounds] == [True, True]
+    assert "checked in 0 of 2 rounds: evaluate failed: OutOfMemoryError" in result.evaluation
+    assert "CUDA" in as_json(result)["evaluation"]
+
+
+def test_an_evaluation_that_failed_there_and_fails_here_is_checked(play, monkeypatch):
+    failing(monkeypatch)
+    play.round()
+    result = audited(play)
+    assert result.matches, result.findings
+    assert result.evaluation == "checked"
+    monkeypatch.undo()
+    (finding,) = audited(play).findings
+    assert finding.kind is Kind.EVALUATION
+    assert "0/34 correct, loss 1000000000" in finding.claimed
+
+
+def test_coalitions_on_which_the_task_fails_here_accuse_nobody_and_excuse_nobody(world, monkeypatch):
+    play = sys.modules[type(world).__module__].Play(world, spec_changes={"rewards": {"policy": "contribution"}})
+
+    def praise(claim):
+        praised = {
+            coalition: result.model_copy(update={"loss_millionths": result.loss_millionths // 2})
+            for coalition, result in claim.settlement.evaluations.items()
+        }
+        claim.settlement = replace(claim.settlement, evaluations=praised)
+
+    def fail_now_and_then(model):
+        calls.append(model)
+        return len(calls) % 5 in (2, 3)  # both tries
+
+    play.round()
+    play.round(lie=praise)
+    calls = []
+    failing(monkeypatch, when=fail_now_and_then)
+    result = audited(play)
+    assert {finding.round for finding in result.findings} == {1}
+    assert Kind.EVALUATION in {finding.kind for finding in result.findings}
+    assert result.rounds[0].derived
+    assert result.evaluation == "checked in 0 of 2 rounds: the task failed here on models of coalitions"
 
 
 def test_without_torch_all_but_the_evaluation_is_derived(play):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,24 @@ def test_a_model_that_the_task_cannot_stand_has_the_worst_result(tmp_path: Path,
     assert bench.evaluate(poisoned) == Evaluation(samples=3, correct=0, loss_millionths=WORST_LOSS)
     with pytest.raises(BadInput, match="contains infinity"):
         bench.try_out(poisoned)
+
+
+def test_a_machine_that_fails_once_is_tried_again(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = prepare(tmp_path, b"123")
+    model = encode_model(read_floats(bench.module), bench.spec.model)
+    whole, tries = Task.evaluate, []
+
+    def short_of_memory(task: Task, *arguments: Any) -> Evaluation:
+        tries.append(task)
+        if len(tries) == 1:
+            raise BadInput("evaluate failed: OutOfMemoryError")
+        return whole(task, *arguments)
+
+    monkeypatch.setattr(Task, "evaluate", short_of_memory)
+    assert bench.evaluate(model) == Evaluation(samples=3, correct=0, loss_millionths=6_000_000)
+    assert len(tries) == 2
 
 
 def test_a_disk_without_room_is_told(tmp_path: Path, temporary: Path) -> None:

@@ -195,8 +195,11 @@ def _bench(
 
 
 def _evaluated(rounds: Sequence[AuditedRound]) -> str:
-    done = sum(each.evaluation is not None for each in rounds)
-    return "checked" if done == len(rounds) else f"checked in {done} of {len(rounds)} rounds"
+    done = sum(each.evaluation is not None and each.unchecked is None for each in rounds)
+    if done == len(rounds):
+        return "checked"
+    why = next((f": {each.unchecked}" for each in rounds if each.unchecked is not None), "")
+    return f"checked in {done} of {len(rounds)} rounds{why}"
 
 
 class _Counted:

@@ -43,6 +43,7 @@ class AuditedRound:
     report: Report | None  # None if it cannot be had or read
     derived: bool  # the model was re-derived from the updates
     evaluation: Evaluation | None  # re-derived; None if it was not
+    unchecked: str | None  # why results could not be checked, where the task failed here: that accuses nobody
 
 
 @dataclass(frozen=True, slots=True)

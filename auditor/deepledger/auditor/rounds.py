@@ -48,7 +48,9 @@ def audit_round(
 
     report = _report(over, store, find)
     claimed_after = _claimed_model(over, spec, store, find)
-    evaluation = _evaluate(bench, claimed_after, find) if bench is not None and claimed_after is not None else None
+    evaluation, unchecked = None, None
+    if bench is not None and claimed_after is not None:
+        evaluation, unchecked = _evaluate(bench, claimed_after, report)
     derived = False
     if before is not None and all(reveal.participant in over.participants for reveal in over.opened.reveals):
         revealed = revealed_in(job, over.opened, over.participants, spec)
@@ -57,6 +59,7 @@ def audit_round(
         with suppress(Underivable):
             settlement = settle(spec, after, revealed, claims)
             derived = not claims.incomplete
+        unchecked = unchecked or claims.unchecked
         if settlement is not None and derived:
             _compare_money(settlement, over, find)
             _compare_model(after, claimed_after, find)
@@ -69,15 +72,17 @@ def audit_round(
             say(report.evaluation),
             say(evaluation),
         )
-    return AuditedRound(over, report, derived, evaluation), claimed_after
+    return AuditedRound(over, report, derived, evaluation, unchecked), claimed_after
 
 
-def _evaluate(bench: Bench, model: ModelVector, find: Find) -> Evaluation | None:
+def _evaluate(bench: Bench, model: ModelVector, report: Report | None) -> tuple[Evaluation | None, str | None]:
+    """The result, or why there is none."""
     try:
-        return bench.evaluate(model)
+        return bench.try_out(model), None
     except BadInput as error:
-        find(Kind.EVALUATION, "the settled model cannot be evaluated", "a result", str(error))
-        return None
+        if report is not None and report.evaluation == bench.worst:
+            return bench.worst, None  # it failed there, too
+        return None, str(error)
 
 
 def _report(over: SettledRound, store: BlobStore, find: Find) -> Report | None:

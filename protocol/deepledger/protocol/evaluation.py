@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from deepledger.protocol.vectors import ModelVector, decode_model
 if TYPE_CHECKING:
     import torch
 
+_TRIES = 2
+
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Bench:
@@ -33,16 +36,23 @@ class Bench:
     path: Path  # of the validation set
 
     def evaluate(self, model: ModelVector) -> Evaluation:
-        """A model on which the task's own code fails has the worst result: no update may stop a job."""
-        try:
-            return self.try_out(model)
-        except BadInput:
-            return Evaluation(samples=len(self.validation), correct=0, loss_millionths=WORST_LOSS)
+        """A model on which the task's own code fails has the worst result: no update may stop a job.
+
+        It is tried twice, because this machine may have been short of something for a moment.
+        """
+        for _ in range(_TRIES):
+            with suppress(BadInput):
+                return self.try_out(model)
+        return self.worst
 
     def try_out(self, model: ModelVector) -> Evaluation:
-        """Raises `BadInput` where the task fails: for a task that nobody has seen working yet."""
+        """Raises `BadInput` where the task fails: for whoever must know that it did."""
         write_floats(self.module, decode_model(model, self.spec.model))
         return self.task.evaluate(self.module, self.validation)
+
+    @property
+    def worst(self) -> Evaluation:
+        return Evaluation(samples=len(self.validation), correct=0, loss_millionths=WORST_LOSS)
 
 
 def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource) -> Bench:
@@ -86,6 +96,11 @@ def _no_room(error: OSError) -> StateError:
         f"cannot keep the validation set in a temporary file: {error.strerror}; free space, or set TMPDIR to another "
         "folder"
     )
+
+
+def may_be_failure(derived: Evaluation) -> bool:
+    """Whether `Bench.evaluate` says this where the task failed: on this machine, and perhaps not on another."""
+    return derived.correct == 0 and derived.loss_millionths == WORST_LOSS
 
 
 def agrees(claimed: Evaluation, derived: Evaluation, tolerance: Validation) -> bool:
