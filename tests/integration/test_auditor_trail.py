@@ -8,14 +8,18 @@ from __future__ import annotations
 import sys
 from dataclasses import fields, replace
 from enum import IntEnum
+from io import StringIO
 
 import pytest
 from eth_utils.crypto import keccak
+from rich.console import Console
 
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
-from deepledger.auditor.render import as_json
+from deepledger.auditor.render import as_json, render
+from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import CoordinatorReplaced, Departure, JobCreated, Outcome
+from deepledger.protocol.ether import eth
 
 ETHER = 10**18
 
@@ -146,6 +150,21 @@ def test_a_run_in_which_everything_happens_matches(world, told):
     assert set(departures) == set(Departure)
     assert result.held == 0 == int(world.rpc("eth_getBalance", world.contract, "latest"), 16)
     assert as_json(result)["held"] == "0"
+
+
+def test_the_trail_for_people_names_every_transaction_blob_and_amount(told):
+    events, audited = told
+    console = Console(file=StringIO(), width=140)
+    console.print(render(audited(events)))
+    shown = console.file.getvalue()
+    for event in events:
+        assert shown.count(f"  {event.at.transaction}\n") == 1
+        for name in ("digest", "model_digest", "report_digest"):
+            assert not hasattr(event, name) or cid_of(getattr(event, name)) in shown
+        for name in ("amount", "stake", "pot", "penalty"):
+            assert not hasattr(event, name) or eth(getattr(event, name)) in shown
+    (created,) = [line for line in shown.splitlines() if "JobCreated" in line]
+    assert created.endswith(f"{eth(events[0].terms.rounds * events[0].terms.reward)} in escrow")
 
 
 def test_every_withheld_event_is_found(told):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -13,17 +14,31 @@ from rich.text import Text
 from deepledger.auditor.findings import Audit, Finding
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import (
+    BondPosted,
+    BondReleased,
     Committed,
+    CoordinatorReplaced,
     Credited,
+    DisclosureDue,
     Event,
+    JobCreated,
+    JobEnded,
     Joined,
     Left,
     PenaltyTaken,
     Revealed,
+    RoundOpened,
+    RoundStarved,
     Settled,
+    ValidationDisclosed,
     Withdrawn,
 )
+from deepledger.protocol.ether import eth
 from deepledger.protocol.settlement import Verdict
+from deepledger.protocol.types import Wei
+
+_WHAT, _WHO = 19, 11
+"""Widths of columns: the longest name of an event, a short address."""
 
 _COPIES = (Verdict.NEAR_COPY, Verdict.COLLUDING)
 
@@ -100,20 +115,21 @@ def _event_json(event: Event) -> dict[str, Any]:
     }
 
 
-def _trail(audit: Audit) -> Table:
-    table = Table(title="Trail", title_justify="left", box=None, header_style="dim")
-    for column in ("when (UTC)", "block", "transaction", "what", "who", "blob or amount"):
-        table.add_column(column, no_wrap=column != "blob or amount", overflow="fold")
-    for event in audit.events:
-        table.add_row(
-            datetime.fromtimestamp(event.at.timestamp, UTC).strftime("%m-%d %H:%M:%S"),
-            str(event.at.block),
-            event.at.transaction[:10],
-            type(event).__name__,
-            Text(_who(event)),
-            Text(_what(event)),
-        )
-    return table
+def _trail(audit: Audit) -> Text:
+    """A line for each transaction, and below it what happened in it."""
+    text = Text("Trail", style="italic")
+    text.append("  (times are UTC)\n", "dim")
+    for transaction, events in groupby(audit.events, lambda event: event.at.transaction):
+        for number, event in enumerate(events):
+            if number == 0:
+                when = datetime.fromtimestamp(event.at.timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S")
+                text.append(f"{when}  block {event.at.block}  {transaction}\n", "not italic dim")
+            first, *others = _what(event) or [""]
+            text.append(f"  {type(event).__name__:<{_WHAT}}  {_who(event):<{_WHO}}  {first}".rstrip(), "not italic")
+            for other in others:
+                text.append(f"\n{'':{_WHAT + _WHO + 6}}{other}", "not italic")
+            text.append("\n")
+    return text
 
 
 def _who(event: Event) -> str:
@@ -128,20 +144,42 @@ def _short(address: str) -> str:
     return f"{address[:6]}…{address[-4:]}"
 
 
-def _what(event: Event) -> str:
+def _what(event: Event) -> list[str]:
+    """Round, amounts and blobs: what matters of it."""
     match event:
+        case JobCreated(terms=terms):
+            return [
+                f"{eth(Wei(terms.rounds * terms.reward))} in escrow",
+                f"spec {cid_of(terms.spec_digest)}",
+                f"model {cid_of(terms.model_digest)}",
+            ]
         case Revealed(digest=digest):
-            return cid_of(digest)
-        case Settled(model_digest=digest):
-            return cid_of(digest)
+            return [cid_of(digest)]
+        case RoundOpened(round=round, attempt=attempt) | RoundStarved(round=round, attempt=attempt):
+            return [f"round {round}, attempt {attempt}"]
+        case Settled(round=round, model_digest=model, report_digest=report, pot=pot):
+            return [f"round {round}, {eth(pot)}", f"model {cid_of(model)}", f"report {cid_of(report)}"]
         case Committed(commitment=commitment):
-            return f"0x{commitment.hex()[:16]}…"
+            return [f"0x{commitment.hex()[:16]}…"]
         case Joined(seat=seat, samples=samples):
-            return f"seat {seat}, {samples} samples"
-        case Credited(amount=amount) | Withdrawn(amount=amount) | PenaltyTaken(amount=amount) | Left(stake=amount):
-            return f"{amount / 10**18:.6f} ETH" if not 0 < amount < 10**12 else f"{amount} wei"
+            return [f"seat {seat}, {samples} samples"]
+        case CoordinatorReplaced(penalty=penalty, successor=successor):
+            return [f"{eth(penalty)}, succeeded by {_short(successor) if successor else 'nobody'}"]
+        case (
+            BondPosted(amount=amount)
+            | BondReleased(amount=amount)
+            | Credited(amount=amount)
+            | Withdrawn(amount=amount)
+            | PenaltyTaken(amount=amount)
+            | Left(stake=amount)
+        ):
+            return [eth(amount)]
+        case JobEnded(outcome=outcome) | DisclosureDue(outcome=outcome):
+            return [outcome.name.lower()]
+        case ValidationDisclosed(key=key):
+            return [f"key {key.hex()}"]
         case _:
-            return ""
+            return []
 
 
 def _rounds(audit: Audit) -> Table:

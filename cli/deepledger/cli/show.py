@@ -6,29 +6,16 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from deepledger.cli.commands import printable
-from deepledger.protocol.types import Address, Seconds, Wei
+from deepledger.protocol.ether import eth as eth
+from deepledger.protocol.types import Address, Seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_ETHER, _GWEI = 10**18, 10**9
-_DECIMALS = 9
-
-
-def eth(amount: Wei) -> str:
-    """To nine decimals; an ellipsis says that there is more. Below that, in wei."""
-    if 0 < abs(amount) < _GWEI:
-        return f"{amount} wei"
-    scaled = Decimal(amount) / _ETHER
-    cut = scaled.quantize(Decimal(1).scaleb(-_DECIMALS), rounding="ROUND_DOWN")
-    text = f"{cut:f}".rstrip("0").rstrip(".")
-    return f"{text}{'…' if cut != scaled else ''} ETH"
 
 
 def short(address: str, among: Iterable[str] = ()) -> str:
