@@ -15,7 +15,7 @@ from deepledger.auditor.render import as_json, render
 from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.chain.events import Credited, Phase, Settled
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.settlement import Judged, Verdict
+from deepledger.protocol.settlement import Coalition, Judged, Verdict
 from deepledger.protocol.task import Task
 
 
@@ -110,6 +110,214 @@ def test_a_lie_is_named(play, lie, kind):
     assert kind in {finding.kind for finding in result.findings}
     assert {finding.round for finding in result.findings} == {1}, "one lie is named once, not in later rounds"
     assert {finding.at.transaction for finding in result.findings} == {settled.at.transaction}
+
+
+# What scores, signs and memory say
+
+
+@pytest.fixture
+def valued(world):
+    """A job of four that screens and pays by contribution."""
+    module = sys.modules[type(world).__module__]
+    changes = {"rewards": {"policy": "contribution", "floor_percent": 20}, "screening": {}}
+    return module.Play(world, participants=4, spec_changes=changes)
+
+
+def near_copy(play):
+    """The last participant sends what the first one does, with a little noise."""
+    first, *rest = play.trained()
+    noise = play.random.integers(-9, 10, len(first) // 2).astype("<i2")
+    return [first, *rest[:2], (np.frombuffer(first, "<i2") + noise).tobytes()]
+
+
+def test_an_honest_run_that_values_contributions_matches(valued):
+    valued.round(valued.trained())
+    valued.round(near_copy(valued))
+    noise = (valued.random.normal(size=420) * 2000).astype("<i2").tobytes()
+    valued.round([*valued.trained()[:3], noise])
+    valued.go_home()
+    result = audited(valued)
+    assert result.matches, result.findings
+    assert result.evaluation == "checked"
+    found = [[update.verdict for update in each.report.updates] for each in result.rounds]
+    assert found == [
+        [Verdict.ACCEPTED] * 4,
+        [*[Verdict.ACCEPTED] * 3, Verdict.COLLUDING],
+        [*[Verdict.ACCEPTED] * 3, Verdict.NOISE],
+    ]
+    assert result.rounds[2].report.updates[3].reputation == 750_000
+    assert [len(each.report.coalitions) for each in result.rounds] == [16, 8, 8]
+    assert min(update.score for update in result.rounds[0].report.updates) > 50_000
+
+
+def rescore(claim, change):
+    """In the report and on chain."""
+    judged = tuple(replace(each, score=change(each)) for each in claim.settlement.judged)
+    claim.settlement = replace(claim.settlement, judged=judged)
+    claim.scores = list(claim.settlement.scores)
+
+
+def reward_a_friend(claim):
+    rescore(claim, lambda judged: judged.score + (judged.contribution.seat == 2))
+
+
+def change_a_result(claim):
+    results = dict(claim.settlement.evaluations)
+    coalition = next(each for each in results if each.seats == 0b0101)
+    results[coalition] = results[coalition].model_copy(update={"loss_millionths": 1})
+    claim.settlement = replace(claim.settlement, evaluations=results)
+
+
+def leave_out_a_result(claim):
+    results = dict(claim.settlement.evaluations)
+    results.popitem()
+    claim.settlement = replace(claim.settlement, evaluations=results)
+
+
+def add_a_result(claim):
+    results = dict(claim.settlement.evaluations)
+    results[Coalition(0b10000)] = next(iter(results.values()))
+    claim.settlement = replace(claim.settlement, evaluations=results)
+
+
+def change_first(claim, **fields):
+    first, *rest = claim.settlement.judged
+    claim.settlement = replace(claim.settlement, judged=(replace(first, **fields), *rest))
+
+
+def measure_wrongly(claim):
+    signs = claim.settlement.judged[0].signs
+    change_first(claim, signs=replace(signs, profile=signs.profile - 1))
+
+
+def call_overstated(claim):
+    change_first(claim, overstated=True)
+
+
+def speak_ill_of(claim):
+    contribution = claim.settlement.judged[0].contribution
+    change_first(claim, contribution=replace(contribution, reputation=contribution.reputation - 1))
+
+
+def call_noise(claim):
+    judged_otherwise(Verdict.NOISE, claim)
+
+
+def call_noise_and_leave_its_results_out(claim):
+    call_noise(claim)
+    results = {each: result for each, result in claim.settlement.evaluations.items() if not each.seats & 1}
+    claim.settlement = replace(claim.settlement, evaluations=results)
+
+
+def call_removed(claim):
+    judged_otherwise(Verdict.REMOVED, claim)
+
+
+def accept_a_copy(claim):
+    judged = [replace(each, verdict=Verdict.ACCEPTED, score=each.score or 50_000) for each in claim.settlement.judged]
+    claim.settlement = replace(claim.settlement, judged=tuple(judged))
+    claim.accepted, claim.scores = claim.settlement.accepted, list(claim.settlement.scores)
+
+
+def invent_something_forgotten(claim):
+    claim.settlement = replace(claim.settlement, forgotten=(b"\7" * 32,))
+
+
+@pytest.mark.parametrize(
+    ("lie", "updates", "kinds", "words"),
+    [
+        (reward_a_friend, None, {Kind.SCORE, Kind.VERDICT}, "another score than its update has"),
+        (change_a_result, None, {Kind.EVALUATION, Kind.SCORE, Kind.VERDICT}, "1 of 16 results of coalitions"),
+        (leave_out_a_result, None, {Kind.REPORT}, "lacks results of coalitions"),
+        (add_a_result, None, {Kind.REPORT}, "other earlier updates or coalitions"),
+        (measure_wrongly, None, {Kind.VERDICT}, "otherwise than its bytes deserve"),
+        (call_overstated, None, {Kind.VERDICT}, "otherwise than its bytes deserve"),
+        (speak_ill_of, None, {Kind.VERDICT}, "otherwise than its bytes deserve"),
+        (call_noise, None, {Kind.VERDICT, Kind.SCORE}, "otherwise than its bytes deserve"),
+        (
+            call_noise_and_leave_its_results_out,
+            None,
+            {Kind.VERDICT, Kind.SCORE, Kind.REPORT},
+            "otherwise than its bytes deserve",
+        ),
+        (call_removed, None, {Kind.VERDICT, Kind.SCORE}, "otherwise than its bytes deserve"),
+        (accept_a_copy, near_copy, {Kind.VERDICT, Kind.SCORE}, "otherwise than its bytes deserve"),
+        (invent_something_forgotten, None, {Kind.REPORT}, "other earlier updates or coalitions"),
+    ],
+)
+def test_a_lie_about_worth_is_named(valued, lie, updates, kinds, words):
+    valued.round(valued.trained())
+    valued.round(updates(valued) if updates else valued.trained(), lie=lie)
+    valued.round(valued.trained())
+    result = audited(valued)
+    assert {finding.kind for finding in result.findings} == kinds
+    assert {finding.round for finding in result.findings} == {1}, "one lie is named once, not in later rounds"
+    assert any(words in finding.explanation for finding in result.findings)
+
+
+def bent(play, parts):
+    """Sources that make a coordinator settle consistently with results that are off by some millionths of the loss."""
+
+    class Bent(play.sources):
+        def evaluate(self, coalitions, wanted):
+            for coalition, result in zip(wanted, super().evaluate(coalitions, wanted), strict=True):
+                off = result.loss_millionths * parts // 10**6 if coalition.seats == 0b0010 else 0
+                yield result.model_copy(update={"loss_millionths": result.loss_millionths - off})
+
+    return Bent
+
+
+def test_results_that_are_wrong_are_found_though_all_else_follows_from_them(valued):
+    honest = valued.sources
+    for parts in (0, 100_000):
+        valued.sources = bent(valued, parts)
+        valued.round(valued.trained())
+        valued.sources = honest
+    (finding,) = audited(valued).findings
+    assert (finding.kind, finding.round) == (Kind.EVALUATION, 1)
+    assert (
+        "1 of 16 results of coalitions are not those of their models, the first is that of seats 10"
+        in finding.explanation
+    )
+
+
+def test_results_may_differ_as_two_machines_do(valued):
+    valued.sources = bent(valued, 500)
+    valued.round(valued.trained())
+    assert audited(valued).matches
+
+
+def test_an_earlier_update_that_is_called_forgotten_and_is_there_is_named(valued):
+    valued.round(valued.trained())
+    honest = valued.sources
+
+    class Forgetful(honest):
+        def earlier_update(self, contribution):
+            return None if contribution.seat == 2 else super().earlier_update(contribution)
+
+    valued.sources = Forgetful
+    valued.round(valued.trained())
+    valued.sources = honest
+    valued.round(valued.trained())
+    (finding,) = audited(valued).findings
+    assert (finding.kind, finding.round) == (Kind.CONTESTED, 1)
+    assert valued.nodes[2].account in finding.explanation
+
+
+@pytest.mark.parametrize("gone", ["before", "afterwards"])
+def test_an_earlier_update_that_is_gone_is_said_to_be(valued, gone):
+    """Gone when the round was settled: only the earlier one cannot be derived any more."""
+    valued.round(valued.trained())
+    digest = valued.see().history[0].opened.reveals[1].digest
+    (path,) = (valued.world.folder / "store").rglob(f"{cid_of(digest)}*")
+    if gone == "before":
+        path.unlink()
+    valued.round(valued.trained())
+    if gone == "afterwards":
+        path.unlink()
+    findings = audited(valued).findings
+    assert {finding.kind for finding in findings} == {Kind.BLOB}
+    assert {finding.round for finding in findings} == ({0} if gone == "before" else {0, 1})
 
 
 def test_one_unit_in_one_coordinate_is_pointed_at(play):
@@ -320,8 +528,11 @@ def test_coalitions_on_which_the_task_fails_here_accuse_nobody_and_excuse_nobody
     assert result.evaluation == "checked in 0 of 2 rounds: the task failed here on models of coalitions"
 
 
-def test_without_torch_all_but_the_evaluation_is_derived(play):
-    play.round()
+def test_without_torch_all_but_the_evaluation_is_derived(play, valued):
+    """Scores follow from the results that the report claims."""
+    for _ in range(3):
+        play.round()
+        valued.round(valued.trained())
     script = f"""
 import sys
 sys.modules["torch"] = None
@@ -334,10 +545,11 @@ from deepledger.protocol.blobs import open_store
 from deepledger.protocol.chain.web3_ledger import connect
 reader = connect({play.world.url!r}, {play.world.contract!r})
 store = open_store({str(play.world.folder / "store")!r})
-result = audit(reader, store, {play.job}, tasks=[Path({str(play.world.task)!r})])
-assert result.matches, result.findings
-assert result.evaluation == "not checked because torch is not installed"
-assert result.rounds[0].derived
+for job in {play.job, valued.job}:
+    result = audit(reader, store, job, tasks=[Path({str(play.world.task)!r})])
+    assert result.matches, result.findings
+    assert result.evaluation == "not checked because torch is not installed"
+    assert [each.derived for each in result.rounds] == [True] * 3
 assert not any(name.startswith(("deepledger.node", "deepledger.coordinator")) for name in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -6,14 +6,17 @@ import pytest
 
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.report import (
+    MAX_COALITIONS,
     MAX_REPORT_BYTES,
+    EvaluatedCoalition,
     Evaluation,
     Report,
+    SignsOf,
     build_report,
     parse_report,
     report_bytes,
 )
-from deepledger.protocol.settlement import Coalition, Contribution, Judged, Settlement, Verdict
+from deepledger.protocol.settlement import Coalition, Contribution, Judged, Settlement, Verdict, most_coalitions
 
 from .scripted import A, B, C, Script, digest
 
@@ -73,6 +76,10 @@ CHANGES = {
     "digest": lambda fields: fields["model_after"].update(digest="00"),
     "participant": lambda fields: fields["updates"][0].update(participant="0xA\x1b[2J"),
     "evaluation.loss_millionths": lambda fields: fields["evaluation"].update(loss_millionths=2**53),
+    "coalitions.0.seats": lambda fields: fields["coalitions"][0].update(seats="1" * 17),
+    "coalitions": lambda fields: fields.update(coalitions=fields["coalitions"][:1] * (MAX_COALITIONS + 1)),
+    "forgotten": lambda fields: fields.update(forgotten=["00" * 32] * 257),
+    "signs.norm": lambda fields: fields["updates"][0]["signs"].update(norm=-1),
     "note": lambda fields: fields.update(note="hello"),
     "round": lambda fields: fields.pop("round"),
     "version": lambda fields: fields.update(version=2),
@@ -100,8 +107,23 @@ def test_only_the_canonical_form_is_read(report):
         parse_report(data.ljust(MAX_REPORT_BYTES + 1))
 
 
-def test_the_largest_report_has_room(report):
-    most = 2**53 - 1
-    update = report.updates[1].model_copy(update={"seat": most, "weight": most, "score": most})
-    largest = report.model_copy(update={"updates": (update,) * 64})
-    assert len(report_bytes(largest)) < MAX_REPORT_BYTES
+def test_the_largest_report_has_room(report, spec_of):
+    """As much as a spec allows: 64 updates, 4 rounds remembered, everybody suspected, Shapley values of all."""
+    most, worst = 2**53 - 1, 10**15
+    signs = SignsOf(norm=worst, likeness=2 * 10**12, like=A, profile=-(10**6), alignment=-(10**6), harm=-worst)
+    update = report.updates[1].model_copy(
+        update={"verdict": Verdict.LABEL_FLIPPED, "seat": 63, "weight": 2**32, "score": 2**32, "signs": signs}
+    )
+    spec = spec_of(screening={"harm_percent": 1}, rewards={"policy": "contribution", "most_evaluations": 4000})
+    number = most_coalitions(spec, 64)
+    assert number <= MAX_COALITIONS
+    coalition = EvaluatedCoalition(seats="f" * 16, plain=False, correct=2**32, loss_millionths=worst)
+    largest = report.model_copy(
+        update={
+            "updates": (update,) * 64,
+            "forgotten": ("f" * 64,) * 256,
+            "coalitions": (coalition,) * number,
+            "job": most,
+        }
+    )
+    assert parse_report(report_bytes(largest)) == largest

@@ -91,30 +91,32 @@ class Claims:
             raise Underivable from error
 
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
-        """As claimed; with an evaluator, held against what it gets."""
+        """As claimed; with an evaluator, held against what it gets, which stands in for what was not claimed."""
         missing = [coalition for coalition in wanted if coalition not in self._evaluations]
         if missing:
             what = "the report lacks results of coalitions that verdicts or scores follow from"
             self._find(Kind.REPORT, what, f"{len(self._evaluations)} results", f"also seats {missing[0].seats:b}")
+            if self._evaluator is None:
+                raise Underivable
+        if self._evaluator is None:
+            return [self._evaluations[coalition] for coalition in wanted]
+        derived = dict(zip(wanted, self._evaluator.evaluate(coalitions, wanted), strict=True))
+        claimed = {coalition: self._evaluations.get(coalition, result) for coalition, result in derived.items()}
+        other = [each for each in wanted if not agrees(claimed[each], derived[each], self._spec.validation)]
+        wrong = [each for each in other if not may_be_failure(derived[each])]
+        if len(wrong) < len(other):
+            self.unchecked = "the task failed here on models of coalitions"
+        if wrong:
+            self._find(
+                Kind.EVALUATION,
+                f"{len(wrong)} of {len(wanted)} results of coalitions are not those of their models, the first is "
+                f"that of seats {wrong[0].seats:b}",
+                say(claimed[wrong[0]]),
+                say(derived[wrong[0]]),
+            )
+        if any(may_be_failure(derived[coalition]) for coalition in missing):
             raise Underivable
-        claimed = [self._evaluations[coalition] for coalition in wanted]
-        if self._evaluator is not None:
-            derived = self._evaluator.evaluate(coalitions, wanted)
-            pairs = list(zip(wanted, claimed, derived, strict=True))
-            other = [each for each in pairs if not agrees(each[1], each[2], self._spec.validation)]
-            wrong = [each for each in other if not may_be_failure(each[2])]
-            if len(wrong) < len(other):
-                self.unchecked = "the task failed here on models of coalitions"
-            if wrong:
-                coalition, claim, truth = wrong[0]
-                self._find(
-                    Kind.EVALUATION,
-                    f"{len(wrong)} of {len(pairs)} results of coalitions are not those of their models, the first is "
-                    f"that of seats {coalition.seats:b}",
-                    say(claim),
-                    say(truth),
-                )
-        return claimed
+        return [claimed[coalition] for coalition in wanted]
 
     def _fetch(self, contribution: Contribution) -> tuple[FileVector, Buffer]:
         """As a vector, and as all its bytes, which are in memory while they are looked at."""
