@@ -1,5 +1,7 @@
 """What a coordinator does next, in every phase and place on the list."""
 
+from dataclasses import replace
+
 import pytest
 
 from deepledger.coordinator.decision import (
@@ -14,6 +16,7 @@ from deepledger.coordinator.decision import (
     gives_up_at,
     has_bond,
     next_step,
+    restarts_at,
     reveals_are_over,
     successor,
 )
@@ -54,8 +57,9 @@ def job(*, bonded=(A, B, C), serving=0, bond=5, **changes):
         (Phase.COMMITTING, 109, attempt(), Wait(Phase.COMMITTING), Wait(Phase.COMMITTING)),
         (Phase.REVEALING, 110, attempt(reveals=1), Wait(Phase.REVEALING), Wait(Phase.REVEALING)),
         (Phase.SETTLING, 120, attempt(), Settle(attempt()), Wait(Phase.SETTLING)),
-        (Phase.STARVED, 110, attempt(commits=1, reveals=0), Restart(), Restart()),
-        (Phase.STARVED, 120, attempt(reveals=1), Restart(), Restart()),
+        (Phase.STARVED, 110, attempt(commits=1, reveals=0), Wait(Phase.STARVED), Wait(Phase.STARVED)),
+        (Phase.STARVED, 114, attempt(commits=1, reveals=0), Restart(), Restart()),
+        (Phase.STARVED, 124, attempt(reveals=1), Restart(), Restart()),
         (Phase.OVERDUE, 130, attempt(), Settle(attempt()), Replace()),
     ],
 )
@@ -100,6 +104,12 @@ def test_something_is_at_stake_with_a_bond_or_a_round():
     assert not at_stake(job(bonded=(B,)), A)
     assert at_stake(job(bonded=(), attempt=attempt()), A)
     assert not at_stake(job(outcome=Outcome.COMPLETED), A)
+
+
+def test_a_round_that_starves_again_and_again_is_restarted_less_and_less_often():
+    starved = [replace(attempt(commits=1), attempt=number) for number in (0, 1, 5, 9, 10, 60_000)]
+    assert [restarts_at(each, 2) - 110 for each in starved] == [4, 8, 128, 2048, 3600, 3600]
+    assert restarts_at(attempt(reveals=1), 2) == 124
 
 
 def test_an_update_is_waited_for_until_the_work_must_begin():

@@ -44,6 +44,7 @@ class Finish:
     """Nothing is left to do but to withdraw: the job is over, or went on without us."""
 
 
+_RESTART_PAUSES = (4, 3600)  # seconds: the first, doubled with every attempt, and the longest
 _LATE_BLOCK = 15  # seconds: an Ethereum slot, and the way from its proposer to us
 
 Step = PostBond | Settle | Restart | Replace | ReleaseBond | Wait | Finish
@@ -59,7 +60,7 @@ def next_step(job: Job, me: Address, now: Seconds) -> Step:
     if not has_bond(job, me):
         return PostBond()
     match phase:
-        case Phase.STARVED:
+        case Phase.STARVED if job.attempt is not None and now >= restarts_at(job.attempt, job.terms.min_participants):
             return Restart()
         case Phase.SETTLING | Phase.OVERDUE if serves(job, me) and job.attempt is not None:
             return Settle(job.attempt)
@@ -67,6 +68,13 @@ def next_step(job: Job, me: Address, now: Seconds) -> Step:
             return Replace()
         case _:
             return Wait(phase)
+
+
+def restarts_at(attempt: Attempt, least: int) -> Seconds:
+    """Participants come first, who want to be paid; and a round that starves again and again must not cost us much."""
+    first, longest = _RESTART_PAUSES
+    since = attempt.commit_end if len(attempt.commits) < least else attempt.reveal_end
+    return Seconds(since + min(first << min(attempt.attempt, 16), longest))
 
 
 def serves(job: Job, me: Address) -> bool:
