@@ -51,12 +51,12 @@ class Killed(BaseException):
 class Running:
     """A coordinator in a thread."""
 
-    def __init__(self, world, job, *, number=1, ledger=None, store=None, tasks=None):
+    def __init__(self, world, job, *, number=1, ledger=None, store=None, tasks=None, **options):
         self.told, self.stop, self.error = Queue(), threading.Event(), None
         self.seen = []
         arguments = (ledger or world.ledger(number), store or world.store, job)
         self._thread = threading.Thread(
-            target=self._run, args=arguments, kwargs={"tasks": tasks or [world.task]}, daemon=True
+            target=self._run, args=arguments, kwargs={"tasks": tasks or [world.task]} | options, daemon=True
         )
         self._thread.start()
 
@@ -486,6 +486,25 @@ def test_a_disk_that_is_full_is_waited_for(world, play_of, monkeypatch):
         assert coordinator.until(RoundSettled).accepted == 2
 
 
+def test_no_bond_is_posted_where_blocks_come_too_slowly(world):
+    ledger = Real(world.ledger(1))
+    ledger.block_time = lambda: 3
+    job = world.create_job(settle_window=2)
+    with pytest.raises(BadInput, match="a block 3 s"):
+        Running(world, job, ledger=ledger).join()
+
+
+def test_a_job_that_nobody_named_is_not_waited_for(world):
+    """It is taken because it lists the account: its spec is nowhere, its round is open, and nothing is deposited."""
+    job = world.create_job(bond=0, settle_penalty=0, min_participants=1, spec_digest=b"\7" * 32)
+    world.ledger(2).join(job, 1, value=10**18)
+    with pytest.raises(BlobMissing):
+        Running(world, job, stranger=True).join()
+    job = world.create_job(commit_window=10**9)
+    with pytest.raises(BadInput, match="name the job"):
+        Running(world, job, stranger=True).join()
+
+
 class Forgetful(Real):
     """A store that has what was put into it until it is told to forget all that nobody pinned; pins fail at first."""
 
@@ -618,6 +637,6 @@ def test_no_bond_is_posted_where_there_is_no_time_to_settle(world):
     slow = "def evaluate(model, data):\n    __import__('time').sleep(0.6)"
     world.task.write_text(world.task.read_text().replace("def evaluate(model, data):", slow))
     job = world.create_job(settle_window=1)
-    with pytest.raises(BadInput, match="leaves 1 s to settle a round: post no bond"):
+    with pytest.raises(BadInput, match="leaves 1 s for it: post no bond"):
         Running(world, job).join()
     assert len(world.reader().events(0, world.reader().head().number, job=job)) == 1, "its creation"

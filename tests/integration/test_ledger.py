@@ -238,6 +238,14 @@ def test_a_withheld_validation_set_is_disclosed_before_the_job_ends(stage: Stage
     assert not follower.update(timeout=1).withholds
 
 
+def test_the_time_between_blocks_is_the_shortest_of_late(stage: Stage) -> None:
+    """One block came late, as on a chain that mines on demand and had nothing to do."""
+    for seconds in (3, 3, 3, 3, 3, 3, 3, 3, 1000, 3):
+        stage.rpc("evm_increaseTime", seconds)
+        stage.rpc("evm_mine")
+    assert stage.reader().block_time() in (3, 4)
+
+
 def test_receipts_and_ranges_tell_the_same(stage: Stage) -> None:
     job = stage.settling()
     other = stage.open()

@@ -148,7 +148,7 @@ def test_a_killed_coordinator_goes_on_with_an_empty_disk(world):
 
 
 def test_the_next_coordinator_takes_over(world):
-    job = world.create_job(min_participants=2, coordinators=(1, 8), settle_window=2)
+    job = world.create_job(min_participants=2, coordinators=(1, 8), settle_window=6)
     world.ledger(1).post_bond(job, value=10**18)  # and then nothing is heard of it
     actors = [coordinator(world, job, 8), *(node(world, job, number) for number in range(2))]
     for actor in actors:

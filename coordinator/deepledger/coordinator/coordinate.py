@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.coordinator import decision, happenings
+from deepledger.coordinator.risks import Pace
 from deepledger.coordinator.settling import Prepared, post, prepare
 from deepledger.coordinator.starting import get_ready
 from deepledger.coordinator.verify import Verifier
@@ -43,7 +44,8 @@ class _Coordinator:
     evaluator: Evaluator
     observe: Callable[[Happening], None]
     stop: threading.Event
-    work: float  # seconds from the last update to the settlement; at first, those that evaluating took
+    pace: Pace
+    work: float = 0.0  # seconds from the last update to the settlement, the most so far
     settling_since: float | None = None
     prepared: Prepared | None = None
     verifier: Verifier | None = None
@@ -70,11 +72,12 @@ def coordinate(
     stop: threading.Event,
     workers: int = 1,
     ray: str | None = None,
+    stranger: bool = False,
 ) -> None:
     """Coordinate a job until it is over or `stop` is set; then the bond is withdrawn.
 
     `tasks` are files and folders in which the pinned task source is looked for; `workers` and `ray` say where models
-    are evaluated, see `evaluators`. Raises every `DeepledgerError` that
+    are evaluated, see `evaluators`; `stranger`: nobody named this job, see `risks`. Raises every `DeepledgerError` that
     does not pass by itself; the call can be repeated.
     """
     warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
@@ -84,7 +87,17 @@ def coordinate(
             raise BadInput(
                 f"{ledger.account} is not on job {job}'s list of coordinators; use the account that it names"
             )
-        ready = get_ready(store, follower, ledger.account, tasks=tasks, warn=warn, stop=stop)
+        ready = get_ready(
+            store,
+            follower,
+            ledger.account,
+            tasks=tasks,
+            block_time=ledger.block_time,
+            workers=workers,
+            stranger=stranger,
+            warn=warn,
+            stop=stop,
+        )
         if ready is None:
             persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
             return
@@ -98,7 +111,7 @@ def coordinate(
             )
         )
         evaluator = evaluator_for(ready.bench, workers=workers, ray=ray)
-        coordinator = _Coordinator(ledger, store, follower, ready.bench, evaluator, observe, stop, work=ready.seconds)
+        coordinator = _Coordinator(ledger, store, follower, ready.bench, evaluator, observe, stop, pace=ready.pace)
         with closing(evaluator), closing(coordinator):
             _run(coordinator)
     except Stopped:
@@ -225,9 +238,10 @@ def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
 def _too_late(self: _Coordinator, trouble: BlobError | None) -> bool:
     attempt, window = self.follower.job.attempt, self.follower.job.terms.settle_window
     down = isinstance(trouble, StoreUnreachable)
-    return attempt is None or self.follower.now() >= decision.gives_up_at(
-        attempt, window, work=self.work, store_is_down=down
-    )
+    if attempt is None:
+        return True
+    work = self.pace.work(self.bench.spec, len(attempt.commits), measured=self.work)
+    return self.follower.now() >= decision.gives_up_at(attempt, window, work=work, store_is_down=down)
 
 
 def _show(self: _Coordinator) -> None:

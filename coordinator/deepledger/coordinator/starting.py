@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepledger.coordinator import decision
+from deepledger.coordinator.risks import Pace, check_stranger, check_window
 from deepledger.protocol.agreement import fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
@@ -30,7 +31,7 @@ from deepledger.protocol.vectors import ModelVector
 class Readiness:
     bench: Bench
     evaluation: Evaluation  # of the present model
-    seconds: float  # that it took
+    pace: Pace
 
 
 def get_ready(
@@ -39,32 +40,40 @@ def get_ready(
     me: Address,
     *,
     tasks: Sequence[Path],
+    block_time: Callable[[], float],
+    workers: int,
+    stranger: bool,
     warn: Callable[[str], None],
     stop: threading.Event,
 ) -> Readiness | None:
-    """None if the job is over. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake."""
+    """`stranger`: nobody named this job, so nothing is at stake in it but our own bond.
+
+    None if the job is over. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake."""
 
     def passes(error: DeepledgerError) -> bool:
-        lasts = decision.at_stake(follower.job, me) and isinstance(error, BlobError | ChainError | StateError)
-        return is_transient(error) or lasts
+        at_stake = me in follower.job.bonded if stranger else decision.at_stake(follower.job, me)
+        return is_transient(error) or (at_stake and isinstance(error, BlobError | ChainError | StateError))
 
     def attempt() -> Readiness | None:
         job = follower.update()
         if job.outcome is not None:
             return None
         spec = fetch_spec(store, job.terms)
+        trusting = me in job.bonded if stranger else decision.has_bond(job, me)
+        if stranger and not trusting:
+            check_stranger(job.terms, spec)
         bench = prepare_bench(store, spec, find_source(spec.task, tasks))
         model = fetch_model(store, job.model_digest, spec)
-        trusting = decision.has_bond(job, me)
         if not trusting:
             _check_root(job, model)
-        started = time.monotonic()
         # A model of a running job may have been spoilt by its participants; that must not keep us from going on.
         evaluation = bench.evaluate(model) if job.round else bench.try_out(model)
-        seconds = time.monotonic() - started
+        started = time.monotonic()
+        bench.evaluate(model)  # once more: the first time, libraries are loaded
+        pace = Pace(time.monotonic() - started, block_time(), workers)
         if not trusting:
-            _check_window(job, seconds)
-        return Readiness(bench, evaluation, seconds)
+            check_window(job, spec, pace)
+        return Readiness(bench, evaluation, pace)
 
     return persist(attempt, warn=lambda message: warn(f"not ready to settle: {message}"), stop=stop, passes=passes)
 
@@ -74,13 +83,4 @@ def _check_root(job: Job, model: ModelVector) -> None:
     if chunk_root(model.data.cast("B"), bits=32) != job.model_root:
         raise BadInput(
             f"the model of job {job.job} has another chunk root than the chain says; post no bond and tell the sponsor"
-        )
-
-
-def _check_window(job: Job, seconds: float) -> None:
-    """A sponsor that makes a window too short for anybody would collect the bond."""
-    if 2 * seconds > job.terms.settle_window:
-        raise BadInput(
-            f"evaluating one model takes {seconds:.1f} s here, and job {job.job} leaves {job.terms.settle_window} s to "
-            "settle a round: post no bond, or use a faster machine"
         )

@@ -61,6 +61,9 @@ class Reader(Protocol):
     def pending_time(self) -> Seconds:
         """The timestamp a block would have now, as the node sees it; the newest block's where the node cannot say."""
 
+    def block_time(self) -> Seconds:
+        """From one block to the next: the shortest of the latest times, for a chain that mines on demand may rest."""
+
     def job_count(self) -> int: ...
 
     def created_in(self, job: JobId) -> int:

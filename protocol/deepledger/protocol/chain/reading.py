@@ -25,6 +25,7 @@ _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 4.0
 _RATE_LIMIT_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
 _REORGS: Final = 5
+_TIMED_BLOCKS: Final = 8
 _TIMESTAMPS_KEPT: Final = 4096
 
 T = TypeVar("T")
@@ -113,6 +114,18 @@ class ChainReader:
             return wire.timestamp(wire.fields(block, "a block").get("timestamp"), "a timestamp")
         except (NodeRefused, ChainNonsense):
             return self.head().now
+
+    def block_time(self) -> Seconds:
+        newest = self.head().number
+        numbers = range(max(newest - _TIMED_BLOCKS, 0), newest + 1)
+        times = []
+        for number, block in zip(
+            numbers, self.rpc.batch(*(("eth_getBlockByNumber", [hex(each), False]) for each in numbers)), strict=True
+        ):
+            if result(block) is None:
+                raise ChainUnreachable(f"the node at {self.rpc.place} does not have block {number}; try again")
+            times.append(wire.head(block).timestamp)
+        return Seconds(min((later - earlier for earlier, later in pairwise(times)), default=0))
 
     def job_count(self) -> int:
         return int(self.view("jobCount"))

@@ -1,0 +1,62 @@
+"""What a coordinator looks at before it deposits a bond: anybody may list its account, on terms that nobody can keep.
+
+Whoever makes such a job collects the bond, with the seats that it holds itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepledger.protocol.chain.events import JobTerms
+from deepledger.protocol.errors import BadInput
+from deepledger.protocol.settlement import most_coalitions
+from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.trail import Job
+from deepledger.protocol.types import Seconds
+
+_BLOCKS = 2  # one until we know that revealing is over, one until the settlement is in a block
+LONGEST_ROUND = Seconds(7 * 86_400)
+"""Commit and reveal window together; for so long one round may hold a bond in a job that nobody named."""
+LARGEST_VALIDATION = 1 << 28
+"""Bytes, in a job that nobody named: they are held in memory and in a temporary file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast this machine and this chain are."""
+
+    evaluation: float  # seconds, of one model
+    block: float  # seconds from one to the next
+    workers: int  # that evaluate at the same time
+
+    def work(self, spec: JobSpec, participants: int, *, measured: float = 0.0) -> float:
+        """Seconds from the last update of a round to the block that holds its settlement, at the most.
+
+        `measured`: from the last update to the settlement's transaction, in rounds before.
+        """
+        evaluations = 1 + most_coalitions(spec, participants) / self.workers
+        return max(evaluations * self.evaluation, measured) + _BLOCKS * self.block
+
+
+def check_window(job: Job, spec: JobSpec, pace: Pace) -> None:
+    """Raises `BadInput` where twice the work does not fit into the settle window."""
+    window, work = job.terms.settle_window, pace.work(spec, job.terms.max_participants)
+    if 2 * work > window:
+        raise BadInput(
+            f"settling a round may take {work:.1f} s here (an evaluation takes {pace.evaluation:.2g} s, a block "
+            f"{pace.block:g} s), and job {job.job} leaves {window} s for it: post no bond, or use a faster machine"
+        )
+
+
+def check_stranger(terms: JobTerms, spec: JobSpec) -> None:
+    """What a job that nobody named must keep to, besides. Raises `BadInput`."""
+    if terms.commit_window + terms.reveal_window > LONGEST_ROUND:
+        raise BadInput(
+            f"a round may hold the bond for {terms.commit_window + terms.reveal_window} s, and jobs that are not named "
+            f"may do so for {LONGEST_ROUND} s: name the job to settle it all the same"
+        )
+    if spec.validation.bytes > LARGEST_VALIDATION:
+        raise BadInput(
+            f"the validation set has {spec.validation.bytes} bytes, and those of jobs that are not named may have "
+            f"{LARGEST_VALIDATION}: name the job to settle it all the same"
+        )

@@ -1,0 +1,66 @@
+"""What a coordinator looks at before it deposits a bond."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from deepledger.coordinator.risks import LARGEST_VALIDATION, LONGEST_ROUND, Pace, check_stranger, check_window
+from deepledger.protocol.chain.events import JobCreated, JobTerms, Position
+from deepledger.protocol.errors import BadInput
+from deepledger.protocol.settlement import most_coalitions
+from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.trail import Job
+
+TERMS = JobTerms(
+    spec_digest=bytes(32), model_digest=bytes(32), model_root=bytes(32), rounds=3, min_participants=2,
+    max_participants=8, miss_limit=3, commit_window=10, reveal_window=10, settle_window=10, reward=1, stake=1,
+    reveal_penalty=0, bond=5, settle_penalty=1,
+)  # fmt: skip
+BY_CONTRIBUTION = {"policy": "contribution", "measure": "shapley", "metric": "loss"}
+SpecOf = Callable[..., JobSpec]
+
+
+def job(window: int) -> Job:
+    at = Position(1, 0, "0x", "0x", 100)
+    created = JobCreated(at=at, job=1, sponsor="0x", terms=replace(TERMS, settle_window=window), coordinators=("0x",))
+    return Job(1, created, bytes(32), bytes(32))
+
+
+def test_twice_the_work_must_fit_into_the_settle_window(spec_of: SpecOf) -> None:
+    spec = spec_of()
+    check_window(job(10), spec, Pace(evaluation=5.0, block=0, workers=1))
+    with pytest.raises(BadInput, match="leaves 9 s for it: post no bond"):
+        check_window(job(9), spec, Pace(evaluation=5.0, block=0, workers=1))
+
+
+def test_the_chain_takes_its_time_too(spec_of: SpecOf) -> None:
+    """2 s on a chain with a block every 3 s: a settlement cannot be in time."""
+    check_window(job(12), spec_of(), Pace(evaluation=0.0, block=3, workers=1))
+    with pytest.raises(BadInput, match="a block 3 s"):
+        check_window(job(2), spec_of(), Pace(evaluation=0.0, block=3, workers=1))
+
+
+def test_every_coalition_is_evaluated_in_time(spec_of: SpecOf) -> None:
+    spec = spec_of(rewards=BY_CONTRIBUTION)
+    most = most_coalitions(spec, TERMS.max_participants)
+    assert most >= 256
+    check_window(job(2 * (most + 1)), spec, Pace(evaluation=1.0, block=0, workers=1))
+    with pytest.raises(BadInput, match="may take"):
+        check_window(job(2 * most), spec, Pace(evaluation=1.0, block=0, workers=1))
+    check_window(job(most + 2), spec, Pace(evaluation=1.0, block=0, workers=2))
+
+
+def test_what_was_measured_counts_where_it_is_more(spec_of: SpecOf) -> None:
+    pace = Pace(evaluation=1.0, block=2, workers=1)
+    assert pace.work(spec_of(), 8) == 5
+    assert pace.work(spec_of(), 8, measured=7.0) == 11
+
+
+def test_a_strangers_job_neither_holds_a_bond_for_ever_nor_fills_the_memory(spec_of: SpecOf) -> None:
+    spec = spec_of()
+    check_stranger(TERMS, spec)
+    with pytest.raises(BadInput, match="may hold the bond"):
+        check_stranger(replace(TERMS, commit_window=LONGEST_ROUND), spec)
+    with pytest.raises(BadInput, match="validation set"):
+        check_stranger(TERMS, spec_of(validation={"digest": "cd" * 32, "bytes": LARGEST_VALIDATION + 1}))
