@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,21 +14,22 @@ import typer
 
 from deepledger.cli import show
 from deepledger.cli.commands import command
-from deepledger.cli.jobs import all_jobs
+from deepledger.cli.jobs import all_events, jobs_of
 from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, Workers, amount, places
 from deepledger.cli.reporting import Observe, Reporting
 from deepledger.cli.stopping import stop_on_signals
+from deepledger.cli.strangers import Strangers
 from deepledger.protocol.cores import CORES
-from deepledger.protocol.errors import BadInput, DeepledgerError
+from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError
 from deepledger.protocol.types import Address, JobId, Wei
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
     from deepledger.protocol.blobs.store import BlobStore
+    from deepledger.protocol.chain.events import Event
     from deepledger.protocol.chain.ledger import Reader
     from deepledger.protocol.happenings import Happening
-    from deepledger.protocol.trail import Job
 
 _LONGEST_WAIT = 2.0  # seconds until `stop` is looked at again
 
@@ -56,7 +58,16 @@ def coordinator(
         typer.Option(
             envvar="DEEPLEDGER_MOST_BONDS",
             metavar="AMOUNT",
-            help="Without JOB: deposit no more than this in all, for example '2 ETH'; other jobs are left alone.",
+            help="Without JOB: the most to be deposited, to have been lost with bonds, and to be paid in fees, all "
+            "together; for example '2 ETH'. Other jobs are left alone. Strangers can make you lose all of it.",
+        ),
+    ] = None,
+    sponsor: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="DEEPLEDGER_SPONSORS",
+            metavar="ADDRESS",
+            help="Without JOB: settle only jobs of this sponsor; repeat it for more. Not given: everybody's.",
         ),
     ] = None,
     workers: Workers = None,
@@ -85,6 +96,7 @@ def coordinator(
     Example: deepledger coordinator 1 --task examples/digits/task.py --api
     """
     limit = None if job else _limit(most_bonds)
+    sponsors = _sponsors(sponsor or ())
     searched = ([task] if task else []) + places(tasks)
     reader, blobs = chain.reader(), store.open()
     account = signer.unlock()
@@ -101,7 +113,7 @@ def coordinator(
                 desk.take(JobId(number))
             desk.wait()
         else:
-            desk.take_all(reader, limit)
+            desk.take_all(reader, Strangers(Address(account.address), limit, sponsors))
         if stop.is_set():
             reporting.say("stopped; run the same command again to go on")
     if desk.failures:
@@ -113,6 +125,15 @@ def _limit(most_bonds: str | None) -> Wei:
     if most_bonds is None:
         raise BadInput("say which jobs to settle, or how much to deposit for all that come, with --most-bonds AMOUNT")
     return amount(most_bonds, "--most-bonds")
+
+
+def _sponsors(named: Sequence[str]) -> frozenset[Address]:
+    from deepledger.cli.job_file import address
+
+    try:
+        return frozenset(map(address, named))
+    except ValueError as error:
+        raise BadInput(f"--sponsor: {error}") from None
 
 
 @dataclass(slots=True)
@@ -130,52 +151,75 @@ class _Desk:
     workers: int
     ray: str | None
     threads: dict[JobId, threading.Thread] = field(default_factory=dict)
-    bonds: dict[JobId, Wei] = field(default_factory=dict)
+    stops: dict[JobId, threading.Event] = field(default_factory=dict)  # of jobs that nobody named
+    said: set[tuple[JobId, str]] = field(default_factory=set)
     failures: list[DeepledgerError] = field(default_factory=list)
 
     def take(self, job: JobId) -> None:
-        thread = threading.Thread(target=self._coordinate, args=(job,), name=f"job-{job}")
-        self.threads[job] = thread
-        thread.start()
+        self._start(job, lambda: self._coordinate(job, stop=self.stop, observe=self.observe))
 
-    def take_all(self, reader: Reader, limit: Wei) -> None:
+    def take_all(self, reader: Reader, strangers: Strangers) -> None:
         """Every job that lists the account, and those that come, until stopped."""
         from deepledger.protocol.patience import Stopped, persist
 
         self.reporting.say(f"settling all jobs that list {self.account.address}")
+        patiently = partial(persist, warn=self.reporting.say, stop=self.stop)
         seen = -1
         with suppress(Stopped):
-            head = persist(reader.head, warn=self.reporting.say, stop=self.stop)
+            head = patiently(reader.head)
             while not self.stop.is_set():
-                count = persist(reader.job_count, warn=self.reporting.say, stop=self.stop)
+                count = patiently(reader.job_count)
                 if count != seen:
-                    for job in persist(partial(all_jobs, reader), warn=self.reporting.say, stop=self.stop):
-                        self._consider(job, limit)
+                    self._consider(patiently(partial(all_events, reader)), strangers)
                     seen = count
-                head = persist(
-                    partial(reader.wait, head, timeout=_LONGEST_WAIT), warn=self.reporting.say, stop=self.stop
-                )
+                for job in self._running().intersection(strangers.too_dear()):
+                    self._leave(job, "its fees are more than its bond, and --most-bonds is used up")
+                head = patiently(partial(reader.wait, head, timeout=_LONGEST_WAIT))
         self.wait()
 
-    def _consider(self, job: Job, limit: Wei) -> None:
-        listed = Address(self.account.address) in job.created.coordinators
-        if not listed or job.outcome is not None or job.job in self.threads:
-            return
-        at_risk = sum(bond for number, bond in self.bonds.items() if self.threads[number].is_alive())
-        if at_risk + job.terms.bond > limit:
-            self.reporting.say(
-                f"job {job.job} is left alone: with its bond of {show.eth(job.terms.bond)}, "
-                f"{show.eth(Wei(at_risk + job.terms.bond))} would be deposited, more than --most-bonds"
-            )
-            return
-        self.bonds[job.job] = job.terms.bond
-        self.take(job.job)
+    def _consider(self, events: list[Event], strangers: Strangers) -> None:
+        jobs = [job for job in jobs_of(events) if strangers.me in job.created.coordinators]
+        strangers.look(events, jobs, self._running())
+        for job in jobs:
+            if job.outcome is not None or job.job in self.threads:
+                continue
+            objection = strangers.objection(job, self._running())
+            if objection is None:
+                strangers.take(job)
+                self._take_strange(job.job, strangers)
+            elif (job.job, objection) not in self.said:
+                self.said.add((job.job, objection))
+                self.reporting.say(f"job {job.job} is left alone: {objection}")
+
+    def _take_strange(self, job: JobId, strangers: Strangers) -> None:
+        stop = self.stops[job] = threading.Event()
+
+        def observe(happening: Happening) -> None:
+            strangers.note(happening)
+            self.observe(happening)
+
+        self._start(job, lambda: self._coordinate(job, stop=stop, observe=observe, stranger=True))
+
+    def _start(self, job: JobId, run: Callable[[], None]) -> None:
+        thread = threading.Thread(target=run, name=f"job-{job}")
+        self.threads[job] = thread
+        thread.start()
+
+    def _running(self) -> set[JobId]:
+        return {job for job, thread in self.threads.items() if thread.is_alive()}
+
+    def _leave(self, job: JobId, why: str) -> None:
+        if not self.stops[job].is_set():
+            self.reporting.say(f"job {job} is left: {why}")
+            self.stops[job].set()
 
     def wait(self) -> None:
+        for stop in self.stops.values():
+            stop.set()
         for thread in self.threads.values():
             thread.join()
 
-    def _coordinate(self, job: JobId) -> None:
+    def _coordinate(self, job: JobId, *, stop: threading.Event, observe: Observe, stranger: bool = False) -> None:
         from deepledger.coordinator.coordinate import coordinate
 
         try:
@@ -185,14 +229,16 @@ class _Desk:
                 self.store,
                 job,
                 tasks=self.tasks,
-                observe=self.observe,
-                stop=self.stop,
+                observe=observe,
+                stop=stop,
                 workers=self.workers,
                 ray=self.ray,
+                stranger=stranger,
             )
         except DeepledgerError as error:
             self.reporting.say(f"job {job}: {error}")
-            self.failures.append(error)
+            if not (stranger and isinstance(error, BadInput | BlobError)):  # anybody can make jobs that are no good
+                self.failures.append(error)
 
 
 def _line(happening: Happening) -> str | None:

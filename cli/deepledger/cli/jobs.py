@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ from deepledger.protocol.types import JobId, Wei
 
 if TYPE_CHECKING:
     from deepledger.protocol.blobs.store import BlobStore
+    from deepledger.protocol.chain.events import Event
     from deepledger.protocol.trail import Job
 
 
@@ -189,16 +191,27 @@ def close(job: JobNumber, chain: Chain, signer: Signer, json: Json = False) -> N
         show.out(f"job {job} is closed; {show.eth(credit)} can be taken home with `deepledger withdraw {job}`")
 
 
+def all_events(reader: Any) -> list[Event]:
+    """All that ever happened on the contract, in chain order."""
+    if reader.job_count() == 0:
+        return []
+    events: list[Event] = reader.events(reader.created_in(JobId(1)), reader.head().number)
+    return events
+
+
 def all_jobs(reader: Any) -> list[Job]:
     """Every job of the contract, oldest first."""
+    return jobs_of(all_events(reader))
+
+
+def jobs_of(events: Iterable[Event]) -> list[Job]:
+    """Every job that these events are of, oldest first."""
     from collections import defaultdict
 
     from deepledger.protocol.trail import replay
 
-    if reader.job_count() == 0:
-        return []
     trails = defaultdict(list)
-    for event in reader.events(reader.created_in(JobId(1)), reader.head().number):
+    for event in events:
         trails[event.job].append(event)
     return [job for number in sorted(trails) if (job := replay(trails[number])) is not None]
 

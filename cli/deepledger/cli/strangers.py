@@ -1,0 +1,83 @@
+"""Jobs that nobody named but that list this account: which of them to settle, and which to leave for what they cost.
+
+Anybody can make such jobs, and make them so that bonds and fees are lost. So whatever was lost stays lost: it counts
+against the owner's limit for good, bonds as the chain remembers them, fees since this process began.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from deepledger.cli import show
+from deepledger.protocol.types import Address, JobId, Wei
+
+if TYPE_CHECKING:
+    from deepledger.protocol.chain.events import Event
+    from deepledger.protocol.happenings import Happening
+    from deepledger.protocol.trail import Job
+
+MOST_JOBS = 16
+"""At a time: each holds a connection, a validation set and a model in memory, and all bonds go when memory does."""
+
+
+@dataclass(slots=True)
+class Strangers:
+    me: Address
+    limit: Wei
+    sponsors: frozenset[Address]  # whose jobs are settled; empty: everybody's
+    lost: int = 0
+    bonds: dict[JobId, Wei] = field(default_factory=dict)  # deposited, or about to be
+    fees: Counter[JobId] = field(default_factory=Counter)
+
+    @property
+    def spent(self) -> int:
+        """What is deposited, was lost, or was paid in fees."""
+        return self.lost + sum(self.bonds.values()) + self.fees.total()
+
+    def look(self, events: Iterable[Event], jobs: Iterable[Job], running: Collection[JobId]) -> None:
+        """Count again, from all that happened on the ledger."""
+        from deepledger.protocol.chain.events import CoordinatorReplaced
+
+        replaced = (event for event in events if isinstance(event, CoordinatorReplaced))
+        self.lost = sum(event.penalty for event in replaced if event.coordinator == self.me)
+        self.bonds = {
+            job.job: job.terms.bond
+            for job in jobs
+            if job.outcome is None and (self.me in job.bonded or job.job in running)
+        }
+
+    def objection(self, job: Job, running: Collection[JobId]) -> str | None:
+        """Why a job is not to be settled. One whose bond is deposited is: it would be lost."""
+        if self.me in job.bonded:
+            return None
+        if self.sponsors and job.created.sponsor not in self.sponsors:
+            return f"its sponsor {job.created.sponsor} is none of --sponsor"
+        if len(running) >= MOST_JOBS:
+            return f"{MOST_JOBS} others are being settled, name it to settle it all the same"
+        total = Wei(self.spent + job.terms.bond)
+        if total > self.limit:
+            return (
+                f"with its bond of {show.eth(job.terms.bond)}, {show.eth(total)} would be deposited, lost or paid in "
+                "fees, more than --most-bonds"
+            )
+        return None
+
+    def take(self, job: Job) -> None:
+        self.bonds[job.job] = job.terms.bond
+        self.fees[job.job] += 0
+
+    def note(self, happening: Happening) -> None:
+        """Called by the threads of the jobs, each for its own."""
+        from deepledger.protocol.happenings import Acted
+
+        if isinstance(happening, Acted):
+            self.fees[happening.job] += happening.receipt.fee
+
+    def too_dear(self) -> list[JobId]:
+        """Once the limit is reached: jobs that cost more in fees by now than leaving them would."""
+        if self.spent <= self.limit:
+            return []
+        return [job for job, fees in self.fees.items() if fees > self.bonds.get(job, 0)]

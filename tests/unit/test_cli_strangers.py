@@ -1,0 +1,154 @@
+"""Which jobs of strangers are settled, and what they may cost."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deepledger.cli.coordinator import _Desk
+from deepledger.cli.strangers import MOST_JOBS, Strangers
+from deepledger.coordinator.happenings import RoundRestarted
+from deepledger.protocol.chain.events import (
+    BondPosted,
+    BondReleased,
+    CoordinatorReplaced,
+    Event,
+    JobCreated,
+    JobTerms,
+    Position,
+)
+from deepledger.protocol.chain.ledger import Receipt
+from deepledger.protocol.errors import ChainNonsense
+from deepledger.protocol.trail import Job, replay
+from deepledger.protocol.types import JobId
+
+ME, OTHER, EVE, ANN = ("0x" + letter * 40 for letter in "1234")
+TERMS = JobTerms(
+    spec_digest=bytes(32), model_digest=bytes(32), model_root=bytes(32), rounds=3, min_participants=2,
+    max_participants=8, miss_limit=3, commit_window=10, reveal_window=10, settle_window=10, reward=1, stake=1,
+    reveal_penalty=0, bond=10, settle_penalty=10,
+)  # fmt: skip
+
+
+def trail(number: int, *more: tuple[type, dict[str, Any]], sponsor: str = EVE, bond: int = 10) -> list[Event]:
+    at = [Position(number, index, "0x", "0x", 100) for index in range(len(more) + 1)]
+    terms = replace(TERMS, bond=bond)
+    first = JobCreated(at=at[0], job=number, sponsor=sponsor, terms=terms, coordinators=(ME, OTHER))
+    return [first, *(kind(at=place, job=number, **fields) for place, (kind, fields) in zip(at[1:], more, strict=True))]
+
+
+POSTED = (BondPosted, {"coordinator": ME, "amount": 10})
+LOST = (CoordinatorReplaced, {"round": 0, "coordinator": ME, "successor": None, "penalty": 7})
+RELEASED = (BondReleased, {"coordinator": ME, "amount": 3})
+
+
+def job(events: list[Event]) -> Job:
+    found = replay(events)
+    assert found is not None
+    return found
+
+
+def strangers(limit: int = 25, **options: Any) -> Strangers:
+    return Strangers(ME, limit, options.pop("sponsors", frozenset()), **options)
+
+
+def looked(*trails: list[Event], running: tuple[int, ...] = (), **options: Any) -> Strangers:
+    found = strangers(**options)
+    found.look([event for each in trails for event in each], [job(each) for each in trails], running)
+    return found
+
+
+def restarted(number: int, fee: int) -> RoundRestarted:
+    return RoundRestarted(job=JobId(number), round=0, receipt=Receipt("0x", 1, 1, fee, ()))
+
+
+def test_what_is_deposited_or_about_to_be_counts() -> None:
+    assert looked(trail(1, POSTED), trail(2), running=(2,)).spent == 20
+    assert looked(trail(1, POSTED), trail(2)).spent == 10
+
+
+def test_what_was_lost_counts_for_good() -> None:
+    found = looked(trail(1, POSTED, LOST, RELEASED), trail(2, POSTED, LOST, RELEASED))
+    assert found.spent == 14
+    assert "more than --most-bonds" in str(found.objection(job(trail(3, bond=12)), ()))
+    assert found.objection(job(trail(3)), ()) is None
+
+
+def test_fees_count() -> None:
+    found = strangers(limit=10)
+    found.note(restarted(1, 1))
+    assert found.objection(job(trail(2)), ())
+    assert found.objection(job(trail(2, bond=9)), ()) is None
+
+
+def test_over_the_limit_a_job_is_left_that_costs_more_than_its_bond() -> None:
+    found = strangers(limit=25)
+    for number, bond in ((1, 0), (2, 10), (3, 10)):
+        found.take(job(trail(number, bond=bond)))
+    found.note(restarted(1, 2))
+    found.note(restarted(2, 3))
+    assert found.too_dear() == []
+    found.note(restarted(1, 1))
+    assert found.too_dear() == [1]
+    found.note(restarted(2, 8))
+    assert found.too_dear() == [1, 2]
+
+
+def test_only_jobs_of_sponsors_that_were_named() -> None:
+    found = strangers(sponsors=frozenset({ANN}))
+    assert "none of --sponsor" in str(found.objection(job(trail(1)), ()))
+    assert found.objection(job(trail(1, sponsor=ANN)), ()) is None
+
+
+def test_only_so_many_at_a_time() -> None:
+    assert "others are being settled" in str(strangers().objection(job(trail(99)), range(MOST_JOBS)))
+
+
+def test_a_bond_that_is_deposited_is_not_left_there() -> None:
+    found = looked(trail(1, POSTED), limit=0, sponsors=frozenset({ANN}))
+    assert found.objection(job(trail(1, POSTED)), range(MOST_JOBS)) is None
+
+
+def desk(said: list[str]) -> _Desk:
+    ledgers: Any = SimpleNamespace(ledger_of=lambda *_: None)
+    return _Desk(
+        ledgers, None, SimpleNamespace(address=ME), None, [], threading.Event(), lambda _: None,  # type: ignore[arg-type]
+        SimpleNamespace(say=said.append), 1, None,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_lost_bonds_do_not_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each bond is lost at once, and the thread ends."""
+    taken: list[JobId] = []
+    monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", lambda _l, _s, job, **_: taken.append(job))
+    said: list[str] = []
+    one, events = desk(said), list[Event]()
+    found = strangers(limit=25)
+    for number in range(1, 6):
+        one._consider([*events, *trail(number)], found)
+        for thread in one.threads.values():
+            thread.join()
+        events += trail(number, POSTED, LOST, RELEASED) if number in taken else trail(number)
+    assert taken == [1, 2, 3]
+    assert len(said) == 2
+
+
+def test_a_job_of_a_stranger_that_fails_does_not_look_like_a_failure_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepledger.protocol.errors import BadSpec
+
+    trouble: list[Exception] = [BadSpec("no spec"), ChainNonsense("no chain")]
+
+    def fail(*_: object, **__: object) -> None:
+        raise trouble.pop(0)
+
+    monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", fail)
+    one = desk([])
+    found = strangers(limit=25)
+    for number in (1, 2):
+        one._consider(trail(number), found)
+        one.threads[JobId(number)].join()
+    assert [type(error) for error in one.failures] == [ChainNonsense]
