@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, Queue
 
 import numpy as np
@@ -21,6 +21,7 @@ from deepledger.coordinator.happenings import (
     Ready,
     RoundRestarted,
     RoundSettled,
+    TookOver,
     UpdateJudged,
     Withdrawn,
 )
@@ -76,6 +77,10 @@ class Running:
             self.seen.append(happening)
             if isinstance(happening, kind) and all(getattr(happening, name) == like[name] for name in like):
                 return happening
+
+    def ends_within(self, seconds):
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def join(self):
         self._thread.join(60)
@@ -537,6 +542,62 @@ def test_what_was_judged_is_kept_before_the_settlement_is_posted(world, play_of)
     assert verdicts(coordinator, settled)[2:] == [Verdict.NORM_EXCEEDED, Verdict.WRONG_ROOT]
     for digest in {each["digest"] for each in opened} - store.pinned:
         (world.folder / "store" / cid_of(digest)).unlink()
+    assert_audit_matches(play)
+
+
+def lying_predecessor(play, **claims):
+    """It settles a round with other digests or roots than its model and report have, and is not heard of again."""
+    ledger = play.coordinator
+    real = ledger.settle
+    ledger.settle = lambda *arguments, **options: real(*arguments, **options | claims)
+    play.round()
+    ledger.settle = real
+
+
+@pytest.mark.parametrize(
+    ("claims", "error"),
+    [
+        ({"model_digest": b"\7" * 32}, BlobMissing),
+        ({"report_digest": b"\7" * 32}, BlobMissing),
+        ({"model_root": b"\7" * 32}, BadInput),
+    ],
+    ids=["model", "report", "root"],
+)
+def test_a_successor_takes_its_bond_away_from_a_predecessor_that_lies(world, play_of, claims, error):
+    play = play_of(participants=2, coordinators=(1, 8), settle_window=8)
+    successor = Running(world, play.job, number=8)
+    successor.until(Waiting)
+    lying_predecessor(play, **claims)
+    with pytest.raises(error):
+        successor.join()
+    assert [type(each) for each in successor.seen if isinstance(each, BondReleased | Withdrawn | Finished)] == [
+        BondReleased,
+        Withdrawn,
+    ]
+    assert play.see().coordinator == play.coordinator.account
+    with suppress(error), running(world, play.job, number=8) as again:
+        again.ends_within(4)
+    assert world.accounts[8].address not in play.see().bonded, "nor does it come back"
+
+
+def test_a_successor_that_was_away_looks_at_what_was_settled_meanwhile(world, play_of):
+    play = play_of(participants=2, coordinators=(1, 8), settle_window=8)
+    world.ledger(8).post_bond(play.job, value=play.terms.bond)
+    lying_predecessor(play, model_digest=b"\7" * 32)
+    with pytest.raises(BlobMissing):
+        Running(world, play.job, number=8).join()
+    assert world.accounts[8].address not in play.see().bonded
+
+
+def test_a_successor_goes_on_from_what_its_predecessor_settled(world, play_of):
+    play = play_of(participants=2, coordinators=(1, 8), rounds=2, settle_window=8)
+    with running(world, play.job, number=8) as successor:
+        successor.until(Waiting)
+        play.round()
+        play_round(play)
+        assert successor.until(TookOver).round == 1
+        assert successor.until(RoundSettled).round == 1
+        assert successor.until(Finished).outcome is Outcome.COMPLETED
     assert_audit_matches(play)
 
 

@@ -1,16 +1,19 @@
 """What a coordinator does next, in every phase and place on the list."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from deepledger.coordinator.decision import (
+    Check,
     Finish,
     PostBond,
     ReleaseBond,
     Replace,
     Restart,
     Settle,
+    Trust,
     Wait,
     at_stake,
     gives_up_at,
@@ -104,6 +107,30 @@ def test_something_is_at_stake_with_a_bond_or_a_round():
     assert not at_stake(job(bonded=(B,)), A)
     assert at_stake(job(bonded=(), attempt=attempt()), A)
     assert not at_stake(job(outcome=Outcome.COMPLETED), A)
+
+
+def settled(at, **changes):
+    """One round is settled, by A; the second has begun."""
+    settlement = SimpleNamespace(at=replace(AT, timestamp=at))
+    return job(history=(SimpleNamespace(settled=settlement),), attempt=attempt(), **changes)
+
+
+@pytest.mark.parametrize("now", [105, 125, 135], ids=["committing", "settling", "overdue"])
+def test_who_stands_by_looks_at_every_settlement_before_anything_else(now):
+    for state in (settled(104), settled(104, bonded=(A, C)), settled(104, bond=0)):
+        assert next_step(state, B, now, trust=Trust.UNKNOWN) == Check()
+        assert next_step(state, B, now, trust=Trust.SOUND) != Check()
+        assert next_step(state, A, now, trust=Trust.UNKNOWN) != Check(), "it made that settlement"
+
+
+def test_who_stands_by_lets_go_of_its_bond_in_time():
+    """A settle window takes 10 s; the next round may be overdue 10 s after the settlement."""
+    state = settled(104)
+    assert next_step(state, B, 108, trust=Trust.MISSING) == Check()
+    assert next_step(state, B, 109, trust=Trust.MISSING) == ReleaseBond()
+    assert next_step(state, B, 105, trust=Trust.WRONG) == ReleaseBond()
+    assert next_step(settled(104, bonded=(A,)), B, 109, trust=Trust.MISSING) == Finish()
+    assert next_step(settled(104, bond=0), B, 10_000, trust=Trust.MISSING) == Check(), "it has nothing to lose"
 
 
 def test_a_round_that_starves_again_and_again_is_restarted_less_and_less_often():

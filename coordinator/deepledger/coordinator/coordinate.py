@@ -17,6 +17,7 @@ from deepledger.coordinator import decision, happenings
 from deepledger.coordinator.risks import Pace
 from deepledger.coordinator.settling import Prepared, post, prepare
 from deepledger.coordinator.starting import get_ready
+from deepledger.coordinator.succession import check_last_settlement
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
@@ -28,7 +29,7 @@ from deepledger.protocol.happenings import Happening, Waiting, Warned, waiting
 from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist
 from deepledger.protocol.settlement import contributions, revealed_in
 from deepledger.protocol.trail import Attempt
-from deepledger.protocol.types import JobId
+from deepledger.protocol.types import JobId, RoundNumber
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
 _A_MOMENT = 0.5  # seconds
@@ -51,6 +52,13 @@ class _Coordinator:
     verifier: Verifier | None = None
     verifying: tuple[int, int] | None = None  # round and attempt
     shown: Waiting | None = None
+    looked: tuple[RoundNumber, decision.Trust] = (RoundNumber(0), decision.Trust.UNKNOWN)  # after so many rounds
+    doubt: DeepledgerError | None = None  # why what a predecessor settled last cannot be gone on from
+
+    @property
+    def trust(self) -> decision.Trust:
+        rounds, trust = self.looked
+        return trust if rounds == self.follower.job.round else decision.Trust.UNKNOWN
 
     def close(self) -> None:
         self.prepared = self.settling_since = None
@@ -87,17 +95,22 @@ def coordinate(
             raise BadInput(
                 f"{ledger.account} is not on job {job}'s list of coordinators; use the account that it names"
             )
-        ready = get_ready(
-            store,
-            follower,
-            ledger.account,
-            tasks=tasks,
-            block_time=ledger.block_time,
-            workers=workers,
-            stranger=stranger,
-            warn=warn,
-            stop=stop,
-        )
+        try:
+            ready = get_ready(
+                store,
+                follower,
+                ledger.account,
+                tasks=tasks,
+                block_time=ledger.block_time,
+                workers=workers,
+                stranger=stranger,
+                warn=warn,
+                stop=stop,
+            )
+        except BlobError:
+            if decision.stands_by(follower.job, ledger.account):
+                persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
+            raise
         if ready is None:
             persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
             return
@@ -124,10 +137,11 @@ def _run(self: _Coordinator) -> None:
         try:
             self.follower.update(timeout=0)
             _prefetch(self)
-            step = decision.next_step(self.follower.job, self.ledger.account, self.follower.now())
+            job, me = self.follower.job, self.ledger.account
+            step = decision.next_step(job, me, self.follower.now(), trust=self.trust)
             if isinstance(step, decision.ReleaseBond | decision.Finish):
                 _go_home(self.ledger, self.follower, self.observe)
-                return
+                break
             if isinstance(step, decision.Wait):
                 _show(self)
                 self.follower.update(timeout=self.follower.patience(_MOST_PATIENCE))
@@ -143,8 +157,12 @@ def _run(self: _Coordinator) -> None:
             passes = is_transient(trouble) or isinstance(trouble, BlobError)
             if not passes and not decision.at_stake(self.follower.job, self.ledger.account):
                 raise
-            pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
+            pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE, self.follower.job.terms.settle_window / 8)
             self.warn(f"{trouble} Trying again in {pause:.1f} s.")
+    else:
+        return
+    if self.doubt is not None and decision.stands_by(self.follower.job, self.ledger.account):
+        raise self.doubt
 
 
 def _act(self: _Coordinator, step: decision.Step) -> None:
@@ -159,6 +177,8 @@ def _act(self: _Coordinator, step: decision.Step) -> None:
         case decision.Restart():
             receipt = ledger.restart_round(job.job)
             self.observe(happenings.RoundRestarted(job=job.job, round=job.round, receipt=receipt))
+        case decision.Check():
+            _check(self)
         case decision.Replace():
             receipt = ledger.replace_coordinator(job.job)
             self.observe(
@@ -168,6 +188,19 @@ def _act(self: _Coordinator, step: decision.Step) -> None:
             pass
     if receipt is not None:
         self.follower.reach(receipt.block)
+
+
+def _check(self: _Coordinator) -> None:
+    job = self.follower.job
+    try:
+        check_last_settlement(self.store, self.bench.spec, job)
+    except BlobError as trouble:
+        self.looked, self.doubt = (job.round, decision.Trust.MISSING), trouble
+        raise
+    except BadInput as lie:
+        self.looked, self.doubt = (job.round, decision.Trust.WRONG), lie
+    else:
+        self.looked, self.doubt = (job.round, decision.Trust.SOUND), None
 
 
 def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
@@ -254,7 +287,7 @@ def _show(self: _Coordinator) -> None:
 def _go_home(ledger: Ledger, follower: Follower, observe: Callable[[Happening], None]) -> None:
     """Take the bond home. Safe to repeat."""
     job = follower.job
-    if isinstance(decision.next_step(job, ledger.account, follower.now()), decision.ReleaseBond):
+    if ledger.account in job.bonded and job.terms.bond:
         receipt = ledger.release_bond(job.job)
         observe(happenings.BondReleased(job=job.job, receipt=receipt))
         follower.reach(receipt.block)
@@ -262,4 +295,5 @@ def _go_home(ledger: Ledger, follower: Follower, observe: Callable[[Happening], 
     if credit:
         receipt = ledger.withdraw(job.job)
         observe(happenings.Withdrawn(job=job.job, amount=credit, receipt=receipt))
-    observe(happenings.Finished(job=job.job, outcome=job.outcome))
+    if job.outcome is not None or not decision.stands_by(job, ledger.account):
+        observe(happenings.Finished(job=job.job, outcome=job.outcome))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.trail import Attempt, Job, phase_at
@@ -30,6 +31,11 @@ class Replace:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """Look whether what a predecessor settled last can be gone on from."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseBond:
     pass
 
@@ -47,16 +53,30 @@ class Finish:
 _RESTART_PAUSES = (4, 3600)  # seconds: the first, doubled with every attempt, and the longest
 _LATE_BLOCK = 15  # seconds: an Ethereum slot, and the way from its proposer to us
 
-Step = PostBond | Settle | Restart | Replace | ReleaseBond | Wait | Finish
+
+class Trust(Enum):
+    """In what a predecessor settled last, see `succession`."""
+
+    UNKNOWN = auto()
+    MISSING = auto()  # it could not be had, last time
+    WRONG = auto()
+    SOUND = auto()
 
 
-def next_step(job: Job, me: Address, now: Seconds) -> Step:
-    """`me` is on the job's list of coordinators; `now` is the chain's time."""
+Step = PostBond | Settle | Restart | Replace | Check | ReleaseBond | Wait | Finish
+
+
+def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND) -> Step:
+    """`me` is on the job's list of coordinators; `now` is the chain's time; `trust` is asked of who stands by only."""
     phase = phase_at(job, now)
     if phase is Phase.OVER:
         return ReleaseBond() if me in job.bonded and job.terms.bond else Finish()
     if job.created.coordinators.index(me) < job.serving:
         return Finish()  # succession only moves down the list
+    if stands_by(job, me) and job.history and job.disclosure_end is None and trust is not Trust.SOUND:
+        if not lets_go(job, now, trust):
+            return Check()
+        return ReleaseBond() if me in job.bonded and job.terms.bond else Finish()
     if not has_bond(job, me):
         return PostBond()
     match phase:
@@ -79,6 +99,20 @@ def restarts_at(attempt: Attempt, least: int) -> Seconds:
 
 def serves(job: Job, me: Address) -> bool:
     return job.coordinator == me
+
+
+def stands_by(job: Job, me: Address) -> bool:
+    return job.created.coordinators.index(me) > job.serving
+
+
+def lets_go(job: Job, now: Seconds, trust: Trust) -> bool:
+    """Whether a successor takes its bond away rather than be made to serve.
+
+    The next round can be overdue one settle window after the last settlement at the earliest: half of it is for the
+    model to be found, the other half for the bond to leave. Without a bond there is all the time in the world.
+    """
+    late = now >= job.history[-1].settled.at.timestamp + job.terms.settle_window // 2
+    return trust is Trust.WRONG or (trust is Trust.MISSING and late and job.terms.bond > 0)
 
 
 def has_bond(job: Job, coordinator: Address) -> bool:

@@ -50,7 +50,12 @@ def get_ready(
 
     None if the job is over. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake."""
 
+    began = follower.now()
+
     def passes(error: DeepledgerError) -> bool:
+        job = follower.job
+        if decision.stands_by(job, me) and isinstance(error, BlobError) and me in job.bonded:
+            return follower.now() < began + job.terms.settle_window // 2  # as in `decision.lets_go`
         at_stake = me in follower.job.bonded if stranger else decision.at_stake(follower.job, me)
         return is_transient(error) or (at_stake and isinstance(error, BlobError | ChainError | StateError))
 

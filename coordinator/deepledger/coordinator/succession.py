@@ -1,0 +1,40 @@
+"""What the next coordinators on a job's list look at while somebody else serves.
+
+Whoever takes over goes on from what its predecessor settled. A predecessor that settles with a model which nobody has,
+and then is silent, would have its successor miss the deadline and lose the bond.
+"""
+
+from __future__ import annotations
+
+from deepledger.protocol.agreement import fetch_model
+from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.errors import BadInput
+from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.report import MAX_REPORT_BYTES, VectorPin, parse_report
+from deepledger.protocol.spec import CenteredClipping, JobSpec
+from deepledger.protocol.trail import Job
+
+
+def check_last_settlement(store: BlobStore, spec: JobSpec, job: Job) -> None:
+    """Fetch and keep what the next round is settled from.
+
+    Raises `BadInput` if it is not what the chain says, and as the store does if it cannot be had. Whether the model is
+    the aggregate of the round is the audit's question: a wrong one can be gone on from.
+    """
+    over = job.history[-1]
+    model = fetch_model(store, job.model_digest, spec)
+    if chunk_root(model.data.cast("B"), bits=32) != job.model_root:
+        raise BadInput(_wrong(job, "its model has another chunk root than the chain says"))
+    if isinstance(spec.aggregation, CenteredClipping):
+        fetch_model(store, over.model_digest, spec)
+        store.pin(over.model_digest)
+    report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
+    if report.model_after != VectorPin(digest=job.model_digest.hex(), root=job.model_root.hex()):
+        raise BadInput(_wrong(job, "its report is of another model"))
+    for digest in (job.model_digest, over.settled.report_digest):
+        store.pin(digest)
+
+
+def _wrong(job: Job, why: str) -> str:
+    over = job.history[-1]
+    return f"{over.settled.coordinator} has settled round {over.opened.round} of job {job.job} falsely: {why}"
