@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deepledger.auditor.audit import audit
-from deepledger.coordinator import settling, verify
+from deepledger.coordinator import settling, starting, verify
 from deepledger.coordinator.coordinate import coordinate
 from deepledger.coordinator.happenings import (
     BondPosted,
@@ -599,6 +599,32 @@ def test_a_successor_goes_on_from_what_its_predecessor_settled(world, play_of):
         assert successor.until(RoundSettled).round == 1
         assert successor.until(Finished).outcome is Outcome.COMPLETED
     assert_audit_matches(play)
+
+
+def test_with_a_bond_at_stake_no_fault_of_ours_ends_it(world, play_of, monkeypatch):
+    play = play_of(participants=2)
+    faults = [MemoryError("no memory for the model"), RuntimeError("a bug")]
+
+    def settle(*arguments, real=settling.settle):
+        if faults:
+            raise faults.pop(0)
+        return real(*arguments)
+
+    monkeypatch.setattr(settling, "settle", settle)
+    with running(world, play.job) as coordinator:
+        play_round(play)
+        assert "MemoryError: no memory for the model" in coordinator.until(Warned).message
+        assert coordinator.until(RoundSettled).accepted == 2
+    assert_audit_matches(play)
+
+
+def test_with_nothing_at_stake_a_fault_is_raised(world, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(starting, "prepare_bench", fail)
+    with pytest.raises(MemoryError):
+        Running(world, world.create_job()).join()
 
 
 class Dripping(Real):

@@ -137,6 +137,28 @@ def test_lost_bonds_do_not_make_room_for_others(monkeypatch: pytest.MonkeyPatch)
     assert len(said) == 2
 
 
+def test_whatever_ends_a_thread_is_a_failure_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no memory for the model")
+
+    monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", fail)
+    one = desk([])
+    one.take(JobId(1))
+    one.wait()
+    assert [type(error) for error in one.failures] == [MemoryError]
+
+
+def test_a_node_that_is_out_of_its_mind_ends_nothing_while_jobs_are_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", lambda *_, **__: over.wait(60))
+    one = desk([])
+    assert not one._passes(ChainNonsense("twice"))
+    one.take(JobId(1))
+    assert one._passes(ChainNonsense("twice"))
+    over.set()
+    one.wait()
+
+
 def test_a_job_of_a_stranger_that_fails_does_not_look_like_a_failure_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     from deepledger.protocol.errors import BadSpec
 

@@ -20,7 +20,7 @@ from deepledger.cli.reporting import Observe, Reporting
 from deepledger.cli.stopping import stop_on_signals
 from deepledger.cli.strangers import Strangers
 from deepledger.protocol.cores import CORES
-from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError
+from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError
 from deepledger.protocol.types import Address, JobId, Wei
 
 if TYPE_CHECKING:
@@ -108,12 +108,17 @@ def coordinator(
             url = stack.enter_context(serving(chain.reader(), blobs, host=api_host, port=api_port))
             reporting.say(f"API on {url}, its description on {url}/docs")
         desk = _Desk(chain, signer, account, blobs, searched, stop, observe, reporting, workers or CORES, ray)
-        if limit is None:
-            for number in dict.fromkeys(job or ()):
-                desk.take(JobId(number))
+        try:
+            if limit is None:
+                for number in dict.fromkeys(job or ()):
+                    desk.take(JobId(number))
+                desk.wait()
+            else:
+                desk.take_all(reader, Strangers(Address(account.address), limit, sponsors))
+        except Exception:
+            stop.set()  # else the threads of the jobs would keep the process, and nobody would hear of the error
             desk.wait()
-        else:
-            desk.take_all(reader, Strangers(Address(account.address), limit, sponsors))
+            raise
         if stop.is_set():
             reporting.say("stopped; run the same command again to go on")
     if desk.failures:
@@ -153,7 +158,7 @@ class _Desk:
     threads: dict[JobId, threading.Thread] = field(default_factory=dict)
     stops: dict[JobId, threading.Event] = field(default_factory=dict)  # of jobs that nobody named
     said: set[tuple[JobId, str]] = field(default_factory=set)
-    failures: list[DeepledgerError] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list)
 
     def take(self, job: JobId) -> None:
         self._start(job, lambda: self._coordinate(job, stop=self.stop, observe=self.observe))
@@ -163,7 +168,7 @@ class _Desk:
         from deepledger.protocol.patience import Stopped, persist
 
         self.reporting.say(f"settling all jobs that list {self.account.address}")
-        patiently = partial(persist, warn=self.reporting.say, stop=self.stop)
+        patiently = partial(persist, warn=self.reporting.say, stop=self.stop, passes=self._passes)
         seen = -1
         with suppress(Stopped):
             head = patiently(reader.head)
@@ -213,6 +218,12 @@ class _Desk:
             self.reporting.say(f"job {job} is left: {why}")
             self.stops[job].set()
 
+    def _passes(self, error: DeepledgerError) -> bool:
+        """What a node tells of other people's jobs must not end those that are being settled."""
+        from deepledger.protocol.patience import is_transient
+
+        return is_transient(error) or (isinstance(error, ChainError) and bool(self._running()))
+
     def wait(self) -> None:
         for stop in self.stops.values():
             stop.set()
@@ -239,6 +250,9 @@ class _Desk:
             self.reporting.say(f"job {job}: {error}")
             if not (stranger and isinstance(error, BadInput | BlobError)):  # anybody can make jobs that are no good
                 self.failures.append(error)
+        except BaseException as fault:  # raised again once all jobs are over
+            self.reporting.say(f"job {job}: this should not happen: {type(fault).__name__}: {fault}")
+            self.failures.append(fault)
 
 
 def _line(happening: Happening) -> str | None:

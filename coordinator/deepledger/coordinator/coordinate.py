@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from traceback import extract_tb
 
 from deepledger.coordinator import decision, happenings
 from deepledger.coordinator.risks import Pace
@@ -86,49 +87,94 @@ def coordinate(
 
     `tasks` are files and folders in which the pinned task source is looked for; `workers` and `ray` say where models
     are evaluated, see `evaluators`; `stranger`: nobody named this job, see `risks`. Raises every `DeepledgerError` that
-    does not pass by itself; the call can be repeated.
+    does not pass by itself; the call can be repeated. Any other exception is a fault: while something is at stake, all
+    is begun again after it.
     """
     warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
+    pause = FIRST_PAUSE
     try:
         follower = persist(partial(Follower, ledger, job), warn=warn, stop=stop)
         if ledger.account not in follower.job.created.coordinators:
             raise BadInput(
                 f"{ledger.account} is not on job {job}'s list of coordinators; use the account that it names"
             )
-        try:
-            ready = get_ready(
-                store,
-                follower,
-                ledger.account,
-                tasks=tasks,
-                block_time=ledger.block_time,
-                workers=workers,
-                stranger=stranger,
-                warn=warn,
-                stop=stop,
-            )
-        except BlobError:
-            if decision.stands_by(follower.job, ledger.account):
-                persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
-            raise
-        if ready is None:
-            persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
-            return
-        observe(
-            happenings.Ready(
-                job=job,
-                name=ready.bench.spec.name,
-                round=follower.job.round,
-                rounds=follower.job.terms.rounds,
-                evaluation=ready.evaluation,
-            )
-        )
-        evaluator = evaluator_for(ready.bench, workers=workers, ray=ray)
-        coordinator = _Coordinator(ledger, store, follower, ready.bench, evaluator, observe, stop, pace=ready.pace)
-        with closing(evaluator), closing(coordinator):
-            _run(coordinator)
+        while True:
+            try:
+                _coordinate(
+                    ledger,
+                    store,
+                    follower,
+                    tasks=tasks,
+                    observe=observe,
+                    warn=warn,
+                    stop=stop,
+                    workers=workers,
+                    ray=ray,
+                    stranger=stranger,
+                )
+                return
+            except (DeepledgerError, Stopped):
+                raise
+            except Exception as fault:  # ours, or this machine's: no memory, say
+                if not decision.at_stake(follower.job, ledger.account, stranger=stranger):
+                    raise
+                place = extract_tb(fault.__traceback__)[-1]
+                warn(
+                    f"this should not happen: {type(fault).__name__}: {fault} ({place.filename}:{place.lineno}). "
+                    f"Starting again in {pause:g} s."
+                )
+            if stop.wait(pause):
+                return
+            pause = min(2 * pause, LONGEST_PAUSE)
     except Stopped:
         return
+
+
+def _coordinate(
+    ledger: Ledger,
+    store: BlobStore,
+    follower: Follower,
+    *,
+    tasks: Sequence[Path],
+    observe: Callable[[Happening], None],
+    warn: Callable[[str], None],
+    stop: threading.Event,
+    workers: int,
+    ray: str | None,
+    stranger: bool,
+) -> None:
+    try:
+        ready = get_ready(
+            store,
+            follower,
+            ledger.account,
+            tasks=tasks,
+            block_time=ledger.block_time,
+            workers=workers,
+            stranger=stranger,
+            warn=warn,
+            stop=stop,
+        )
+    except BlobError:
+        if decision.stands_by(follower.job, ledger.account):
+            persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
+        raise
+    if ready is None:
+        persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
+        return
+    observe(
+        happenings.Ready(
+            job=follower.job.job,
+            name=ready.bench.spec.name,
+            round=follower.job.round,
+            rounds=follower.job.terms.rounds,
+            evaluation=ready.evaluation,
+        )
+    )
+    evaluator = evaluator_for(ready.bench, workers=workers, ray=ray)
+    coordinator = _Coordinator(ledger, store, follower, ready.bench, evaluator, observe, stop, pace=ready.pace)
+    with closing(evaluator), closing(coordinator):
+        _run(coordinator)
 
 
 def _run(self: _Coordinator) -> None:

@@ -126,9 +126,12 @@ def successor(job: Job) -> Address | None:
     return next((coordinator for coordinator in rest if has_bond(job, coordinator)), None)
 
 
-def at_stake(job: Job, me: Address) -> bool:
-    """Whether giving up now may cost somebody something: our bond, or a round that has begun."""
-    return job.outcome is None and (me in job.bonded or job.attempt is not None or job.round > 0)
+def at_stake(job: Job, me: Address, *, stranger: bool = False) -> bool:
+    """Whether giving up now may cost somebody something: our bond, or, in a job that somebody named, a round that has
+    begun.
+    """
+    begun = not stranger and (job.attempt is not None or job.round > 0)
+    return job.outcome is None and (me in job.bonded or begun)
 
 
 def gives_up_at(attempt: Attempt, window: Seconds, *, work: float, store_is_down: bool) -> float:

@@ -56,7 +56,7 @@ def get_ready(
         job = follower.job
         if decision.stands_by(job, me) and isinstance(error, BlobError) and me in job.bonded:
             return follower.now() < began + job.terms.settle_window // 2  # as in `decision.lets_go`
-        at_stake = me in follower.job.bonded if stranger else decision.at_stake(follower.job, me)
+        at_stake = decision.at_stake(job, me, stranger=stranger)
         return is_transient(error) or (at_stake and isinstance(error, BlobError | ChainError | StateError))
 
     def attempt() -> Readiness | None:
