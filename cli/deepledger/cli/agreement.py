@@ -101,7 +101,7 @@ def of_screening(screening: Screening | None) -> str:
 def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
     """How long it lasts, what is paid and what can be lost; enforced by the contract."""
     longest = terms.rounds * (terms.commit_window + terms.reveal_window + terms.settle_window)
-    shared = f", divided among accepted updates {of_rewards(spec.rewards)}" if spec else ""
+    shared = f", divided {of_rewards(spec.rewards)} among accepted updates" if spec else ""
     return {
         "spec": cid_of(terms.spec_digest),
         "first model": cid_of(terms.model_digest),
