@@ -2,12 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from deepledger.coordinator.risks import LARGEST_VALIDATION, LONGEST_ROUND, Pace, check_stranger, check_window
+from deepledger.coordinator.risks import (
+    LARGEST_VALIDATION,
+    LONGEST_ROUND,
+    Pace,
+    check_room,
+    check_stranger,
+    check_window,
+)
 from deepledger.protocol.chain.events import JobCreated, JobTerms, Position
-from deepledger.protocol.errors import BadInput
+from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.settlement import most_coalitions
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Job
@@ -55,6 +63,18 @@ def test_what_was_measured_counts_where_it_is_more(spec_of: SpecOf) -> None:
     pace = Pace(evaluation=1.0, block=2, workers=1)
     assert pace.work(spec_of(), 8) == 5
     assert pace.work(spec_of(), 8, measured=7.0) == 11
+
+
+def test_all_updates_of_a_round_have_room(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(coordinates=1 << 20)  # 2 MiB an update, 16 MiB all of them
+    free = 0
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(StateError, match="may take 16 MiB"):
+        check_room(job(10), spec)
+    free = 16 << 20
+    check_room(job(10), spec)
+    with pytest.raises(StateError, match="may take 32 MiB"):
+        check_room(job(10), spec_of(coordinates=1 << 20, rewards=BY_CONTRIBUTION))
 
 
 def test_a_strangers_job_neither_holds_a_bond_for_ever_nor_fills_the_memory(spec_of: SpecOf) -> None:

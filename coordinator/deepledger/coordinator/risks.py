@@ -5,10 +5,12 @@ Whoever makes such a job collects the bond, with the seats that it holds itself.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 
 from deepledger.protocol.chain.events import JobTerms
-from deepledger.protocol.errors import BadInput
+from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.settlement import most_coalitions
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Job
@@ -45,6 +47,23 @@ def check_window(job: Job, spec: JobSpec, pace: Pace) -> None:
         raise BadInput(
             f"settling a round may take {work:.1f} s here (an evaluation takes {pace.evaluation:.2g} s, a block "
             f"{pace.block:g} s), and job {job.job} leaves {window} s for it: post no bond, or use a faster machine"
+        )
+
+
+def check_room(job: Job, spec: JobSpec) -> None:
+    """Raises `StateError` where the temporary folder could not hold what a round may bring."""
+    memory = spec.screening.memory_rounds if spec.screening else 0
+    handed_on = most_coalitions(spec, job.terms.max_participants) > 0  # to the processes that evaluate
+    needed = (1 + memory + handed_on) * job.terms.max_participants * spec.update_bytes
+    try:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise StateError(f"there is no folder for temporary files: {error.strerror}; set TMPDIR to one") from None
+    if free < needed:
+        raise StateError(
+            f"the updates of a round of job {job.job} may take {needed >> 20} MiB, and {folder} has {free >> 20} MiB "
+            "free: make room, or set TMPDIR to another folder"
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepledger.coordinator import decision
-from deepledger.coordinator.risks import Pace, check_stranger, check_window
+from deepledger.coordinator.risks import Pace, check_room, check_stranger, check_window
 from deepledger.protocol.agreement import fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
@@ -67,6 +67,8 @@ def get_ready(
         trusting = me in job.bonded if stranger else decision.has_bond(job, me)
         if stranger and not trusting:
             check_stranger(job.terms, spec)
+        if not trusting:
+            check_room(job, spec)
         bench = prepare_bench(store, spec, find_source(spec.task, tasks))
         model = fetch_model(store, job.model_digest, spec)
         if not trusting:

@@ -17,7 +17,7 @@ from deepledger.protocol.patience import Stopped
 from deepledger.protocol.settlement import Contribution, Verdict, inspect
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.types import Digest, Root
-from deepledger.protocol.vectors import UpdateVector, update_dtype
+from deepledger.protocol.vectors import update_dtype
 
 _AT_ONCE = 4  # updates fetched and inspected at the same time, at most
 _MAPPED = 1 << 26  # bytes of them in memory at the same time, or as many as the model has
@@ -137,34 +137,34 @@ class Verifier:
         self._keep(key)
 
     def _obtain(self, contribution: Contribution) -> Found:
-        size, pause, slots = self._spec.update_bytes, _FIRST_PAUSE, self._fresh
+        pause, slots = _FIRST_PAUSE, self._fresh
+        while True:
+            try:
+                with _turn(slots, _TURN + self._spec.update_bytes / _USUAL):
+                    return Verdict.UNAVAILABLE if self._closed.is_set() else self._fetched(contribution)
+            except BlobError as error:
+                self._trouble[contribution.digest, contribution.root] = error
+                # Whoever is at fault, the participant gets time: only the deadline makes an update unavailable.
+                if self._closed.is_set() or self._too_late(error):
+                    self._warn(f"The update of {contribution.participant} is given up: {error}")
+                    return Verdict.UNAVAILABLE
+                if slots is self._fresh:
+                    self._warn(f"The update of {contribution.participant} is asked for again: {error}")
+            slots = self._again
+            if self._hurry.wait(pause):
+                self._closed.wait(_FIRST_PAUSE)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _fetched(self, contribution: Contribution) -> Found:
+        """Room is taken for the time of a turn, and kept only by what counts: a reveal costs its author nothing."""
+        size = self._spec.update_bytes
         with room_for(size) as file:
-            while True:
-                try:
-                    with _turn(slots, _TURN + size / _USUAL):
-                        if self._closed.is_set():
-                            judged: UpdateVector | Verdict = Verdict.UNAVAILABLE
-                            break
-                        fetch(self._store, contribution.digest, file, size)
-                        judged = inspect(view(file, size), contribution, self._spec)
-                    break
-                except BlobError as error:
-                    self._trouble[contribution.digest, contribution.root] = error
-                    # Whoever is at fault, the participant gets time: only the deadline makes an update unavailable.
-                    if self._closed.is_set() or self._too_late(error):
-                        judged = Verdict.UNAVAILABLE
-                        self._warn(f"The update of {contribution.participant} is given up: {error}")
-                        break
-                    if slots is self._fresh:
-                        self._warn(f"The update of {contribution.participant} is asked for again: {error}")
-                slots = self._again
-                if self._hurry.wait(pause):
-                    self._closed.wait(_FIRST_PAUSE)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            if isinstance(judged, Verdict):
-                file.close()
-                return judged
-            return file
+            fetch(self._store, contribution.digest, file, size)
+            judged = inspect(view(file, size), contribution, self._spec)
+        if isinstance(judged, Verdict):
+            file.close()
+            return judged
+        return file
 
     def _keep(self, key: tuple[Digest, Root]) -> None:
         pause = _FIRST_PAUSE
