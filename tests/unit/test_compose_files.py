@@ -1,0 +1,49 @@
+"""What the compose files must not do, read from their text: no engine is needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blocks(text: str, indent: str) -> dict[str, str]:
+    """The mappings at one depth, by name."""
+    parts = re.split(rf"^{indent}([\w-]+):", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.fixture(params=["docker-compose.yml", "compose.external.yml"])
+def compose(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The sections of a file."""
+    return blocks((ROOT / request.param).read_text(), "")
+
+
+def test_images_that_are_made_here_are_never_pulled(compose: dict[str, str]) -> None:
+    """Their names may be a stranger's at a registry, and the roles are given keys and passwords."""
+    assert re.search(r"^  pull_policy: never\b", compose["x-role"], re.MULTILINE)
+    made, built = set(), set()
+    for section in (*blocks(compose["services"], "  ").values(), compose.get("x-participant", "")):
+        if image := re.search(r"image: (deepledger/\w+)", section):
+            assert "<<: *role" in section
+            assert "pull_policy" not in section
+            made.add(image[1])
+        if "build:" in section:
+            built.add(image[1] if image else "deepledger/node")  # a participant's
+    assert made == built
+
+
+def test_every_service_that_is_run_by_itself_can_be_built(compose: dict[str, str]) -> None:
+    for name, section in blocks(compose["services"], "  ").items():
+        if "profiles: [later]" not in section and "profiles:" in section:
+            assert "build:" in section, name
+
+
+def test_updates_do_not_go_to_a_folder_in_memory(compose: dict[str, str]) -> None:
+    services = blocks(compose["services"], "  ")
+    for name in ("coordinator", "audit"):
+        assert "TMPDIR: /var/tmp" in services[name]
+        assert re.search(r"volumes: \[.*/var/tmp\]", services[name])
