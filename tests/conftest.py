@@ -29,6 +29,7 @@ from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, 
 from deepledger.protocol.spec import JobSpec, build_spec, spec_bytes
 from deepledger.protocol.task import Task, layout_of, read_floats, read_source
 from deepledger.protocol.vectors import as_update, encode_model
+from deepledger.protocol.withheld import encrypt, lock_of, new_key, public_key_of, seal
 
 settings.register_profile("deepledger", deadline=None)  # machines are noisy: never assert a time
 settings.load_profile("deepledger")
@@ -123,6 +124,22 @@ class World:
         } | changes  # fmt: skip
         spec = build_spec(fields)
         return spec, encode_model(read_floats(model), spec.model)
+
+    def withhold(self, coordinators: tuple[int, ...] = (1,), *, encrypted: bytes | None = None) -> dict[str, Any]:
+        """For `create_job`: the validation set withheld. A liar of a sponsor has other bytes `encrypted`."""
+        key, validation = new_key(), self.shards[4].read_bytes()
+        ciphertext, salted_digest = encrypt(key, validation)
+        if encrypted is not None:
+            ciphertext, _ = encrypt(key, encrypted)
+        digest = self.store.put(ciphertext)
+        to = [public_key_of(bytes(self.accounts[number].key)) for number in coordinators]
+        keys = [seal(key, to=each, ciphertext=digest).model_dump() for each in to]
+        withheld = {"salted_digest": salted_digest.hex(), "keys": keys}
+        pin = {"digest": digest.hex(), "bytes": len(ciphertext), "withheld": withheld}
+        self.key = key
+        return {
+            "coordinators": coordinators, "spec_changes": {"validation": pin}, "validation_lock": lock_of(key),
+        }  # fmt: skip
 
     def create_job(
         self, *, coordinators: tuple[int, ...] = (1,), spec_changes: dict[str, Any] | None = None, **terms: Any
@@ -241,12 +258,12 @@ class Play:
         self.settle(lie)
 
     def settle(self, lie: Callable[[Claim], None] | None = None) -> None:
-        from deepledger.protocol.evaluation import prepare_bench
+        from deepledger.protocol.evaluation import bench_with
         from deepledger.protocol.evaluators import OneByOne
 
         job, world = self.see(), self.world
         model = fetch_model(world.store, job.model_digest, self.spec)
-        bench = prepare_bench(world.store, self.spec, read_source(world.task))
+        bench = bench_with(self.spec, read_source(world.task), world.shards[4].read_bytes())
         sources = self.sources(world.store, self.spec, OneByOne(bench))
         settlement = settle(self.spec, model, revealed_in(job, job.attempt, job.participants, self.spec), sources)
         claim = Claim(model, settlement, settlement.accepted, list(settlement.scores), {})

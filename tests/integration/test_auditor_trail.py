@@ -11,7 +11,6 @@ from enum import IntEnum
 from io import StringIO
 
 import pytest
-from eth_utils.crypto import keccak
 from rich.console import Console
 
 from deepledger.auditor.audit import audit
@@ -106,8 +105,7 @@ def play_everything(world):
 def play_withheld(world):
     """A withheld validation set: one leaves while its key is due, one coordinator keeps it, the next gives it."""
     conftest = sys.modules[type(world).__module__]
-    key = b"\7" * 32
-    play = conftest.Play(world, coordinators=(1, 8), rounds=2, validation_lock=keccak(key))
+    play = conftest.Play(world, rounds=2, **world.withhold((1, 8)))
     second, nodes = world.ledger(8), play.nodes
     second.post_bond(play.job, value=play.terms.bond)
     play.round()
@@ -116,7 +114,7 @@ def play_withheld(world):
     world.rpc("evm_increaseTime", 62)
     world.rpc("evm_mine")
     nodes[0].replace_coordinator(play.job)
-    world.ledger(7).disclose(play.job, key)
+    world.ledger(7).disclose(play.job, world.key)
     second.release_bond(play.job)
     for node in (nodes[0], nodes[2]):
         node.leave(play.job)

@@ -212,6 +212,42 @@ def test_models_are_exported(desk: Desk, finished: int, tmp_path: Path) -> None:
     assert (nowhere.exit_code, "cannot write" in nowhere.stderr) == (6, True)
 
 
+def test_a_withheld_validation_set_by_command_line(desk: Desk) -> None:
+    shown = desk.json("account", "show", "coordinator")
+    assert shown["address"] == dev_accounts()[3].address
+    assert shown["public_key"] in desk.run("account", "show", "coordinator").stdout
+    file = desk.folder / "withheld.toml"
+    withheld = JOB.replace("max_samples", "validation_withheld = true\nmax_samples", 1)
+    file.write_text(withheld.replace("rounds = 2", "rounds = 1").replace("participants = 2", "participants = 1"))
+    refused = desk.run("job", "create", file, "--account", "sponsor", "--coordinator", shown["address"])
+    assert (refused.exit_code, "`deepledger account show NAME` prints it" in refused.stderr) == (3, True)
+    alone = desk.json("job", "create", file, "--account", "sponsor")
+    assert alone["coordinators"] == [dev_accounts()[0].address], "the sponsor, who can open it"
+    job = desk.json("job", "create", file, "--account", "sponsor", "--coordinator", shown["public_key"])["job"]
+    agreed = desk.json("job", "show", job)
+    assert agreed["coordinators"] == [shown["address"]]
+    assert (agreed["validation"], len(agreed["terms"]["validation_lock"])) == ("withheld", 64)
+    text = " ".join(desk.run("job", "show", job).stdout.split())
+    assert "withheld: encrypted, and only 1 coordinators can open it" in text
+    assert "all of it if it does not disclose the validation set" in text
+    early = desk.run("job", "disclose", job, "--account", "coordinator")
+    assert (early.exit_code, "still running" in early.stderr) == (3, True)
+    running = [
+        desk.start("coordinator", job, "--account", "coordinator"),
+        desk.start("join", job, "--data", desk.folder / "data-1.safetensors", "--account", "ann", "--yes"),
+    ]
+    told = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], told
+    assert "disclosed the validation set" in told[0][1]
+    status = desk.json("status", job)
+    assert (status["phase"], status["outcome"], status["validation"]) == ("over", "completed", "disclosed")
+    assert desk.json("audit", job)["evaluation"] == "checked"
+    again = desk.run("job", "disclose", job, "--account", "coordinator")
+    assert (again.exit_code, "on the chain already" in again.stderr) == (4, True)
+    public = desk.run("job", "disclose", desk.create(), "--account", "coordinator")
+    assert (public.exit_code, "is public" in public.stderr) == (3, True)
+
+
 def test_a_sponsors_way(desk: Desk) -> None:
     job = desk.create()
     agreed = desk.json("job", "show", job)

@@ -75,7 +75,9 @@ def node(world, job, number, make_update=make_update, **options):
 
 
 def coordinator(world, job, number=1, **options):
-    return Actor(partial(coordinate, world.ledger(number), world.store, job, tasks=[world.folder]), **options).start()
+    secret = bytes(world.accounts[number].key)
+    run = partial(coordinate, world.ledger(number), world.store, job, tasks=[world.folder], secret=secret)
+    return Actor(run, **options).start()
 
 
 def assert_audit_matches(world, job):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deepledger.cli.job_file import draft, read_job_file, wei
+from deepledger.cli.job_file import coordinator, draft, read_job_file, wei
+from deepledger.protocol.agreement import check_keys, fetch_spec, fetch_validation
 from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.spec import parse_spec, spec_bytes
+from deepledger.protocol.withheld import address_of, open_key, public_key_of
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = (ROOT / "examples/digits/job.toml").read_text()
@@ -88,6 +91,56 @@ def test_the_terms_pin_what_is_published(tmp_path: Path, digits: Path) -> None:
     assert store.read(made.spec.validation_digest, limit=1 << 20) == (digits / "validation.safetensors").read_bytes()
     assert digest_of(spec_bytes(made.spec)) == made.terms.spec_digest
     assert made.first.samples == 359
+
+
+def test_a_withheld_validation_set_is_published_encrypted(tmp_path: Path, digits: Path) -> None:
+    path = tmp_path / "job.toml"
+    secrets = [b"\1" * 32, b"\2" * 32]
+    keys = [public_key_of(secret) for secret in secrets]
+    listed = f'coordinators = ["0x{keys[0].hex()}", "{keys[1].hex().upper()}"]'
+    withheld = JOB.replace("\nmax_samples", "\nvalidation_withheld = true\nmax_samples", 1)
+    path.write_text(withheld.replace("coordinators = []", listed, 1))
+    shutil.copy(ROOT / "examples/digits/task.py", tmp_path)
+    shutil.copytree(digits, tmp_path / "data")
+    made = draft(read_job_file(path), tmp_path)
+    assert made.coordinators == tuple(map(address_of, keys))
+    assert parse_spec(spec_bytes(made.spec)) == made.spec
+    store = open_store(str(tmp_path / "store"))
+    made.publish(store)
+    plain = (digits / "validation.safetensors").read_bytes()
+    assert plain[100:200] not in store.read(made.spec.validation_digest, limit=1 << 20)
+    assert fetch_spec(store, made.terms) == made.spec
+    check_keys(made.spec, made.coordinators)
+    for secret in secrets:
+        key = open_key(made.spec, lock=made.terms.validation_lock, secret=secret)
+        assert bytes(fetch_validation(store, made.spec, key)) == plain
+    with pytest.raises(BadInput, match="its key is not known here"):
+        fetch_validation(store, made.spec)
+    with pytest.raises(BadSpec, match="not sealed to the coordinator 0x1111"):
+        check_keys(made.spec, [*made.coordinators, "0x" + "1" * 40])
+    with pytest.raises(BadSpec, match="by the job's terms or by its spec"):
+        fetch_spec(store, replace(made.terms, validation_lock=bytes(32)))
+    assert draft(read_job_file(path), tmp_path).terms.validation_lock != made.terms.validation_lock, "a key of its own"
+
+
+@pytest.mark.parametrize("listed", ["", '"0x1111111111111111111111111111111111111111"'])
+def test_a_withheld_validation_set_needs_public_keys(listed: str, tmp_path: Path, digits: Path) -> None:
+    path = tmp_path / "job.toml"
+    withheld = JOB.replace("\nmax_samples", "\nvalidation_withheld = true\nmax_samples", 1)
+    path.write_text(withheld.replace("coordinators = []", f"coordinators = [{listed}]", 1))
+    shutil.copy(ROOT / "examples/digits/task.py", tmp_path)
+    shutil.copytree(digits, tmp_path / "data")
+    with pytest.raises(BadInput, match=r"give the public key of .*`deepledger account show NAME` prints it"):
+        draft(read_job_file(path), tmp_path)
+
+
+def test_coordinators_are_addresses_or_public_keys() -> None:
+    key = public_key_of(b"\1" * 32).hex()
+    assert coordinator(f"0x{key.upper()}") == coordinator(key) == f"0x{key}"
+    assert coordinator("0x" + "ab" * 20) == "0xABaBaBaBABabABabAbAbABAbABabababaBaBABaB"
+    for wrong in (f"04{key[2:]}", key[:-2], "02" + "f" * 64, 7):
+        with pytest.raises(ValueError, match=r"public key"):
+            coordinator(wrong)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

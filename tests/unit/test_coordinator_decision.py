@@ -7,6 +7,7 @@ import pytest
 
 from deepledger.coordinator.decision import (
     Check,
+    Disclose,
     Finish,
     PostBond,
     ReleaseBond,
@@ -72,6 +73,19 @@ def test_each_phase_for_the_one_that_serves_and_the_next(phase, now, open_attemp
     assert next_step(state, A, now) == serving
     assert next_step(state, B, now) == standby
     assert next_step(job(attempt=open_attempt, bonded=(A, C)), B, now) == PostBond(), "whatever the phase"
+
+
+def test_who_serves_discloses_and_the_next_takes_over_if_it_does_not():
+    state = job(disclosure_end=130)
+    for now, phase, standby in ((129, Phase.DISCLOSING, Wait(Phase.DISCLOSING)), (130, Phase.OVERDUE, Replace())):
+        assert phase_at(state, now) is phase
+        assert next_step(state, A, now) == Disclose()
+        assert next_step(state, B, now) == standby
+        assert next_step(state, C, now) == Wait(phase)
+    assert next_step(job(disclosure_end=160, serving=1), B, 150) == Disclose()
+    assert next_step(job(disclosure_end=160, serving=1), A, 150) == Finish()
+    assert at_stake(state, A)
+    assert next_step(job(disclosure_end=130, bonded=(A,)), B, 130) == Wait(Phase.OVERDUE), "it could only lose a bond"
 
 
 @pytest.mark.parametrize("outcome", Outcome)

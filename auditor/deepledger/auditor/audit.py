@@ -14,12 +14,12 @@ from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind
 from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
 from deepledger.auditor.rounds import audit_round
 from deepledger.auditor.rules import Rules
-from deepledger.protocol.agreement import fetch_model, fetch_spec
+from deepledger.protocol.agreement import check_keys, fetch_model, fetch_spec, fetch_validation
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Event, JobCreated
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
-from deepledger.protocol.evaluation import Bench, prepare_bench
+from deepledger.protocol.evaluation import Bench, bench_with
 from deepledger.protocol.evaluators import evaluator_for
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.spec import JobSpec
@@ -31,6 +31,8 @@ from deepledger.protocol.vectors import ModelVector
 Progress = Callable[[str, int, int], None]
 """(what, how much is done, of how much)"""
 
+_NOT_YET = "not checked yet: the validation set is withheld until the job closes"
+_NEVER = "not checked: the validation set was withheld, and nobody has disclosed its key"
 _ACCOUNTS = ("participant", "account", "coordinator", "sponsor")
 
 
@@ -147,11 +149,18 @@ def _credits(rules: Rules, events: Sequence[Event], head: Head, reader: Reader) 
 def _spec(job: Job, store: BlobStore, findings: list[Finding]) -> JobSpec | None:
     claimed, at = job.terms.spec_digest.hex(), job.created.at
     try:
-        return fetch_spec(store, job.terms)
+        spec = fetch_spec(store, job.terms)
     except (BlobMissing, BlobCorrupt) as error:
         findings.append(Finding(Kind.BLOB, "the spec cannot be had", claimed, str(error), at, None))
     except BadSpec as error:
         findings.append(Finding(Kind.SPEC, "the spec is not valid", claimed, str(error), at, None))
+    else:
+        try:
+            check_keys(spec, job.created.coordinators)
+        except BadSpec as error:
+            what = "not every coordinator can open the validation set"
+            findings.append(Finding(Kind.SPEC, what, claimed, str(error), at, None))
+        return spec
     return None
 
 
@@ -175,16 +184,26 @@ def _bench(
     job: Job, store: BlobStore, spec: JobSpec, tasks: Sequence[Path], findings: list[Finding]
 ) -> tuple[Bench | None, str]:
     """What evaluations are redone with, or why they are not. The validation set is fetched either way."""
-    source, why_not = None, "not checked because torch is not installed"
+    source, why_not, key = None, "not checked because torch is not installed", job.validation_key
+    withheld = spec.validation.withheld
     try:
         if importlib.util.find_spec("torch") is not None:
             source = find_source(spec.task, tasks)
     except BadInput as error:
         why_not = f"not checked: {error}"
     try:
+        if withheld is not None and key is None:
+            store.read_into(spec.validation_digest, np.empty(spec.validation.bytes, np.uint8).data)
+            return None, _NOT_YET if job.outcome is None else _NEVER
+        try:
+            validation = fetch_validation(store, spec, key)
+        except BadSpec as error:
+            what = "the withheld validation set is not what the spec says"
+            pinned = withheld.salted_digest if withheld is not None else ""
+            findings.append(Finding(Kind.SPEC, what, pinned, str(error), job.created.at, None))
+            return None, f"not checked because {what}"
         if source is not None:
-            return prepare_bench(store, spec, source), "checked"
-        store.read_into(spec.validation_digest, np.empty(spec.validation.bytes, np.uint8).data)
+            return bench_with(spec, source, validation), "checked"
     except (BlobMissing, BlobCorrupt) as error:
         what = "the validation set cannot be had"
         findings.append(Finding(Kind.BLOB, what, spec.validation.digest, str(error), job.created.at, None))

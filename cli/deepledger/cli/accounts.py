@@ -1,4 +1,4 @@
-"""account new, import, list: keys in encrypted files."""
+"""account new, import, show, list: keys in encrypted files."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="account", help="Accounts: keys in encrypted files. Example: deepledger account list")
     command(group, "new")(new)
     command(group, "import")(import_)
+    command(group, "show")(show_)
     command(group, "list")(list_)
 
 
@@ -61,6 +62,24 @@ def import_(
 
     key = _dev_key(dev) if dev is not None else _key(key_file)
     _made(import_key(home.accounts, name, key, password(password_file, what="New password", confirm=True)), json=json)
+
+
+def show_(name: Name, home: Home, password_file: PasswordFile = None, json: Json = False) -> None:
+    """Show an account's address and public key.
+
+    A sponsor that withholds a validation set needs its coordinators' public keys: its key is sealed to them.
+
+    Example: deepledger account show hospital-a
+    """
+    from deepledger.protocol.keystore import unlock
+    from deepledger.protocol.withheld import public_key_of
+
+    account = unlock(home.accounts, name, password(password_file, what=f"Password of {name}"))
+    public_key = "0x" + public_key_of(bytes(account.key)).hex()
+    if json:
+        show.as_json({"name": name, "address": account.address, "public_key": public_key})
+    else:
+        show.pairs(name, {"address": account.address, "public key": public_key})
 
 
 def list_(home: Home, json: Json = False) -> None:

@@ -42,10 +42,20 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         "training": f"{hyperparameters or 'no hyperparameters'}; seed {spec.training.seed}",
         "aggregation": of_rule(spec.aggregation),
         "screening": of_screening(spec.screening),
-        "validation": f"{cid_of(spec.validation_digest)}, {spec.validation.bytes:,} bytes, public",
+        "validation": of_validation(spec),
         "sample limit": f"{spec.max_samples:,}: who declares more weighs and earns as this",
         "privacy": PRIVACY[spec.privacy],
     }
+
+
+def of_validation(spec: JobSpec) -> str:
+    blob = f"{cid_of(spec.validation_digest)}, {spec.validation.bytes:,} bytes"
+    if spec.validation.withheld is None:
+        return f"{blob}, public"
+    return (
+        f"{blob}, withheld: encrypted, and only {len(spec.validation.withheld.keys)} coordinators can open it until "
+        "the job closes; from then on its evaluations can be audited"
+    )
 
 
 def of_rule(rule: AggregationRule) -> str:
@@ -102,6 +112,7 @@ def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
     """How long it lasts, what is paid and what can be lost; enforced by the contract."""
     longest = terms.rounds * (terms.commit_window + terms.reveal_window + terms.settle_window)
     shared = f", divided {of_rewards(spec.rewards)} among accepted updates" if spec else ""
+    kept = ", all of it if it does not disclose the validation set in the end" if terms.withheld else ""
     return {
         "spec": cid_of(terms.spec_digest),
         "first model": cid_of(terms.model_digest),
@@ -113,7 +124,7 @@ def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
         "stake": f"{eth(terms.stake)}, yours again when you leave",
         "you lose": f"{eth(terms.reveal_penalty)} of it each time you commit and do not reveal; "
         f"your seat (not the stake) after {terms.miss_limit} missed rounds in a row",
-        "coordinator": f"deposits {eth(terms.bond)} and loses {eth(terms.settle_penalty)} if it settles too late",
+        "coordinator": f"deposits {eth(terms.bond)} and loses {eth(terms.settle_penalty)} if it settles too late{kept}",
     }
 
 
@@ -125,6 +136,7 @@ def terms_json(terms: JobTerms) -> dict[str, Any]:
         "spec": cid_of(terms.spec_digest),
         "first_model": cid_of(terms.model_digest),
         "first_model_root": terms.model_root.hex(),
+        "validation_lock": terms.validation_lock.hex() if terms.withheld else None,
         **{name: getattr(terms, name) for name in numbers},
         **{name: str(getattr(terms, name)) for name in amounts},
     }

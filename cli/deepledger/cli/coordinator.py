@@ -245,6 +245,7 @@ class _Desk:
                 workers=self.workers,
                 ray=self.ray,
                 stranger=stranger,
+                secret=bytes(self.account.key),
             )
         except DeepledgerError as error:
             self.reporting.say(f"job {job}: {error}")
@@ -262,6 +263,7 @@ def _line(happening: Happening) -> str | None:
 
 def _words(happening: Happening) -> str | None:
     from deepledger.coordinator import happenings as seen
+    from deepledger.protocol.chain.events import Phase
     from deepledger.protocol.happenings import Waiting, Warned
 
     match happening:
@@ -271,6 +273,8 @@ def _words(happening: Happening) -> str | None:
         case seen.BondPosted():
             return f"deposited the bond of {show.eth(happening.amount)}"
         case Waiting():
+            if happening.phase is Phase.DISCLOSING:
+                return "the last round is over; the key of the validation set is due"
             if happening.attempt is None:
                 return f"round {happening.round}: waiting for participants, {happening.seated} seated"
             acts = f"{happening.seated} seated, {happening.commits} committed, {happening.reveals} revealed"
@@ -288,6 +292,8 @@ def _words(happening: Happening) -> str | None:
             return f"round {happening.round}: restarted, too few took part"
         case seen.TookOver():
             return f"round {happening.round}: took over from {happening.predecessor}"
+        case seen.Disclosed():
+            return f"disclosed the validation set ({happening.receipt.gas_used:,} gas)"
         case seen.BondReleased():
             return "released the bond"
         case seen.Withdrawn():

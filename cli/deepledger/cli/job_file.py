@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +29,7 @@ from deepledger.protocol.spec import (
     Training,
     UpdateFormat,
     Validation,
+    Withheld,
     build_spec,
     describe,
     spec_bytes,
@@ -40,6 +42,8 @@ MAX_FILE_BYTES = 1 << 20
 MAX_COORDINATORS = 8
 UNITS = {"wei": 0, "gwei": 9, "eth": 18}
 _TAKEN_OVER = ("update", "training", "aggregation", "rewards", "screening", "max_samples")
+_PUBLIC_KEY = re.compile(r"(0x)?0[23][0-9a-f]{64}", re.IGNORECASE)
+_ADDRESS_LENGTH = 42
 _AMOUNT = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,18})?) *(wei|gwei|eth)", re.IGNORECASE)
 
 
@@ -63,6 +67,32 @@ def address(value: Any) -> Address:
     if not isinstance(value, str) or not is_address(value):
         raise ValueError(f"{value!r} is not an address; write 0x and 40 hexadecimal digits")
     return Address(to_checksum_address(value))
+
+
+def coordinator(value: Any) -> str:
+    """An address, or a compressed public key in lower case. Raises `ValueError`."""
+    if isinstance(value, str) and _PUBLIC_KEY.fullmatch(value.strip()):
+        key = value.strip().lower()
+        _address_of(key)
+        return key if key.startswith("0x") else f"0x{key}"
+    try:
+        return address(value)
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is not an address or a public key; write 0x and 40 or 66 hexadecimal digits"
+        ) from None
+
+
+def _address_of(text: str) -> Address:
+    """Of a coordinator as `coordinator` returns it. Raises `ValueError`."""
+    if len(text) == _ADDRESS_LENGTH:
+        return Address(text)
+    from deepledger.protocol.withheld import address_of
+
+    try:
+        return address_of(bytes.fromhex(text.removeprefix("0x")))
+    except BadInput as error:
+        raise ValueError(str(error)) from None
 
 
 Amount = Annotated[int, BeforeValidator(wei)]
@@ -99,7 +129,7 @@ class TermsSection(_Part):
     bond: Amount
     settle_penalty: Amount
     coordinators: Annotated[
-        tuple[Annotated[str, BeforeValidator(address)], ...], Field(max_length=MAX_COORDINATORS, strict=False)
+        tuple[Annotated[str, BeforeValidator(coordinator)], ...], Field(max_length=MAX_COORDINATORS, strict=False)
     ] = ()
 
 
@@ -107,6 +137,7 @@ class JobFile(_Part):
     name: Name
     task: RelativePath
     validation: RelativePath
+    validation_withheld: bool = False
     max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
     privacy: Literal["open"] = "open"
     model: ModelSection = ModelSection()
@@ -127,7 +158,7 @@ class Draft:
     terms: JobTerms
     coordinators: tuple[Address, ...]  # as the file lists them
     model: bytes
-    validation: bytes
+    validation: bytes  # as it is published: encrypted if it is withheld
     first: Evaluation  # of the first model
 
     def publish(self, store: BlobStore) -> None:
@@ -160,12 +191,14 @@ def read_job_file(path: Path) -> JobFile:
     return job
 
 
-def draft(job: JobFile, folder: Path) -> Draft:
+def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Draft:
     """Make the first model and pin task, layout and validation set. `folder` is what the file's paths start from.
 
-    Loads the task, evaluates the first model and looks whether `train` takes the hyperparameters, so that a job which
-    nobody can train is noticed before money is locked.
+    `coordinators` replace the file's list: addresses, or public keys where the validation set is withheld. Loads the
+    task, evaluates the first model and looks whether `train` takes the hyperparameters, so that a job which nobody can
+    train is noticed before money is locked.
     """
+    named = tuple(coordinators) or job.terms.coordinators
     source = read_source(folder / job.task)
     task = Task(source)
     task.check_hyperparameters(job.training.hyperparameters)
@@ -176,6 +209,7 @@ def draft(job: JobFile, folder: Path) -> Draft:
     vector = encode_model(read_floats(model), format_)
     write_floats(model, decode_model(vector, format_))  # what participants will start from
     first = task.evaluate(model, task.load_data(validation))
+    published, withheld, lock = _withhold(blob, named) if job.validation_withheld else (blob, None, None)
     spec = build_spec(
         {
             "name": job.name,
@@ -183,10 +217,11 @@ def draft(job: JobFile, folder: Path) -> Draft:
             "model": format_,
             "privacy": job.privacy,
             "validation": Validation(
-                digest=digest_of(blob).hex(),
-                bytes=len(blob),
+                digest=digest_of(published).hex(),
+                bytes=len(published),
                 loss_tolerance=job.tolerance.loss,
                 correct_tolerance=job.tolerance.correct,
+                withheld=withheld,
             ),
             **{name: getattr(job, name) for name in _TAKEN_OVER},
         }
@@ -194,15 +229,32 @@ def draft(job: JobFile, folder: Path) -> Draft:
     model_bytes = vector.tobytes()
     return Draft(
         spec=spec,
-        terms=_terms(job.terms, spec_digest=digest_of(spec_bytes(spec)), model=model_bytes),
-        coordinators=tuple(Address(text) for text in job.terms.coordinators),
+        terms=_terms(job.terms, spec_digest=digest_of(spec_bytes(spec)), model=model_bytes, lock=lock),
+        coordinators=tuple(map(_address_of, named)),
         model=model_bytes,
-        validation=blob,
+        validation=published,
         first=first,
     )
 
 
-def _terms(section: TermsSection, *, spec_digest: Digest, model: bytes) -> JobTerms:
+def _withhold(validation: bytes, coordinators: Sequence[str]) -> tuple[bytes, Withheld, bytes]:
+    """What is published instead, how it is opened, and the lock for the contract. The key itself is kept nowhere."""
+    from deepledger.protocol.withheld import encrypt, lock_of, new_key, seal
+
+    without = [text for text in coordinators if len(text) == _ADDRESS_LENGTH]
+    if without or not coordinators:
+        raise BadInput(
+            "the validation set is withheld, and its key has to be sealed to every coordinator: give the public key of "
+            f"{without[0] if without else 'each'} instead of its address (`deepledger account show NAME` prints it)"
+        )
+    key = new_key()
+    ciphertext, salted_digest = encrypt(key, validation)
+    digest = digest_of(ciphertext)
+    keys = tuple(seal(key, to=bytes.fromhex(text[2:]), ciphertext=digest) for text in coordinators)
+    return ciphertext, Withheld(salted_digest=salted_digest.hex(), keys=keys), lock_of(key)
+
+
+def _terms(section: TermsSection, *, spec_digest: Digest, model: bytes, lock: bytes | None) -> JobTerms:
     return JobTerms(
         spec_digest=spec_digest,
         model_digest=digest_of(model),
@@ -219,6 +271,7 @@ def _terms(section: TermsSection, *, spec_digest: Digest, model: bytes) -> JobTe
         reveal_penalty=Wei(section.reveal_penalty),
         bond=Wei(section.bond),
         settle_penalty=Wei(section.settle_penalty),
+        validation_lock=lock or bytes(32),
     )
 
 
@@ -230,7 +283,7 @@ def _check(terms: TermsSection, path: Path) -> None:
         raise BadSpec(f"{path}: terms.reveal_penalty exceeds terms.stake, from which it is taken")
     if terms.settle_penalty > terms.bond:
         raise BadSpec(f"{path}: terms.settle_penalty exceeds terms.bond, from which it is taken")
-    if len(set(terms.coordinators)) != len(terms.coordinators):
+    if len({_address_of(text) for text in terms.coordinators}) != len(terms.coordinators):
         raise BadSpec(f"{path}: terms.coordinators has an address twice")
 
 

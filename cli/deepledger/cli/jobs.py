@@ -1,4 +1,4 @@
-"""job create, simulate, show, list, close."""
+"""job create, simulate, show, list, close, disclose."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def add_to(app: typer.Typer) -> None:
     command(group, "show")(show_)
     command(group, "list")(list_)
     command(group, "close")(close)
+    command(group, "disclose")(disclose)
 
 
 def create(
@@ -45,7 +46,11 @@ def create(
     store: Store,
     coordinator: Annotated[
         list[str] | None,
-        typer.Option(metavar="ADDRESS", help="Who settles, instead of the file's list; repeat it for successors."),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Who settles, instead of the file's list; repeat it for successors. A public key where the validation "
+            "set is withheld.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -53,16 +58,23 @@ def create(
 
     Example: deepledger job create examples/digits/job.toml
     """
-    from deepledger.cli.job_file import address, draft, read_job_file
+    from deepledger.cli.job_file import coordinator as checked
+    from deepledger.cli.job_file import draft, read_job_file
     from deepledger.protocol.errors import BadInput
+    from deepledger.protocol.withheld import public_key_of
 
     try:
-        named = [address(text) for text in coordinator or ()]
+        named = [checked(text) for text in coordinator or ()]
     except ValueError as error:
         raise BadInput(f"--coordinator: {error}") from None
-    prepared = draft(read_job_file(file), file.parent)
-    ledger = chain.ledger(signer)
-    coordinators = named or list(prepared.coordinators) or [ledger.account]
+    job_file = read_job_file(file)
+    account = None
+    if job_file.validation_withheld and not (named or job_file.terms.coordinators):
+        account = signer.unlock()  # it will settle, and must be able to open the validation set
+        named = [f"0x{public_key_of(bytes(account.key)).hex()}"]
+    prepared = draft(job_file, file.parent, coordinators=named)
+    ledger = chain.ledger(signer) if account is None else chain.ledger_of(account, signer)
+    coordinators = list(prepared.coordinators) or [ledger.account]
     prepared.publish(store.open())
     job, receipt = ledger.create_job(prepared.terms, coordinators)
     if json:
@@ -98,6 +110,7 @@ def show_(job: JobNumber, chain: Chain, store: Store, json: Json = False) -> Non
                 "coordinators": list(found.created.coordinators),
                 "phase": follower.phase().name.lower(),
                 "round": found.round,
+                "validation": found.validation,
                 "terms": agreement.terms_json(found.terms),
                 "spec": spec.model_dump(mode="json"),
             }
@@ -111,6 +124,7 @@ def show_(job: JobNumber, chain: Chain, store: Store, json: Json = False) -> Non
             "sponsor": found.created.sponsor,
             "coordinators": ", then ".join(found.created.coordinators),
             "phase": f"{follower.phase().name.lower()}, {found.round} of {found.terms.rounds} rounds are settled",
+            **({"validation set": found.validation} if found.terms.withheld else {}),
         },
     )
 
@@ -189,6 +203,37 @@ def close(job: JobNumber, chain: Chain, signer: Signer, json: Json = False) -> N
         show.as_json({"job": job, "transaction": receipt.transaction, "block": receipt.block, "credit": str(credit)})
     else:
         show.out(f"job {job} is closed; {show.eth(credit)} can be taken home with `deepledger withdraw {job}`")
+
+
+def disclose(job: JobNumber, chain: Chain, signer: Signer, store: Store, json: Json = False) -> None:
+    """Put the key of a withheld validation set on chain, for everybody to read; only a coordinator of the job can.
+
+    The coordinator does so by itself when the last round is over. This is for a job whose coordinators are all gone:
+    once the key is there, anybody can audit its evaluations.
+
+    Example: deepledger job disclose 1
+    """
+    from deepledger.protocol.agreement import fetch_spec
+    from deepledger.protocol.chain.follow import Follower
+    from deepledger.protocol.errors import BadInput
+    from deepledger.protocol.withheld import open_key
+
+    found = Follower(chain.reader(), JobId(job)).job
+    if not found.terms.withheld:
+        raise BadInput(f"the validation set of job {job} is public; there is nothing to disclose")
+    if found.outcome is None and found.disclosure_end is None:
+        raise BadInput(
+            f"job {job} is still running: with the key, its participants could train on what they are measured by; it "
+            "is disclosed when the last round is over"
+        )
+    spec = fetch_spec(store.open(), found.terms)
+    account = signer.unlock()
+    key = open_key(spec, lock=found.terms.validation_lock, secret=bytes(account.key))
+    receipt = chain.ledger_of(account, signer).disclose(JobId(job), key)
+    if json:
+        show.as_json({"job": job, "transaction": receipt.transaction, "block": receipt.block, "gas": receipt.gas_used})
+    else:
+        show.note(f"the key of job {job}'s validation set is on the chain since block {receipt.block}")
 
 
 def all_events(reader: Any) -> list[Event]:

@@ -55,7 +55,7 @@ def join(
 
     Example: deepledger join 1 --data shard.safetensors --task examples/digits/task.py
     """
-    from deepledger.protocol.agreement import fetch_spec
+    from deepledger.protocol.agreement import check_keys, fetch_spec
     from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.task import find_source
 
@@ -67,10 +67,11 @@ def join(
     spec = fetch_spec(blobs, found.terms)
     source = find_source(spec.task, searched)
     ledger = chain.ledger(signer)
-    if found.outcome is not None and _took_part(found, ledger):
+    if (found.outcome is not None or found.disclosure_end is not None) and _took_part(found, ledger):
         pass  # it only has to go home
     elif ledger.account not in found.participants:
         _check_open(found, ledger)
+        check_keys(spec, found.created.coordinators)
         _agree(found, spec, f"{source.path}", yes=yes)
 
     from deepledger.node.participate import participate
@@ -105,6 +106,8 @@ def _check_open(job: Job, ledger: Ledger) -> None:
     """What would fail, before anybody reads an agreement for nothing."""
     if job.outcome is not None:
         raise BadInput(f"job {job.job} is over ({job.outcome.name.lower()}); `deepledger job list` shows others")
+    if job.disclosure_end is not None:
+        raise BadInput(f"the last round of job {job.job} is over; `deepledger job list` shows others")
     if len(job.participants) >= job.terms.max_participants:
         raise LedgerRejected(
             f"job {job.job} is full: all {job.terms.max_participants} seats are taken; try again when somebody leaves",
@@ -152,12 +155,15 @@ def parting(reader: Reader, job: JobId, account: Address) -> str:
 
 def _line(happening: Happening) -> str | None:
     from deepledger.node import happenings as node
+    from deepledger.protocol.chain.events import Phase
     from deepledger.protocol.happenings import Acted, Waiting, Warned
 
     gas = f"({happening.receipt.gas_used:,} gas)" if isinstance(happening, Acted) else ""
     match happening:
         case node.TookSeat():
             return f"took seat {happening.seat} and staked {show.eth(happening.stake)} {gas}"
+        case Waiting(phase=Phase.DISCLOSING):
+            return "the last round is over; the job ends once its coordinator discloses the validation set"
         case Waiting(attempt=None):
             opens = f"it opens when enough have joined and {happening.serving} has deposited its bond"
             return f"round {happening.round}: not open yet, {happening.seated} seated; {opens}"

@@ -48,7 +48,8 @@ def simulate(
     if len(data) < 3:
         raise BadInput("a simulation needs the data of three participants at least: repeat --data FILE")
     job = read_job_file(file)
-    prepared = draft(job, file.parent)
+    # Nothing is published, so that nothing has to be kept from anybody.
+    prepared = draft(job.model_copy(update={"validation_withheld": False}), file.parent)
     played = _play(prepared, file.parent / job.task, file.parent / job.validation, data, rounds, workers)
     if json:
         show.as_json({"rounds": rounds, "behaviours": {outcome.behaviour: _json(outcome) for outcome in played}})

@@ -126,6 +126,7 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
             "phase": f"{follower.phase().name.lower()}{over}{left}",
             "rounds": f"{job.round} of {job.terms.rounds} settled",
             "coordinator": job.coordinator,
+            **({"validation set": job.validation} if job.terms.withheld else {}),
             "block": f"{follower.head.number}, {show.moment(follower.head.timestamp)}",
         },
     )
@@ -203,6 +204,7 @@ def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, An
         "settled_rounds": job.round,
         "rounds": job.terms.rounds,
         "coordinator": job.coordinator,
+        "validation": job.validation,
         "model": cid_of(job.model_digest),
         "participants": [
             {

@@ -77,6 +77,9 @@ class JobSummary(BaseModel):
     stake: str
     spec: str
     model: str
+    validation: Literal["public", "withheld", "disclosed"] = Field(
+        description="Who may read the validation set: everybody, the coordinators until the job closes, or by now all."
+    )
 
 
 class JobAnswer(Answer):
@@ -187,6 +190,7 @@ def job_summary(seen: Seen) -> JobSummary:
         stake=str(job.terms.stake),
         spec=cid_of(job.terms.spec_digest),
         model=cid_of(job.model_digest),
+        validation=job.validation,
     )
 
 

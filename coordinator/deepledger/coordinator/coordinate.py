@@ -15,9 +15,8 @@ from pathlib import Path
 from traceback import extract_tb
 
 from deepledger.coordinator import decision, happenings
-from deepledger.coordinator.risks import Pace
 from deepledger.coordinator.settling import Prepared, post, prepare
-from deepledger.coordinator.starting import get_ready
+from deepledger.coordinator.starting import Readiness, get_key, get_ready
 from deepledger.coordinator.succession import check_last_settlement
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.blobs.store import BlobStore
@@ -34,7 +33,7 @@ from deepledger.protocol.types import JobId, RoundNumber
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
 _A_MOMENT = 0.5  # seconds
-_RACES = {"WrongPhase", "WrongRound", "NotCoordinator", "BondAlreadyPosted", "NoBond"}
+_RACES = {"WrongPhase", "WrongRound", "NotCoordinator", "BondAlreadyPosted", "NoBond", "AlreadyDisclosed"}
 
 
 @dataclass(slots=True)
@@ -42,11 +41,11 @@ class _Coordinator:
     ledger: Ledger
     store: BlobStore
     follower: Follower
-    bench: Bench
-    evaluator: Evaluator
+    ready: Readiness | None  # None: the last round is over, and only the key is needed
+    evaluator: Evaluator | None
     observe: Callable[[Happening], None]
     stop: threading.Event
-    pace: Pace
+    key: bytes | None  # of a withheld validation set
     work: float = 0.0  # seconds from the last update to the settlement, the most so far
     settling_since: float | None = None
     prepared: Prepared | None = None
@@ -55,6 +54,11 @@ class _Coordinator:
     shown: Waiting | None = None
     looked: tuple[RoundNumber, decision.Trust] = (RoundNumber(0), decision.Trust.UNKNOWN)  # after so many rounds
     doubt: DeepledgerError | None = None  # why what a predecessor settled last cannot be gone on from
+
+    @property
+    def bench(self) -> Bench:
+        assert self.ready is not None  # noqa: S101 (there are rounds to settle)
+        return self.ready.bench
 
     @property
     def trust(self) -> decision.Trust:
@@ -79,16 +83,18 @@ def coordinate(
     tasks: Sequence[Path],
     observe: Callable[[Happening], None],
     stop: threading.Event,
+    secret: bytes | None = None,
     workers: int = 1,
     ray: str | None = None,
     stranger: bool = False,
 ) -> None:
     """Coordinate a job until it is over or `stop` is set; then the bond is withdrawn.
 
-    `tasks` are files and folders in which the pinned task source is looked for; `workers` and `ray` say where models
-    are evaluated, see `evaluators`; `stranger`: nobody named this job, see `risks`. Raises every `DeepledgerError` that
-    does not pass by itself; the call can be repeated. Any other exception is a fault: while something is at stake, all
-    is begun again after it.
+    `tasks` are files and folders in which the pinned task source is looked for; `secret` is the account's secret key,
+    to which the key of a withheld validation set is sealed; `workers` and `ray` say where models are evaluated, see
+    `evaluators`; `stranger`: nobody named this job, see `risks`. Raises every `DeepledgerError` that does not pass by
+    itself; the call can be repeated. Any other exception is a fault: while something is at stake, all is begun again
+    after it.
     """
     warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
     pause = FIRST_PAUSE
@@ -108,6 +114,7 @@ def coordinate(
                     observe=observe,
                     warn=warn,
                     stop=stop,
+                    secret=secret,
                     workers=workers,
                     ray=ray,
                     stranger=stranger,
@@ -139,16 +146,23 @@ def _coordinate(
     observe: Callable[[Happening], None],
     warn: Callable[[str], None],
     stop: threading.Event,
+    secret: bytes | None,
     workers: int,
     ray: str | None,
     stranger: bool,
 ) -> None:
+    if follower.job.disclosure_end is not None:  # nothing may keep us from disclosing what would cost the bond
+        key = get_key(store, follower, secret=secret, warn=warn, stop=stop)
+        with closing(_Coordinator(ledger, store, follower, None, None, observe, stop, key)) as coordinator:
+            _run(coordinator)
+        return
     try:
         ready = get_ready(
             store,
             follower,
             ledger.account,
             tasks=tasks,
+            secret=secret,
             block_time=ledger.block_time,
             workers=workers,
             stranger=stranger,
@@ -172,7 +186,7 @@ def _coordinate(
         )
     )
     evaluator = evaluator_for(ready.bench, workers=workers, ray=ray)
-    coordinator = _Coordinator(ledger, store, follower, ready.bench, evaluator, observe, stop, pace=ready.pace)
+    coordinator = _Coordinator(ledger, store, follower, ready, evaluator, observe, stop, ready.key)
     with closing(evaluator), closing(coordinator):
         _run(coordinator)
 
@@ -186,6 +200,8 @@ def _run(self: _Coordinator) -> None:
             job, me = self.follower.job, self.ledger.account
             step = decision.next_step(job, me, self.follower.now(), trust=self.trust)
             if isinstance(step, decision.ReleaseBond | decision.Finish):
+                if job.outcome is not None and job.withholds and self.key is not None:
+                    _act(self, decision.Disclose())  # who was to do so did not; the audit still needs it
                 _go_home(self.ledger, self.follower, self.observe)
                 break
             if isinstance(step, decision.Wait):
@@ -230,6 +246,10 @@ def _act(self: _Coordinator, step: decision.Step) -> None:
             self.observe(
                 happenings.TookOver(job=job.job, round=job.round, predecessor=job.coordinator, receipt=receipt)
             )
+        case decision.Disclose():
+            assert self.key is not None  # noqa: S101 (it was opened before there was anything to disclose)
+            receipt = ledger.disclose(job.job, self.key)
+            self.observe(happenings.Disclosed(job=job.job, receipt=receipt))
         case _:
             pass
     if receipt is not None:
@@ -252,6 +272,7 @@ def _check(self: _Coordinator) -> None:
 def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
     """One step towards the settlement, after which the chain is looked at again; None while it is not posted."""
     ledger, job, prepared = self.ledger, self.follower.job, self.prepared
+    assert self.evaluator is not None  # noqa: S101 (there is a round to settle)
     verifier = _verifier(self, attempt)
     self.settling_since = self.settling_since or time.monotonic()
     revealed = revealed_in(job, attempt, job.participants, self.bench.spec)
@@ -319,7 +340,8 @@ def _too_late(self: _Coordinator, trouble: BlobError | None) -> bool:
     down = isinstance(trouble, StoreUnreachable)
     if attempt is None:
         return True
-    work = self.pace.work(self.bench.spec, len(attempt.commits), measured=self.work)
+    assert self.ready is not None  # noqa: S101 (there is an update to wait for)
+    work = self.ready.pace.work(self.bench.spec, len(attempt.commits), measured=self.work)
     return self.follower.now() >= decision.gives_up_at(attempt, window, work=work, store_is_down=down)
 
 

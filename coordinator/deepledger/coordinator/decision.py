@@ -36,6 +36,11 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Disclose:
+    """Put the key of the withheld validation set on chain: the last round is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseBond:
     pass
 
@@ -63,7 +68,7 @@ class Trust(Enum):
     SOUND = auto()
 
 
-Step = PostBond | Settle | Restart | Replace | Check | ReleaseBond | Wait | Finish
+Step = PostBond | Settle | Restart | Replace | Check | Disclose | ReleaseBond | Wait | Finish
 
 
 def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND) -> Step:
@@ -77,8 +82,10 @@ def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND
         if not lets_go(job, now, trust):
             return Check()
         return ReleaseBond() if me in job.bonded and job.terms.bond else Finish()
-    if not has_bond(job, me):
-        return PostBond()
+    if job.disclosure_end is not None and serves(job, me):
+        return Disclose()
+    if not has_bond(job, me):  # once the last round is over, a bond could only be lost
+        return PostBond() if job.disclosure_end is None else Wait(phase)
     match phase:
         case Phase.STARVED if job.attempt is not None and now >= restarts_at(job.attempt, job.terms.min_participants):
             return Restart()

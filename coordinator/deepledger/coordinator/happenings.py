@@ -56,6 +56,11 @@ class TookOver(Acted):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Disclosed(Acted):
+    """The key of the withheld validation set is on the chain, and the job over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BondReleased(Acted):
     pass
 

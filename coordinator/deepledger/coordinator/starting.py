@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deepledger.coordinator import decision
 from deepledger.coordinator.risks import Pace, check_room, check_stranger, check_window
-from deepledger.protocol.agreement import fetch_model, fetch_spec
+from deepledger.protocol.agreement import check_keys, fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
@@ -21,6 +21,7 @@ from deepledger.protocol.evaluation import Bench, prepare_bench
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.patience import is_transient, persist
 from deepledger.protocol.report import Evaluation
+from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import find_source
 from deepledger.protocol.trail import Job
 from deepledger.protocol.types import Address
@@ -30,6 +31,7 @@ from deepledger.protocol.vectors import ModelVector
 @dataclass(frozen=True, slots=True)
 class Readiness:
     bench: Bench
+    key: bytes | None  # of a withheld validation set
     evaluation: Evaluation  # of the present model
     pace: Pace
 
@@ -40,13 +42,15 @@ def get_ready(
     me: Address,
     *,
     tasks: Sequence[Path],
+    secret: bytes | None,
     block_time: Callable[[], float],
     workers: int,
     stranger: bool,
     warn: Callable[[str], None],
     stop: threading.Event,
 ) -> Readiness | None:
-    """`stranger`: nobody named this job, so nothing is at stake in it but our own bond.
+    """`secret` is the secret key of the account `me`, to which the key of a withheld validation set is sealed;
+    `stranger`: nobody named this job, so nothing is at stake in it but our own bond.
 
     None if the job is over. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake."""
 
@@ -65,11 +69,13 @@ def get_ready(
             return None
         spec = fetch_spec(store, job.terms)
         trusting = me in job.bonded if stranger else decision.has_bond(job, me)
+        if not trusting:
+            check_keys(spec, job.created.coordinators)
+            check_room(job, spec)
         if stranger and not trusting:
             check_stranger(job.terms, spec)
-        if not trusting:
-            check_room(job, spec)
-        bench = prepare_bench(store, spec, find_source(spec.task, tasks))
+        key = _key(spec, job, secret) if spec.validation.withheld is not None else None
+        bench = prepare_bench(store, spec, find_source(spec.task, tasks), key=key)
         model = fetch_model(store, job.model_digest, spec)
         if not trusting:
             _check_root(job, model)
@@ -80,9 +86,43 @@ def get_ready(
         pace = Pace(time.monotonic() - started, block_time(), workers)
         if not trusting:
             check_window(job, spec, pace)
-        return Readiness(bench, evaluation, pace)
+        return Readiness(bench, key, evaluation, pace)
 
     return persist(attempt, warn=lambda message: warn(f"not ready to settle: {message}"), stop=stop, passes=passes)
+
+
+def get_key(
+    store: BlobStore,
+    follower: Follower,
+    *,
+    secret: bytes | None,
+    warn: Callable[[str], None],
+    stop: threading.Event,
+) -> bytes:
+    """The key of a withheld validation set, when it is due: all that is needed from then on.
+
+    Raises `Stopped` and `BadInput`; whatever is wrong with the store is waited for, since the bond is at stake.
+    """
+
+    def attempt() -> bytes:
+        job = follower.update()
+        return _key(fetch_spec(store, job.terms), job, secret)
+
+    passes: Callable[[DeepledgerError], bool] = lambda error: is_transient(error) or isinstance(error, BlobError)  # noqa: E731
+    return persist(attempt, warn=lambda message: warn(f"cannot open the key: {message}"), stop=stop, passes=passes)
+
+
+def _key(spec: JobSpec, job: Job, secret: bytes | None) -> bytes:
+    """Without it nobody can settle, and whoever serves in the end and cannot disclose it loses its bond."""
+    from deepledger.protocol.withheld import open_key
+
+    if job.validation_key is not None:
+        return job.validation_key
+    if secret is None:
+        raise BadInput(
+            f"the validation set of job {job.job} is withheld: the account's secret key is needed to open it"
+        )
+    return open_key(spec, lock=job.terms.validation_lock, secret=secret)
 
 
 def _check_root(job: Job, model: ModelVector) -> None:

@@ -30,9 +30,10 @@ def next_step(job: Job, me: Address, now: Seconds, *, unpublished: bool) -> Step
     if phase is Phase.OVER:
         return Step.FINISH
     if me not in job.participants:
-        return Step.JOIN
+        return Step.JOIN if job.disclosure_end is None else Step.FINISH
+    silent = phase is Phase.OVERDUE and now >= overdue_since(job) + _turn(job, me)
     if attempt is None:
-        return Step.WAIT
+        return Step.REPLACE if silent else Step.WAIT
     if phase is Phase.COMMITTING and not attempt.has_committed(me):
         return Step.COMMIT
     if phase is Phase.REVEALING and attempt.has_committed(me) and not attempt.has_revealed(me):
@@ -41,9 +42,7 @@ def next_step(job: Job, me: Address, now: Seconds, *, unpublished: bool) -> Step
         return Step.PUBLISH
     if phase is Phase.STARVED and now >= starved_since(job, attempt) + _turn(job, me):
         return Step.RESTART
-    if phase is Phase.OVERDUE and now >= overdue_since(job, attempt) + _turn(job, me):
-        return Step.REPLACE
-    return Step.WAIT
+    return Step.REPLACE if silent else Step.WAIT
 
 
 def must_reveal(job: Job, me: Address, now: Seconds) -> bool:
@@ -58,11 +57,16 @@ def starved_since(job: Job, attempt: Attempt) -> Seconds:
     return attempt.commit_end if len(attempt.commits) < job.terms.min_participants else attempt.reveal_end
 
 
-def overdue_since(job: Job, attempt: Attempt) -> Seconds:
-    """When to replace a silent coordinator. If that would end the job, it gets half a window more."""
-    window = job.terms.settle_window
+def overdue_since(job: Job) -> Seconds:
+    """When to replace a coordinator that does not settle or disclose. If that would end the job, it gets half a window
+    more.
+    """
+    window, end = job.terms.settle_window, job.disclosure_end
+    if end is None:
+        assert job.attempt is not None  # noqa: S101 (else nothing is overdue)
+        end = Seconds(job.attempt.reveal_end + window)
     successors = set(job.created.coordinators[job.serving + 1 :]) & job.bonded
-    return Seconds(attempt.reveal_end + window + (0 if successors else window // 2))
+    return Seconds(end + (0 if successors else window // 2))
 
 
 def _turn(job: Job, me: Address) -> Seconds:

@@ -16,7 +16,7 @@ from deepledger.node.decision import Step, must_reveal, next_step
 from deepledger.node.happenings import Finished, LeftSeat, Poked, RoundOver, TookSeat, Withdrawn
 from deepledger.node.journal import Journal
 from deepledger.node.training import MakeUpdate, load_trainer, make_update
-from deepledger.protocol.agreement import fetch_spec
+from deepledger.protocol.agreement import check_keys, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
@@ -145,6 +145,7 @@ def _act(node: Node, step: Step) -> None:
                 "this account has lost its seat: it missed too many rounds, or its stake was used up by penalties. "
                 "What is left can be withdrawn; join again to take a new seat."
             )
+        check_keys(node.trainer.spec, job.created.coordinators)
         receipt = ledger.join(job.job, node.samples, value=job.terms.stake)
         node.follower.reach(receipt.block)
         me = node.follower.job.participants.get(ledger.account)

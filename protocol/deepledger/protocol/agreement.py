@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import JobTerms
+from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.spec import MAX_SPEC_BYTES, JobSpec, parse_spec
-from deepledger.protocol.types import Digest
+from deepledger.protocol.types import Address, Digest
 from deepledger.protocol.vectors import ModelVector, as_model
 
 
 def fetch_spec(store: BlobStore, terms: JobTerms) -> JobSpec:
     """Raises `BadSpec`, and as the store does."""
-    return parse_spec(store.read(terms.spec_digest, limit=MAX_SPEC_BYTES))
+    spec = parse_spec(store.read(terms.spec_digest, limit=MAX_SPEC_BYTES))
+    if terms.withheld != (spec.validation.withheld is not None):
+        raise BadSpec(
+            "the validation set is withheld by the job's terms or by its spec, and not by both; have nothing to do "
+            "with this job"
+        )
+    return spec
+
+
+def check_keys(spec: JobSpec, coordinators: Sequence[Address]) -> None:
+    """Raises `BadSpec` unless whoever may have to settle can open a withheld validation set."""
+    withheld = spec.validation.withheld
+    if withheld is None:
+        return
+    sealed = {key.coordinator.lower() for key in withheld.keys}
+    without = [coordinator for coordinator in coordinators if coordinator.lower() not in sealed]
+    if without:
+        raise BadSpec(f"the key of the withheld validation set is not sealed to the coordinator {without[0]}")
+
+
+def fetch_validation(store: BlobStore, spec: JobSpec, key: bytes | None = None) -> Buffer:
+    """The validation set; `key` is that of a withheld one.
+
+    Raises `BadInput` if it is withheld and there is no key, `BadSpec` if it is not what the spec says, and as the store
+    does.
+    """
+    withheld = spec.validation.withheld
+    if withheld is not None and key is None:
+        raise BadInput("the validation set is withheld until the job closes, and its key is not known here")
+    data = np.empty(spec.validation.bytes, np.uint8)
+    store.read_into(spec.validation_digest, data.data)
+    if withheld is None or key is None:
+        return data.data
+    from deepledger.protocol.withheld import decrypt
+
+    return decrypt(key, data.data, salted_digest=bytes.fromhex(withheld.salted_digest))
 
 
 def fetch_model(store: BlobStore, digest: Digest, spec: JobSpec) -> ModelVector:

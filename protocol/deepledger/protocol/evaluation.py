@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from typing_extensions import Buffer
 
+from deepledger.protocol.agreement import fetch_validation
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.report import Evaluation
@@ -55,15 +56,20 @@ class Bench:
         return Evaluation(samples=len(self.validation), correct=0, loss_millionths=WORST_LOSS)
 
 
-def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource) -> Bench:
-    """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails,
-    `StateError` without room for the validation set, and as the store does.
+def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource, *, key: bytes | None = None) -> Bench:
+    """With the validation set from the store; `key` is that of a withheld one. Raises as `bench_with` and
+    `fetch_validation`.
+    """
+    return bench_with(spec, source, fetch_validation(store, spec, key))
+
+
+def bench_with(spec: JobSpec, source: TaskSource, validation: Buffer) -> Bench:
+    """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails, and `StateError` without
+    room for the validation set.
 
     The validation set is a file without a suffix (a spec names none), which stays for as long as the bench lives:
     tasks may map it into memory or read it again.
     """
-    data = np.empty(spec.validation.bytes, np.uint8)
-    store.read_into(spec.validation_digest, data.data)
     try:
         folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
     except OSError as error:
@@ -71,7 +77,7 @@ def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource) -> Bench:
     try:
         path = folder / "validation"
         try:
-            path.write_bytes(data.data)
+            path.write_bytes(validation)
         except OSError as error:
             raise _no_room(error) from error
         bench = open_bench(spec, source, path)

@@ -28,6 +28,11 @@ MAX_NESTING = 32
 FIXED_ONE = 1 << 20
 """Factors of aggregation rules are integers in units of 1 / FIXED_ONE."""
 
+KEY_BYTES = 32
+SEALED_BYTES = 81
+WITHHELD_OVERHEAD = 48
+"""How much longer a withheld validation set is encrypted than plain: its salt and its tag."""
+
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$")]
 
@@ -252,8 +257,24 @@ class Screening(_Part):
 Rewards = Annotated[EqualRewards | SampleRewards | ContributionRewards, Field(discriminator="policy")]
 
 
+class SealedKey(_Part):
+    """The key of a withheld validation set, for one coordinator only, see `withheld.seal`."""
+
+    coordinator: AddressText
+    sealed: Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{2 * SEALED_BYTES}}}$")]
+
+
+class Withheld(_Part):
+    """How a validation set that is encrypted until its job closes is opened, and what must be in it."""
+
+    salted_digest: Hex32
+    keys: Annotated[tuple[SealedKey, ...], Field(min_length=1, max_length=8, strict=False)]
+
+
 class Validation(_Part):
-    """The public validation set, and how far two machines' evaluations of one model may differ.
+    """The validation set as it is in the blob store, and how far two machines' evaluations of one model may differ.
+
+    `digest` and `bytes` are those of the set itself if it is public; of what it is encrypted to if it is `withheld`.
 
     Integers decide the model and the money; evaluation is floating point and decides neither here. Between machines
     and torch builds, sums of products differ in the last bits: `loss_tolerance` is relative to max(1, loss),
@@ -264,6 +285,17 @@ class Validation(_Part):
     bytes: Annotated[int, Field(gt=0, le=1 << 32)]
     loss_tolerance: Annotated[float, Field(ge=0, le=1)] = 1e-3
     correct_tolerance: Annotated[int, Field(ge=0)] = 1
+    withheld: Withheld | None = None
+
+    @model_validator(mode="after")
+    def _something_is_encrypted(self) -> Validation:
+        if self.withheld is not None and not WITHHELD_OVERHEAD < self.bytes < 1 << 31:
+            raise ValueError(f"a withheld set is encrypted to {WITHHELD_OVERHEAD + 1} to 2^31 - 1 bytes")
+        return self
+
+    @property
+    def plain_bytes(self) -> int:
+        return self.bytes if self.withheld is None else self.bytes - WITHHELD_OVERHEAD
 
 
 class JobSpec(_Part):

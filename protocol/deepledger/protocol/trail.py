@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from deepledger.protocol.chain.events import (
     BondPosted,
@@ -101,6 +102,13 @@ class Job:
     @property
     def round(self) -> RoundNumber:
         return RoundNumber(len(self.history))
+
+    @property
+    def validation(self) -> Literal["public", "withheld", "disclosed"]:
+        """Whether everybody may read the validation set; withheld: only the coordinators, until the job closes."""
+        if not self.terms.withheld:
+            return "public"
+        return "withheld" if self.validation_key is None else "disclosed"
 
     @property
     def withholds(self) -> bool:
