@@ -341,7 +341,7 @@ def test_what_goes_wrong_is_said_in_one_line(case: str, desk: Desk, finished: in
         assert result.stderr.count("\n") == 1
 
 
-def test_joining_is_refused_before_anything_is_staked(desk: Desk) -> None:
+def test_joining_is_refused_before_anything_is_staked(desk: Desk, tmp_path: Path) -> None:
     job = desk.create()
     data = desk.folder / "data-1.safetensors"
     unread = desk.run("join", job, "--data", data, "--account", "ann")
@@ -349,7 +349,29 @@ def test_joining_is_refused_before_anything_is_staked(desk: Desk) -> None:
     assert "0.1 ETH, yours again when you leave" in " ".join(unread.stdout.split())
     poor = desk.run("join", job, "--data", data, "--account", "poor", "--yes")
     assert (poor.exit_code, "has 0 ETH, and the stake is 0.1 ETH" in poor.stderr) == (4, True)
+    save_file({"x": np.zeros((40, 7), np.float32), "y": np.zeros(40, np.int64)}, tmp_path / "wide")
+    wide = desk.run("join", job, "--data", tmp_path / "wide", "--account", "ann", "--yes")
+    assert (wide.exit_code, "evaluate of task" in wide.stderr.splitlines()[-1]) == (3, True)
     assert desk.json("status", job)["participants"] == []
+
+
+def test_training_that_fails_later_says_where_the_stake_is(desk: Desk, tmp_path: Path) -> None:
+    """The rehearsal is the only training that this task allows."""
+    failing = "def train(model, data, *, learning_rate, seen=[]):\n    assert not seen, 'no'\n    seen.append(1)\n"
+    (tmp_path / "task.py").write_text(TASK.replace("def train(model, data, *, learning_rate):\n", failing))
+    (tmp_path / "job.toml").write_text(JOB.replace("participants = 2", "participants = 1"))
+    (tmp_path / "data-0.safetensors").write_bytes((desk.folder / "data-0.safetensors").read_bytes())
+    made = Desk(desk.settings | {"DEEPLEDGER_TASKS": str(tmp_path / "task.py")}, tmp_path)
+    job = made.create()
+    coordinator = made.start("coordinator", job, "--account", "sponsor")
+    node = made.start("join", job, "--data", tmp_path / "data-0.safetensors", "--account", "ann", "--yes")
+    _, err = node.communicate(timeout=120)
+    coordinator.send_signal(signal.SIGTERM)
+    coordinator.communicate(timeout=120)
+    assert node.returncode == 3
+    assert "train of task" in err
+    assert "Your stake is still in: mend this and run the same command again, or give up your seat" in err
+    assert made.json("leave", job, "--account", "ann")["credit"] == str(10**17)
 
 
 def test_a_full_job_is_said(desk: Desk, chain: str) -> None:

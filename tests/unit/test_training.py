@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from deepledger.node.training import Trainer, load_trainer, make_update
+from deepledger.node.training import Trainer, load_trainer, make_update, rehearse
+from deepledger.protocol.errors import BadInput
 from deepledger.protocol.spec import build_spec
 from deepledger.protocol.task import Task, layout_of, read_floats, read_source
 from deepledger.protocol.vectors import encode_model
@@ -52,6 +55,71 @@ def trainer_of(tmp_path: Path, spec_fields: Any) -> Any:
         return load_trainer(spec, source, path)
 
     return trainer
+
+
+TABLE = """
+import torch
+from safetensors.torch import load_file
+
+def build_model():
+    return torch.nn.Linear(4, 2)
+
+def load_data(path):
+    shard = load_file(path)
+    return KIND(shard["x"], shard["y"])
+
+def train(model, data, *, step):
+    NEEDS
+    for x, y in torch.utils.data.DataLoader(data, batch_size=32):
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+    with torch.no_grad():
+        model.bias += step
+
+def evaluate(model, data):
+    x, y = data.tensors
+    loss = torch.nn.functional.cross_entropy(model(x), y)
+    return {"samples": len(y), "correct": 0, "loss": float(loss)}
+"""
+SUBCLASS = "type('Own', (torch.utils.data.TensorDataset,), {})"
+
+
+@pytest.fixture
+def table_of(tmp_path: Path, spec_fields: Any) -> Any:
+    """A trainer with 3000 rows of four columns; `kind` of data set, what `train` needs, and what is wrong with them."""
+
+    def trainer(
+        *, columns: int = 4, last_label: int = 1, kind: str = "torch.utils.data.TensorDataset", needs: str = "pass"
+    ) -> Trainer:
+        labels = torch.zeros(3000, dtype=torch.int64)
+        labels[-1] = last_label
+        save_file({"x": torch.zeros(3000, columns), "y": labels}, tmp_path / "data")
+        path = tmp_path / "table.py"
+        path.write_text(TABLE.replace("KIND", kind).replace("NEEDS", needs))
+        source = read_source(path)
+        layout = [entry.model_dump() for entry in layout_of(Task(source).build_model(1))]
+        training = {"seed": 1, "hyperparameters": {"step": STEP}}
+        spec = build_spec(spec_fields(model={"fraction_bits": 20, "layout": layout}, training=training))
+        return load_trainer(spec, source, tmp_path / "data")
+
+    return trainer
+
+
+@pytest.mark.parametrize("kind", ["torch.utils.data.TensorDataset", SUBCLASS])
+def test_a_rehearsal_tells_data_that_fits_from_data_that_does_not(table_of: Any, kind: str) -> None:
+    fitting = table_of(kind=kind)
+    before = read_floats(fitting.model)
+    rehearse(fitting)
+    assert (read_floats(fitting.model) == before).all()
+    with pytest.raises(BadInput, match=r"evaluate of task .* failed: .*shapes"):
+        rehearse(table_of(kind=kind, columns=5))
+    with pytest.raises(BadInput, match=r"evaluate of task .* failed: .*51"):
+        rehearse(table_of(kind=kind, last_label=51))
+    with pytest.raises(BadInput, match=r"train of task .* failed: ValueError: never"):
+        rehearse(table_of(kind=kind, needs="raise ValueError('never')"))
+
+
+def test_a_rehearsal_does_not_refuse_a_task_that_needs_all_data(table_of: Any) -> None:
+    rehearse(table_of(needs="assert len(data) == 3000"))
 
 
 def sent(trainer: Trainer, last: list[float] | None, residual: float = 0) -> np.ndarray:

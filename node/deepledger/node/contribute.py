@@ -20,7 +20,7 @@ from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.commitment import SALT_BYTES, Slot, commitment_for
-from deepledger.protocol.errors import BlobError, StateError
+from deepledger.protocol.errors import BadInput, BlobError, StateError
 from deepledger.protocol.happenings import Happening, Waiting, Warned
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.trail import Attempt, Job, deadline
@@ -76,14 +76,20 @@ def _train(node: Node, attempt: Attempt) -> Record:
     committed = _commitments(job, account)
     last = node.journal.update_before(attempt.round, committed=committed) if momentum_percent(spec) else None
     started = time.monotonic()
-    encoded = node.make_update(
-        node.trainer,
-        model,
-        node.journal.residual_before(attempt.round, committed=committed),
-        last=None if last is None else as_update(last, spec),
-        training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
-        rounding_seed=int.from_bytes(os.urandom(8), "big"),
-    )
+    try:
+        encoded = node.make_update(
+            node.trainer,
+            model,
+            node.journal.residual_before(attempt.round, committed=committed),
+            last=None if last is None else as_update(last, spec),
+            training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
+            rounding_seed=int.from_bytes(os.urandom(8), "big"),
+        )
+    except BadInput as error:
+        raise BadInput(
+            f"{error}. Your stake is still in: mend this and run the same command again, or give up your seat with "
+            f"`deepledger leave {job.job}` and take the stake home with `deepledger withdraw {job.job}`"
+        ) from error
     seconds = time.monotonic() - started
     update = encoded.vector.data.cast("B")
     digest, root, salt = digest_of(update), chunk_root(update, bits=spec.update.bits), os.urandom(SALT_BYTES)

@@ -15,7 +15,7 @@ from deepledger.node.contribute import Node
 from deepledger.node.decision import Step, must_reveal, next_step
 from deepledger.node.happenings import Finished, LeftSeat, Poked, RoundOver, TookSeat, Withdrawn
 from deepledger.node.journal import Journal
-from deepledger.node.training import MakeUpdate, load_trainer, make_update
+from deepledger.node.training import MakeUpdate, load_trainer, make_update, rehearse
 from deepledger.protocol.agreement import check_keys, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
@@ -77,6 +77,8 @@ def participate(
     journal = Journal(folder, slot, spec, spec_digest=follower.job.terms.spec_digest)
     with journal.held():
         trainer = load_trainer(spec, source, data)
+        if follower.job.outcome is None and ledger.account not in follower.job.participants:
+            rehearse(trainer)
         node = Node(
             ledger=ledger,
             store=store,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +42,10 @@ class Trainer:
         return len(self.data)
 
 
+_EVALUATED, _TRAINED = 1024, 64
+"""Samples that a rehearsal evaluates at a time, and that it trains on."""
+
+
 class MakeUpdate(Protocol):
     """How a node comes by its updates: `make_update`, unless an experiment has it do something else."""
 
@@ -61,6 +68,38 @@ def load_trainer(spec: JobSpec, source: TaskSource, data: Path) -> Trainer:
     if layout_of(model) != spec.model.layout:
         raise BadSpec("the task's model does not have the layout that the spec pins; do not join this job")
     return Trainer(spec, task, task.load_data(data), model)
+
+
+def rehearse(trainer: Trainer) -> None:
+    """Evaluate all data and train on a little of it, on copies of the model: before a stake depends on that.
+
+    What fails with a part of the data counts only if it fails with all of it. Raises `BadInput` then.
+    """
+    task, hyperparameters = trainer.task, trainer.spec.training.hyperparameters
+    task.check_hyperparameters(hyperparameters)
+    evaluate: Callable[[Any], object] = lambda data: task.evaluate(copy.deepcopy(trainer.model), data)  # noqa: E731
+    train: Callable[[Any], object] = lambda data: task.train(  # noqa: E731
+        copy.deepcopy(trainer.model), data, seed=trainer.spec.training.seed, hyperparameters=hyperparameters
+    )
+    first = islice(_parts(trainer.data, _TRAINED), 1)
+    for use, parts in ((evaluate, _parts(trainer.data, _EVALUATED)), (train, first)):
+        try:
+            for part in parts:
+                use(part)
+        except BadInput:
+            use(trainer.data)
+
+
+def _parts(data: Any, size: int) -> Iterator[Any]:
+    """All samples in parts, as data of the same kind where that is known."""
+    for start in range(0, len(data), size):
+        end = min(start + size, len(data))
+        if type(data) is torch.utils.data.TensorDataset:
+            yield torch.utils.data.TensorDataset(*data[start:end])
+        elif isinstance(data, list | tuple):
+            yield data[start:end]
+        else:
+            yield torch.utils.data.Subset(data, range(start, end))
 
 
 def make_update(
