@@ -15,12 +15,19 @@ import pytest
 from deepledger.auditor.audit import audit
 from deepledger.coordinator.coordinate import coordinate
 from deepledger.coordinator.happenings import RoundSettled
-from deepledger.node.happenings import CommittedUpdate, Finished, RevealedUpdate, RoundOver
+from deepledger.node.happenings import CommittedUpdate, Finished, RevealedUpdate, RoundOver, TookSeat
 from deepledger.node.participate import participate
 from deepledger.node.training import make_update
 from deepledger.protocol.chain.events import Committed, Outcome, Phase
 from deepledger.protocol.chain.follow import Follower
-from deepledger.protocol.errors import BadInput, ChainNonsense, LedgerRejected, StateError, StoreUnreachable
+from deepledger.protocol.errors import (
+    AccountInUse,
+    BadInput,
+    ChainNonsense,
+    LedgerRejected,
+    StateError,
+    StoreUnreachable,
+)
 from deepledger.protocol.happenings import Warned
 from deepledger.protocol.settlement import Verdict
 from deepledger.protocol.task import read_source
@@ -194,15 +201,56 @@ def test_a_lost_journal_is_said_plainly_and_asked_for_while_it_can_be_put_back(w
     job = world.create_job(min_participants=2, rounds=1)
     actors = [coordinator(world, job), node(world, job, 0)]
     node(world, job, 1, kill_on=CommittedUpdate).join()
-    folder, lost = world.folder / "nodes", world.folder / "lost"
-    folder.rename(lost)
+    (folder,) = world.folder.glob(f"nodes/*-{world.accounts[3].address}")
+    lost = folder.rename(world.folder / "lost")
     actors.append(node(world, job, 1))
     until(lambda: any(isinstance(each, Warned) and "not in" in each.message for each in actors[-1].seen))
-    for kept in lost.glob(f"*-{world.accounts[3].address}/round-*"):
-        kept.rename(folder / kept.relative_to(lost))
+    for kept in lost.glob("round-*"):
+        kept.rename(folder / kept.name)
     for actor in actors:
         actor.join()
     assert len(assert_audit_matches(world, job).job.history[0].opened.reveals) == 2
+
+
+@pytest.mark.parametrize("seen", ["at the start", "later"])
+def test_a_second_node_with_the_key_on_another_machine_stops_at_once(world, seen):
+    job = world.create_job(min_participants=1)
+    actors = [coordinator(world, job)]
+
+    def second(waits):
+        def slowly(*arguments, **options):
+            waits()
+            return make_update(*arguments, **options)
+
+        run = partial(
+            participate, world.ledger(2), world.store, job, source=read_source(world.task), data=world.shards[0],
+            folder=world.folder / "other nodes", make_update=slowly,
+        )  # fmt: skip
+        return Actor(run).start()
+
+    if seen == "later":
+        actors.append(node(world, job, 0, kill_on=TookSeat))
+        actors[-1].join()
+        training = threading.Event()
+        other = second(lambda: (training.set(), until(lambda: committed(actors[-1]))))
+        assert training.wait(60)
+        actors[-1] = node(world, job, 0)
+    else:
+        actors.append(node(world, job, 0, kill_on=CommittedUpdate))
+        actors[-1].join()
+        other = second(lambda: None)
+        until(lambda: any(isinstance(each, Warned) and "another node acts" in each.message for each in other.seen))
+        actors[-1] = node(world, job, 0)
+    with pytest.raises(AccountInUse, match="another node acts for 0x"):
+        other.join()
+    assert not any(isinstance(each, RoundOver | RevealedUpdate) for each in other.seen)
+    for actor in actors:
+        actor.join()
+    assert_audit_matches(world, job)
+
+
+def committed(actor):
+    return any(isinstance(each, CommittedUpdate) for each in actor.seen)
 
 
 def until(happened):

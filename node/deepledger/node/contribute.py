@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from deepledger.node.happenings import CommittedUpdate, RevealedUpdate, Trained
@@ -20,7 +20,7 @@ from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.commitment import SALT_BYTES, Slot, commitment_for
-from deepledger.protocol.errors import BadInput, BlobError, StateError
+from deepledger.protocol.errors import AccountInUse, BadInput, BlobError, StateError
 from deepledger.protocol.happenings import Happening, Waiting, Warned
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.trail import Attempt, Job, deadline
@@ -43,6 +43,10 @@ class Node:
     was_seated: bool = False
     unpublished: bool = False
     shown: Waiting | None = None
+    made: set[bytes] = field(default_factory=set)  # commitments that are known to be this node's
+    lost: tuple[bytes, bool] | None = (
+        None  # a commitment that the journal lacks from the start; whether it was revealed
+    )
     make_update: MakeUpdate = make_update
 
     @property
@@ -57,6 +61,7 @@ def commit(node: Node, attempt: Attempt) -> None:
     model = node.follower.job.model_digest
     record = node.journal.read(attempt.round, attempt.attempt, model) or _train(node, attempt)
     node.follower.update()
+    check_alone(node)
     current = node.follower.job.attempt
     if current is None or (current.round, current.attempt) != (attempt.round, attempt.attempt):
         node.warn(f"Round {attempt.round} ended while this node was training for it.")
@@ -64,6 +69,7 @@ def commit(node: Node, attempt: Attempt) -> None:
     if node.follower.phase() is not Phase.COMMITTING:
         node.warn(f"Training took longer than the commit window of round {attempt.round}; it is missed.")
         return
+    node.made.add(record.commitment)
     receipt = node.ledger.commit(node.job, attempt.round, record.commitment)
     node.follower.reach(receipt.block)
     node.observe(CommittedUpdate(job=node.job, round=attempt.round, receipt=receipt))
@@ -166,6 +172,34 @@ def _commitments(job: Job, account: Address) -> set[bytes]:
     """Of the updates that this account had in rounds that were settled."""
     commits = (commit for over in job.history for commit in over.opened.commits)
     return {commit.commitment for commit in commits if commit.participant == account}
+
+
+def unexplained(node: Node) -> tuple[bytes, bool] | None:
+    """What this account, but not this node, committed to since the last round reported; whether it is revealed."""
+    job, account = node.follower.job, node.ledger.account
+    attempts = [over.opened for over in job.history[node.settled :]]
+    for attempt in attempts if job.attempt is None else [*attempts, job.attempt]:
+        for commit in attempt.commits:
+            if commit.participant != account or commit.commitment in node.made:
+                continue
+            if not node.journal.knows(commit.commitment, attempt.round):
+                return commit.commitment, attempt.has_revealed(account)
+            node.made.add(commit.commitment)
+    return None
+
+
+def check_alone(node: Node) -> None:
+    """Raises `AccountInUse` if this account does what this node does not.
+
+    A commitment that was there when this node began may be its own, and its journal lost.
+    """
+    found = unexplained(node)
+    if found is not None and found != node.lost:
+        raise AccountInUse(
+            f"another node acts for {node.ledger.account} in job {node.job}: this one has not made all that this "
+            f"account has committed to or revealed since it began, with {node.journal.folder}. Run one of them only; "
+            "what the other one has committed to, only that one can reveal"
+        )
 
 
 def _own_record(node: Node, attempt: Attempt) -> Record:

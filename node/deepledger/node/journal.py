@@ -110,6 +110,17 @@ class Journal:
             raise damaged
         return None
 
+    def knows(self, commitment: bytes, round: RoundNumber) -> bool:
+        """Whether a record of the round has this commitment, or is damaged so that it may have."""
+        for path in self._records():
+            if _round_of(path) == round:
+                try:
+                    if _names(path)["commitment"] == commitment:
+                        return True
+                except (OSError, ValueError, KeyError, AttributeError):
+                    return True
+        return False
+
     def _read(self, path: Path, model: Digest) -> Record:
         try:
             names = _names(path)

@@ -22,6 +22,7 @@ from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.commitment import Slot
 from deepledger.protocol.errors import (
+    AccountInUse,
     BlobError,
     ChainError,
     ChainNonsense,
@@ -92,6 +93,12 @@ def participate(
             unpublished=_has_revealed(follower, ledger),  # before it was killed, perhaps
             make_update=make_update,
         )
+        node.lost = contribute.unexplained(node)
+        if node.lost is not None:
+            node.warn(
+                f"{ledger.account} has committed to what is not in {journal.folder}: another node acts for it, or the "
+                "folder was moved or lost. Stop one of the two nodes, or put the folder back."
+            )
         _run(node, stop)
 
 
@@ -100,6 +107,7 @@ def _run(node: Node, stop: threading.Event) -> None:
     while not stop.wait(pause):
         try:
             node.follower.update(timeout=0)
+            contribute.check_alone(node)
             _report_settled(node)
             step = next_step(node.follower.job, node.ledger.account, node.follower.now(), unpublished=node.unpublished)
             if step is Step.FINISH:
@@ -126,6 +134,8 @@ def _run(node: Node, stop: threading.Event) -> None:
 
 def _passes(node: Node, trouble: DeepledgerError) -> bool:
     """Whether to go on: because it may pass by itself, or because to end now would cost the penalty."""
+    if isinstance(trouble, AccountInUse):
+        return False
     if must_reveal(node.follower.job, node.ledger.account, node.follower.now()):
         return isinstance(trouble, BlobError | ChainError | StateError)
     if isinstance(trouble, InsufficientFunds | ChainNonsense):  # fees that are too high are nonsense, too

@@ -21,6 +21,7 @@ shows a traceback. The command line exits with `exit_code`.
     │   ├── BlobMissing          nobody serves the blob
     │   └── BlobCorrupt          other bytes than the digest promises, or another length
     └── StateError               this machine's own files, or another process using them   6
+        └── AccountInUse         another node acts for the same account
 """
 
 from __future__ import annotations
@@ -108,3 +109,7 @@ class BlobCorrupt(BlobError):
 
 class StateError(DeepledgerError):
     exit_code = 6
+
+
+class AccountInUse(StateError):
+    pass
