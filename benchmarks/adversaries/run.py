@@ -54,6 +54,7 @@ def usual() -> Iterator[Setting]:
     yield from settings(model=TASKS, split=SPLITS)
     yield from settings(seed=[1], split=SPLITS)
     yield from settings(participants=[4], split=SPLITS)
+    yield from settings(participants=[4], model=TASKS, seed=[2, 3, 4, 5], split=["dirichlet 0.1"])
     yield from settings(attack=HOSTILE, attackers=[2], policy=["contribution"])
     yield from settings(rounds=[10], split=SPLITS)
     yield from settings(screening=["harm"], split=SPLITS)

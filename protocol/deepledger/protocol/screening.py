@@ -134,7 +134,7 @@ def _find_copies(
     screened: Screened, stack: Stack, earlier: Stack, screening: Screening, cosine: Cosines, order: Sequence[int]
 ) -> None:
     """Two updates are copies if they are far nearer to each other than to what others do: their distance, 1 - cosine,
-    is a small part of the median one. Noise that is added to a copy must be a third of its length to hide that.
+    is a small part of the median one. Noise that is added to a copy must be a fifth of its length to hide that.
 
     One's own earlier update is held against how near others stay to their own: with momentum, or data that differ,
     everybody's updates are alike from round to round.

@@ -245,10 +245,10 @@ class Screening(_Part):
     `remove_percent`: reputation below which a participant's updates are no longer looked at.
     """
 
-    copy_percent: Annotated[int, Field(ge=0, le=50)] = 10
+    copy_percent: Annotated[int, Field(ge=0, le=50)] = 3
     memory_rounds: Annotated[int, Field(ge=0, le=4)] = 2
-    scaled_percent: Annotated[int, Field(ge=0, le=100_000)] = 800
-    profile_percent: Annotated[int, Field(ge=0, le=50)] = 10
+    scaled_percent: Annotated[int, Field(ge=0, le=100_000)] = 1200
+    profile_percent: Annotated[int, Field(ge=0, le=50)] = 3
     opposed_percent: Annotated[int, Field(ge=0, le=100)] = 20
     harm_percent: Annotated[int, Field(ge=0, le=1000)] = 0
     remove_percent: Annotated[int, Field(ge=0, le=99)] = 40
