@@ -7,8 +7,9 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -32,6 +33,7 @@ from deepledger.protocol.spec import (
     Withheld,
     build_spec,
     describe,
+    shown,
     spec_bytes,
 )
 from deepledger.protocol.task import Task, layout_of, read_floats, read_source, write_floats
@@ -186,9 +188,26 @@ def read_job_file(path: Path) -> JobFile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadSpec(f"{path} is not TOML: {error}") from None
     except ValidationError as error:
-        raise BadSpec(f"{path}: {describe(error)}") from None
+        raise BadSpec(f"{path}: {describe(error)}{_meant(error)}") from None
     _check(job.terms, path)
     return job
+
+
+def _meant(error: ValidationError) -> str:
+    """Which keys may have been meant by those that there are not."""
+    unknown = [str(item["loc"][-1]) for item in error.errors(include_url=False) if item["type"] == "extra_forbidden"]
+    known = sorted(_keys(JobFile))
+    near = {name: found[0] for name in unknown if (found := get_close_matches(name, known, n=1))}
+    return "".join(f"; did you mean {meant}, not {shown(name)}?" for name, meant in near.items())
+
+
+def _keys(annotation: Any) -> set[str]:
+    """Of a model, and of all that is in it."""
+    names = set().union(*map(_keys, get_args(annotation)))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            names |= {name} | _keys(field.annotation)
+    return names
 
 
 def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Draft:

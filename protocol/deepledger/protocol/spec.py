@@ -373,12 +373,12 @@ def build_spec(fields: Any) -> JobSpec:
 
 def describe(error: ValidationError) -> str:
     return "; ".join(
-        f"{_shown('.'.join(map(str, item['loc']))) or 'spec'}: {_shown(item['msg'].removeprefix('Value error, '))}"
+        f"{shown('.'.join(map(str, item['loc']))) or 'spec'}: {shown(item['msg'].removeprefix('Value error, '))}"
         for item in error.errors(include_url=False)[:8]
     )
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Text that a stranger may have written, for one line of a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
 
