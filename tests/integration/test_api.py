@@ -43,6 +43,13 @@ def test_the_api_serves_what_is_on_the_chain(world, play, client):
     assert client.get("/jobs/1/rounds").json()["total"] == 2, "it follows the chain"
 
 
+def test_who_comes_in_by_the_front_door_finds_the_rest(play, client):
+    for place in client.get("/").json().values():
+        assert client.get(place).status_code == 200
+    assert "/jobs/{job}" in client.get("/openapi.json").json()["paths"]
+    assert client.get("/docs").status_code == 404, "it would load scripts from elsewhere"
+
+
 def test_participants_and_what_they_earned(world, play, client):
     for _ in range(3):
         play.round()

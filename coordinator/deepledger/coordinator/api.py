@@ -93,6 +93,8 @@ def build_app(reader: Reader, store: BlobStore) -> FastAPI:
         title="deepledger coordinator",
         description=__doc__ or "",
         version=version("deepledger"),
+        docs_url=None,  # those pages load scripts from elsewhere
+        redoc_url=None,
         responses={502: {"model": Problem, "description": "The chain or the blob store cannot be used."}},
     )
     unknown: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such job or round."}}
@@ -108,6 +110,10 @@ def build_app(reader: Reader, store: BlobStore) -> FastAPI:
     @app.exception_handler(DeepledgerError)
     def trouble(_: Request, error: DeepledgerError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, status_code=502)
+
+    @app.get("/", include_in_schema=False)
+    def root() -> dict[str, str]:
+        return {"description": app.openapi_url or "", "health": "/health", "jobs": "/jobs"}
 
     @app.get(
         "/health",
