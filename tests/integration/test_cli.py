@@ -283,6 +283,12 @@ def test_stopping_and_leaving(desk: Desk) -> None:
     _, err = node.communicate(timeout=60)
     assert node.returncode == 0
     assert "run the same command again to go on" in err
+    shown = " ".join(desk.run("status", job).stdout.split())
+    assert "waiting for 1 more participant, of at least 2, and the coordinator's bond" in shown
+    again = desk.start("join", job, "--data", desk.folder / "data-1.safetensors", "--account", "ann", "--samples", "7")
+    until(again, "--samples 7 changes nothing: this account declared 40")
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=60)
     assert desk.json("leave", job, "--account", "ann")["credit"] == str(10**17)
     assert "0.1 ETH were paid" in desk.run("withdraw", job, "--account", "ann").stdout
 
@@ -295,7 +301,11 @@ BAD: dict[str, Callable[[Desk, int], Case]] = {
     "no contract there": lambda desk, job: (["job", "list"], {"DEEPLEDGER_CONTRACT": "0x" + "11" * 20}, 4, "deploy"),
     "chain down": lambda desk, job: (["job", "list"], {"DEEPLEDGER_RPC_URL": "http://127.0.0.1:9"}, 4, "127.0.0.1:9"),
     "store without the spec": lambda desk, job: (
-        ["job", "show", str(job)], {"DEEPLEDGER_STORE": str(desk.folder / "home")}, 5, "no blob",
+        ["job", "show", str(job)], {"DEEPLEDGER_STORE": str(desk.folder / "home")}, 5,
+        "the job's spec cannot be had: no blob",
+    ),
+    "store that is not there": lambda desk, job: (
+        ["job", "show", str(job)], {"DEEPLEDGER_STORE": str(desk.folder / "no")}, 5, "make it with mkdir",
     ),
     "store down": lambda desk, job: (
         ["job", "show", str(job)], {"DEEPLEDGER_STORE": "ipfs+http://127.0.0.1:9"}, 5, "127.0.0.1",
@@ -319,7 +329,7 @@ BAD: dict[str, Callable[[Desk, int], Case]] = {
         ["withdraw", str(job), "--account", "ann"], {PASSWORD: "?"}, 3, "wrong password for account ann",
     ),
     "not the sponsor": lambda desk, job: (["job", "close", str(job), "--account", "ann"], {}, 4, ""),
-    "not seated": lambda desk, job: (["leave", str(job), "--account", "sponsor"], {}, 4, ""),
+    "not seated": lambda desk, job: (["leave", str(job), "--account", "sponsor"], {}, 4, "nothing to leave"),
     "not a coordinator": lambda desk, job: (
         ["coordinator", str(job), "--account", "ann"], {}, 3, "list of coordinators",
     ),
@@ -333,12 +343,10 @@ BAD: dict[str, Callable[[Desk, int], Case]] = {
 def test_what_goes_wrong_is_said_in_one_line(case: str, desk: Desk, finished: int) -> None:
     arguments, settings, code, says = BAD[case](desk, finished)
     result = desk.run(*arguments, **settings)
-    last = result.stderr.splitlines()[-1]
+    (last,) = result.stderr.splitlines()
     assert (result.exit_code, result.exception and type(result.exception)) == (code, SystemExit), result.output
     assert says in last
     assert last.startswith("deepledger: ")
-    if arguments[0] != "coordinator":  # which also logs it
-        assert result.stderr.count("\n") == 1
 
 
 def test_joining_is_refused_before_anything_is_staked(desk: Desk, tmp_path: Path) -> None:
@@ -467,6 +475,16 @@ def test_the_doctor_names_what_is_wrong(
     assert "\n" not in wrong[0]["found"]
 
 
+def test_the_doctor_looks_at_chain_and_clock_also_without_a_contract(desk: Desk) -> None:
+    settings = {name: value for name, value in desk.settings.items() if name != "DEEPLEDGER_CONTRACT"}
+    result = Desk(settings, desk.folder).run("doctor", "--json", "--account", "ann")
+    checks = {each["check"]: each for each in json.loads(result.stdout)}
+    assert result.exit_code == 3
+    assert [name for name, each in checks.items() if not each["ok"]] == ["contract"]
+    assert checks["chain"]["found"].startswith("chain 31337, block ")
+    assert "clock" in checks
+
+
 def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(desk: Desk) -> None:
     refused = desk.run("coordinator", "--account", "coordinator")
     assert (refused.exit_code, "--most-bonds AMOUNT" in refused.stderr) == (3, True)
@@ -478,6 +496,16 @@ def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(desk: Desk) -> N
     coordinator.send_signal(signal.SIGTERM)
     coordinator.communicate(timeout=60)
     assert coordinator.returncode == 0
+
+
+def test_a_second_coordinator_of_the_same_account_is_refused(desk: Desk) -> None:
+    job = desk.create()
+    first = desk.start("coordinator", job, "--account", "sponsor")
+    until(first, "deposited the bond")
+    second = desk.run("coordinator", job, "--account", "sponsor")
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert (second.exit_code, f"settles job {job} already" in second.stderr) == (6, True)
 
 
 def until(process: subprocess.Popen[str], text: str) -> str:

@@ -237,7 +237,7 @@ def test_nobody_suffers_when_the_store_is_away_for_a_while(world, play_of, windo
         folder.rename(away)
         for node, opened in play.commit_all(updates):
             node.reveal(play.job, **opened)
-        while "Trying again" not in coordinator.until(Warned).message:
+        while "trying again" not in coordinator.until(Warned).message:
             pass
         while window == 2 and "given up" not in coordinator.until(Warned).message:
             pass

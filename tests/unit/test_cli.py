@@ -149,6 +149,13 @@ def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
     assert run("fly", home=tmp_path).exit_code == 2
 
 
+def test_a_name_that_is_taken_is_said_before_a_key_or_a_password_is_asked_for(tmp_path: Path) -> None:
+    run("account", "new", "alice", home=tmp_path)
+    for command in (["new", "alice"], ["import", "alice", "--key-file", "/nowhere"]):
+        result = run("account", *command, "--password-file", "/nowhere", home=tmp_path)
+        assert (result.exit_code, "there is already an account alice" in result.stderr) == (3, True)
+
+
 def test_two_accounts_and_none_chosen_lists_them(tmp_path: Path) -> None:
     for name in ("alice", "bob"):
         run("account", "new", name, home=tmp_path)
@@ -187,6 +194,10 @@ def test_short_addresses_stay_apart() -> None:
     assert show.short(twins[0]) == "0x1234…abcd"
     names = show.names(twins)
     assert len(set(names.values())) == 2
+
+
+def test_counts() -> None:
+    assert [show.count(number, "job") for number in (0, 1, 1000)] == ["0 jobs", "1 job", "1,000 jobs"]
 
 
 def test_durations() -> None:

@@ -37,8 +37,9 @@ def new(name: Name, home: Home, password_file: PasswordFile = None, json: Json =
 
     Example: deepledger account new hospital-a
     """
-    from deepledger.protocol.keystore import create
+    from deepledger.protocol.keystore import check_free, create
 
+    check_free(home.accounts, name)
     _made(create(home.accounts, name, password(password_file, what="New password", confirm=True)), json=json)
 
 
@@ -58,8 +59,9 @@ def import_(
 
     Example: deepledger account import sponsor --dev 0
     """
-    from deepledger.protocol.keystore import import_key
+    from deepledger.protocol.keystore import check_free, import_key
 
+    check_free(home.accounts, name)
     key = _dev_key(dev) if dev is not None else _key(key_file)
     _made(import_key(home.accounts, name, key, password(password_file, what="New password", confirm=True)), json=json)
 

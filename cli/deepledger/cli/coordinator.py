@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from deepledger.cli.reporting import Observe, Reporting
 from deepledger.cli.stopping import stop_on_signals
 from deepledger.cli.strangers import Strangers
 from deepledger.protocol.cores import CORES
-from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError
+from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
 from deepledger.protocol.types import Address, JobId, Wei
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.events import Event
-    from deepledger.protocol.chain.ledger import Reader
+    from deepledger.protocol.chain.ledger import Ledger, Reader
     from deepledger.protocol.happenings import Happening
 
 _LONGEST_WAIT = 2.0  # seconds until `stop` is looked at again
@@ -106,12 +106,15 @@ def coordinator(
             from deepledger.cli.api import serving
 
             url = stack.enter_context(serving(chain.reader(), blobs, host=api_host, port=api_port))
-            reporting.say(f"API on {url}, its description on {url}/docs")
-        desk = _Desk(chain, signer, account, blobs, searched, stop, observe, reporting, workers or CORES, ray)
+            reporting.say(f"API on {url}, its description on {url}/openapi.json")
+        numbers = [JobId(number) for number in dict.fromkeys(job or ())]
+        desk = _Desk(
+            chain, signer, account, blobs, searched, stop, observe, reporting, workers or CORES, ray, len(numbers) == 1
+        )
         try:
             if limit is None:
-                for number in dict.fromkeys(job or ()):
-                    desk.take(JobId(number))
+                for number in numbers:
+                    desk.take(number)
                 desk.wait()
             else:
                 desk.take_all(reader, Strangers(Address(account.address), limit, sponsors))
@@ -155,6 +158,7 @@ class _Desk:
     reporting: Reporting
     workers: int
     ray: str | None
+    alone: bool  # one job only, whose error is the command's
     threads: dict[JobId, threading.Thread] = field(default_factory=dict)
     stops: dict[JobId, threading.Event] = field(default_factory=dict)  # of jobs that nobody named
     said: set[tuple[JobId, str]] = field(default_factory=set)
@@ -235,25 +239,50 @@ class _Desk:
 
         try:
             ledger = self.chain.ledger_of(self.account, self.signer)
-            coordinate(
-                ledger,
-                self.store,
-                job,
-                tasks=self.tasks,
-                observe=observe,
-                stop=stop,
-                workers=self.workers,
-                ray=self.ray,
-                stranger=stranger,
-                secret=bytes(self.account.key),
-            )
+            with held(self.signer.folder / "coordinators", ledger, job):
+                coordinate(
+                    ledger,
+                    self.store,
+                    job,
+                    tasks=self.tasks,
+                    observe=observe,
+                    stop=stop,
+                    workers=self.workers,
+                    ray=self.ray,
+                    stranger=stranger,
+                    secret=bytes(self.account.key),
+                )
         except DeepledgerError as error:
-            self.reporting.say(f"job {job}: {error}")
+            if not self.alone:  # else it is said when it is raised again
+                self.reporting.say(f"job {job}: {error}")
             if not (stranger and isinstance(error, BadInput | BlobError)):  # anybody can make jobs that are no good
                 self.failures.append(error)
         except BaseException as fault:  # raised again once all jobs are over
             self.reporting.say(f"job {job}: this should not happen: {type(fault).__name__}: {fault}")
             self.failures.append(fault)
+
+
+@contextmanager
+def held(folder: Path, ledger: Ledger, job: JobId) -> Iterator[None]:
+    """Nobody else on this machine settles the job with this account meanwhile. Raises `StateError` if somebody does."""
+    from filelock import FileLock, Timeout
+
+    path = folder / f"{ledger.chain_id}-{ledger.address}-job{job}-{ledger.account}.lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock.acquire()
+    except Timeout:
+        raise StateError(
+            f"another coordinator with this account settles job {job} already (it holds {path}); stop it first, or use "
+            "another account of the job's list"
+        ) from None
+    except OSError as error:
+        raise StateError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _line(happening: Happening) -> str | None:

@@ -17,7 +17,7 @@ from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.options import Chain, Json, Signer, Store, TaskPlaces, places
 from deepledger.protocol.errors import BlobCorrupt, DeepledgerError, InsufficientFunds, StateError
-from deepledger.protocol.types import Address, JobId
+from deepledger.protocol.types import Address, JobId, Seconds
 
 if TYPE_CHECKING:
     from deepledger.protocol.chain.ledger import Reader
@@ -71,10 +71,18 @@ def _checks(
     chain: Chain, signer: Signer, store: Store, number: int | None, task: list[Path], tasks: str
 ) -> Iterator[Check]:
     yield _tried("software", _software)[0]
-    check, reader = _tried("chain and contract", lambda: _connect(chain))
-    yield check
+    reader = None
+    if chain.contract is None:
+        check, now = _tried("chain", lambda: _chain(chain))
+        yield check
+        if now is not None:
+            yield Check("clock", _clock(now))
+        yield _tried("contract", lambda: (chain.reader().address, None))[0]
+    else:
+        check, reader = _tried("chain and contract", lambda: _connect(chain))
+        yield check
     if reader is not None:
-        yield _tried("clock", lambda: (_clock(reader), None))[0]
+        yield _tried("clock", lambda: (_clock(reader.pending_time()), None))[0]
     yield _tried("blob store", lambda: (_store(store), None))[0]
     yield _tried("account", lambda: (_account(signer, reader), None))[0]
     spec = None
@@ -107,12 +115,21 @@ def _software() -> tuple[str, None]:
 def _connect(chain: Chain) -> tuple[str, Reader]:
     reader = chain.reader()
     head = reader.head()
-    return f"chain {reader.chain_id}, block {head.number}; {reader.address} holds {reader.job_count()} jobs", reader
+    jobs = show.count(reader.job_count(), "job")
+    return f"chain {reader.chain_id}, block {head.number}; {reader.address} holds {jobs}", reader
 
 
-def _clock(reader: Reader) -> str:
+def _chain(chain: Chain) -> tuple[str, Seconds]:
+    """Also the chain's time."""
+    from deepledger.protocol.chain.web3_ledger import newest_block
+
+    number, head = newest_block(chain.rpc_url, chain_id=chain.chain_id)
+    return f"chain {number}, block {head.number}", head.timestamp
+
+
+def _clock(now: Seconds) -> str:
     """Nothing depends on this machine's clock: a drift is told, not complained of."""
-    drift = round(time.time() - reader.pending_time())
+    drift = round(time.time() - now)
     if abs(drift) <= CLOCK_DRIFT:
         return "agrees with the chain's"
     return f"{abs(drift)} s {'ahead of' if drift > 0 else 'behind'} the chain's, whose time is what counts"

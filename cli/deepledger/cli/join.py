@@ -69,7 +69,12 @@ def join(
     ledger = chain.ledger(signer)
     if (found.outcome is not None or found.disclosure_end is not None) and _took_part(found, ledger):
         pass  # it only has to go home
-    elif ledger.account not in found.participants:
+    elif (seat := found.participants.get(ledger.account)) is not None:
+        if samples not in (None, seat.samples):
+            show.note(
+                f"--samples {samples} changes nothing: this account declared {seat.samples} when it took its seat"
+            )
+    else:
         _check_open(found, ledger)
         check_keys(spec, found.created.coordinators)
         _agree(found, spec, f"{source.path}", yes=yes)

@@ -69,11 +69,12 @@ def export(
         "deepledger.settled_rounds": str(settled),
         "deepledger.model": cid_of(digest),
     }
+    replaced = ", in place of the file that was there" if to.exists() else ""
     _replace(to, save(tensors, metadata))
     if json:
         show.as_json({"file": str(to), "job": job, "settled_rounds": settled, "model": cid_of(digest)})
     else:
-        show.out(f"{to}: {len(tensors)} tensors after {settled} rounds, from {cid_of(digest)}")
+        show.out(f"{to}: {len(tensors)} tensors after {settled} rounds, from {cid_of(digest)}{replaced}")
 
 
 def _pin(job: Job, settled: int) -> tuple[Digest, Root]:

@@ -7,6 +7,7 @@ import typer
 from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.options import Chain, JobNumber, Json, Signer
+from deepledger.protocol.errors import LedgerRejected
 from deepledger.protocol.types import JobId
 
 
@@ -45,7 +46,17 @@ def leave(job: JobNumber, chain: Chain, signer: Signer, json: Json = False) -> N
     """
     ledger, number = chain.ledger(signer), JobId(job)
     ledger.created_in(number)
-    receipt = ledger.leave(number)
+    try:
+        receipt = ledger.leave(number)
+    except LedgerRejected as refusal:
+        if refusal.name != "NotSeated":
+            raise
+        raise LedgerRejected(
+            f"{ledger.account} has no seat in job {job}, so there is nothing to leave; what the job owes it is paid by "
+            f"`deepledger withdraw {job}`",
+            name=refusal.name,
+            arguments=refusal.arguments,
+        ) from None
     credit = ledger.credit(number, ledger.account)
     if json:
         show.as_json({"job": job, "account": ledger.account, "transaction": receipt.transaction, "credit": str(credit)})

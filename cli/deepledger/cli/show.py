@@ -28,6 +28,10 @@ def short(address: str, among: Iterable[str] = ()) -> str:
     return address
 
 
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def moment(seconds: Seconds) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 

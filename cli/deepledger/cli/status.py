@@ -14,6 +14,7 @@ from deepledger.protocol.types import JobId
 
 if TYPE_CHECKING:
     from deepledger.protocol.blobs.store import BlobStore
+    from deepledger.protocol.chain.events import Phase
     from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.chain.ledger import Reader
     from deepledger.protocol.report import Report
@@ -123,7 +124,7 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
     show.pairs(
         f"Job {number}",
         {
-            "phase": f"{follower.phase().name.lower()}{over}{left}",
+            "phase": f"{follower.phase().name.lower()}{over}{left}{_cause(job, follower.phase())}",
             "rounds": f"{job.round} of {job.terms.rounds} settled",
             "coordinator": job.coordinator,
             **({"validation set": job.validation} if job.terms.withheld else {}),
@@ -152,6 +153,26 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
             ["round", "updates", "not accepted", "paid", "accuracy", "loss", "model", "block"],
             [_round_row(over, report) for over, report in zip(job.history, reported, strict=True)],
         )
+
+
+def _cause(job: Job, phase: Phase) -> str:
+    """Why nothing goes on, and what would."""
+    from deepledger.protocol.chain.events import Phase
+
+    least, attempt = job.terms.min_participants, job.attempt
+    if phase is Phase.WAITING:
+        lacking = []
+        if len(job.participants) < least:
+            lacking.append(f"{show.count(least - len(job.participants), 'more participant')}, of at least {least},")
+        if job.coordinator not in job.bonded:
+            lacking.append("the coordinator's bond")
+        return f" for {' and '.join(lacking).rstrip(',')}" if lacking else ""
+    if phase is Phase.STARVED and attempt is not None:
+        acted = f"{len(attempt.commits)} committed and {len(attempt.reveals)} revealed, of at least {least}"
+        return f": {acted}; a running node or anybody else restarts the round"
+    if phase is Phase.OVERDUE:
+        return ": the coordinator has not settled in time, and may be replaced by anybody"
+    return ""
 
 
 def _round_row(over: SettledRound, report: Report | None) -> tuple[object, ...]:

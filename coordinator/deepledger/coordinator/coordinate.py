@@ -220,7 +220,7 @@ def _run(self: _Coordinator) -> None:
             if not passes and not decision.at_stake(self.follower.job, self.ledger.account):
                 raise
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE, self.follower.job.terms.settle_window / 8)
-            self.warn(f"{trouble} Trying again in {pause:.1f} s.")
+            self.warn(f"{trouble} (trying again in {pause:.1f} s)")
     else:
         return
     if self.doubt is not None and decision.stands_by(self.follower.job, self.ledger.account):

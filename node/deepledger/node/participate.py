@@ -129,7 +129,7 @@ def _run(node: Node, stop: threading.Event) -> None:
             if not _passes(node, trouble):
                 raise
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
-            node.warn(f"{trouble} Trying again in {pause:.1f} s.")
+            node.warn(f"{trouble} (trying again in {pause:.1f} s)")
 
 
 def _passes(node: Node, trouble: DeepledgerError) -> bool:

@@ -9,7 +9,7 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import JobTerms
-from deepledger.protocol.errors import BadInput, BadSpec
+from deepledger.protocol.errors import BadInput, BadSpec, BlobMissing
 from deepledger.protocol.spec import MAX_SPEC_BYTES, JobSpec, parse_spec
 from deepledger.protocol.types import Address, Digest
 from deepledger.protocol.vectors import ModelVector, as_model
@@ -17,7 +17,11 @@ from deepledger.protocol.vectors import ModelVector, as_model
 
 def fetch_spec(store: BlobStore, terms: JobTerms) -> JobSpec:
     """Raises `BadSpec`, and as the store does."""
-    spec = parse_spec(store.read(terms.spec_digest, limit=MAX_SPEC_BYTES))
+    try:
+        data = store.read(terms.spec_digest, limit=MAX_SPEC_BYTES)
+    except BlobMissing as error:
+        raise BlobMissing(f"the job's spec cannot be had: {error}") from None
+    spec = parse_spec(data)
     if terms.withheld != (spec.validation.withheld is not None):
         raise BadSpec(
             "the validation set is withheld by the job's terms or by its spec, and not by both; have nothing to do "

@@ -34,6 +34,14 @@ class Entry:
     path: Path
 
 
+def check_free(folder: Path, name: str) -> None:
+    """Raises `BadKey` if an account cannot be called so: to be asked before a password is."""
+    if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
+        raise BadKey(f"{name!r} is no account name: use letters, digits, '-', '_' and '.'")
+    if (path := folder / f"{name}.json").exists():
+        raise BadKey(f"there is already an account {name} ({path}); choose another name")
+
+
 def create(folder: Path, name: str, password: str, *, iterations: int | None = None) -> Entry:
     """A new account with a random key. Raises `BadKey` if the name is taken, `StateError` if it cannot be written."""
     from eth_account import Account
@@ -112,11 +120,8 @@ def read_password(*, file: Path | None, value: str | None, prompt: Callable[[], 
 def _store(folder: Path, name: str, key: bytes, password: str, iterations: int | None) -> Entry:
     from eth_account import Account
 
-    if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
-        raise BadKey(f"{name!r} is no account name: use letters, digits, '-', '_' and '.'")
+    check_free(folder, name)
     path = folder / f"{name}.json"
-    if path.exists():
-        raise BadKey(f"there is already an account {name} ({path}); choose another name")
     document: dict[str, Any] = dict(Account.encrypt(key, password, kdf="scrypt", iterations=iterations))
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

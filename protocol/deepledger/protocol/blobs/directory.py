@@ -101,9 +101,15 @@ class DirectoryStore:
             try:
                 file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - Path.open has no opener
             except FileNotFoundError:
+                if not self.path.exists():
+                    raise StoreUnreachable(
+                        f"there is no blob folder {self.path}: correct the name of the store, or make it with mkdir"
+                    ) from None
                 if not self.path.is_dir():
                     raise
-                raise BlobMissing(f"no blob {path.name} in {self.path}") from None
+                raise BlobMissing(
+                    f"no blob {path.name} in {self.path}; is it the store that others use, too?"
+                ) from None
             except IsADirectoryError:
                 raise not_a_file from None
             with file:

@@ -86,7 +86,10 @@ class BoundedHttp(JSONBaseProvider):
         if status != _OK:
             if isinstance(request, list) and status < _SERVER_ERROR and status != _TOO_MANY_REQUESTS:
                 raise BatchUnsupported(f"{self.place} does not answer batches")
-            raise ChainUnreachable(f"{self.place} answered with HTTP status {status}; try again later")
+            raise ChainUnreachable(
+                f"{self.place} answered with HTTP status {status}; is this the URL of a node's JSON-RPC? "
+                "If it is, try again later"
+            )
         raise ChainNonsense(f"what answers at {self.place} does not speak JSON-RPC; check the RPC URL")
 
     def _post(self, body: bytes) -> tuple[int, bytes]:

@@ -14,7 +14,7 @@ from deepledger.protocol.chain import wire
 from deepledger.protocol.chain.events import JobCreated, JobTerms
 from deepledger.protocol.chain.heads import HeadFeed, websocket_url
 from deepledger.protocol.chain.inclusion import STUCK_AFTER, Sender
-from deepledger.protocol.chain.ledger import Receipt
+from deepledger.protocol.chain.ledger import Head, Receipt
 from deepledger.protocol.chain.reading import ChainReader
 from deepledger.protocol.chain.rpc import Rpc, reach, result
 from deepledger.protocol.chain.sending import transact
@@ -231,6 +231,18 @@ def deploy(
         return transact(sender, call, read)
     finally:
         feed.close()
+        rpc.close()
+
+
+def newest_block(node: str, *, chain_id: int | None = None, timeout: float = TIMEOUT) -> tuple[int, Head]:
+    """The chain id, and the newest block, whatever contracts are there."""
+    rpc = reach(node, timeout=timeout)
+    try:
+        chain, block = rpc.batch(("eth_chainId", []), ("eth_getBlockByNumber", ["latest", False]))
+        found = wire.quantity(result(chain), "a chain id")
+        _expect(found, chain_id, rpc)
+        return found, wire.head(result(block))
+    finally:
         rpc.close()
 
 
