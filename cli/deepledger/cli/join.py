@@ -17,10 +17,14 @@ from deepledger.protocol.errors import BadInput, ChainError, InsufficientFunds, 
 from deepledger.protocol.types import Address, JobId
 
 if TYPE_CHECKING:
+    from deepledger.protocol.chain.events import JobTerms
     from deepledger.protocol.chain.ledger import Ledger, Reader
     from deepledger.protocol.happenings import Happening
     from deepledger.protocol.spec import JobSpec
     from deepledger.protocol.trail import Job
+    from deepledger.protocol.types import Seconds
+
+_FEW_BLOCKS = 4  # one until the window's beginning is known, one for the transaction, and two that may be missed
 
 
 def add_to(app: typer.Typer) -> None:
@@ -77,7 +81,7 @@ def join(
     else:
         _check_open(found, ledger)
         check_keys(spec, found.created.coordinators)
-        _agree(found, spec, f"{source.path}", yes=yes)
+        _agree(found, spec, f"{source.path}", warning=hasty(found.terms, reader.block_time()), yes=yes)
 
     from deepledger.node.participate import participate
 
@@ -127,11 +131,23 @@ def _check_open(job: Job, ledger: Ledger) -> None:
         )
 
 
-def _agree(job: Job, spec: JobSpec, source: str, *, yes: bool) -> None:
+def hasty(terms: JobTerms, block_time: Seconds) -> str | None:
+    """What to say of a window that ends before a transaction may be in a block."""
+    if terms.reveal_window >= _FEW_BLOCKS * block_time:
+        return None
+    return (
+        f"the window to reveal is {terms.reveal_window} s, and this chain makes a block every {block_time} s: you may "
+        f"come too late however fast you are, and lose {show.eth(terms.reveal_penalty)} each time"
+    )
+
+
+def _agree(job: Job, spec: JobSpec, source: str, *, warning: str | None, yes: bool) -> None:
     from deepledger.cli import agreement
 
     show.pairs(f"Job {job.job}: {spec.name}", agreement.of_spec(spec) | {"runs here": source})
     show.pairs("Terms", agreement.of_terms(job.terms, spec))
+    if warning:
+        show.note(f"warning: {warning}")
     if yes:
         return
     if not sys.stdin.isatty():
