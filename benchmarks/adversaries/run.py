@@ -30,6 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 HOSTILE = [name for name in ATTACKS if name != "none"]
 ON_RULES = ["sign flip", "scaled", "ALIE", "Min-Max apart", "label flip", "backdoor boosted"]
+AT_MOST = ["sign flip", "ALIE", "Min-Max apart", "label flip"]
 ON_GRATINGS = ["sign flip", "ALIE apart", "Min-Max apart", "label flip", "backdoor", "backdoor boosted"]
 HARM = ["IPM apart", "ALIE apart", "Min-Max apart", "label flip", "backdoor"]
 SHARES = [1, 2, 3, 4]  # attackers among ten
@@ -64,10 +65,11 @@ def usual() -> Iterator[Setting]:
     yield from settings(attack=HOSTILE, attackers=[2], split=["dirichlet 0.1"], policy=["contribution"])
     yield from settings(model=["gratings"], rule=["weighted_mean", "median"], attack=ON_GRATINGS, attackers=[2])
     yield from settings(model=["gratings"], rule=["median"])
+    yield from settings(attack=AT_MOST, rule=RULES, attackers=[4], screening=["off"])
     yield from settings(
         attack=["sign flip", "Min-Max apart"],
         rule=["weighted_mean", "median", "multi_krum"],
-        attackers=[1, 3, 4],
+        attackers=[1, 3],
         screening=["off"],
     )
     yield from settings(rule=RULES, split=["dirichlet 0.1"], screening=["off"])

@@ -178,7 +178,7 @@ def test_updates_that_are_alike_from_round_to_round_are_not_copies(training):
 def test_noise_and_what_is_far_too_long_are_found(training):
     honest = [training.honest() for _ in range(5)]
     noise = training.noise(honest[0], 1)
-    result = screened(training, [*honest, noise, 20 * training.honest()])
+    result = screened(training, [*honest, noise, 20 * training.honest()], profile_percent=10)
     assert result.found == {5: Sign.NOISE, 6: Sign.SCALED}
     assert abs(result.signs(5).profile) < 100_000
     assert result.signs(6).norm > 8 * ONE

@@ -248,7 +248,7 @@ class Screening(_Part):
     copy_percent: Annotated[int, Field(ge=0, le=50)] = 3
     memory_rounds: Annotated[int, Field(ge=0, le=4)] = 2
     scaled_percent: Annotated[int, Field(ge=0, le=100_000)] = 1200
-    profile_percent: Annotated[int, Field(ge=0, le=50)] = 3
+    profile_percent: Annotated[int, Field(ge=0, le=50)] = 2
     opposed_percent: Annotated[int, Field(ge=0, le=100)] = 20
     harm_percent: Annotated[int, Field(ge=0, le=1000)] = 0
     remove_percent: Annotated[int, Field(ge=0, le=99)] = 40
