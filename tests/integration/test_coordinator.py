@@ -421,7 +421,8 @@ def test_with_a_bond_at_stake_it_asks_again_for_what_is_missing(world, play_of, 
     path.rename(world.folder / "away")
     with running(world, play.job) as coordinator:
         warned = coordinator.until(Warned).message
-        assert "not ready to settle: no blob" in warned
+        assert warned.startswith("not ready to settle: ")
+        assert "no blob" in warned
         assert path.name in warned
         (world.folder / "away").rename(path)
         coordinator.until(Ready)
