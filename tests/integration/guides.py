@@ -4,7 +4,7 @@ A guide is Markdown with fenced blocks:
 
     ```sh ann             commands for a terminal on the machine `ann`; `ann/ipfs` is another one on the same machine
     ```text               what that terminal shows next, line by line, perhaps with others in between
-    ```toml job.toml      a file to save in the home of the machine used last
+    ```toml job.toml      a file to save in the home of the machine used next
 
 In what is shown, `…` stands for anything, and numbers, addresses and CIDs may be others. If its last line is `…` alone,
 the command goes on; it is interrupted (Ctrl-C) when its terminal is needed again, or at the end.
@@ -22,7 +22,6 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from typing import Any, TypeVar
 Found = TypeVar("Found")
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120.0  # seconds; only so that a test that waits in vain ends
+PATIENCE = 120.0  # seconds of silence; only so that a test that waits in vain ends
 PROMPT = re.compile(r"⟦(\d+)⟧$")
 ANSWERS = {r"([Pp]assword|Password of \w+|confirmation): $": "secret", r"\[y/N\]: $": "y"}
 """What a person types where a command asks."""
@@ -43,6 +42,10 @@ class Block:
     kind: str  # sh, text, or a language that files are written in
     name: str  # a terminal, or a file
     text: str
+
+    @property
+    def machine(self) -> str:
+        return self.name.split("/")[0]
 
     @property
     def commands(self) -> list[str]:
@@ -64,7 +67,7 @@ class Terminal:
     """A shell in a terminal of 140 columns, with somebody who answers when it asks."""
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
-        self.screen = ""
+        self.screen, self._answered = "", 0
         self._news = threading.Condition()
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 140, 0, 0))
@@ -78,7 +81,6 @@ class Terminal:
         os.close(theirs)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._answered = 0
         self.await_prompt(0)
 
     def type(self, text: str) -> int:
@@ -126,16 +128,10 @@ class Terminal:
         os.close(self._ours)
 
     def _await(self, look: Callable[[str], Found | None], place: int, what: str) -> Found:
-        until = time.monotonic() + PATIENCE
         with self._news:
-            while True:
-                found = look(self.screen[place:])
-                if found is not None:
-                    return found
-                self._answer()
-                left = until - time.monotonic()
-                assert left > 0, f"waited in vain for {what}:\n{self.screen[place:]}"
-                self._news.wait(min(left, 1.0))
+            while (found := look(self.screen[place:])) is None:
+                assert self._news.wait(PATIENCE), f"waited in vain for {what}:\n{self.screen[place:]}"
+            return found
 
     def _answer(self) -> None:
         for question, answer in ANSWERS.items():
@@ -160,6 +156,7 @@ class Terminal:
                 self.screen += _plain(first)
                 for other in others:  # in place of what the line showed before
                     self.screen = self.screen[: self.screen.rfind("\n") + 1] + _plain(other)
+                self._answer()
                 self._news.notify_all()
 
 
@@ -174,7 +171,7 @@ def shape(line: str) -> re.Pattern[str]:
 
 def _normal(line: str) -> str:
     line = re.sub(r"^⟦\d+⟧|\^C", "", line)
-    line = re.sub(r"\b(Qm|baf)\w{20,}", "CID", line)
+    line = re.sub(r"\b(Qm|baf|12D3)\w{20,}", "CID", line)
     line = re.sub(r"\b0x[0-9a-fA-F]+(…[0-9a-fA-F]+)?", "0x", line)
     line = re.sub(r"\d[\d,.:]*\d|\d", "0", line)
     return " ".join(line.split())
@@ -187,59 +184,66 @@ class Reader:
     guide: Path
     folder: Path
     settings: Mapping[str, str] = field(default_factory=dict)
-    instead: Mapping[str, str] = field(default_factory=dict)
-    """What stands in a command, and what is typed in its place."""
+    instead: dict[str, str] = field(default_factory=dict)
+    """What stands in a command or file, and what the reader writes in its place; "machine: text" for one machine."""
     not_run: Mapping[str, str] = field(default_factory=dict)
-    meanwhile: Mapping[str, Callable[[Reader, str], None]] = field(default_factory=dict)
-    """What others do once a command was given; they get what the terminal has shown of it."""
+    meanwhile: Mapping[str, Callable[[Reader], None]] = field(default_factory=dict)
+    """What others do once a command was given."""
+    afterwards: Mapping[str, Callable[[Reader, str], None]] = field(default_factory=dict)
+    """What others do once a command has ended; they get what it showed."""
     terminals: dict[str, Terminal] = field(default_factory=dict)
 
     def follow(self) -> None:
         read = blocks(self.guide)
-        machine = ""
         for number, block in enumerate(read):
-            after = read[number + 1] if number + 1 < len(read) else None
+            after = read[number + 1 :]
             if block.kind == "sh":
-                machine = block.name.split("/")[0]
-                self._do(block, after.text.splitlines() if after is not None and after.kind == "text" else [])
+                self.do(block, after[0].text.splitlines() if after and after[0].kind == "text" else [])
             elif block.kind != "text" and block.name:
-                (self.home(machine) / block.name).write_text(block.text)
+                self.save(block, next((later.machine for later in after if later.kind == "sh"), ""))
+
+    def save(self, block: Block, machine: str) -> None:
+        (self.home(machine) / block.name).write_text(self._adapted(block.text, machine))
 
     def home(self, machine: str) -> Path:
         home = self.folder / (machine or "me")
         home.mkdir(exist_ok=True)
         return home
 
-    def _do(self, block: Block, shown: list[str]) -> None:
+    def do(self, block: Block, shown: list[str]) -> None:
         goes_on = shown[-1:] == ["…"]
         lines = [line for line in shown if line.strip() not in ("", "…")]
         first = None
         for command in block.commands:
             is_last = command == block.commands[-1]
-            place = self._type(block.name, command)
+            place = self._type(block, command)
             first = first if place is None or first is not None else place
-            if is_last and goes_on:
-                self._meanwhile(command, "")
+            if command in self.meanwhile:
+                self.meanwhile[command](self)
             if is_last and first is not None and place is not None:
                 for line in lines:
                     first = self.terminals[block.name].await_line(line, first, typed=place)
-            if not (is_last and goes_on):
-                self._meanwhile(command, self._ended(block.name, command, place))
+            if is_last and goes_on:
+                return
+            ended = self._ended(block.name, command, place)
+            if command in self.afterwards:
+                self.afterwards[command](self, ended)
 
-    def _type(self, name: str, command: str) -> int | None:
+    def _adapted(self, text: str, machine: str) -> str:
+        for written, instead in self.instead.items():
+            where, _, what = written.rpartition(": ")
+            if where in ("", machine):
+                text = text.replace(what, instead)
+        return text
+
+    def _type(self, block: Block, command: str) -> int | None:
         """Where on the terminal's screen begins what comes of it; None if it is one that is not run."""
         if command in self.not_run:
             return None
-        terminal = self._terminal(name)
+        terminal = self._terminal(block.name)
         status = terminal.interrupt()
         assert status in (0, 130), f"what ran before {command!r} ended with {status}:\n{terminal.screen}"
-        for text, replaced in self.instead.items():
-            command = command.replace(text, replaced)
-        return terminal.type(f"{command}\n")
-
-    def _meanwhile(self, command: str, shown: str) -> None:
-        if command in self.meanwhile:
-            self.meanwhile[command](self, shown)
+        return terminal.type(f"{self._adapted(command, block.machine)}\n")
 
     def _ended(self, name: str, command: str, place: int | None) -> str:
         if place is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,13 @@ from deepledger.protocol.evaluation import prepare_bench
 from deepledger.protocol.task import read_source
 from deepledger.protocol.vectors import as_model
 
-GUIDE = Path(__file__).parents[2] / "docs" / "your-own-training.md"
+from .guides import ROOT, blocks
+
+GUIDE = ROOT / "docs/your-own-training.md"
 
 
 def block(language: str) -> str:
-    (text,) = re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    (text,) = (block.text for block in blocks(GUIDE) if block.kind == language)
     return text
 
 

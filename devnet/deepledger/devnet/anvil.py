@@ -1,4 +1,7 @@
-"""Finds and runs anvil, Foundry's development chain, on the same accounts and chain id as the embedded one."""
+"""Finds and runs anvil, Foundry's development chain, on the same accounts and chain id as the embedded one.
+
+DEEPLEDGER_ANVIL names it where it is neither on the PATH nor in this repository's tests/services/bin.
+"""
 
 from __future__ import annotations
 
