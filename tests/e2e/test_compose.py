@@ -37,7 +37,8 @@ ROUNDS, STARTING, LATE = 10, 4, "participant-4"
 PUBLISHED = {"chain", "coordinator"}
 PROJECT = f"deepledger-test-{hashlib.sha256(bytes(ROOT)).hexdigest()[:8]}"  # the engine may serve other checkouts, too
 FAR = f"{PROJECT}-far"
-CLEAR = ("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "2")
+ALL = ("up", "--detach", "--scale", f"{LATE}=1")
+CLEAR = ("down", "--volumes", "--timeout", "2")
 
 needs_engine = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
@@ -115,12 +116,10 @@ def devnet(request: pytest.FixtureRequest) -> Iterator[Devnet]:
     origins = images_in_use()
     tell(request, "images: " + ", ".join(f"{name} {origin}" for name, origin in origins.items()))
     env = os.environ | {"DEEPLEDGER_RPC_PORT": "0", "DEEPLEDGER_API_PORT": "0"}
-    if "pulled" not in origins.values():  # no registry, hence not torch's CPU index either
-        env.setdefault("DEEPLEDGER_TORCH_BACKEND", "")
     stack = Devnet(env)
     stack.compose(*CLEAR)
     try:
-        stack.compose("--profile", "*", "build")
+        stack.compose("build")
         train(stack)
         yield stack
     finally:
@@ -131,7 +130,7 @@ def train(stack: Devnet) -> None:
     stack.compose("up", "--detach")
     stack.contract = stack.inside("coordinator", "cat", "/job/env").split()[0].removeprefix("DEEPLEDGER_CONTRACT=")
     stack.wait(lambda job: len(job.history) >= 1)
-    stack.compose("up", "--detach", LATE)
+    stack.compose(*ALL)
     stack.inside("participant-2", "sh", "-c", "kill -9 -1")  # a crash: everything but the container's init
     stack.wait(lambda job: len(job.history) >= ROUNDS // 2)
     stack.compose("kill", "coordinator", "participant-1")  # the engine does not restart what was killed on purpose
@@ -139,7 +138,7 @@ def train(stack: Devnet) -> None:
     assert settled < ROUNDS, "the job was over before anybody was killed"
     killed = stack.inspect("coordinator", "participant-1")
     assert [container["State"]["ExitCode"] for container in killed] == [137, 137]
-    stack.compose("up", "--detach")
+    stack.compose(*ALL)
     stack.wait(lambda job: job.outcome is not None)
     (crashed,) = stack.inspect("participant-2")
     stack.restarts = crashed["RestartCount"]
@@ -233,6 +232,13 @@ class TestDevnet:
         assert "Everything matches" in devnet.compose("run", "--rm", "--no-TTY", "audit")
         assert audit_from_outside(devnet)["matches"]
 
+    def test_what_is_forgotten_leaves_nothing(self, devnet: Devnet) -> None:
+        devnet.compose(*ALL)
+        devnet.compose("down", "--volumes")
+        ours = f"label=com.docker.compose.project={PROJECT}"
+        for listing in (("container", "ls", "--all"), ("volume", "ls"), ("network", "ls")):
+            assert engine(*listing, "--quiet", "--filter", ours) == ""
+
 
 def outside(devnet: Devnet, *arguments: str | Path, **env: str) -> str:
     """What `deepledger` on this machine says about the devnet."""
@@ -287,11 +293,12 @@ def elsewhere(devnet: Devnet, folder: Path) -> Iterator[Callable[..., str]]:
         files = ("--file", "compose.external.yml", "--file", str(networks))
         return engine("compose", "--project-name", FAR, *files, *arguments, env=env | more)
 
-    run(*CLEAR)  # what a run that was killed left
+    clear = ("--profile", "*", *CLEAR)
+    run(*clear)  # what a run that was killed left
     try:
         yield run
     finally:
-        run(*CLEAR)
+        run(*clear)
 
 
 def stages(role: str) -> dict[str, str]:

@@ -64,6 +64,8 @@ def test_env_example_lists_exactly_the_settings_that_there_are() -> None:
         for parameter in command.params:
             variables = parameter.envvar or ()
             known |= {variables} if isinstance(variables, str) else set(variables)
+    for file in ("docker-compose.yml", "compose.external.yml"):
+        known |= set(re.findall(r"\$\{(DEEPLEDGER_\w+)", (ROOT / file).read_text()))
     lines = (ROOT / ".env.example").read_text().splitlines()
     listed = [match[1] for line in lines if (match := re.match(r"#?(DEEPLEDGER_\w+)=", line))]
     assert sorted(listed) == sorted(known)

@@ -28,7 +28,7 @@ def test_images_that_are_made_here_are_never_pulled(compose: dict[str, str]) -> 
     made, built = set(), set()
     for section in (*blocks(compose["services"], "  ").values(), compose.get("x-participant", "")):
         if image := re.search(r"image: (deepledger/\w+)", section):
-            assert "<<: *role" in section
+            assert re.search(r"<<: (\*role|\[.*\*role\])", section)
             assert "pull_policy" not in section
             made.add(image[1])
         if "build:" in section:
@@ -38,8 +38,15 @@ def test_images_that_are_made_here_are_never_pulled(compose: dict[str, str]) -> 
 
 def test_every_service_that_is_run_by_itself_can_be_built(compose: dict[str, str]) -> None:
     for name, section in blocks(compose["services"], "  ").items():
-        if "profiles: [later]" not in section and "profiles:" in section:
+        if "profiles:" in section or "*on-demand, *role" in section:
             assert "build:" in section, name
+
+
+def test_plain_up_builds_and_plain_down_clears_every_service_of_the_devnet() -> None:
+    """`down --volumes` leaves what belongs to a profile that is not named."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert "profiles:" not in text
+    assert re.search(r"^  scale: 0$", blocks(text, "")["x-on-demand"], re.MULTILINE)
 
 
 def test_updates_do_not_go_to_a_folder_in_memory(compose: dict[str, str]) -> None:
