@@ -65,6 +65,7 @@ def read(folder: Path) -> list[Run]:
 def tables(runs: Sequence[Run]) -> list[Rows]:
     found = [honest(runs, screening) for screening in ("on", "harm")]
     found += [screened(runs, model, screening) for model in TASKS for screening in ("on", "harm")]
+    found.append(costs(runs))
     for model in TASKS:
         for split in SPLITS:
             for attackers in range(1, 5):
@@ -148,6 +149,18 @@ def screened(runs: Sequence[Run], model: str, screening: str) -> Rows:
          "accuracy", "if honest", "success"],
         rows,
     )  # fmt: skip
+
+
+def costs(runs: Sequence[Run]) -> Rows:
+    """What a rule costs where nobody attacks: ten honest participants, screening off."""
+    off = [run for run in runs if run.setting.screening == "off"]
+    rows = []
+    for model in TASKS:
+        for split in SPLITS:
+            cells = [_cell(off, model, split, 0, rule, "none") for rule in RULES]
+            if sum(map(bool, cells)) > 1:
+                rows.append([model, split, *(_shown("none", cell) for cell in cells)])
+    return Rows("Ten honest participants, screening off: accuracy by rule", ["model", "split", *RULES], rows)
 
 
 def by_rule(runs: Sequence[Run], model: str, split: str, attackers: int) -> Rows:
@@ -249,36 +262,34 @@ def plot(runs: Sequence[Run], folder: Path) -> None:
     def saved(name: str, draw: Callable[[Any], None], size: tuple[float, float]) -> None:
         figure, axes = pyplot.subplots(figsize=size, layout="constrained")
         draw(axes)
-        figure.savefig(folder / name, dpi=90)
+        figure.savefig(folder / name, dpi=72)
         pyplot.close(figure)
 
-    saved("accuracy.png", lambda axes: _draw_rules(axes, runs), (9, 4.5))
+    saved("accuracy.png", lambda axes: _draw_rules(axes, runs), (10, 5))
     saved("pay.png", lambda axes: _draw_pay(axes, runs), (9, 4.5))
     saved("attackers.png", lambda axes: _draw_shares(axes, runs), (7, 4))
 
 
 def _draw_rules(axes: Any, runs: Sequence[Run]) -> None:
-    """Accuracy by rule and attack: digits, IID, two attackers of ten, screening off."""
+    """Accuracy by rule and attack: digits, IID, screening off, two and four attackers of ten."""
     off = [run for run in runs if run.setting.screening == "off"]
-    attacks = [
-        attack for attack in ATTACKS if _cell(off, "digits", "iid", 0 if attack == "none" else 2, "median", attack)
-    ]
-    values = [
-        [
-            _mean(run.accuracy for run in _cell(off, "digits", "iid", 0 if attack == "none" else 2, rule, attack))
-            for rule in RULES
+    wanted = [("none", 0), *((attack, attackers) for attackers in (2, 4) for attack in ATTACKS)]
+    rows = {
+        f"{attack}, {attackers * 10} %" if attackers else attack: [
+            _mean(run.accuracy for run in _cell(off, "digits", "iid", attackers, rule, attack)) for rule in RULES
         ]
-        for attack in attacks
-    ]
-    shown = [[float("nan") if value is None else value for value in row] for row in values]
-    axes.imshow(shown or [[float("nan")]], vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    for y, row in enumerate(values):
+        for attack, attackers in wanted
+    }
+    found = {name: row for name, row in rows.items() if row.count(None) < len(row) - 1}
+    values = [[float("nan") if value is None else value for value in row] for row in found.values()]
+    axes.imshow(values or [[float("nan")]], vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for y, row in enumerate(found.values()):
         for x, value in enumerate(row):
             if value is not None:
                 axes.text(x, y, f"{value:.0%}", ha="center", va="center", color="white" if value < 0.6 else "black")
     axes.set_xticks(range(len(RULES)), list(RULES), rotation=30, ha="right")
-    axes.set_yticks(range(len(attacks)), attacks)
-    axes.set_title("accuracy after six rounds: digits, IID, 2 attackers of 10, screening off")
+    axes.set_yticks(range(len(found)), list(found))
+    axes.set_title("accuracy after six rounds: digits, IID, screening off")
 
 
 def _draw_pay(axes: Any, runs: Sequence[Run]) -> None:
