@@ -6,8 +6,7 @@ Rows may be mapped files, so that memory does not grow with the number of partic
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -41,11 +40,12 @@ class Row:
     vector: Vector  # shape (d,)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Stack:
     rows: tuple[Row, ...]
     length: int  # d
     shift: int  # rows times 2^shift are in the model's unit, 2^-F
+    known: list[Gram] = field(default_factory=list, init=False, repr=False)  # none or one
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,26 +57,28 @@ class Stack:
     def blocks(self) -> Iterable[tuple[int, int]]:
         return ((start, min(start + BLOCK, self.length)) for start in range(0, self.length, BLOCK))
 
-    @cached_property
+    @property
     def gram(self) -> Gram:
-        return gram([row.vector for row in self.rows], self.length)
+        if not self.known:
+            self.remember(gram([row.vector for row in self.rows], self.length))
+        return self.known[0]
 
     def remember(self, products: Gram) -> None:
         """Inner products that somebody computed already."""
-        self.__dict__["gram"] = products
+        self.known[:] = [products]
 
     def only(self, chosen: Iterable[int]) -> Stack:
         """The rows with these indices, in this order; inner products that are known stay known."""
         indices = list(chosen)
         part = replace(self, rows=tuple(self.rows[index] for index in indices))
-        if "gram" in self.__dict__:
+        if self.known:
             part.remember(tuple(tuple(self.gram[i][j] for j in indices) for i in indices))
         return part
 
     def unweighted(self) -> Stack:
         """For rules that do not believe declared samples."""
         part = replace(self, rows=tuple(replace(row, weight=1) for row in self.rows))
-        if "gram" in self.__dict__:
+        if self.known:
             part.remember(self.gram)
         return part
 
