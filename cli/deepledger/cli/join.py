@@ -85,7 +85,7 @@ def join(
 
     from deepledger.node.participate import participate
 
-    reporting.say(f"job {job} ({spec.name}) with {ledger.account}: loading and trying {data}")
+    reporting.say(f"job {job} ({spec.name}) with {ledger.account}: loading {data}")
     with (
         reporting.observing(_line, reader=reader, account=ledger.account) as observe,
         stop_on_signals(reporting.say) as stop,
