@@ -5,7 +5,8 @@ import {JobTerms} from "../src/interfaces/ITrainingLedger.sol";
 import {BaseTest} from "./BaseTest.sol";
 
 /// @notice What each action costs as a whole transaction, with its 21,000 and its calldata, in the second round of a job:
-/// the steady state. `snapshots/TrainingLedger.json` has the figures; the tests fail where they differ.
+/// the steady state. `snapshots/TrainingLedger.json` has the figures; the tests fail where they differ. The settlement that
+/// ends a job costs more, since it also credits what is left of the pots.
 /// forge-config: default.isolate = true
 contract GasTest is BaseTest {
     function _terms() internal pure override returns (JobTerms memory terms) {
@@ -54,6 +55,18 @@ contract GasTest is BaseTest {
     /// forge-config: default.isolate = true
     function test_settle_costs_at_most_80_000_and_8_000_per_accepted_participant_64() public {
         _measureSettle(64, "settle, 64 accepted");
+    }
+
+    /// forge-config: default.isolate = true
+    function test_the_settlement_that_ends_the_job_costs_at_most_30_000_more() public {
+        JobTerms memory terms = _terms();
+        terms.rounds = 2;
+        _newJob(terms);
+        _firstRound(4);
+        _commitAll(4);
+        _revealAll(4);
+        _settleAll(4);
+        vm.assertLe(vm.lastCallGas().gasTotalUsed, 80_000 + 8_000 * 4 + 30_000, "settle, the last round");
     }
 
     /// forge-config: default.isolate = true
