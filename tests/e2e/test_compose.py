@@ -293,7 +293,7 @@ def elsewhere(devnet: Devnet, folder: Path) -> Iterator[Callable[..., str]]:
         files = ("--file", "compose.external.yml", "--file", str(networks))
         return engine("compose", "--project-name", FAR, *files, *arguments, env=env | more)
 
-    clear = ("--profile", "*", *CLEAR)
+    clear = ("--profile", "*", *CLEAR, "--remove-orphans")  # also what `run` started
     run(*clear)  # what a run that was killed left
     try:
         yield run
