@@ -47,7 +47,10 @@ def shelf(spec: bytes) -> Iterator[Shelf]:
 
 
 def jobs(*specs: bytes) -> list[Any]:
-    return [SimpleNamespace(job=number, terms=SimpleNamespace(spec_digest=spec)) for number, spec in enumerate(specs)]
+    return [
+        SimpleNamespace(job=number, terms=SimpleNamespace(spec_digest=spec, withheld=False))
+        for number, spec in enumerate(specs)
+    ]
 
 
 def test_what_nobody_serves_has_no_name(shelf: Shelf, spec: bytes, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,15 +115,24 @@ def test_a_bond_that_is_deposited_is_not_left_there() -> None:
     assert found.objection(job(trail(1, POSTED)), range(MOST_JOBS)) is None
 
 
-def desk(said: list[str]) -> _Desk:
-    ledgers: Any = SimpleNamespace(ledger_of=lambda *_: None)
-    return _Desk(
-        ledgers, None, SimpleNamespace(address=ME), None, [], threading.Event(), lambda _: None,  # type: ignore[arg-type]
-        SimpleNamespace(say=said.append), 1, None,  # type: ignore[arg-type]
-    )  # fmt: skip
+@pytest.fixture
+def desk(tmp_path: Path) -> Callable[[list[str]], _Desk]:
+    """One whose locks are below `tmp_path`, and that says what it says to a list."""
+    ledger = SimpleNamespace(chain_id=1, address="0xledger", account=ME)
+    chain: Any = SimpleNamespace(ledger_of=lambda *_: ledger)
+    signer: Any = SimpleNamespace(folder=tmp_path)
+    account: Any = SimpleNamespace(address=ME, key=bytes(32))
+
+    def made(said: list[str]) -> _Desk:
+        reporting: Any = SimpleNamespace(say=said.append)
+        return _Desk(
+            chain, signer, account, None, [], threading.Event(), lambda _: None, reporting, 1, None, False,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    return made
 
 
-def test_lost_bonds_do_not_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_bonds_do_not_make_room_for_others(monkeypatch: pytest.MonkeyPatch, desk: Any) -> None:
     """Each bond is lost at once, and the thread ends."""
     taken: list[JobId] = []
     monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", lambda _l, _s, job, **_: taken.append(job))
@@ -137,7 +148,7 @@ def test_lost_bonds_do_not_make_room_for_others(monkeypatch: pytest.MonkeyPatch)
     assert len(said) == 2
 
 
-def test_whatever_ends_a_thread_is_a_failure_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_ends_a_thread_is_a_failure_of_the_process(monkeypatch: pytest.MonkeyPatch, desk: Any) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError("no memory for the model")
 
@@ -148,7 +159,9 @@ def test_whatever_ends_a_thread_is_a_failure_of_the_process(monkeypatch: pytest.
     assert [type(error) for error in one.failures] == [MemoryError]
 
 
-def test_a_node_that_is_out_of_its_mind_ends_nothing_while_jobs_are_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_is_out_of_its_mind_ends_nothing_while_jobs_are_settled(
+    monkeypatch: pytest.MonkeyPatch, desk: Any
+) -> None:
     over = threading.Event()
     monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", lambda *_, **__: over.wait(60))
     one = desk([])
@@ -159,7 +172,9 @@ def test_a_node_that_is_out_of_its_mind_ends_nothing_while_jobs_are_settled(monk
     one.wait()
 
 
-def test_a_job_of_a_stranger_that_fails_does_not_look_like_a_failure_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_of_a_stranger_that_fails_does_not_look_like_a_failure_of_ours(
+    monkeypatch: pytest.MonkeyPatch, desk: Any
+) -> None:
     from deepledger.protocol.errors import BadSpec
 
     trouble: list[Exception] = [BadSpec("no spec"), ChainNonsense("no chain")]
