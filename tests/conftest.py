@@ -280,6 +280,7 @@ class Play:
         self.coordinator.settle(
             self.job, job.round, model_digest=pin[0], model_root=pin[1],
             report_digest=world.store.put(report_bytes(report)), accepted=claim.accepted, scores=claim.scores,
+            revealed=sum(1 << job.participants[reveal.participant].seat for reveal in job.attempt.reveals),
         )  # fmt: skip
 
     def go_home(self) -> None:

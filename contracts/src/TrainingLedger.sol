@@ -156,6 +156,7 @@ contract TrainingLedger is ITrainingLedger {
         bytes32 modelDigest,
         bytes32 modelRoot,
         bytes32 reportDigest,
+        uint64 revealed,
         uint64 accepted,
         uint32[] calldata scores
     ) external {
@@ -168,7 +169,8 @@ contract TrainingLedger is ITrainingLedger {
             phase == Phase.Settling || (phase == Phase.Overdue && !_isDisclosing(current)), WrongPhase(phase)
         );
         require(modelDigest != 0 && modelRoot != 0 && reportDigest != 0, ZeroDigest());
-        require(accepted & ~current.revealed == 0, NotRevealed(accepted & ~current.revealed));
+        require(revealed == current.revealed, StaleReveals(current.revealed));
+        require(accepted & ~revealed == 0, NotRevealed(accepted & ~revealed));
         uint256 count = _count(accepted);
         require(scores.length == count, BadScoreCount(count));
 

@@ -256,7 +256,9 @@ contract Actors is Books {
             scores[i] = uint32(uint256(keccak256(abi.encode(seed, i))) % 4 == 0 ? 0 : seed >> (i * 32));
         }
         bytes32 digest = keccak256(abi.encode(seed));
-        return abi.encodeCall(ITrainingLedger.settle, (job, round.number, digest, digest, digest, accepted, scores));
+        return abi.encodeCall(
+            ITrainingLedger.settle, (job, round.number, digest, digest, digest, round.revealed, accepted, scores)
+        );
     }
 
     /* TIME */

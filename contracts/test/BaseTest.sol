@@ -149,9 +149,9 @@ abstract contract BaseTest {
     }
 
     function _settle(uint64 accepted, uint32[] memory scores) internal {
-        uint24 round = ledger.roundOf(job).number;
+        Round memory current = ledger.roundOf(job);
         vm.prank(_serving());
-        ledger.settle(job, round, MODEL, ROOT, REPORT, accepted, scores);
+        ledger.settle(job, current.number, MODEL, ROOT, REPORT, current.revealed, accepted, scores);
     }
 
     /// @dev Accepts seats 0 to n - 1 with equal scores.

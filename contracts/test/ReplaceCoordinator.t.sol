@@ -59,7 +59,7 @@ contract ReplaceCoordinatorTest is BaseTest {
 
         _expectError(ITrainingLedger.NotCoordinator.selector, _coordinator(1));
         vm.prank(_coordinator(0));
-        ledger.settle(job, 0, MODEL, ROOT, REPORT, 7, _equalScores(3));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 7, 7, _equalScores(3));
 
         _settleAll(3);
         vm.assertEq(_round().number, 1);
@@ -165,7 +165,7 @@ contract ReplaceCoordinatorTest is BaseTest {
         _expectEvent();
         emit ITrainingLedger.Settled(job, 0, _coordinator(1), MODEL, ROOT, REPORT, 1, _score(1), 9 ether + 1);
         vm.prank(_coordinator(1));
-        ledger.settle(job, 0, MODEL, ROOT, REPORT, 1, _score(1));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 3, 1, _score(1));
     }
 
     /* WHO KEEPS THE KEY OF A WITHHELD VALIDATION SET */

@@ -36,7 +36,7 @@ contract SettleTest is BaseTest {
             job, 1, 0, uint40(START + COMMIT_WINDOW), uint40(START + COMMIT_WINDOW + REVEAL_WINDOW)
         );
         vm.prank(_coordinator(0));
-        ledger.settle(job, 0, MODEL, ROOT, REPORT, 5, _scores(first, second));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 7, 5, _scores(first, second));
 
         vm.assertEq(_credit(0), mine, "first");
         vm.assertEq(_credit(1), 0, "who is not accepted is not paid");
@@ -129,7 +129,7 @@ contract SettleTest is BaseTest {
         _expectEvent();
         emit ITrainingLedger.Settled(job, 0, _coordinator(0), MODEL, ROOT, REPORT, 1, _score(1), 9.4 ether);
         vm.prank(_coordinator(0));
-        ledger.settle(job, 0, MODEL, ROOT, REPORT, 1, _score(1));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 3, 1, _score(1));
 
         vm.assertEq(_credit(0), 9.4 ether);
         vm.assertEq(_member(2).stake, 0.6 ether);
@@ -162,7 +162,7 @@ contract SettleTest is BaseTest {
                 _expectEvent();
                 emit ITrainingLedger.Left(job, _participant(2), 2, Departure.Exhausted, 0.2 ether);
                 vm.prank(_coordinator(0));
-                ledger.settle(job, 1, MODEL, ROOT, REPORT, 3, _scores(1, 1));
+                ledger.settle(job, 1, MODEL, ROOT, REPORT, 3, 3, _scores(1, 1));
             } else {
                 _settleAll(2);
             }
@@ -197,7 +197,7 @@ contract SettleTest is BaseTest {
         _expectEvent();
         emit ITrainingLedger.Left(job, _participant(2), 2, Departure.Missing, 1 ether);
         vm.prank(_coordinator(0));
-        ledger.settle(job, 1, MODEL, ROOT, REPORT, 3, _scores(1, 1));
+        ledger.settle(job, 1, MODEL, ROOT, REPORT, 3, 3, _scores(1, 1));
 
         vm.assertEq(_credit(2), 1 ether);
         vm.assertEq(ledger.participantAt(job, 2), address(0));
@@ -243,7 +243,7 @@ contract SettleTest is BaseTest {
         _expectEvent();
         emit ITrainingLedger.JobEnded(job, Outcome.Completed);
         vm.prank(_coordinator(0));
-        ledger.settle(job, 2, MODEL, ROOT, REPORT, 3, _scores(1, 1));
+        ledger.settle(job, 2, MODEL, ROOT, REPORT, 3, 3, _scores(1, 1));
 
         _assertPhase(Phase.Over);
         vm.assertEq(_round().number, 3);
@@ -377,9 +377,9 @@ contract SettleTest is BaseTest {
         _reveal(1);
         _skip(REVEAL_WINDOW - 1);
         _expectWrongPhase(Phase.Revealing);
-        _settleAs(_coordinator(0), 0, 0);
+        _settleAs(_coordinator(0), 0, 3);
         _skip(1);
-        _settleAs(_coordinator(0), 0, 0);
+        _settleAs(_coordinator(0), 0, 3);
     }
 
     function test_a_zero_digest_is_refused(uint8 which) public {
@@ -394,8 +394,21 @@ contract SettleTest is BaseTest {
             which == 1 ? bytes32(0) : ROOT,
             which == 2 ? bytes32(0) : REPORT,
             3,
+            3,
             _scores(1, 1)
         );
+    }
+
+    function test_not_without_a_reveal_that_the_caller_has_not_seen(uint64 seen, uint64 accepted) public {
+        _openAndCommit(3);
+        _reveal(0);
+        _reveal(2);
+        _skip(REVEAL_WINDOW);
+        vm.assume(seen != 5);
+        accepted &= seen;
+        _expectError(ITrainingLedger.StaleReveals.selector, 5);
+        vm.prank(_coordinator(0));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, seen, accepted, _equalScores(_ones(accepted)));
     }
 
     function test_who_did_not_reveal_cannot_be_paid(uint64 accepted) public {
@@ -406,7 +419,7 @@ contract SettleTest is BaseTest {
         vm.assume(accepted & ~uint64(5) != 0);
         _expectError(ITrainingLedger.NotRevealed.selector, accepted & ~uint64(5));
         vm.prank(_coordinator(0));
-        ledger.settle(job, 0, MODEL, ROOT, REPORT, accepted, _equalScores(2));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 5, accepted, _equalScores(2));
     }
 
     function test_one_score_for_each_accepted_seat(uint256 length, uint64 accepted) public {
@@ -416,21 +429,22 @@ contract SettleTest is BaseTest {
         _openToReveal(3);
         _expectError(ITrainingLedger.BadScoreCount.selector, _ones(accepted));
         vm.prank(_coordinator(0));
-        ledger.settle(job, 0, MODEL, ROOT, REPORT, accepted, _equalScores(length));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 7, accepted, _equalScores(length));
     }
 
     function test_an_unknown_job_is_refused(JobId unknown) public {
         vm.assume(JobId.unwrap(unknown) != JobId.unwrap(job));
         _expectUnknownJob(unknown);
-        ledger.settle(unknown, 0, MODEL, ROOT, REPORT, 0, new uint32[](0));
+        ledger.settle(unknown, 0, MODEL, ROOT, REPORT, 0, 0, new uint32[](0));
     }
 
     /* STEPS */
 
-    function _settleAs(address caller, uint24 round, uint64 accepted) internal {
-        uint32[] memory scores = _equalScores(_ones(accepted));
+    /// @dev Accepts everyone who revealed.
+    function _settleAs(address caller, uint24 round, uint64 revealed) internal {
+        uint32[] memory scores = _equalScores(_ones(revealed));
         vm.prank(caller);
-        ledger.settle(job, round, MODEL, ROOT, REPORT, accepted, scores);
+        ledger.settle(job, round, MODEL, ROOT, REPORT, revealed, revealed, scores);
     }
 
     /// @dev Everyone but the third takes part.

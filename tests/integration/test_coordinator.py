@@ -28,6 +28,7 @@ from deepledger.coordinator.happenings import (
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import Outcome
 from deepledger.protocol.chain.follow import Follower
+from deepledger.protocol.chain.web3_ledger import connect_as
 from deepledger.protocol.commitment import Slot, commitment_for
 from deepledger.protocol.errors import (
     BadInput,
@@ -359,6 +360,52 @@ class CutOff(Real):
         if self.tries <= 3:
             raise ChainUnreachable("the line is dead.")
         return self.real.settle(*arguments, **options)
+
+
+class Refused(Real):
+    """Tells by which errors the contract refused to settle."""
+
+    def __init__(self, real):
+        super().__init__(real)
+        self.errors = Queue()
+
+    def settle(self, *arguments, **options):
+        try:
+            return self.real.settle(*arguments, **options)
+        except LedgerRejected as error:
+            self.errors.put(error.name)
+            raise
+
+
+def test_who_waits_for_confirmations_settles_without_no_reveal(world, play_of):
+    play = play_of(participants=4)
+    account, locks = world.accounts[1], world.folder / "locks"
+    ledger = Refused(connect_as(world.url, world.contract, account, locks=locks, confirmations=2))
+    updates = [play.update() for _ in play.nodes]
+    for update in updates:
+        world.store.put(update)
+
+    def reveal(*made):
+        for node, opened in made:
+            node.reveal(play.job, **opened)
+
+    def mine(blocks=2):
+        for _ in range(blocks):
+            world.rpc("evm_mine")
+
+    first, second, third, _ = play.commit_all(updates)
+    reveal(first, second)
+    mine()
+    reveal(third)
+    world.rpc("evm_increaseTime", play.terms.reveal_window + 10)
+    mine(1)
+    with running(world, play.job, ledger=ledger) as coordinator:
+        assert ledger.errors.get(timeout=60) == "StaleReveals"
+        mine()
+        settled = coordinator.until(RoundSettled)
+        assert (settled.revealed, settled.accepted) == (3, 3)
+        mine()
+    assert_audit_matches(play)
 
 
 class Counting(Real):

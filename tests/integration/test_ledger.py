@@ -119,7 +119,7 @@ class Stage:
         return job
 
     def settle(self, job: JobId, round: int = 0, **changes: Any) -> Any:
-        claim = RESULT | {"accepted": 3, "scores": [1, 1]} | changes
+        claim = RESULT | {"revealed": 3, "accepted": 3, "scores": [1, 1]} | changes
         return self.ledgers[1].settle(job, RoundNumber(round), **claim)
 
     def rpc(self, method: str, *params: Any) -> Any:
@@ -297,6 +297,7 @@ REFUSALS: dict[str, Callable[[Stage], Any]] = {
     "AlreadyRevealed": lambda s: twice(s, lambda job: s.ledgers[3].reveal(job, **OPENED), s.revealing()),
     "CommitmentMismatch": lambda s: s.ledgers[3].reveal(s.revealing(), **OPENED | {"salt": b"\1" * 32}),
     "CommitmentOutstanding": lambda s: s.ledgers[3].leave(s.revealing()),
+    "StaleReveals": lambda s: s.settle(s.settling(), revealed=1, accepted=1, scores=[1]),
     "NotRevealed": lambda s: s.settle(s.settling(), accepted=7, scores=[1, 1, 1]),
     "BadScoreCount": lambda s: s.settle(s.settling(), scores=[1]),
     "WrongKey": lambda s: s.ledgers[6].disclose(s.create(), KEY),

@@ -101,6 +101,11 @@ def alone(update: np.ndarray) -> Revealed:
     return Revealed((contribution(update),), bytes(32))
 
 
+def test_the_seats_that_revealed_are_a_mask():
+    update = np.zeros(3, "<i2")
+    assert Revealed((contribution(update, seat=0), contribution(update, seat=63)), bytes(32)).seats == 2**63 + 1
+
+
 class Served:
     """Sources of a round that needs no evaluations."""
 

@@ -132,6 +132,8 @@ struct Member {
 /// - Nobody has privileges beyond the roles a job names: its sponsor, its coordinators, its participants.
 /// - The serving coordinator decides, per round, the next model and who is paid what share of that round's pot. It
 /// cannot pay anyone who did not reveal, cannot pay more than the pot, and cannot touch a stake.
+/// - It may accept nobody. The reward then stays in escrow and returns to the sponsor in the end, so that those two
+/// together could train for nothing. The audit shows it.
 /// - The contract does not know whether a model is right. Whoever replays the job does (see `auditor/`).
 /// - A deadline gives everyone the right to act; block producers may shift a timestamp by seconds.
 interface ITrainingLedger {
@@ -207,6 +209,7 @@ interface ITrainingLedger {
     error AlreadyRevealed(address participant);
     error CommitmentMismatch(bytes30 commitment);
     error CommitmentOutstanding(uint24 round);
+    error StaleReveals(uint64 revealed);
     error NotRevealed(uint64 seats);
     error BadScoreCount(uint256 expected);
     error WrongKey(bytes32 lock);
@@ -237,6 +240,8 @@ interface ITrainingLedger {
     /// @notice Settles the open round. Only the serving coordinator, in Settling or Overdue. After the last round the job
     /// ends, or waits for the key of its validation set (Disclosing).
     /// @param round The open round.
+    /// @param revealed Bit i: the settlement was made from the reveal of seat i. It must be from all there are: a caller
+    /// whose view of the chain lags cannot leave one out.
     /// @param accepted Bit i: the update of seat i was accepted. Each must have revealed.
     /// @param scores One per accepted seat, in ascending order of seats; the pot is divided in proportion.
     function settle(
@@ -245,6 +250,7 @@ interface ITrainingLedger {
         bytes32 modelDigest,
         bytes32 modelRoot,
         bytes32 reportDigest,
+        uint64 revealed,
         uint64 accepted,
         uint32[] calldata scores
     ) external;

@@ -33,7 +33,15 @@ from deepledger.protocol.types import JobId, RoundNumber
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
 _A_MOMENT = 0.5  # seconds
-_RACES = {"WrongPhase", "WrongRound", "NotCoordinator", "BondAlreadyPosted", "NoBond", "AlreadyDisclosed"}
+_RACES = {
+    "WrongPhase",
+    "WrongRound",
+    "NotCoordinator",
+    "StaleReveals",
+    "BondAlreadyPosted",
+    "NoBond",
+    "AlreadyDisclosed",
+}
 
 
 @dataclass(slots=True)

@@ -153,9 +153,10 @@ def gives_up_at(attempt: Attempt, window: Seconds, *, work: float, store_is_down
 
 
 def reveals_are_over(attempt: Attempt, window: Seconds, *, newest: Seconds, now: Seconds) -> bool:
-    """Whether nobody can have revealed without our knowing.
+    """Whether it is time to settle with the reveals that we know of.
 
-    Our clock may be past the deadline while a block from before it is still on its way to us. Settling without a
-    reveal that it holds would pass the contract, and be a lie. `newest` is the newest block's timestamp.
+    Our clock may be past the deadline while a block from before it is still on its way to us. The contract refuses a
+    settlement without a reveal that such a block holds; waiting saves the fee. `newest` is the timestamp of the newest
+    block that counts.
     """
     return newest >= attempt.reveal_end or now >= attempt.reveal_end + min(_LATE_BLOCK, window // 8)

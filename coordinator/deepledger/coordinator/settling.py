@@ -137,13 +137,14 @@ def prepare(
 
 
 def post(ledger: Ledger, job: Job, prepared: Prepared) -> Receipt:
-    """Raises `LedgerRejected` if somebody was faster."""
+    """Raises `LedgerRejected` if somebody was faster, or has revealed what it was not made from."""
     return ledger.settle(
         job.job,
         prepared.attempt.round,
         model_digest=prepared.model_digest,
         model_root=prepared.model_root,
         report_digest=prepared.report_digest,
+        revealed=prepared.revealed.seats,
         accepted=prepared.settlement.accepted,
         scores=prepared.settlement.scores,
     )

@@ -111,6 +111,11 @@ class Revealed:
     earlier: tuple[Contribution, ...] = ()  # accepted in the rounds that the job's screening remembers, newest first
     model_before_last: Digest | None = None  # of the round before; None in the first round
 
+    @property
+    def seats(self) -> int:
+        """Bit i: seat i has revealed."""
+        return sum(1 << contribution.seat for contribution in self.contributions)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Coalitions:

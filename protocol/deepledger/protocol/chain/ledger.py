@@ -99,9 +99,12 @@ class Ledger(Reader, Protocol):
         model_digest: Digest,
         model_root: Root,
         report_digest: Digest,
+        revealed: int,
         accepted: int,
         scores: Sequence[int],
-    ) -> Receipt: ...
+    ) -> Receipt:
+        """Bit i of a mask is seat i; `revealed` are the reveals that the settlement was made from."""
+
     def restart_round(self, job: JobId) -> Receipt: ...
     def replace_coordinator(self, job: JobId) -> Receipt: ...
     def disclose(self, job: JobId, key: bytes) -> Receipt: ...

@@ -48,6 +48,8 @@ MESSAGES: Final = {
     "AlreadyRevealed": "{participant} has revealed already; wait for the settlement",
     "CommitmentMismatch": "digest, root and salt do not open the commitment; reveal what was committed",
     "CommitmentOutstanding": "this account has committed in round {round}; reveal, and leave after the settlement",
+    "StaleReveals": "the settlement was made from other reveals than those on the chain (mask {revealed:#x}); look "
+    "again and settle with them",
     "NotRevealed": "updates were accepted of seats that did not reveal (mask {seats:#x}); settle without them",
     "BadScoreCount": "there must be {expected} scores, one per accepted seat; settle with those",
     "WrongKey": "this is not the key of the job's validation set, or the set is public; use the key that the spec "

@@ -89,10 +89,12 @@ class ChainLedger(ChainReader):
         model_digest: Digest,
         model_root: Root,
         report_digest: Digest,
+        revealed: int,
         accepted: int,
         scores: Sequence[int],
     ) -> Receipt:
-        return self._act("settle", job, round, model_digest, model_root, report_digest, accepted, list(scores))
+        digests = model_digest, model_root, report_digest
+        return self._act("settle", job, round, *digests, revealed, accepted, list(scores))
 
     def restart_round(self, job: JobId) -> Receipt:
         return self._act("restartRound", job)
