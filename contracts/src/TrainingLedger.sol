@@ -39,6 +39,12 @@ struct Entry {
     uint96 stake;
 }
 
+/// @dev What a coordinator has in deposit, and since when, in one storage word.
+struct Bond {
+    uint96 amount;
+    uint40 since;
+}
+
 /// @dev Everything the ledger knows about a job.
 struct Job {
     JobTerms terms;
@@ -46,7 +52,7 @@ struct Job {
     Round round;
     Seat[MAX_SEATS] seats;
     address[] coordinators;
-    mapping(address coordinator => uint256) bonds;
+    mapping(address coordinator => Bond) bonds;
     mapping(address participant => Pledge) pledges;
     mapping(address participant => Entry) entries;
     mapping(address account => uint256) credits;
@@ -122,10 +128,10 @@ contract TrainingLedger is ITrainingLedger {
         Job storage j = _existing(job);
         require(!j.state.over, WrongPhase(Phase.Over));
         require(_isListed(j, msg.sender), NotCoordinator(_servingCoordinator(j)));
-        require(!_isBonded(j, msg.sender), BondAlreadyPosted(j.bonds[msg.sender]));
+        require(!_isBonded(j, msg.sender), BondAlreadyPosted(j.bonds[msg.sender].amount));
         require(msg.value == j.terms.bond, WrongValue(j.terms.bond));
 
-        j.bonds[msg.sender] = msg.value;
+        j.bonds[msg.sender] = Bond({amount: j.terms.bond, since: uint40(block.timestamp)});
         emit BondPosted(job, msg.sender, msg.value);
 
         Round memory current = j.round;
@@ -135,11 +141,12 @@ contract TrainingLedger is ITrainingLedger {
     /// @inheritdoc ITrainingLedger
     function releaseBond(JobId job) external {
         Job storage j = _existing(job);
-        uint256 bond = j.bonds[msg.sender];
+        uint256 bond = j.bonds[msg.sender].amount;
         require(bond != 0, NoBond(msg.sender));
         if (msg.sender == _servingCoordinator(j)) {
             Phase phase = phaseAt(job, block.timestamp);
-            bool idle = phase == Phase.Waiting || phase == Phase.Over;
+            // In Starved nobody is owed a settlement any more.
+            bool idle = phase == Phase.Waiting || phase == Phase.Starved || phase == Phase.Over;
             require(idle && !_withholds(j, j.round), BondInUse(phase));
         }
 
@@ -201,12 +208,19 @@ contract TrainingLedger is ITrainingLedger {
     function replaceCoordinator(JobId job) external {
         Job storage j = _existing(job);
         Phase phase = phaseAt(job, block.timestamp);
-        require(phase == Phase.Overdue, WrongPhase(phase));
-
         address coordinator = _servingCoordinator(j);
-        uint256 bond = j.bonds[coordinator];
         Round memory current = j.round;
         (uint8 index, address successor) = _nextCoordinator(j);
+        // Nobody is made to go on from a settlement that it has not looked at: only the successor itself.
+        if (phase == Phase.Waiting && msg.sender == successor && _isVacant(j, current, successor)) {
+            j.state.coordinator = index;
+            emit CoordinatorReplaced(job, current.number, coordinator, successor, 0);
+            _openOrWait(job, j, current);
+            return;
+        }
+        require(phase == Phase.Overdue, WrongPhase(phase));
+
+        uint256 bond = j.bonds[coordinator].amount;
         bool last = successor == address(0);
         bool keptTheKey = _isDisclosing(current) || (last && _withholds(j, current));
         uint256 penalty = keptTheKey ? bond : j.terms.settlePenalty;
@@ -428,7 +442,7 @@ contract TrainingLedger is ITrainingLedger {
 
     /// @inheritdoc ITrainingLedger
     function bondOf(JobId job, address coordinator) external view returns (uint256) {
-        return _existing(job).bonds[coordinator];
+        return _existing(job).bonds[coordinator].amount;
     }
 
     /// @inheritdoc ITrainingLedger
@@ -649,7 +663,7 @@ contract TrainingLedger is ITrainingLedger {
 
     /// @dev In a job without a bond everyone on the list may serve at once.
     function _isBonded(Job storage j, address coordinator) internal view returns (bool) {
-        return j.bonds[coordinator] != 0 || j.terms.bond == 0;
+        return j.bonds[coordinator].amount != 0 || j.terms.bond == 0;
     }
 
     function _isListed(Job storage j, address account) internal view returns (bool) {
@@ -666,6 +680,13 @@ contract TrainingLedger is ITrainingLedger {
             if (_isBonded(j, coordinator)) return (index, coordinator);
         }
         return (0, address(0));
+    }
+
+    /// @dev In Waiting: whether it is for a bond only, which the serving coordinator had a settle window's time to post.
+    /// No need to ask whether it has: the round would have opened.
+    function _isVacant(Job storage j, Round memory current, address successor) internal view returns (bool) {
+        return current.seated >= j.terms.minParticipants
+            && block.timestamp >= uint256(j.bonds[successor].since) + j.terms.settleWindow;
     }
 
     /* INTERNAL: LOOK-UP */

@@ -42,14 +42,29 @@ contract Actors is Books {
         JobId job = _job(which);
         address coordinator = _coordinators[who % 3];
         Phase phase = _phase(job);
-        bool idle = (phase == Phase.Waiting || phase == Phase.Over) && !withholds(job);
-        bool free = idle || coordinator != _serving(job);
+        bool idle = phase == Phase.Waiting || phase == Phase.Starved || phase == Phase.Over;
+        bool free = (idle && !withholds(job)) || coordinator != _serving(job);
         if (free && ledger.bondOf(job, coordinator) != 0) _releaseBond(job, coordinator);
     }
 
     function settle(uint256 which, uint256 accepted, uint256 scores) external {
         (bool found, JobId job) = _find(which, Phase.Settling, Phase.Overdue);
         if (found && !_isDisclosing(job)) _settle(job, uint64(accepted), scores);
+    }
+
+    /// @dev Enough are seated, the coordinator has taken its bond home, and its successor waits until it may go on.
+    function takeOver(uint256 which) external {
+        (bool found, JobId job) = _find(which, Phase.Waiting, Phase.Waiting);
+        uint256 bond = ledger.termsOf(job).bond;
+        uint256 serving = ledger.stateOf(job).coordinator;
+        if (!found || bond == 0 || serving == 2 || withholds(job)) return;
+        if (ledger.bondOf(job, _coordinators[serving]) != 0) _releaseBond(job, _coordinators[serving]);
+        address successor = _coordinators[serving + 1];
+        if (ledger.bondOf(job, successor) == 0) _postBond(job, successor, bond);
+        for (uint256 i; i < 6; i++) if (_canJoin(job, _participants[i])) _join(job, _participants[i], 1);
+        uint256 ripe = block.timestamp + 300;
+        _pass(ripe);
+        if (block.timestamp == ripe) _replaceCoordinator(job, successor);
     }
 
     function replaceCoordinator(uint256 which, uint256 who) external {
@@ -295,20 +310,6 @@ contract Actors is Books {
             if (phase == either || phase == or) return (true, job);
         }
         return (false, job);
-    }
-
-    function _phase(JobId job) internal view returns (Phase) {
-        return ledger.phaseAt(job, block.timestamp);
-    }
-
-    function _serving(JobId job) internal view returns (address) {
-        return ledger.coordinatorsOf(job)[ledger.stateOf(job).coordinator];
-    }
-
-    /// @dev Whether a round was settled with a validation set whose key is not on chain.
-    function withholds(JobId job) public view returns (bool) {
-        bool settled = ledger.roundOf(job).number != 0;
-        return settled && ledger.termsOf(job).validationLock != 0 && ledger.stateOf(job).validationKey == 0;
     }
 
     function _isSeated(JobId job, address participant) internal view returns (bool) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Departure, ITrainingLedger, JobId, Member, Outcome, Round} from "../src/interfaces/ITrainingLedger.sol";
+import {Departure, ITrainingLedger, JobId, JobTerms, Member, Outcome, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
 import {Vm} from "./Vm.sol";
 
 /// @notice Totals of a job that are kept beside the ledger, from what was sent to it and from its events.
@@ -14,6 +14,8 @@ struct Totals {
     uint256 creditedToSponsor;
     /// What was credited to somebody who had not revealed and was not the heir of an ended job or a bond either.
     uint256 unearned;
+    /// What coordinators got back though their bond had to stay, or to lose a penalty first.
+    uint256 escaped;
     uint256 honestPaidIn;
     uint256 honestPaidOut;
     uint256 honestPenalties;
@@ -39,6 +41,8 @@ abstract contract Books {
     mapping(bytes32 topic => uint256) public seen;
     mapping(Outcome => uint256) public ends;
     mapping(Departure => uint256) public departures;
+    /// How often a successor took over where only a bond was missing.
+    uint256 public takeovers;
 
     /* WHO WAS WHAT BEFORE THE CALL */
 
@@ -46,6 +50,10 @@ abstract contract Books {
     mapping(address => bool) internal _hadRevealed;
     bool internal _someoneHadRevealed;
     bool internal _wasDisclosing;
+    Phase internal _phaseBefore;
+    bool internal _withheldBefore;
+    address internal _served;
+    uint256 internal _servingBond;
 
     constructor() {
         _participants = [honest, _actor("ann"), _actor("bob"), _actor("cy"), _actor("dee"), _actor("eve")];
@@ -81,10 +89,15 @@ abstract contract Books {
     }
 
     function _look(JobId job) internal {
+        (_phaseBefore, _withheldBefore) = (Phase.Waiting, false);
         if (JobId.unwrap(job) > ledger.jobCount()) return;
         Round memory round = ledger.roundOf(job);
         _someoneHadRevealed = round.revealed != 0;
         _wasDisclosing = _isDisclosing(job);
+        _phaseBefore = _phase(job);
+        _withheldBefore = withholds(job);
+        _served = _serving(job);
+        _servingBond = ledger.bondOf(job, _served);
         for (uint256 i; i < _everyone.length; i++) {
             Member memory member = ledger.memberOf(job, _everyone[i]);
             _wasSeated[_everyone[i]] = member.seatPlusOne != 0;
@@ -94,6 +107,7 @@ abstract contract Books {
 
     function _enter(JobId job, Vm.Log[] memory logs) internal {
         Totals storage sums = _totals[job];
+        uint256 penalty;
         for (uint256 i; i < logs.length; i++) {
             bytes32 topic = logs[i].topics[0];
             bytes memory data = logs[i].data;
@@ -103,8 +117,9 @@ abstract contract Books {
                 sums.penalties += amount;
                 if (_address(logs[i].topics[3]) == honest) sums.honestPenalties += amount;
             } else if (topic == ITrainingLedger.CoordinatorReplaced.selector) {
-                (, uint256 amount) = abi.decode(data, (address, uint256));
-                sums.penalties += amount;
+                (, penalty) = abi.decode(data, (address, uint256));
+                sums.penalties += penalty;
+                if (_phaseBefore == Phase.Waiting) takeovers++;
             } else if (topic == ITrainingLedger.Credited.selector) {
                 _enterCredit(job, _address(logs[i].topics[2]), abi.decode(data, (uint256)));
             } else if (topic == ITrainingLedger.Withdrawn.selector) {
@@ -118,6 +133,18 @@ abstract contract Books {
                 departures[departure]++;
             }
         }
+        _enterBond(job, penalty);
+    }
+
+    /// @dev Whoever serves gets its bond back while nobody is owed a settlement or a key; else only less a penalty.
+    function _enterBond(JobId job, uint256 penalty) internal {
+        bool idle = _phaseBefore == Phase.Waiting || _phaseBefore == Phase.Starved || _phaseBefore == Phase.Over;
+        uint256 rest = ledger.bondOf(job, _served);
+        if ((idle && !_withheldBefore) || rest == _servingBond) return;
+        JobTerms memory terms = ledger.termsOf(job);
+        bool overdue = _phaseBefore == Phase.Overdue;
+        uint256 owed = !overdue || _wasDisclosing ? terms.bond : terms.settlePenalty;
+        if (penalty < owed) _totals[job].escaped += owed - penalty;
     }
 
     function _enterCredit(JobId job, address account, uint256 amount) internal {
@@ -134,6 +161,20 @@ abstract contract Books {
     function _isDisclosing(JobId job) internal view returns (bool) {
         Round memory round = ledger.roundOf(job);
         return round.commitEnd == 0 && round.revealEnd != 0;
+    }
+
+    function _phase(JobId job) internal view returns (Phase) {
+        return ledger.phaseAt(job, block.timestamp);
+    }
+
+    function _serving(JobId job) internal view returns (address) {
+        return ledger.coordinatorsOf(job)[ledger.stateOf(job).coordinator];
+    }
+
+    /// @dev Whether a round was settled with a validation set whose key is not on chain.
+    function withholds(JobId job) public view returns (bool) {
+        bool settled = ledger.roundOf(job).number != 0;
+        return settled && ledger.termsOf(job).validationLock != 0 && ledger.stateOf(job).validationKey == 0;
     }
 
     function _address(bytes32 topic) internal pure returns (address) {

@@ -176,6 +176,33 @@ contract InvariantTest {
         }
     }
 
+    /* THE COORDINATORS' BONDS */
+
+    function invariant_who_is_to_settle_has_its_bond_in_deposit() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            if (ledger.roundOf(job).commitEnd == 0 || ledger.phaseAt(job, block.timestamp) == Phase.Starved) continue;
+            address serving = ledger.coordinatorsOf(job)[ledger.stateOf(job).coordinator];
+            vm.assertEq(ledger.bondOf(job, serving), ledger.termsOf(job).bond, "it could miss its deadline for nothing");
+        }
+    }
+
+    function invariant_no_coordinator_escapes_what_it_owes() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            vm.assertEq(actors.totals(JobId.wrap(id)).escaped, 0, "escaped");
+        }
+    }
+
+    function invariant_who_is_replaced_for_want_of_a_bond_has_none() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            bool enough = ledger.roundOf(job).seated >= ledger.termsOf(job).minParticipants;
+            if (!enough || ledger.phaseAt(job, block.timestamp) != Phase.Waiting) continue;
+            address serving = ledger.coordinatorsOf(job)[ledger.stateOf(job).coordinator];
+            vm.assertEq(ledger.bondOf(job, serving), 0, "it waits for nothing");
+        }
+    }
+
     /* SEATS */
 
     function invariant_seats_and_bitmaps_agree() public view {
@@ -229,21 +256,27 @@ contract InvariantTest {
             invariant_seats_and_bitmaps_agree();
             invariant_who_is_to_disclose_has_its_bond_in_deposit();
             invariant_a_job_that_waits_for_its_key_ends_in_bounded_time();
+            invariant_who_is_to_settle_has_its_bond_in_deposit();
+            invariant_no_coordinator_escapes_what_it_owes();
+            invariant_who_is_replaced_for_want_of_a_bond_has_none();
             _count();
         }
         for (uint256 i; i < 15; i++) vm.assertGt(_seen[_topics()[i]], 12, "an event was rare");
         vm.assertGt(_seen[ITrainingLedger.DisclosureDue.selector], 5, "hardly a job waited for its key");
         vm.assertGt(_seen[ITrainingLedger.ValidationDisclosed.selector], 5, "hardly a key was disclosed");
+        vm.assertGt(_takeovers, 5, "hardly a bond was missing");
         for (uint256 i; i < 3; i++) vm.assertGt(_departures[i], 5, "a way to lose a seat was rare");
         for (uint256 i; i < 3; i++) vm.assertGt(_ends[i], 1, "an end was not reached");
     }
 
     mapping(bytes32 => uint256) internal _seen;
+    uint256 internal _takeovers;
     mapping(uint256 => uint256) internal _departures;
     mapping(uint256 => uint256) internal _ends;
 
     function _count() internal {
         for (uint256 i; i < _topics().length; i++) _seen[_topics()[i]] += actors.seen(_topics()[i]);
+        _takeovers += actors.takeovers();
         for (uint256 i; i < 3; i++) _departures[i] += actors.departures(Departure(i));
         for (uint256 i; i < 3; i++) _ends[i] += actors.ends(Outcome(i));
     }
@@ -271,7 +304,7 @@ contract InvariantTest {
     }
 
     function _acts() internal pure returns (bytes4[] memory acts) {
-        acts = new bytes4[](16);
+        acts = new bytes4[](17);
         acts[0] = Actors.createJob.selector;
         acts[1] = Actors.closeJob.selector;
         acts[2] = Actors.postBond.selector;
@@ -288,6 +321,7 @@ contract InvariantTest {
         acts[13] = Actors.carryOn.selector;
         acts[14] = Actors.strangerTries.selector;
         acts[15] = Actors.disclose.selector;
+        acts[16] = Actors.takeOver.selector;
     }
 
     function _ones(uint64 bits) internal pure returns (uint256 ones) {

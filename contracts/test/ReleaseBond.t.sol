@@ -58,11 +58,36 @@ contract ReleaseBondTest is BaseTest {
         vm.assertEq(ledger.creditOf(job, _coordinator(0)), 5 ether);
     }
 
+    function test_the_serving_one_may_when_the_round_has_starved() public {
+        _bring(Phase.Starved);
+        bytes memory round = abi.encode(_round());
+        _release(0);
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 5 ether);
+        vm.assertEq(abi.encode(_round()), round);
+        ledger.restartRound(job);
+        _assertPhase(Phase.Waiting);
+        _postBond(0);
+        _assertPhase(Phase.Committing);
+    }
+
+    function test_when_the_round_has_starved_nobody_pays_for_it(bool revealed) public {
+        _open(3);
+        _commitAll(revealed ? 2 : 1);
+        _skip(COMMIT_WINDOW);
+        if (revealed) {
+            _reveal(0);
+            _skip(REVEAL_WINDOW);
+        }
+        _release(0);
+        ledger.restartRound(job);
+        vm.assertEq(_state().forfeits, revealed ? 0.4 ether : 0, "who committed and did not reveal");
+    }
+
     /* WHAT IT REFUSES */
 
     function test_the_serving_one_not_while_a_round_is_open(uint8 which) public {
         Phase phase = Phase(which % 8);
-        vm.assume(phase != Phase.Waiting && phase != Phase.Over);
+        vm.assume(phase != Phase.Waiting && phase != Phase.Starved && phase != Phase.Over);
         _bring(phase);
         _expectError(ITrainingLedger.BondInUse.selector, uint256(phase));
         _release(0);
@@ -76,6 +101,8 @@ contract ReleaseBondTest is BaseTest {
         _playRound(2);
         _skip(COMMIT_WINDOW);
         _leave(0);
+        _expectError(ITrainingLedger.BondInUse.selector, uint256(Phase.Starved));
+        _release(0);
         ledger.restartRound(job);
         _assertPhase(Phase.Waiting);
         _expectError(ITrainingLedger.BondInUse.selector, uint256(Phase.Waiting));

@@ -123,10 +123,28 @@ def play_withheld(world):
     return play
 
 
+def play_without_bond(world):
+    """A coordinator takes its bond home when a round has starved; the next one goes on."""
+    conftest = sys.modules[type(world).__module__]
+    play = conftest.Play(world, participants=2, coordinators=(1, 8), rounds=1)
+    first, second = play.coordinator, world.ledger(8)
+    second.post_bond(play.job, value=play.terms.bond)
+    world.rpc("evm_increaseTime", 62)
+    world.rpc("evm_mine")
+    first.release_bond(play.job)
+    play.nodes[0].restart_round(play.job)
+    second.replace_coordinator(play.job)
+    play.coordinator = second
+    play.round()
+    play.go_home()
+    first.withdraw(play.job)
+    return play
+
+
 everything = pytest.mark.parametrize("told", [play_everything], indirect=True)
 
 
-@pytest.fixture(params=[play_everything, play_withheld])
+@pytest.fixture(params=[play_everything, play_withheld, play_without_bond])
 def told(world, request):
     """The job's events, and what an audit says when the node tells others instead."""
     play = request.param(world)
@@ -246,6 +264,20 @@ def test_a_run_whose_validation_set_is_withheld_matches(world, told):
     lock = altered(result.job.terms.validation_lock)
     lie = replace(events[0], terms=replace(result.job.terms, validation_lock=lock))
     assert not audited([lie, *events[1:]]).matches
+
+
+@pytest.mark.parametrize("told", [play_without_bond], indirect=True)
+def test_a_run_in_which_a_bond_was_taken_home_matches(world, told):
+    events, audited = told
+    result = audited(events)
+    assert result.matches, result.findings
+    assert result.job.outcome is Outcome.COMPLETED
+    assert result.held == 0 == int(world.rpc("eth_getBalance", world.contract, "latest"), 16)
+    (replaced,) = [event for event in events if isinstance(event, CoordinatorReplaced)]
+    assert replaced.penalty == 0
+    window = result.job.terms.settle_window
+    early = replace(events[0], terms=replace(result.job.terms, settle_window=100 * window))
+    assert not audited([early, *events[1:]]).matches
 
 
 @pytest.mark.parametrize("seconds", [-(10**4), 10**4])

@@ -189,7 +189,7 @@ def test_an_action_is_known_to_have_happened_once_it_is_confirmed(scene: Scene) 
     reaching = Later(lambda: follower.reach(receipt.block))
     scene.mine()
     scene.mine()
-    assert reaching.done().bonded == {ledger.account}
+    assert set(reaching.done().bonded) == {ledger.account}
 
 
 def test_what_the_chain_takes_back_is_forgotten(scene: Scene) -> None:

@@ -408,6 +408,21 @@ def test_who_waits_for_confirmations_settles_without_no_reveal(world, play_of):
     assert_audit_matches(play)
 
 
+def test_a_successor_takes_over_where_only_a_bond_is_missing(world, play_of):
+    play = play_of(participants=2, coordinators=(1, 8))
+    world.rpc("evm_increaseTime", play.terms.commit_window + 1)
+    world.rpc("evm_mine")
+    play.coordinator.release_bond(play.job)
+    with running(world, play.job, number=8) as coordinator:
+        coordinator.until(BondPosted)
+        world.rpc("evm_increaseTime", play.terms.settle_window + 1)
+        world.rpc("evm_mine")
+        assert coordinator.until(TookOver).predecessor == play.coordinator.account
+        play_round(play)
+        assert coordinator.until(RoundSettled).accepted == 2
+    assert_audit_matches(play)
+
+
 class Counting(Real):
     def __init__(self, real):
         super().__init__(real)

@@ -25,7 +25,7 @@ from deepledger.coordinator.decision import (
     successor,
 )
 from deepledger.protocol.chain.events import Committed, JobCreated, JobTerms, Outcome, Phase, Position, Revealed
-from deepledger.protocol.trail import Attempt, Job, phase_at
+from deepledger.protocol.trail import Attempt, Job, Participant, phase_at
 
 A, B, C = ("0x" + letter * 40 for letter in "abc")
 AT = Position(1, 0, "0x", "0x", 100)
@@ -51,7 +51,7 @@ def attempt(*, commits=2, reveals=2):
 
 def job(*, bonded=(A, B, C), serving=0, bond=5, **changes):
     created = JobCreated(at=AT, job=1, sponsor=A, terms=JobTerms(**TERMS | {"bond": bond}), coordinators=(A, B, C))
-    return Job(1, created, bytes(32), bytes(32), serving=serving, bonded=frozenset(bonded), **changes)
+    return Job(1, created, bytes(32), bytes(32), serving=serving, bonded=dict.fromkeys(bonded, 100), **changes)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,21 @@ def test_only_the_next_one_with_a_bond_takes_over():
     state = job(attempt=attempt())
     assert next_step(state, C, 130) == Wait(Phase.OVERDUE)
     assert successor(job(serving=2)) is None
+
+
+def seated(count):
+    return {str(seat): Participant(str(seat), seat, 1) for seat in range(count)}
+
+
+def test_a_successor_takes_over_where_only_a_bond_is_missing():
+    """The bonds are in deposit since 100, and the settle window is 10 s."""
+    state = job(bonded=(B, C), participants=seated(2))
+    assert [next_step(state, B, now) for now in (109, 110)] == [Wait(Phase.WAITING), Replace()]
+    assert next_step(state, C, 500) == Wait(Phase.WAITING), "not next in line"
+    assert next_step(state, A, 500) == PostBond()
+    assert next_step(job(bonded=(B, C), participants=seated(1)), B, 500) == Wait(Phase.WAITING), "too few are seated"
+    assert next_step(job(participants=seated(2)), B, 500) == Wait(Phase.WAITING), "the serving one has a bond"
+    assert next_step(job(bonded=(), bond=0, participants=seated(2)), B, 500) == Wait(Phase.WAITING), "nobody needs one"
 
 
 def test_without_a_bond_everyone_may_serve_at_once():

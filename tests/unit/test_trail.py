@@ -172,8 +172,20 @@ def test_a_successor_gets_its_own_window(script):
     script.say(CoordinatorReplaced, 1200, round=0, coordinator=FIRST, successor=SECOND, penalty=3)
     script.say(BondReleased, 1200, coordinator=FIRST, amount=4)
     assert script.job.coordinator == SECOND
-    assert script.job.bonded == {SECOND}
+    assert script.job.bonded == {SECOND: 1001}
     assert phases(script, 1229, 1230) == [Phase.SETTLING, Phase.OVERDUE]
+
+
+def test_a_successor_takes_over_where_only_a_bond_is_missing(script):
+    script.say(BondPosted, 1001, coordinator=SECOND, amount=7)
+    script.say(RoundStarved, 1100, round=0, attempt=0)
+    with pytest.raises(ChainNonsense, match="no round is open"):
+        script.say(CoordinatorReplaced, 1110, round=1, coordinator=FIRST, successor=SECOND, penalty=0)
+    script.say(CoordinatorReplaced, 1110, round=0, coordinator=FIRST, successor=SECOND, penalty=0)
+    assert script.job.coordinator == SECOND
+    assert phases(script, 1110) == [Phase.WAITING]
+    script.open(1110, attempt=1)
+    assert phases(script, 1110) == [Phase.COMMITTING]
 
 
 def test_without_a_successor_the_job_ends(script):

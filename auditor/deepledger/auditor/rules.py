@@ -72,6 +72,7 @@ class Rules:
         self.number = self._serving = self._attempt = self._commit_end = self._reveal_end = 0
         self._over = False
         self._key: bytes | None = None  # of a withheld validation set, once it is disclosed
+        self._bonded_at: dict[Address, Seconds] = {}
         self._seats: dict[int, Member] = {}
         self._commitments: dict[int, bytes] = {}  # by seat, of this attempt
         self._revealed: set[int] = set()  # in this attempt; while the key is due, in the last one
@@ -150,6 +151,7 @@ class Rules:
         self._demand("only listed coordinators post a bond", coordinator in self._created.coordinators)
         self._demand("nobody posts a bond twice", not self._is_bonded(coordinator))
         self.books.deposit_bond(coordinator, self._terms.bond)
+        self._bonded_at[coordinator] = self._at.timestamp
         self._emit(BondPosted, coordinator=coordinator, amount=self._terms.bond)
         if self._is_waiting:
             self._open_or_wait()
@@ -157,7 +159,7 @@ class Rules:
     def _release_bond(self, coordinator: Address) -> None:
         self._demand("only a bond in deposit is given back", bool(self.books.bonds.get(coordinator)))
         if coordinator == self._coordinator:
-            self._demand_phase("release of the serving coordinator's bond", Phase.WAITING, Phase.OVER)
+            self._demand_phase("release of the serving coordinator's bond", Phase.WAITING, Phase.STARVED, Phase.OVER)
             self._demand("who is to disclose the validation set keeps its bond in deposit", not self._withholds)
         self._emit(BondReleased, coordinator=coordinator, amount=self.books.return_bond(coordinator))
 
@@ -256,10 +258,15 @@ class Rules:
             self._open_or_wait()
 
     def _replace_coordinator(self) -> None:
-        self._demand_phase("replacement", Phase.OVERDUE)
         late, listed, disclosing = self._coordinator, self._created.coordinators, self._is_disclosing
         heirs = [index for index in range(self._serving + 1, len(listed)) if self._is_bonded(listed[index])]
         successor = listed[heirs[0]] if heirs else None
+        if successor is not None and self._is_vacant(successor):
+            self._serving = heirs[0]
+            self._emit(CoordinatorReplaced, round=self._round, coordinator=late, successor=successor, penalty=Wei(0))
+            self._open_or_wait()
+            return
+        self._demand_phase("replacement", Phase.OVERDUE)
         kept_the_key = disclosing or (successor is None and self._withholds)
         penalty = Wei(self.books.bonds.get(late, 0)) if kept_the_key else self._terms.settle_penalty
         self._emit(CoordinatorReplaced, round=self._round, coordinator=late, successor=successor, penalty=penalty)
@@ -396,6 +403,13 @@ class Rules:
 
     def _is_bonded(self, coordinator: Address) -> bool:
         return bool(self.books.bonds.get(coordinator)) or not self._terms.bond
+
+    def _is_vacant(self, successor: Address) -> bool:
+        """Whether a round waits for a bond only, which the serving coordinator had a settle window's time to post."""
+        if not self._is_waiting or self._over or self._is_bonded(self._coordinator):
+            return False
+        ripe = self._at.timestamp >= self._bonded_at[successor] + self._terms.settle_window
+        return ripe and len(self._seats) >= self._terms.min_participants
 
     def _seat_of(self, participant: Address) -> int | None:
         return next((seat for seat, member in self._seats.items() if member.address == participant), None)

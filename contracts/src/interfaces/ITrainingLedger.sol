@@ -233,8 +233,8 @@ interface ITrainingLedger {
     /// @notice Deposits the bond of a listed coordinator. Send exactly `bond` wei.
     function postBond(JobId job) external payable;
 
-    /// @notice Credits a coordinator's bond to it. The serving coordinator cannot while a round is open, nor while a
-    /// round was settled with a validation set that is still withheld.
+    /// @notice Credits a coordinator's bond to it. The serving coordinator cannot while a round is open, unless it has
+    /// starved, nor while a round was settled with a validation set that is still withheld.
     function releaseBond(JobId job) external;
 
     /// @notice Settles the open round. Only the serving coordinator, in Settling or Overdue. After the last round the job
@@ -255,9 +255,12 @@ interface ITrainingLedger {
         uint32[] calldata scores
     ) external;
 
-    /// @notice Replaces a coordinator that missed its deadline by the next one on the list that has posted its bond;
-    /// with none left, ends the job. Anyone, in Overdue. It loses `settlePenalty`; its whole bond if it was to disclose a
-    /// validation set, or if settled rounds are left with one that nobody else is to disclose.
+    /// @notice Replaces the serving coordinator by the next one on the list that has posted its bond.
+    /// Anyone, in Overdue, because it missed its deadline; with nobody left, the job ends. It loses `settlePenalty`; its
+    /// whole bond if it was to disclose a validation set, or if settled rounds are left with one that nobody else is to
+    /// disclose.
+    /// Only the next one, in Waiting, if nothing but the serving one's bond is missing for the round to open, and its own
+    /// has been in deposit for a settle window. The serving one loses nothing.
     function replaceCoordinator(JobId job) external;
 
     /* PARTICIPANTS */

@@ -27,7 +27,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Take over from a coordinator that missed its deadline."""
+    """Take over from a coordinator that missed its deadline, or lets a round wait for its bond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,8 @@ def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND
             return Settle(job.attempt)
         case Phase.OVERDUE if successor(job) == me:
             return Replace()
+        case Phase.WAITING if successor(job) == me and is_vacant(job, now):
+            return Replace()
         case _:
             return Wait(phase)
 
@@ -131,6 +133,14 @@ def successor(job: Job) -> Address | None:
     """The next one on the list that may serve, as `replaceCoordinator` picks it."""
     rest = job.created.coordinators[job.serving + 1 :]
     return next((coordinator for coordinator in rest if has_bond(job, coordinator)), None)
+
+
+def is_vacant(job: Job, now: Seconds) -> bool:
+    """In Waiting: whether it is for a bond only, and the successor may take over, as in `replaceCoordinator`."""
+    heir = successor(job)
+    if heir is None or has_bond(job, job.coordinator) or len(job.participants) < job.terms.min_participants:
+        return False
+    return now >= job.bonded[heir] + job.terms.settle_window
 
 
 def at_stake(job: Job, me: Address, *, stranger: bool = False) -> bool:

@@ -65,7 +65,7 @@ def overdue_since(job: Job) -> Seconds:
     if end is None:
         assert job.attempt is not None  # noqa: S101 (else nothing is overdue)
         end = Seconds(job.attempt.reveal_end + window)
-    successors = set(job.created.coordinators[job.serving + 1 :]) & job.bonded
+    successors = set(job.created.coordinators[job.serving + 1 :]) & job.bonded.keys()
     return Seconds(end + (0 if successors else window // 2))
 
 

@@ -81,7 +81,7 @@ class Job:
     model_digest: Digest
     model_root: Root
     serving: int = 0  # index into the list of coordinators
-    bonded: frozenset[Address] = frozenset()
+    bonded: Mapping[Address, Seconds] = field(default_factory=dict)  # and since when
     participants: Mapping[Address, Participant] = field(default_factory=dict)  # seated now
     attempt: Attempt | None = None  # None: waiting, disclosing, or over
     abandoned: tuple[Attempt, ...] = ()  # attempts that starved
@@ -177,9 +177,10 @@ def apply(job: Job | None, event: Event) -> Job:
 def _applied(job: Job, event: Event) -> Job:
     match event:
         case BondPosted():
-            return replace(job, bonded=job.bonded | {event.coordinator})
+            return replace(job, bonded={**job.bonded, event.coordinator: event.at.timestamp})
         case BondReleased():
-            return replace(job, bonded=job.bonded - {event.coordinator})
+            rest = {address: since for address, since in job.bonded.items() if address != event.coordinator}
+            return replace(job, bonded=rest)
         case Joined():
             if event.participant in job.participants or event.seat in {p.seat for p in job.participants.values()}:
                 raise _nonsense(event, "the seat or the participant is seated already")
@@ -188,8 +189,8 @@ def _applied(job: Job, event: Event) -> Job:
         case Left():
             if event.participant not in job.participants:
                 raise _nonsense(event, "it had no seat")
-            rest = {address: seat for address, seat in job.participants.items() if address != event.participant}
-            return _close_committing(replace(job, participants=rest), event.at.timestamp)
+            stay = {address: seat for address, seat in job.participants.items() if address != event.participant}
+            return _close_committing(replace(job, participants=stay), event.at.timestamp)
         case RoundOpened():
             if job.attempt is not None or _is_ending(job) or event.round != job.round:
                 raise _nonsense(event, "no such round can be opened")
@@ -219,6 +220,8 @@ def _applied(job: Job, event: Event) -> Job:
             job, now = replace(job, serving=job.created.coordinators.index(successor)), event.at.timestamp
             if job.disclosure_end is not None:
                 return replace(job, disclosure_end=Seconds(now + job.terms.settle_window))
+            if job.attempt is None and job.outcome is None and event.round == job.round:
+                return job  # the round waited for a bond, and opens now
             return replace(job, attempt=replace(_open(job, event), reveal_end=now))
         case Settled():
             over = SettledRound(_open(job, event), job.participants, job.model_digest, job.model_root, event)
