@@ -18,14 +18,12 @@ from deepledger.coordinator.decision import (
     Wait,
     at_stake,
     gives_up_at,
-    has_bond,
     next_step,
     restarts_at,
     reveals_are_over,
-    successor,
 )
 from deepledger.protocol.chain.events import Committed, JobCreated, JobTerms, Outcome, Phase, Position, Revealed
-from deepledger.protocol.trail import Attempt, Job, Participant, phase_at
+from deepledger.protocol.trail import Attempt, Job, Participant, has_bond, phase_at, successor
 
 A, B, C = ("0x" + letter * 40 for letter in "abc")
 AT = Position(1, 0, "0x", "0x", 100)

@@ -158,13 +158,14 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
 def _cause(job: Job, phase: Phase) -> str:
     """Why nothing goes on, and what would."""
     from deepledger.protocol.chain.events import Phase
+    from deepledger.protocol.trail import has_bond
 
     least, attempt = job.terms.min_participants, job.attempt
     if phase is Phase.WAITING:
         lacking = []
         if len(job.participants) < least:
             lacking.append(f"{show.count(least - len(job.participants), 'more participant')}, of at least {least},")
-        if job.coordinator not in job.bonded:
+        if not has_bond(job, job.coordinator):
             lacking.append("the coordinator's bond")
         return f" for {' and '.join(lacking).rstrip(',')}" if lacking else ""
     if phase is Phase.STARVED and attempt is not None:

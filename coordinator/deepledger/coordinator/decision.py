@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from deepledger.protocol.chain.events import Phase
-from deepledger.protocol.trail import Attempt, Job, phase_at
+from deepledger.protocol.trail import Attempt, Job, has_bond, is_vacant, phase_at, successor
 from deepledger.protocol.types import Address, Seconds
 
 
@@ -122,25 +122,6 @@ def lets_go(job: Job, now: Seconds, trust: Trust) -> bool:
     """
     late = now >= job.history[-1].settled.at.timestamp + job.terms.settle_window // 2
     return trust is Trust.WRONG or (trust is Trust.MISSING and late and job.terms.bond > 0)
-
-
-def has_bond(job: Job, coordinator: Address) -> bool:
-    """In a job without a bond everyone on the list may serve at once."""
-    return coordinator in job.bonded or job.terms.bond == 0
-
-
-def successor(job: Job) -> Address | None:
-    """The next one on the list that may serve, as `replaceCoordinator` picks it."""
-    rest = job.created.coordinators[job.serving + 1 :]
-    return next((coordinator for coordinator in rest if has_bond(job, coordinator)), None)
-
-
-def is_vacant(job: Job, now: Seconds) -> bool:
-    """In Waiting: whether it is for a bond only, and the successor may take over, as in `replaceCoordinator`."""
-    heir = successor(job)
-    if heir is None or has_bond(job, job.coordinator) or len(job.participants) < job.terms.min_participants:
-        return False
-    return now >= job.bonded[heir] + job.terms.settle_window
 
 
 def at_stake(job: Job, me: Address, *, stranger: bool = False) -> bool:

@@ -23,7 +23,7 @@ from deepledger.protocol.patience import is_transient, persist
 from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import find_source
-from deepledger.protocol.trail import Job
+from deepledger.protocol.trail import Job, has_bond
 from deepledger.protocol.types import Address
 from deepledger.protocol.vectors import ModelVector
 
@@ -68,7 +68,7 @@ def get_ready(
         if job.outcome is not None:
             return None
         spec = fetch_spec(store, job.terms)
-        trusting = me in job.bonded if stranger else decision.has_bond(job, me)
+        trusting = me in job.bonded if stranger else has_bond(job, me)
         if not trusting:
             check_keys(spec, job.created.coordinators)
             check_room(job, spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from deepledger.protocol.chain.events import Phase
-from deepledger.protocol.trail import Attempt, Job, phase_at
+from deepledger.protocol.trail import Attempt, Job, phase_at, successor
 from deepledger.protocol.types import Address, Seconds
 
 TURN = Seconds(2)
@@ -65,8 +65,7 @@ def overdue_since(job: Job) -> Seconds:
     if end is None:
         assert job.attempt is not None  # noqa: S101 (else nothing is overdue)
         end = Seconds(job.attempt.reveal_end + window)
-    successors = set(job.created.coordinators[job.serving + 1 :]) & job.bonded.keys()
-    return Seconds(end + (0 if successors else window // 2))
+    return Seconds(end + (window // 2 if successor(job) is None else 0))
 
 
 def _turn(job: Job, me: Address) -> Seconds:

@@ -154,6 +154,25 @@ def deadline(job: Job, now: Seconds) -> Seconds | None:
             return None
 
 
+def has_bond(job: Job, coordinator: Address) -> bool:
+    """In a job without a bond everyone on the list may serve at once."""
+    return coordinator in job.bonded or job.terms.bond == 0
+
+
+def successor(job: Job) -> Address | None:
+    """The next one on the list that may serve, as `replaceCoordinator` picks it."""
+    rest = job.created.coordinators[job.serving + 1 :]
+    return next((coordinator for coordinator in rest if has_bond(job, coordinator)), None)
+
+
+def is_vacant(job: Job, now: Seconds) -> bool:
+    """In Waiting: whether it is for a bond only, and the successor may take over, as in `replaceCoordinator`."""
+    heir = successor(job)
+    if heir is None or has_bond(job, job.coordinator) or len(job.participants) < job.terms.min_participants:
+        return False
+    return now >= job.bonded[heir] + job.terms.settle_window
+
+
 def replay(events: Iterable[Event], job: Job | None = None) -> Job | None:
     """Fold events, in chain order, into a job; None if there are none."""
     for event in events:
