@@ -167,7 +167,7 @@ def run(setting: Setting) -> dict[str, Any]:
                 part = attack.poison(part) if attack.poison else part
             shard = data.write(part, place.folder / f"shard-{number}.safetensors")
             actors.append(
-                Actor(partial(participate, ledger, store, job, source=source, data=shard, folder=folder, **play))
+                Actor(partial(participate, ledger, store, job, tasks=[source.path], data=shard, folder=folder, **play))
             )
         _wait(actors)
         over = Follower(place.reader(), job).job

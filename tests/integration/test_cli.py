@@ -22,6 +22,7 @@ from deepledger.cli import join
 from deepledger.cli.main import app
 from deepledger.cli.options import PASSWORD
 from deepledger.devnet import dev_accounts, start
+from deepledger.protocol.chain.web3_ledger import connect_as
 from deepledger.protocol.keystore import import_key
 
 TASK = """
@@ -99,6 +100,11 @@ class Desk:
         return subprocess.Popen(
             command, env=environment | self.settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+
+    def ledger(self, number: int) -> Any:
+        """Of the devnet's account with this number, as if somebody else's program used it."""
+        url, contract = (self.settings[f"DEEPLEDGER_{name}"] for name in ("RPC_URL", "CONTRACT"))
+        return connect_as(url, contract, dev_accounts()[number], locks=self.folder / "home/locks")
 
     def create(self, *arguments: object) -> int:
         return int(self.json("job", "create", self.folder / "job.toml", "--account", "sponsor", *arguments)["job"])
@@ -382,14 +388,30 @@ def test_training_that_fails_later_says_where_the_stake_is(desk: Desk, tmp_path:
     assert made.json("leave", job, "--account", "ann")["credit"] == str(10**17)
 
 
-def test_a_full_job_is_said(desk: Desk, chain: str) -> None:
-    from deepledger.protocol.chain.web3_ledger import connect_as
+def test_what_was_committed_to_is_revealed_before_the_data_is_missed(desk: Desk) -> None:
+    job = desk.create()
+    ben, data = desk.ledger(2), desk.folder / "data-1.safetensors"
+    ben.join(job, 40, value=10**17)
+    desk.ledger(0).post_bond(job, value=5 * 10**17)
+    node = desk.start("join", job, "--data", data, "--account", "ann", "--yes")
+    until(node, "committed")
+    node.kill()
+    node.communicate(timeout=60)
+    again = desk.start("join", job, "--data", desk.folder / "nowhere", "--account", "ann", "--task", "nowhere.py")
+    until(again, "it has committed to an update: first this is revealed")
+    ben.commit(job, 0, b"\1" * 32)
+    _, err = again.communicate(timeout=60)
+    assert again.returncode == 3
+    revealed, missed = err.strip().splitlines()[-2:]
+    assert "round 0: revealed" in revealed
+    assert "nowhere.py" in missed
+    assert "Your stake is still in: mend this" in missed
 
+
+def test_a_full_job_is_said(desk: Desk) -> None:
     job = desk.create()
     for number in (1, 2):
-        account = dev_accounts()[number]
-        ledger = connect_as(chain, desk.settings["DEEPLEDGER_CONTRACT"], account, locks=desk.folder / "home/locks")
-        ledger.join(job, 40, value=10**17)
+        desk.ledger(number).join(job, 40, value=10**17)
     result = desk.run("join", job, "--data", desk.folder, "--account", "coordinator", "--yes")
     assert (result.exit_code, f"job {job} is full" in result.stderr) == (4, True)
 
@@ -518,8 +540,7 @@ def until(process: subprocess.Popen[str], text: str) -> str:
 
 
 def test_joining_again_when_all_is_over_goes_home(desk: Desk, finished: int) -> None:
-    data = desk.folder / "data-1.safetensors"
-    result = desk.run("join", finished, "--data", data, "--account", "ann", "--yes")
+    result = desk.run("join", finished, "--data", "nowhere", "--account", "ann", "--yes", DEEPLEDGER_TASKS="")
     assert result.exit_code == 0, result.output
     assert "the job is over" in result.stderr
 

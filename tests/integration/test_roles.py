@@ -30,7 +30,6 @@ from deepledger.protocol.errors import (
 )
 from deepledger.protocol.happenings import Warned
 from deepledger.protocol.settlement import Verdict
-from deepledger.protocol.task import read_source
 
 
 @dataclass
@@ -75,7 +74,7 @@ class Killed(BaseException):
 def node(world, job, number, make_update=make_update, **options):
     run = partial(
         participate, world.ledger(2 + number), world.store, job,
-        source=read_source(world.task), data=world.shards[number], folder=world.folder / "nodes",
+        tasks=[world.task], data=world.shards[number], folder=world.folder / "nodes",
         make_update=make_update,
     )  # fmt: skip
     return Actor(run, **options).start()
@@ -223,7 +222,7 @@ def test_a_second_node_with_the_key_on_another_machine_stops_at_once(world, seen
             return make_update(*arguments, **options)
 
         run = partial(
-            participate, world.ledger(2), world.store, job, source=read_source(world.task), data=world.shards[0],
+            participate, world.ledger(2), world.store, job, tasks=[world.task], data=world.shards[0],
             folder=world.folder / "other nodes", make_update=slowly,
         )  # fmt: skip
         return Actor(run).start()
@@ -282,7 +281,7 @@ def test_with_a_commitment_to_open_nothing_makes_a_node_give_up(world, trouble):
 
     run = partial(
         participate, Changed(ledger, reveal=reveal), world.store, job,
-        source=read_source(world.task), data=world.shards[0], folder=world.folder / "nodes",
+        tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
     )  # fmt: skip
     for actor in [coordinator(world, job), Actor(run).start()]:
         actor.join()
@@ -299,7 +298,7 @@ def test_a_node_killed_after_it_revealed_early_publishes_when_it_is_started_agai
 
     run = partial(
         participate, world.ledger(2), Changed(world.store, put=put), job,
-        source=read_source(world.task), data=world.shards[0], folder=world.folder / "nodes",
+        tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
     )  # fmt: skip
     first = coordinator(world, job)
     Actor(run, kill_on=RevealedUpdate).start().join()
@@ -382,7 +381,7 @@ def test_a_store_that_hangs_does_not_cost_the_reveal(world):
 
     run = partial(
         participate, world.ledger(2), Changed(world.store, put=put), job,
-        source=read_source(world.task), data=world.shards[0], folder=world.folder / "nodes",
+        tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
     )  # fmt: skip
     actors = [coordinator(world, job), Actor(run).start()]
     follower = Follower(world.reader(), job)
@@ -414,7 +413,7 @@ def test_a_commitment_that_lands_in_the_next_attempt_is_revealed(world):
 
     run = partial(
         participate, Changed(ledger, commit=commit), world.store, job,
-        source=read_source(world.task), data=world.shards[0], folder=world.folder / "nodes",
+        tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
     )  # fmt: skip
     late = Actor(run).start()
     other_is_seated = Follower(world.reader(), job)
@@ -438,9 +437,28 @@ def test_a_node_killed_after_it_joined_and_started_before_the_block_goes_on(worl
 
     run = partial(
         participate, Changed(ledger, join=join), world.store, job,
-        source=read_source(world.task), data=world.shards[0], folder=world.folder / "nodes",
+        tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
     )  # fmt: skip
     for actor in [coordinator(world, job), Actor(run).start()]:
         actor.join()
     assert len(sent) == 1
     assert_audit_matches(world, job)
+
+
+@pytest.mark.parametrize("missing", ["data", "task"])
+def test_what_was_committed_to_is_revealed_whatever_else_is_missing(world, missing):
+    job = world.create_job(min_participants=1, rounds=1)
+    actors = [coordinator(world, job)]
+    node(world, job, 0, kill_on=CommittedUpdate).join()
+    place = world.shards[0] if missing == "data" else world.task
+    kept = place.rename(place.with_suffix(".kept"))
+    again = node(world, job, 0)
+    with pytest.raises(BadInput, match=r"(no data at|cannot read the task).*Your stake is still in: mend this and run"):
+        again.join()
+    assert isinstance(again.seen[-1], RevealedUpdate)
+    actors[0].join()
+    node(world, job, 0).join()  # it only has to go home
+    kept.rename(place)
+    result = assert_audit_matches(world, job)
+    assert result.job.history[0].settled.accepted
+    assert not any(type(event).__name__ == "PenaltyTaken" for event in result.events)

@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import pytest
 
-from deepledger.node.decision import overdue_since
-from deepledger.protocol.chain.events import BondPosted
+from deepledger.node.decision import Step, next_step, overdue_since
+from deepledger.protocol.chain.events import BondPosted, JobEnded, Outcome
 
-from .scripted import FIRST, SECOND, A, B, C, Script
+from .scripted import FIRST, SECOND, STRANGER, A, B, C, Script
+
+
+def steps(script, me, now, *, unpublished=False):
+    """Without task and data, and with them."""
+    return tuple(next_step(script.job, me, now, prepared=each, unpublished=unpublished) for each in (False, True))
+
+
+def test_task_and_data_are_loaded_only_where_nothing_waits_for_them():
+    script = Script()
+    script.create()
+    script.join(A, B)
+    assert steps(script, STRANGER, 900) == (Step.PREPARE, Step.JOIN)
+    assert steps(script, A, 900) == (Step.PREPARE, Step.WAIT), "in time for the round"
+    script.open(1000)
+    assert steps(script, A, 1005) == (Step.PREPARE, Step.COMMIT)
+    script.commit(1010, A)
+    assert steps(script, A, 1015) == (Step.WAIT, Step.WAIT), "who loads for long may miss the window to reveal"
+    script.commit(1020, B)
+    assert steps(script, A, 1030) == (Step.REVEAL, Step.REVEAL)
+    script.reveal(1040, A, 1)
+    assert steps(script, A, 1045, unpublished=True) == (Step.PUBLISH, Step.PUBLISH)
+    assert steps(script, A, 1045) == (Step.PREPARE, Step.WAIT)
+    script.say(JobEnded, 1090, outcome=Outcome.ABANDONED)
+    assert steps(script, A, 1090) == (Step.FINISH, Step.FINISH)
 
 
 @pytest.mark.parametrize(

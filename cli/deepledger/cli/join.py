@@ -59,33 +59,36 @@ def join(
 
     Example: deepledger join 1 --data shard.safetensors --task examples/digits/task.py
     """
+    from deepledger.node.decision import must_reveal
     from deepledger.protocol.agreement import check_keys, fetch_spec
     from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.task import find_source
 
-    if not data.exists():
-        raise BadInput(f"there is no data at {data}: correct --data")
-    searched = ([task] if task else []) + places(tasks)
     reader, blobs = chain.reader(), store.open()
-    found = Follower(reader, JobId(job)).job
-    spec = fetch_spec(blobs, found.terms)
-    source = find_source(spec.task, searched)
-    ledger = chain.ledger(signer)
-    if (found.outcome is not None or found.disclosure_end is not None) and _took_part(found, ledger):
-        pass  # it only has to go home
-    elif (seat := found.participants.get(ledger.account)) is not None:
-        if samples not in (None, seat.samples):
+    follower = Follower(reader, JobId(job))
+    found, ledger = follower.job, chain.ledger(signer)
+    searched = ([task] if task else []) + places(tasks)
+    first = must_reveal(found, ledger.account, follower.now())
+    over = found.outcome is not None or found.disclosure_end is not None
+    if not first and not (over and _took_part(found, ledger)):  # else neither data nor task can keep it from anything
+        if not data.exists():
+            raise BadInput(f"there is no data at {data}: correct --data")
+        spec = fetch_spec(blobs, found.terms)
+        source = find_source(spec.task, searched)
+        if (seat := found.participants.get(ledger.account)) is None:
+            _check_open(found, ledger)
+            check_keys(spec, found.created.coordinators)
+            _agree(found, spec, f"{source.path}", warning=hasty(found.terms, reader.block_time()), yes=yes)
+        elif samples not in (None, seat.samples):
             show.note(
                 f"--samples {samples} changes nothing: this account declared {seat.samples} when it took its seat"
             )
-    else:
-        _check_open(found, ledger)
-        check_keys(spec, found.created.coordinators)
-        _agree(found, spec, f"{source.path}", warning=hasty(found.terms, reader.block_time()), yes=yes)
 
     from deepledger.node.participate import participate
 
-    reporting.say(f"job {job} ({spec.name}) with {ledger.account}: loading {data}")
+    reporting.say(f"job {job} with {ledger.account}: data in {data}")
+    if first:
+        reporting.say("it has committed to an update: first this is revealed, then task and data are loaded")
     with (
         reporting.observing(_line, reader=reader, account=ledger.account) as observe,
         stop_on_signals(reporting.say) as stop,
@@ -94,7 +97,7 @@ def join(
             ledger,
             blobs,
             JobId(job),
-            source=source,
+            tasks=searched,
             data=data,
             samples=samples,
             folder=signer.folder / "jobs",

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from deepledger.node.happenings import CommittedUpdate, RevealedUpdate, Trained
 from deepledger.node.journal import Journal, Record
-from deepledger.node.training import MakeUpdate, Trainer, make_update, momentum_percent, training_seed
+from deepledger.node.training import (
+    MakeUpdate,
+    Trainer,
+    load_trainer,
+    make_update,
+    momentum_percent,
+    rehearse,
+    training_seed,
+)
 from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
@@ -23,6 +32,8 @@ from deepledger.protocol.commitment import SALT_BYTES, Slot, commitment_for
 from deepledger.protocol.errors import AccountInUse, BadInput, BlobError, StateError
 from deepledger.protocol.happenings import Happening, Waiting, Warned
 from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.task import find_source
 from deepledger.protocol.trail import Attempt, Job, deadline
 from deepledger.protocol.types import Address, JobId
 from deepledger.protocol.vectors import as_update
@@ -35,11 +46,14 @@ class Node:
     ledger: Ledger
     store: BlobStore
     follower: Follower
-    trainer: Trainer
+    spec: JobSpec
     journal: Journal
-    samples: int
+    tasks: Sequence[Path]  # where the pinned source is looked for
+    data: Path
+    samples: int | None  # to declare; None: all
     observe: Callable[[Happening], None]
     settled: int  # rounds already reported
+    trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
     unpublished: bool = False
     shown: Waiting | None = None
@@ -55,6 +69,17 @@ class Node:
 
     def warn(self, message: str) -> None:
         self.observe(Warned(job=self.job, message=message))
+
+
+def prepare(node: Node) -> None:
+    """Have task and data loaded; and tried, before a stake depends on them."""
+    try:
+        trainer = load_trainer(node.spec, find_source(node.spec.task, node.tasks), node.data)
+    except BadInput as error:
+        raise _with_stake_in(error, node.job) if node.was_seated else error from None
+    if not node.was_seated:
+        rehearse(trainer)
+    node.trainer = trainer
 
 
 def commit(node: Node, attempt: Attempt) -> None:
@@ -75,9 +100,18 @@ def commit(node: Node, attempt: Attempt) -> None:
     node.observe(CommittedUpdate(job=node.job, round=attempt.round, receipt=receipt))
 
 
+def _with_stake_in(error: BadInput, job: JobId) -> BadInput:
+    """What keeps a seated participant from training, and what it can do."""
+    return BadInput(
+        f"{error}. Your stake is still in: mend this and run the same command again, or give up your seat with "
+        f"`deepledger leave {job}` and take the stake home with `deepledger withdraw {job}`"
+    )
+
+
 def _train(node: Node, attempt: Attempt) -> Record:
     """Train, and have the update on disk before anything about it leaves this machine."""
-    job, spec, account = node.follower.job, node.trainer.spec, node.ledger.account
+    assert node.trainer is not None  # noqa: S101 (it prepares before it commits)
+    job, spec, account = node.follower.job, node.spec, node.ledger.account
     model = fetch_model(node.store, job.model_digest, spec)
     committed = _commitments(job, account)
     last = node.journal.update_before(attempt.round, committed=committed) if momentum_percent(spec) else None
@@ -92,10 +126,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
             rounding_seed=int.from_bytes(os.urandom(8), "big"),
         )
     except BadInput as error:
-        raise BadInput(
-            f"{error}. Your stake is still in: mend this and run the same command again, or give up your seat with "
-            f"`deepledger leave {job.job}` and take the stake home with `deepledger withdraw {job.job}`"
-        ) from error
+        raise _with_stake_in(error, job.job) from error
     seconds = time.monotonic() - started
     update = encoded.vector.data.cast("B")
     digest, root, salt = digest_of(update), chunk_root(update, bits=spec.update.bits), os.urandom(SALT_BYTES)

@@ -13,6 +13,7 @@ TURN = Seconds(2)
 
 
 class Step(Enum):
+    PREPARE = auto()  # load task and data, which nothing needs but training: what is committed to is opened first
     JOIN = auto()
     COMMIT = auto()  # train if there is no update yet, then commit to it
     PUBLISH = auto()  # put the revealed update into the blob store again
@@ -23,26 +24,31 @@ class Step(Enum):
     WAIT = auto()
 
 
-def next_step(job: Job, me: Address, now: Seconds, *, unpublished: bool) -> Step:
-    """`unpublished`: the update this node has revealed in the open round is not in the store yet."""
+def next_step(job: Job, me: Address, now: Seconds, *, prepared: bool, unpublished: bool) -> Step:
+    """`prepared`: task and data are loaded; `unpublished`: the update this node has revealed in the open round is not
+    in the store yet.
+    """
     phase = phase_at(job, now)
     attempt = job.attempt
     if phase is Phase.OVER:
         return Step.FINISH
     if me not in job.participants:
-        return Step.JOIN if job.disclosure_end is None else Step.FINISH
-    silent = phase is Phase.OVERDUE and now >= overdue_since(job) + _turn(job, me)
-    if attempt is None:
-        return Step.REPLACE if silent else Step.WAIT
-    if phase is Phase.COMMITTING and not attempt.has_committed(me):
-        return Step.COMMIT
-    if phase is Phase.REVEALING and attempt.has_committed(me) and not attempt.has_revealed(me):
-        return Step.REVEAL
-    if attempt.has_revealed(me) and unpublished:
+        if job.disclosure_end is not None:
+            return Step.FINISH
+        return Step.JOIN if prepared else Step.PREPARE
+    if must_reveal(job, me, now):
+        return Step.REVEAL if phase is Phase.REVEALING else Step.WAIT
+    if attempt is not None and attempt.has_revealed(me) and unpublished:
         return Step.PUBLISH
-    if phase is Phase.STARVED and now >= starved_since(job, attempt) + _turn(job, me):
+    if not prepared and job.disclosure_end is None:
+        return Step.PREPARE
+    if phase is Phase.COMMITTING and attempt is not None and not attempt.has_committed(me):
+        return Step.COMMIT
+    if phase is Phase.STARVED and attempt is not None and now >= starved_since(job, attempt) + _turn(job, me):
         return Step.RESTART
-    return Step.REPLACE if silent else Step.WAIT
+    if phase is Phase.OVERDUE and now >= overdue_since(job) + _turn(job, me):
+        return Step.REPLACE
+    return Step.WAIT
 
 
 def must_reveal(job: Job, me: Address, now: Seconds) -> bool:

@@ -6,7 +6,7 @@ The chain and this node's journal are all its state. It may be killed at any ste
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from deepledger.node.contribute import Node
 from deepledger.node.decision import Step, must_reveal, next_step
 from deepledger.node.happenings import Finished, LeftSeat, Poked, RoundOver, TookSeat, Withdrawn
 from deepledger.node.journal import Journal
-from deepledger.node.training import MakeUpdate, load_trainer, make_update, rehearse
+from deepledger.node.training import MakeUpdate, make_update
 from deepledger.protocol.agreement import check_keys, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
@@ -35,7 +35,6 @@ from deepledger.protocol.errors import (
 from deepledger.protocol.happenings import Happening, Warned, waiting
 from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist
 from deepledger.protocol.rewards import shares
-from deepledger.protocol.task import TaskSource
 from deepledger.protocol.trail import SettledRound
 from deepledger.protocol.types import JobId, RoundNumber, Wei
 
@@ -51,7 +50,7 @@ def participate(
     store: BlobStore,
     job: JobId,
     *,
-    source: TaskSource,
+    tasks: Sequence[Path],
     data: Path,
     samples: int | None = None,
     folder: Path,
@@ -61,7 +60,9 @@ def participate(
 ) -> None:
     """Take part in a job until it is over or `stop` is set; then stake and earnings are withdrawn.
 
-    Records are kept below `folder`. `samples` is what is declared on joining, by default all that `data` holds.
+    `tasks` are files and folders in which the pinned task source is looked for. It and `data` are loaded before joining
+    and, after a restart, only once all that was committed to is revealed. Records are kept below `folder`. `samples` is
+    what is declared on joining, by default all that `data` holds.
     `make_update` is for experiments: what an update is made by, instead of by training as the job asks.
     Raises every `DeepledgerError` that does not pass by itself; nothing is lost and the call can be repeated.
     """
@@ -77,16 +78,15 @@ def participate(
     slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
     journal = Journal(folder, slot, spec, spec_digest=follower.job.terms.spec_digest)
     with journal.held():
-        trainer = load_trainer(spec, source, data)
-        if follower.job.outcome is None and ledger.account not in follower.job.participants:
-            rehearse(trainer)
         node = Node(
             ledger=ledger,
             store=store,
             follower=follower,
-            trainer=trainer,
+            spec=spec,
             journal=journal,
-            samples=samples or trainer.samples,
+            tasks=tasks,
+            data=data,
+            samples=samples,
             observe=observe,
             settled=follower.job.round,
             was_seated=ledger.account in follower.job.participants,
@@ -109,7 +109,13 @@ def _run(node: Node, stop: threading.Event) -> None:
             node.follower.update(timeout=0)
             contribute.check_alone(node)
             _report_settled(node)
-            step = next_step(node.follower.job, node.ledger.account, node.follower.now(), unpublished=node.unpublished)
+            step = next_step(
+                node.follower.job,
+                node.ledger.account,
+                node.follower.now(),
+                prepared=node.trainer is not None,
+                unpublished=node.unpublished,
+            )
             if step is Step.FINISH:
                 _finish(node)
                 return
@@ -151,14 +157,16 @@ def _has_revealed(follower: Follower, ledger: Ledger) -> bool:
 def _act(node: Node, step: Step) -> None:
     ledger, job = node.ledger, node.follower.job
     attempt = job.attempt
-    if step is Step.JOIN:
+    if step is Step.PREPARE:
+        contribute.prepare(node)
+    elif step is Step.JOIN and node.trainer is not None:
         if node.was_seated:
             raise StateError(
                 "this account has lost its seat: it missed too many rounds, or its stake was used up by penalties. "
                 "What is left can be withdrawn; join again to take a new seat."
             )
-        check_keys(node.trainer.spec, job.created.coordinators)
-        receipt = ledger.join(job.job, node.samples, value=job.terms.stake)
+        check_keys(node.spec, job.created.coordinators)
+        receipt = ledger.join(job.job, node.samples or node.trainer.samples, value=job.terms.stake)
         node.follower.reach(receipt.block)
         me = node.follower.job.participants.get(ledger.account)
         if me is None:
