@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pytest
 
 from deepledger.coordinator import verify
 from deepledger.coordinator.verify import Verifier
-from deepledger.protocol.blobs.spool import room_for
-from deepledger.protocol.errors import BlobMissing
+from deepledger.protocol.blobs.directory import DirectoryStore
+from deepledger.protocol.blobs.spool import FileVector, room_for
+from deepledger.protocol.errors import BlobMissing, StateError
+from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.settlement import Contribution, Verdict
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.types import Address, Digest, Root
@@ -61,3 +70,62 @@ def test_a_reveal_without_an_update_takes_no_room(
     store.answers.set()
     assert [verifier.fetch(reveal) for reveal in reveals] == [Verdict.UNAVAILABLE] * 16
     assert all(file.closed for file in rooms)
+
+
+def never(_: object) -> bool:
+    return False
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.fixture
+def store(tmp_path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "store")
+
+
+def reveal(store: DirectoryStore, spec: JobSpec, seat: int) -> Contribution:
+    update = np.full(spec.model.coordinates, seat + 1, "<i2")
+    digest = store.put(update)
+    return Contribution(Address(f"0x{seat:040x}"), seat, 1, digest, chunk_root(update, bits=16), None)
+
+
+def test_an_update_is_one_open_file_until_nobody_looks_at_it(spec_of: Callable[..., JobSpec], store) -> None:
+    """64 seats and what their screening remembers are many, in each of several jobs."""
+    spec = spec_of()
+    verifier = Verifier(store, spec, too_late=never, warn=lambda _: None, stop=threading.Event())
+    before = open_files()
+    reveals = [reveal(store, spec, seat) for seat in range(16)]
+    for each in reveals:
+        verifier.expect(each)
+    found = [verifier.fetch(each) for each in [*reveals, *reveals]]
+    verifier.keep()
+    assert open_files() == before + 16
+    assert [update[0:2].tolist() for update in found[:3]] == [[1, 1], [2, 2], [3, 3]]
+    verifier.close()
+    del found
+    assert open_files() == before
+
+
+def test_too_many_open_files_are_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with room_for(8) as file, file:
+        monkeypatch.setattr(os, "dup", refuse)
+        with pytest.raises(StateError, match="Too many open files; raise the limit"):
+            FileVector(file, np.dtype("<i2"))
+
+
+def test_a_process_may_open_as_many_files_as_the_machine_lets_it() -> None:
+    program = (
+        "import resource\n"
+        "from deepledger.protocol.blobs.spool import allow_many_files\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "allow_many_files()\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
+    )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == hard

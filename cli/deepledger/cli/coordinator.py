@@ -95,9 +95,12 @@ def coordinator(
 
     Example: deepledger coordinator 1 --task examples/digits/task.py --api
     """
+    from deepledger.protocol.blobs.spool import allow_many_files
+
     limit = None if job else _limit(most_bonds)
     sponsors = _sponsors(sponsor or ())
     searched = ([task] if task else []) + places(tasks)
+    allow_many_files()
     reader, blobs = chain.reader(), store.open()
     account = signer.unlock()
     with stop_on_signals(reporting.say) as stop, ExitStack() as stack:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.blobs.spool import FileVector, fetch, room_for, view
@@ -27,7 +27,7 @@ _GLANCE = 0.5  # seconds until `stop` is looked at again
 _LAST_CALL = 2.0  # seconds for all that are asked for once more when it is too late
 _TURN, _USUAL = 5.0, 4 << 20  # seconds, and bytes a second, after which the next may begin
 
-Found: TypeAlias = IO[bytes] | Verdict
+Found: TypeAlias = FileVector | Verdict
 
 
 class Verifier:
@@ -73,7 +73,7 @@ class Verifier:
         # A daemon: a store that hangs must not keep the process from ending.
         threading.Thread(target=self._run, args=(contribution, future), name="verify", daemon=True).start()
 
-    def fetch(self, contribution: Contribution) -> FileVector | Verdict:
+    def fetch(self, contribution: Contribution) -> Found:
         """What `settle` asks for. Blocks until the update is there or given up. Raises `Stopped`, `StateError`.
 
         It is given up here, too: a fetch that neither ends nor fails must not make us miss the deadline.
@@ -82,15 +82,13 @@ class Verifier:
         while True:
             late = self._too_late(self._trouble.get(key))
             try:
-                found = self._found[key].result(self._rest_of_last_call() if late else _GLANCE)
-                break
+                return self._found[key].result(self._rest_of_last_call() if late else _GLANCE)
             except TimeoutError:
                 if self._stop.is_set():
                     raise Stopped from None
                 if late:
                     self._warn(f"The update of {contribution.participant} is given up: it has not come in time.")
                     return Verdict.UNAVAILABLE
-        return found if isinstance(found, Verdict) else FileVector(found, update_dtype(self._spec.update))
 
     def keep(self) -> None:
         """Blocks until all bytes that were judged are pinned, or it is too late. Raises `Stopped`.
@@ -113,8 +111,7 @@ class Verifier:
     def close(self) -> None:
         self._closed.set()
         self._hurry.set()
-        for found in self._found.values():
-            found.add_done_callback(_discard)  # at once if it is done
+        self._found.clear()
 
     def _rest_of_last_call(self) -> float:
         if self._last_call is None:
@@ -158,13 +155,10 @@ class Verifier:
     def _fetched(self, contribution: Contribution) -> Found:
         """Room is taken for the time of a turn, and kept only by what counts: a reveal costs its author nothing."""
         size = self._spec.update_bytes
-        with room_for(size) as file:
+        with room_for(size) as file, file:
             fetch(self._store, contribution.digest, file, size)
             judged = inspect(view(file, size), contribution, self._spec)
-        if isinstance(judged, Verdict):
-            file.close()
-            return judged
-        return file
+            return judged if isinstance(judged, Verdict) else FileVector(file, update_dtype(self._spec.update))
 
     def _keep(self, key: tuple[Digest, Root]) -> None:
         pause = _FIRST_PAUSE
@@ -203,7 +197,3 @@ def _turn(slots: threading.Semaphore, seconds: float) -> Iterator[None]:
 def _in_vain(future: Future[Found]) -> bool:
     return future.done() and (future.exception() is not None or future.result() is Verdict.UNAVAILABLE)
 
-
-def _discard(found: Future[Found]) -> None:
-    if found.exception() is None and not isinstance(file := found.result(), Verdict):
-        file.close()

@@ -5,8 +5,10 @@ A file is reserved before it is mapped, so that a full disk is an error here and
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import resource
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
@@ -44,21 +46,34 @@ def reserve(file: IO[bytes], size: int) -> None:
 
 
 def _no_room(size: int, error: OSError) -> StateError:
-    return StateError(
-        f"cannot keep {size} bytes in a temporary file: {error.strerror}; free space, or set TMPDIR to another folder"
-    )
+    too_many = error.errno in (errno.EMFILE, errno.ENFILE)
+    advice = "raise the limit of open files (ulimit -n)" if too_many else "free space, or set TMPDIR to another folder"
+    return StateError(f"cannot keep {size} bytes in a temporary file: {error.strerror}; {advice}")
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files, which is often 1024, as far as it may: an update is an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def fetch(store: BlobStore, digest: Digest, file: IO[bytes], size: int) -> None:
     """Fill a reserved file. Raises as `BlobStore.read_into`."""
-    store.read_into(digest, mmap.mmap(file.fileno(), size))  # unmapped when nobody looks at it any more
+    store.read_into(digest, _mapped(file, size, mmap.ACCESS_WRITE))
 
 
 class FileVector:
-    """An integer vector in a file, of which only what is looked at is in memory. The file may be closed meanwhile."""
+    """An integer vector in a file, of which only what is looked at is in memory.
+
+    It has a descriptor of its own, closed with it: the file may be closed before. Raises `StateError` if there is none.
+    """
 
     def __init__(self, file: IO[bytes], dtype: np.dtype[np.signedinteger]) -> None:
-        self._descriptor, self._dtype = os.dup(file.fileno()), dtype
+        try:
+            self._descriptor, self._dtype = os.dup(file.fileno()), dtype
+        except OSError as error:
+            raise _no_room(os.fstat(file.fileno()).st_size, error) from error
         weakref.finalize(self, os.close, self._descriptor)
 
     def __getitem__(self, part: slice) -> npt.NDArray[np.signedinteger]:
@@ -78,4 +93,12 @@ class FileVector:
 
 def view(file: IO[bytes], size: int) -> mmap.mmap:
     """The file's bytes, read-only, in memory only while and where they are looked at."""
-    return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    return _mapped(file, size, mmap.ACCESS_READ)
+
+
+def _mapped(file: IO[bytes], size: int, access: int) -> mmap.mmap:
+    """Unmapped when nobody looks at it any more."""
+    try:
+        return mmap.mmap(file.fileno(), size, access=access)
+    except OSError as error:
+        raise _no_room(size, error) from error
