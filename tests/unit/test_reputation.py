@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from deepledger.protocol.chain.events import Joined, Left, RoundStarved, Settled
-from deepledger.protocol.reputation import FULL, after, reputation
+from deepledger.protocol.reputation import FULL, after
 from deepledger.protocol.settlement import revealed_in
 
 from .scripted import A, B, C, Script, digest
@@ -37,18 +37,18 @@ def test_it_moves_a_fourth_of_the_way(script):
     play(script, 0, "ABC", 0b101)
     play(script, 1, "ABC", 0b001)
     play(script, 2, "ABC", 0b111)
-    history = script.job.history
-    assert reputation(history, A) == FULL
-    assert reputation(history[:2], B) == FULL * 9 // 16
-    assert reputation(history, B) == FULL * 9 // 16 + FULL * 7 // 64
-    assert reputation(history, C) == FULL * 3 // 4 + FULL // 16
+    job = script.job
+    assert job.reputation(A) == FULL
+    assert job.history[2].reputations[B] == FULL * 9 // 16
+    assert job.reputation(B) == FULL * 9 // 16 + FULL * 7 // 64
+    assert job.reputation(C) == FULL * 3 // 4 + FULL // 16
 
 
 def test_rounds_without_a_reveal_do_not_count(script):
     play(script, 0, "AB", 0b01, committing="ABC")
     play(script, 1, "A", 0b00)
-    assert [reputation(script.job.history, each) for each in (A, B, C)] == [FULL * 3 // 4, FULL * 3 // 4, FULL]
-    assert reputation(script.job.history, "0x" + "9" * 40) == FULL
+    assert [script.job.reputation(each) for each in (A, B, C)] == [FULL * 3 // 4, FULL * 3 // 4, FULL]
+    assert script.job.reputation("0x" + "9" * 40) == FULL
 
 
 def test_leaving_and_coming_back_washes_nothing_off(script):
@@ -57,7 +57,7 @@ def test_leaving_and_coming_back_washes_nothing_off(script):
     play(script, 1, "A", 0b01)
     script.say(Joined, 2500, participant=B, seat=1, samples=10)
     play(script, 2, "B", 0b00)
-    assert reputation(script.job.history, B) == FULL * 9 // 16
+    assert script.job.reputation(B) == FULL * 9 // 16
 
 
 def test_it_stays_within_its_ends_and_heals():
@@ -81,7 +81,7 @@ def test_four_rounds_of_being_turned_down_remove_by_default(script, spec_of):
     found = {each.participant: each.reputation for each in seen(script, spec_of(screening={})).contributions}
     least = spec_of(screening={}).screening.remove_percent * FULL // 100
     assert found[A] == FULL
-    assert found[B] == found[C] < least <= reputation(script.job.history[:3], B)
+    assert found[B] == found[C] < least <= script.job.history[3].reputations[B]
 
 
 def test_what_a_settlement_is_a_function_of(script, spec_of):

@@ -109,7 +109,7 @@ def _roles(job: Job, account: Address) -> list[str]:
 
 def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None:
     from deepledger.protocol.chain.follow import Follower
-    from deepledger.protocol.reputation import FULL, reputation
+    from deepledger.protocol.reputation import FULL
     from deepledger.protocol.trail import deadline
 
     follower = Follower(reader, number)
@@ -140,7 +140,7 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
                     seat.seat,
                     names[address],
                     f"{seat.samples:,}",
-                    f"{reputation(job.history, address) / FULL:.0%}",
+                    f"{job.reputation(address) / FULL:.0%}",
                     "yes" if attempt and attempt.has_committed(address) else "",
                     "yes" if attempt and attempt.has_revealed(address) else "",
                     show.eth(reader.credit(number, address)),
@@ -213,7 +213,7 @@ def _reported(blobs: BlobStore, over: SettledRound) -> Report | None:
 
 def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, Any]:
     from deepledger.protocol.blobs.digest import cid_of
-    from deepledger.protocol.reputation import FULL, reputation
+    from deepledger.protocol.reputation import FULL
     from deepledger.protocol.trail import deadline
 
     job, attempt = follower.job, follower.job.attempt
@@ -233,7 +233,7 @@ def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, An
                 "address": address,
                 "seat": seat.seat,
                 "samples": seat.samples,
-                "reputation": reputation(job.history, address) / FULL,
+                "reputation": job.reputation(address) / FULL,
                 "committed": bool(attempt and attempt.has_committed(address)),
                 "revealed": bool(attempt and attempt.has_revealed(address)),
             }

@@ -15,7 +15,7 @@ from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.chain.events import Event, Phase
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.report import Report
-from deepledger.protocol.reputation import FULL, reputation
+from deepledger.protocol.reputation import FULL
 from deepledger.protocol.rewards import shares
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Attempt, Job, Participant, SettledRound
@@ -251,7 +251,7 @@ def participant_summaries(job: Job) -> list[ParticipantSummary]:
             participant=each.address,
             seat=each.seat if each.address in job.participants else None,
             samples=each.samples,
-            reputation=reputation(job.history, each.address) / FULL,
+            reputation=job.reputation(each.address) / FULL,
             rounds_paid=rounds[each.address],
             earned=str(earned[each.address]),
         )

@@ -24,7 +24,7 @@ from deepledger.protocol.aggregation.context import Context
 from deepledger.protocol.aggregation.stack import Row, Scaled, Stack, Vector
 from deepledger.protocol.chain import events
 from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.reputation import FULL, reputation
+from deepledger.protocol.reputation import FULL
 from deepledger.protocol.rewards import scores
 from deepledger.protocol.screening import UNMEASURED, Losses, Screened, Signs, overstated, screen
 from deepledger.protocol.similarity import ONE
@@ -186,15 +186,19 @@ def contributions(
     An update is a copy if somebody committed to the same bytes earlier in this attempt, or anybody revealed them
     before: in an earlier round, or, unless it was the same participant, in an attempt at this round that starved.
     """
+    looked_for = {reveal.digest for reveal in attempt.reveals}
     first: dict[Digest, Address] = {}
     for over in job.history[: attempt.round]:
         for reveal in over.opened.reveals:
-            first.setdefault(reveal.digest, reveal.participant)
+            if reveal.digest in looked_for:
+                first.setdefault(reveal.digest, reveal.participant)
     own: dict[Digest, Address] = {}
     for starved in job.abandoned:
         if (starved.round, starved.attempt) < (attempt.round, attempt.attempt):
             for reveal in starved.reveals:
                 (own if starved.round == attempt.round else first).setdefault(reveal.digest, reveal.participant)
+    settled = attempt.round < job.round
+    reputations = job.history[attempt.round].reputations if settled else job.reputations
     committed_at = {commit.participant: commit.at for commit in attempt.commits}
     found = []
     for rank, reveal in enumerate(sorted(attempt.reveals, key=lambda reveal: committed_at[reveal.participant])):
@@ -206,7 +210,7 @@ def contributions(
                 _contribution(reveal, participants[reveal.participant], spec),
                 copy_of=earlier if copied else None,
                 committed=rank,
-                reputation=reputation(job.history[: attempt.round], reveal.participant),
+                reputation=reputations.get(reveal.participant, FULL),
             )
         )
     return tuple(sorted(found, key=lambda contribution: contribution.seat))

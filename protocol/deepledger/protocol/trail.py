@@ -31,6 +31,7 @@ from deepledger.protocol.chain.events import (
     ValidationDisclosed,
 )
 from deepledger.protocol.errors import ChainNonsense
+from deepledger.protocol.reputation import FULL, after
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds
 
 
@@ -67,6 +68,7 @@ class SettledRound:
 
     opened: Attempt
     participants: Mapping[Address, Participant]  # seated when it was settled
+    reputations: Mapping[Address, int]  # before, of who had ever revealed in a settled round
     model_digest: Digest  # before
     model_root: Root
     settled: Settled
@@ -83,6 +85,7 @@ class Job:
     serving: int = 0  # index into the list of coordinators
     bonded: Mapping[Address, Seconds] = field(default_factory=dict)  # and since when
     participants: Mapping[Address, Participant] = field(default_factory=dict)  # seated now
+    reputations: Mapping[Address, int] = field(default_factory=dict)  # of who ever revealed in a settled round
     attempt: Attempt | None = None  # None: waiting, disclosing, or over
     abandoned: tuple[Attempt, ...] = ()  # attempts that starved
     history: tuple[SettledRound, ...] = ()
@@ -102,6 +105,10 @@ class Job:
     @property
     def round(self) -> RoundNumber:
         return RoundNumber(len(self.history))
+
+    def reputation(self, participant: Address) -> int:
+        """In parts per million."""
+        return self.reputations.get(participant, FULL)
 
     @property
     def validation(self) -> Literal["public", "withheld", "disclosed"]:
@@ -243,11 +250,19 @@ def _applied(job: Job, event: Event) -> Job:
                 return job  # the round waited for a bond, and opens now
             return replace(job, attempt=replace(_open(job, event), reveal_end=now))
         case Settled():
-            over = SettledRound(_open(job, event), job.participants, job.model_digest, job.model_root, event)
+            over = SettledRound(
+                opened=_open(job, event),
+                participants=job.participants,
+                reputations=job.reputations,
+                model_digest=job.model_digest,
+                model_root=job.model_root,
+                settled=event,
+            )
             return replace(
                 job,
                 attempt=None,
                 history=(*job.history, over),
+                reputations={**job.reputations, **_moved(over)},
                 model_digest=event.model_digest,
                 model_root=event.model_root,
             )
@@ -265,6 +280,16 @@ def _applied(job: Job, event: Event) -> Job:
             raise _nonsense(event, "the job exists")
         case _:  # the rest moves money only
             return job
+
+
+def _moved(over: SettledRound) -> dict[Address, int]:
+    """The reputations of who revealed, after the round."""
+    seats = {reveal.participant: over.participants.get(reveal.participant) for reveal in over.opened.reveals}
+    return {
+        address: after(over.reputations.get(address, FULL), accepted=bool(over.settled.accepted >> seat.seat & 1))
+        for address, seat in seats.items()
+        if seat is not None
+    }
 
 
 def _is_ending(job: Job) -> bool:
