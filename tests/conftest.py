@@ -25,7 +25,16 @@ from deepledger.protocol.commitment import Slot, commitment_for
 from deepledger.protocol.errors import BlobMissing
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.report import Report, build_report, report_bytes
-from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Settlement, inspect, revealed_in, settle
+from deepledger.protocol.settlement import (
+    Coalition,
+    Coalitions,
+    Contribution,
+    Earlier,
+    Settlement,
+    inspect,
+    revealed_in,
+    settle,
+)
 from deepledger.protocol.spec import JobSpec, build_spec, spec_bytes
 from deepledger.protocol.task import Task, layout_of, read_floats, read_source
 from deepledger.protocol.vectors import as_update, encode_model
@@ -181,9 +190,9 @@ class StoredSources:
     def update(self, contribution: Contribution) -> Any:
         return inspect(self.store.read(contribution.digest, limit=self.spec.update_bytes), contribution, self.spec)
 
-    def earlier_update(self, contribution: Contribution) -> Any:
+    def earlier_update(self, earlier: Earlier) -> Any:
         try:
-            return as_update(self.store.read(contribution.digest, limit=self.spec.update_bytes), self.spec)
+            return as_update(self.store.read(earlier.digest, limit=self.spec.update_bytes), self.spec)
         except BlobMissing:
             return None
 

@@ -292,8 +292,8 @@ def test_an_earlier_update_that_is_called_forgotten_and_is_there_is_named(valued
     honest = valued.sources
 
     class Forgetful(honest):
-        def earlier_update(self, contribution):
-            return None if contribution.seat == 2 else super().earlier_update(contribution)
+        def earlier_update(self, earlier):
+            return None if earlier.participant == valued.nodes[2].account else super().earlier_update(earlier)
 
     valued.sources = Forgetful
     valued.round(valued.trained())

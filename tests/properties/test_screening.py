@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deepledger.protocol.aggregation.stack import Row, Stack
 from deepledger.protocol.report import SignsOf
-from deepledger.protocol.screening import Screened, Sign, screen
+from deepledger.protocol.screening import Known, Screened, Sign, screen
 from deepledger.protocol.settlement import Verdict
 from deepledger.protocol.spec import LayoutEntry, Screening
 from deepledger.protocol.task import WORST_LOSS
@@ -45,7 +45,7 @@ screenings = st.builds(
 )
 def test_any_updates_can_be_screened(updates, earlier, screening, rough, data) -> None:
     rows = [Row(seat, f"0x{seat:040x}", 1, update) for seat, update in enumerate(updates)]
-    past = [Row(0, f"0x{participant:040x}", 1, update) for participant, update in earlier]
+    past = [Known(f"0x{participant:040x}", update, bool(participant % 2)) for participant, update in earlier]
 
     def losses(masks):
         """Many of them alike, or any."""
@@ -55,7 +55,7 @@ def test_any_updates_can_be_screened(updates, earlier, screening, rough, data) -
     def screened(seats: list[int]) -> Screened:
         return screen(
             Stack(tuple(rows[seat] for seat in seats), SIZE, 4),
-            Stack(tuple(past), SIZE, 4),
+            past,
             screening,
             order=sorted(range(len(seats)), key=lambda index: seats[index]),
             layout=LAYOUT,

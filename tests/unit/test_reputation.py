@@ -4,7 +4,7 @@ import pytest
 
 from deepledger.protocol.chain.events import Joined, Left, RoundStarved, Settled
 from deepledger.protocol.reputation import FULL, after
-from deepledger.protocol.settlement import revealed_in
+from deepledger.protocol.settlement import Earlier, revealed_in
 
 from .scripted import A, B, C, Script, digest
 from .test_trail import SETTLED
@@ -90,15 +90,46 @@ def test_what_a_settlement_is_a_function_of(script, spec_of):
     play(script, 4, "CA", -1)
     revealed = seen(script, spec_of(screening=SCREENING))
     assert [each.participant for each in revealed.contributions] == [A, C]
-    assert [each.digest for each in revealed.earlier] == [
-        digest(10 * number + ord(letter)) for number in (3, 2) for letter in "AC"
-    ], "accepted in the last two rounds, newest first"
+    assert revealed.earlier == tuple(
+        Earlier(address, digest(10 * number + ord(letter)))
+        for number in (3, 2)
+        for letter, address in (("A", A), ("C", C))
+    ), "accepted in the last two rounds, newest first"
     assert revealed.model_before_last == script.job.history[3].model_digest == digest(1002)
     for without in (None, {"memory_rounds": 0}, {"copy_percent": 0}):
         assert seen(script, spec_of(screening=without)).earlier == ()
     over = script.job.history[0]
     first = revealed_in(script.job, over.opened, over.participants, spec_of(screening=SCREENING))
     assert (first.earlier, first.model_before_last) == ((), None)
+
+
+def test_what_starved_attempts_showed_is_known_and_whose_it_was_first(script, spec_of):
+    def attempt(number: int, round: int, moves: list[tuple[str, int]]) -> None:
+        time = 1000 * (10 * round + number + 1)
+        script.open(time, round=round, attempt=number)
+        for participant, _ in moves:
+            script.commit(time + 1, participant, round=round)
+        for participant, sent in moves:
+            script.reveal(time + 110, participant, sent, round=round)
+
+    attempt(0, 0, [(A, 1), (B, 2)])
+    script.say(RoundStarved, 1900, round=0, attempt=0)
+    attempt(1, 0, [(C, 1)])  # A's
+    script.say(RoundStarved, 2900, round=0, attempt=1)
+    attempt(2, 0, [(A, 3), (B, 4)])
+    spec = spec_of(screening=SCREENING)
+    assert seen(script, spec).earlier == (Earlier(A, digest(1), True), Earlier(B, digest(2), True))
+    script.say(Settled, 3900, round=0, **SETTLED | {"accepted": 0b11})
+    attempt(0, 1, [(A, 5)])
+    script.say(RoundStarved, 11900, round=1, attempt=0)
+    attempt(1, 1, [(A, 5), (B, 6)])
+    assert seen(script, spec).earlier == (
+        Earlier(A, digest(5), True),
+        *(Earlier(each, digest(sent)) for each, sent in ((A, 1), (B, 2), (A, 3), (B, 4))),
+    )
+    first = script.job.history[0]
+    assert len(revealed_in(script.job, first.opened, first.participants, spec).earlier) == 2
+    assert seen(script, spec_of(screening={"memory_rounds": 0})).earlier == ()
 
 
 def test_the_seed_depends_on_all_that_is_revealed(script, spec_of):

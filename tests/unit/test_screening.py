@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepledger.protocol.aggregation.stack import Row, Stack
-from deepledger.protocol.screening import Screened, Sign, Signs, overstated, screen
+from deepledger.protocol.screening import Known, Screened, Sign, Signs, overstated, screen
 from deepledger.protocol.similarity import ONE
 from deepledger.protocol.spec import LayoutEntry, Screening
 
@@ -59,9 +59,16 @@ def training(request: pytest.FixtureRequest) -> Training:
     return Training(np.random.default_rng(request.param))
 
 
-def row(seat: int, update: np.ndarray, participant: int | None = None) -> Row:
-    vector = np.rint(update * SCALE / 10).astype("<i4")
-    return Row(seat, f"0x{seat if participant is None else participant:040x}", 1, vector)
+def name(participant: int) -> str:
+    return f"0x{participant:040x}"
+
+
+def vector(update: np.ndarray) -> np.ndarray:
+    return np.rint(update * SCALE / 10).astype("<i4")
+
+
+def row(seat: int, update: np.ndarray) -> Row:
+    return Row(seat, name(seat), 1, vector(update))
 
 
 def screened(
@@ -69,13 +76,15 @@ def screened(
     updates: Sequence[np.ndarray],
     *,
     earlier: Sequence[tuple[int, np.ndarray]] = (),
+    restarted: Sequence[tuple[int, np.ndarray]] = (),
     order: Sequence[int] | None = None,
     **screening: int,
 ) -> Screened:
-    """Of updates in seats 0, 1, …; `earlier` are (participant, update)."""
+    """Of updates in seats 0, 1, …; `earlier` and `restarted` are (participant, update), newest first."""
+    known = [(*each, True) for each in restarted] + [(*each, False) for each in earlier]
     return screen(
         Stack(tuple(row(seat, update) for seat, update in enumerate(updates)), SIZE, 0),
-        Stack(tuple(row(0, update, participant) for participant, update in earlier), SIZE, 0),
+        [Known(name(participant), vector(update), again) for participant, update, again in known],
         Screening(**screening),
         order=range(len(updates)) if order is None else order,
         layout=LAYOUT,
@@ -175,6 +184,42 @@ def test_updates_that_are_alike_from_round_to_round_are_not_copies(training):
     assert found(training, updates, earlier=list(enumerate(last))) == {}
 
 
+def test_who_sends_anothers_last_update_first_robs_nobody(training):
+    """With momentum the victim stays near its last update, and so near to what the thief sends."""
+    training.common = 0.2
+    last = [training.honest() for _ in range(5)]
+    honest = [0.9 * update + 0.1 * training.honest() for update in last]
+    thief = last[3] + training.noise(last[3], 0.001)
+    result = screened(training, [*honest, thief], earlier=list(enumerate(last)), order=[5, 0, 1, 2, 3, 4])
+    assert result.found == {5: Sign.NEAR_COPY}
+
+
+def test_who_guesses_anothers_update_from_its_past_robs_nobody(training):
+    """Too far from what was public to be called a copy of that, and nearer still to what the victim sends."""
+    training.common = 0.2
+    last = [training.honest() for _ in range(6)]
+    honest = [0.6 * update + 0.4 * training.honest() for update in last[:5]]
+    guess = 0.2 * last[3] + 0.8 * honest[3]
+    past = [(seat, update) for seat, update in enumerate(last)]
+    for earlier in (past, past[:5]):  # whether the thief has a past of its own, or a new name
+        for order in ([5, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]):
+            result = screened(training, [*honest, guess], earlier=earlier, order=order)
+            assert result.found == {5: Sign.COLLUDING}
+            assert result.signs(5).like == name(3)
+
+
+def test_what_was_shown_in_an_attempt_that_starved_is_its_authors(training):
+    """The author sends it again, with other rounding; a thief was faster."""
+    shown = [training.honest() for _ in range(2)]
+    honest = [update + training.noise(update, 0.01) for update in shown] + [training.honest() for _ in range(2)]
+    thief = shown[1] + training.noise(shown[1], 0.05)
+    restarted = [(0, shown[0]), (1, shown[1])]
+    assert found(training, [*honest, thief], restarted=restarted, order=[4, 3, 2, 1, 0]) == {4: Sign.NEAR_COPY}
+    stolen = shown[1] + training.noise(shown[1], 0.03)  # shown by the thief in a second attempt, which starved, too
+    restarted.insert(0, (4, stolen))
+    assert found(training, [*honest, thief], restarted=restarted, order=[4, 3, 2, 1, 0]) == {4: Sign.NEAR_COPY}
+
+
 def test_noise_and_what_is_far_too_long_are_found(training):
     honest = [training.honest() for _ in range(5)]
     noise = training.noise(honest[0], 1)
@@ -231,7 +276,7 @@ def test_harm_to_a_perfect_model_is_harm(training):
     updates = [training.honest() for _ in range(5)]
     stack = Stack(tuple(row(seat, update) for seat, update in enumerate(updates)), SIZE, 0)
     result = screen(
-        stack, Stack((), SIZE, 0), Screening(harm_percent=1000), order=range(5), layout=LAYOUT,
+        stack, [], Screening(harm_percent=1000), order=range(5), layout=LAYOUT,
         losses=lambda masks: [5000 * (mask & 1) for mask in masks], margin=lambda loss: 2000,
     )  # fmt: skip
     assert result.found == {0: Sign.HARMFUL}
@@ -241,7 +286,7 @@ def test_less_than_two_machines_may_differ_by_is_no_harm(training):
     updates = [training.honest() for _ in range(5)]
     stack = Stack(tuple(row(seat, update) for seat, update in enumerate(updates)), SIZE, 0)
     result = screen(
-        stack, Stack((), SIZE, 0), Screening(harm_percent=1), order=range(5), layout=LAYOUT,
+        stack, [], Screening(harm_percent=1), order=range(5), layout=LAYOUT,
         losses=lambda masks: [2000 * (mask & 1) for mask in masks], margin=lambda loss: 2000,
     )  # fmt: skip
     assert result.found == {}
@@ -261,7 +306,7 @@ def test_who_sits_where_changes_no_sign(training):
         training.noise(last[0], 1), np.zeros(SIZE), 20 * training.honest(),
     ]  # fmt: skip
     stack = Stack(tuple(row(seat, update) for seat, update in enumerate(updates)), SIZE, 0)
-    earlier = Stack(tuple(row(0, update, participant) for participant, update in enumerate(last)), SIZE, 0)
+    earlier = [Known(name(participant), vector(update)) for participant, update in enumerate(last)]
     seen = set()
     for _ in range(3):
         permutation = training.random.permutation(len(updates)).tolist()

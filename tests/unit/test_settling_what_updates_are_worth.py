@@ -16,6 +16,7 @@ from deepledger.protocol.settlement import (
     Coalition,
     Coalitions,
     Contribution,
+    Earlier,
     Revealed,
     Settlement,
     Verdict,
@@ -67,8 +68,8 @@ class Served:
         self.fetched.append(contribution.seat)
         return self.updates.get(contribution.digest, Verdict.UNAVAILABLE)
 
-    def earlier_update(self, contribution: Contribution) -> np.ndarray | None:
-        return self.updates.get(contribution.digest)
+    def earlier_update(self, earlier: Earlier) -> np.ndarray | None:
+        return self.updates.get(earlier.digest)
 
     def earlier_model(self, digest: bytes) -> np.ndarray:
         return self.models[digest]
@@ -208,7 +209,8 @@ def test_a_round_in_which_nothing_passes_inspection_settles(job, served, random)
 
 def test_copies_of_earlier_rounds_are_looked_for_as_far_as_they_are_there(job, served, random):
     last = [step(served, random, noise=1) for _ in range(4)]
-    earlier = tuple(served.reveal(seat, update, number=50 + seat) for seat, update in enumerate(last))
+    revealed = (served.reveal(seat, update, number=50 + seat) for seat, update in enumerate(last))
+    earlier = tuple(Earlier(each.participant, each.digest) for each in revealed)
     updates = [step(served, random, noise=1) for _ in range(3)] + [
         (last[1] + random.integers(-40, 40, D)).astype("<i2")
     ]

@@ -18,7 +18,7 @@ from deepledger.protocol.errors import BlobCorrupt, BlobMissing
 from deepledger.protocol.evaluation import agrees, may_be_failure
 from deepledger.protocol.evaluators import Evaluator
 from deepledger.protocol.report import Report
-from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Verdict, inspect
+from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Earlier, Verdict, inspect
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import Evaluation
 from deepledger.protocol.types import Digest
@@ -49,7 +49,7 @@ class Claims:
     def update(self, contribution: Contribution) -> Vector | Verdict:
         claim = self._verdicts.get(contribution.participant)
         try:
-            vector, data = self._fetch(contribution)
+            vector, data = self._fetch(contribution.digest)
         except GONE as error:
             if claim is not Verdict.UNAVAILABLE:
                 self.incomplete = True
@@ -67,11 +67,11 @@ class Claims:
         )
         return Verdict.UNAVAILABLE  # taken as given, so that the rest of the round is judged by itself
 
-    def earlier_update(self, contribution: Contribution) -> Vector | None:
-        forgotten = contribution.digest.hex() in self._forgotten
-        what = f"the update of {contribution.participant} of an earlier round"
+    def earlier_update(self, earlier: Earlier) -> Vector | None:
+        forgotten = earlier.digest.hex() in self._forgotten
+        what = f"the update of {earlier.participant} of an earlier round"
         try:
-            vector, _ = self._fetch(contribution)
+            vector, _ = self._fetch(earlier.digest)
         except GONE as error:
             if not forgotten:
                 self.incomplete = True
@@ -118,11 +118,11 @@ class Claims:
             raise Underivable
         return [claimed[coalition] for coalition in wanted]
 
-    def _fetch(self, contribution: Contribution) -> tuple[FileVector, Buffer]:
+    def _fetch(self, digest: Digest) -> tuple[FileVector, Buffer]:
         """As a vector, and as all its bytes, which are in memory while they are looked at."""
         size = self._spec.update_bytes
         with room_for(size) as file, file:
-            fetch(self._store, contribution.digest, file, size)
+            fetch(self._store, digest, file, size)
             return FileVector(file, update_dtype(self._spec.update)), view(file, size)
 
 

@@ -25,6 +25,7 @@ from deepledger.protocol.settlement import (
     Coalition,
     Coalitions,
     Contribution,
+    Earlier,
     Judged,
     Revealed,
     Settlement,
@@ -101,8 +102,8 @@ class _Sources:
     def update(self, contribution: Contribution) -> UpdateVector:
         return self.updates[contribution.digest]
 
-    def earlier_update(self, contribution: Contribution) -> UpdateVector:
-        return self.updates[contribution.digest]
+    def earlier_update(self, earlier: Earlier) -> UpdateVector:
+        return self.updates[earlier.digest]
 
     def earlier_model(self, digest: Digest) -> ModelVector:
         return self.models[digest]
@@ -130,7 +131,7 @@ class _Game:
     before: Digest | None = None
     updates: dict[Digest, UpdateVector] = field(default_factory=dict)
     models: dict[Digest, ModelVector] = field(default_factory=dict)
-    history: list[list[Contribution]] = field(default_factory=list)  # accepted ones
+    history: list[list[Earlier]] = field(default_factory=list)  # accepted ones
 
 
 def simulate(
@@ -198,7 +199,8 @@ def _play_round(game: _Game, number: int) -> dict[str, Settlement]:
     for name, policy in game.policies.items():
         game.model = start.copy()
         settlements[name] = settle(spec.model_copy(update={"rewards": policy}), game.model, revealed, sources)
-    game.history.append([judged.contribution for judged in _accepted(settlements[name])])
+    accepted = (judged.contribution for judged in _accepted(settlements[name]))
+    game.history.append([Earlier(each.participant, each.digest) for each in accepted])
     for seat, judged in zip(game.seats, settlements[name].judged, strict=True):
         seat.reputation = after(seat.reputation, accepted=judged.verdict is Verdict.ACCEPTED)
     return settlements
@@ -208,7 +210,7 @@ def _accepted(settlement: Settlement) -> list[Judged]:
     return [judged for judged in settlement.judged if judged.verdict is Verdict.ACCEPTED]
 
 
-def _remembered(game: _Game) -> tuple[Contribution, ...]:
+def _remembered(game: _Game) -> tuple[Earlier, ...]:
     memory = game.bench.spec.screening.memory_rounds if game.bench.spec.screening else 0
     return tuple(each for over in reversed(game.history[-memory:] if memory else []) for each in over)
 
@@ -219,7 +221,7 @@ def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
     seed = int.from_bytes(sha256(f"{spec.training.seed}|{number}|{seat.number}".encode()).digest()[:6], "big")
     if game.copying and seat.number in game.operated:
         latest = game.history[-1] if game.history else []
-        copied = next((game.updates[each.digest] for each in latest if each.seat != seat.number), None)
+        copied = next((game.updates[each.digest] for each in latest if each.participant != seat.address), None)
         encoded = _noisy(
             np.zeros(spec.model.coordinates, update_dtype(spec.update)) if copied is None else copied, spec, seed
         )

@@ -23,7 +23,16 @@ from deepledger.protocol.evaluators import Evaluator
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.patience import persist
 from deepledger.protocol.report import Evaluation, build_report, report_bytes
-from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Revealed, Settlement, Verdict, settle
+from deepledger.protocol.settlement import (
+    Coalition,
+    Coalitions,
+    Contribution,
+    Earlier,
+    Revealed,
+    Settlement,
+    Verdict,
+    settle,
+)
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Attempt, Job
 from deepledger.protocol.types import Digest, Root
@@ -64,10 +73,10 @@ class _Sources:
         self.begun = time.monotonic()
         return update
 
-    def earlier_update(self, contribution: Contribution) -> Vector | None:
+    def earlier_update(self, earlier: Earlier) -> Vector | None:
         try:
             with room_for(self.spec.update_bytes) as file, file:
-                fetch(self.store, contribution.digest, file, self.spec.update_bytes)
+                fetch(self.store, earlier.digest, file, self.spec.update_bytes)
                 return FileVector(file, update_dtype(self.spec.update))
         except (BlobMissing, BlobCorrupt):
             return None

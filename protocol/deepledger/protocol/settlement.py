@@ -26,7 +26,7 @@ from deepledger.protocol.chain import events
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.reputation import FULL
 from deepledger.protocol.rewards import scores
-from deepledger.protocol.screening import UNMEASURED, Losses, Screened, Signs, overstated, screen
+from deepledger.protocol.screening import UNMEASURED, Known, Losses, Screened, Signs, overstated, screen
 from deepledger.protocol.similarity import ONE
 from deepledger.protocol.spec import CenteredClipping, ContributionRewards, FLTrust, JobSpec, WeightedMean
 from deepledger.protocol.task import Evaluation
@@ -102,13 +102,21 @@ class Settlement:
         return tuple(judged.score for judged in self.judged if judged.verdict is Verdict.ACCEPTED)
 
 
+class Earlier(NamedTuple):
+    """An update that everybody could read before this round's were committed to."""
+
+    participant: Address
+    digest: Digest
+    restarted: bool = False  # of an attempt at this round that starved
+
+
 @dataclass(frozen=True, slots=True)
 class Revealed:
     """What a round's settlement is a function of, besides the spec and the bytes of blobs."""
 
     contributions: tuple[Contribution, ...]  # by ascending seat
     seed: bytes  # 32; nobody knows it before the last reveal
-    earlier: tuple[Contribution, ...] = ()  # accepted in the rounds that the job's screening remembers, newest first
+    earlier: tuple[Earlier, ...] = ()  # as far as the job's screening remembers, newest first
     model_before_last: Digest | None = None  # of the round before; None in the first round
 
     @property
@@ -141,8 +149,8 @@ class Sources(Protocol):
     def update(self, contribution: Contribution) -> Vector | Verdict:
         """An update that passed `inspect`, or the verdict that it did not."""
 
-    def earlier_update(self, contribution: Contribution) -> Vector | None:
-        """One that was accepted in an earlier round; None if it cannot be had any more."""
+    def earlier_update(self, earlier: Earlier) -> Vector | None:
+        """None if it cannot be had any more, or never could."""
 
     def earlier_model(self, digest: Digest) -> ModelVector: ...
 
@@ -156,26 +164,35 @@ def revealed_in(job: Job, attempt: Attempt, participants: Mapping[Address, Parti
     seed = sha256(f"{job.job}|{attempt.round}|{attempt.attempt}".encode())
     for reveal in sorted(attempt.reveals, key=lambda reveal: participants[reveal.participant].seat):
         seed.update(reveal.digest + reveal.salt)
-    memory = spec.screening.memory_rounds if spec.screening and spec.screening.copy_percent else 0
     return Revealed(
         contributions=contributions(job, attempt, participants, spec),
         seed=seed.digest(),
-        earlier=tuple(
-            contribution
-            for over in reversed(history[-memory:] if memory else ())
-            for contribution in _accepted(over, spec)
-        ),
+        earlier=_earlier(job, attempt, spec),
         model_before_last=history[-1].model_digest if history else None,
     )
 
 
-def _accepted(over: SettledRound, spec: JobSpec) -> list[Contribution]:
-    found = []
-    for reveal in over.opened.reveals:
-        seat = over.participants.get(reveal.participant)
-        if seat is not None and over.settled.accepted >> seat.seat & 1:
-            found.append(_contribution(reveal, seat, spec))
-    return sorted(found, key=lambda contribution: contribution.seat)
+def _earlier(job: Job, attempt: Attempt, spec: JobSpec) -> tuple[Earlier, ...]:
+    """What was revealed in attempts that starved, as many as the job has seats; then what was accepted in rounds."""
+    if spec.screening is None or not spec.screening.copy_percent or not spec.screening.memory_rounds:
+        return ()
+    oldest = max(0, attempt.round - spec.screening.memory_rounds)
+    found = [
+        Earlier(reveal.participant, reveal.digest, restarted=starved.round == attempt.round)
+        for starved in reversed(job.abandoned)
+        if (oldest, 0) <= (starved.round, starved.attempt) < (attempt.round, attempt.attempt)
+        for reveal in reversed(starved.reveals)
+    ][: job.terms.max_participants]
+    for over in reversed(job.history[oldest : attempt.round]):
+        found += [Earlier(reveal.participant, reveal.digest) for reveal in _accepted(over)]
+    return tuple({each.digest: each for each in found}.values())  # whose it is says who revealed it first
+
+
+def _accepted(over: SettledRound) -> list[events.Revealed]:
+    """By ascending seat."""
+    seats = {reveal.participant: over.participants.get(reveal.participant) for reveal in over.opened.reveals}
+    found = {seat.seat: reveal for reveal in over.opened.reveals if (seat := seats[reveal.participant]) is not None}
+    return [found[seat] for seat in sorted(found) if over.settled.accepted >> seat & 1]
 
 
 def contributions(
@@ -205,26 +222,20 @@ def contributions(
         earlier = first.get(reveal.digest) or own.get(reveal.digest, reveal.participant)
         copied = reveal.digest in first or earlier != reveal.participant
         own.setdefault(reveal.digest, reveal.participant)
+        seat = participants[reveal.participant]
         found.append(
-            replace(
-                _contribution(reveal, participants[reveal.participant], spec),
+            Contribution(
+                participant=reveal.participant,
+                seat=seat.seat,
+                weight=min(seat.samples, spec.max_samples),
+                digest=reveal.digest,
+                root=reveal.root,
                 copy_of=earlier if copied else None,
                 committed=rank,
                 reputation=reputations.get(reveal.participant, FULL),
             )
         )
     return tuple(sorted(found, key=lambda contribution: contribution.seat))
-
-
-def _contribution(reveal: events.Revealed, seat: Participant, spec: JobSpec) -> Contribution:
-    return Contribution(
-        participant=reveal.participant,
-        seat=seat.seat,
-        weight=min(seat.samples, spec.max_samples),
-        digest=reveal.digest,
-        root=reveal.root,
-        copy_of=None,
-    )
 
 
 def inspect(data: Buffer, contribution: Contribution, spec: JobSpec) -> UpdateVector | Verdict:
@@ -259,8 +270,8 @@ def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sourc
             found = results(candidates, [Coalition(mask, plain=True) for mask in masks])
             return [evaluation.loss_millionths for evaluation in found]
 
-        earlier, forgotten = _remembered(revealed, sources)
-        stack, judged = _screened(spec, stack, earlier, judged, losses)
+        known, forgotten = _remembered(revealed, sources)
+        stack, judged = _screened(spec, stack, known, judged, losses)
     worth: Worths | None = None
     rewards = spec.rewards
     if isinstance(rewards, ContributionRewards) and stack.rows:
@@ -298,12 +309,8 @@ def _inspected(spec: JobSpec, revealed: Revealed, sources: Sources) -> tuple[lis
             judged.append(Judged(contribution, update, 0))
         else:
             judged.append(Judged(contribution, Verdict.ACCEPTED, 0))
-            rows.append(_row(contribution, update))
+            rows.append(Row(contribution.seat, contribution.participant, contribution.weight, update))
     return judged, rows
-
-
-def _row(contribution: Contribution, update: Vector) -> Row:
-    return Row(contribution.seat, contribution.participant, contribution.weight, update)
 
 
 def _apart(spec: JobSpec, rows: Sequence[Row]) -> tuple[Row | None, Sequence[Row]]:
@@ -328,27 +335,27 @@ def _context(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sou
     )
 
 
-def _remembered(revealed: Revealed, sources: Sources) -> tuple[list[Row], list[Digest]]:
+def _remembered(revealed: Revealed, sources: Sources) -> tuple[list[Known], list[Digest]]:
     """Earlier updates, and which of them nobody serves any more."""
-    rows, forgotten = [], []
-    for contribution in revealed.earlier:
-        update = sources.earlier_update(contribution)
+    known, forgotten = [], []
+    for earlier in revealed.earlier:
+        update = sources.earlier_update(earlier)
         if update is None:
-            forgotten.append(contribution.digest)
+            forgotten.append(earlier.digest)
         else:
-            rows.append(_row(contribution, update))
-    return rows, forgotten
+            known.append(Known(earlier.participant, update, earlier.restarted))
+    return known, forgotten
 
 
 def _screened(
-    spec: JobSpec, stack: Stack, earlier: Sequence[Row], judged: Sequence[Judged], losses: Losses
+    spec: JobSpec, stack: Stack, known: Sequence[Known], judged: Sequence[Judged], losses: Losses
 ) -> tuple[Stack, list[Judged]]:
     """The updates in which no sign was found, and the verdicts with what was measured."""
     assert spec.screening is not None  # noqa: S101 (the caller looked)
     committed = {each.contribution.seat: each.contribution.committed for each in judged}
     screened = screen(
         stack,
-        replace(stack, rows=tuple(earlier)),
+        known,
         spec.screening,
         order=sorted(range(len(stack)), key=lambda index: committed[stack.rows[index].seat]),
         layout=spec.model.layout,
