@@ -265,8 +265,10 @@ def until(happened):
         ChainNonsense("the node asks 502 gwei per gas, and at most 500 are allowed"),
         StateError("the lock is held by another process"),
         LedgerRejected("reverted and cannot be explained", name="Revert", arguments={}),
+        BadInput("the key file is gone"),
+        MemoryError("no memory for a transaction"),
     ],
-    ids=["fees", "lock", "revert"],
+    ids=["fees", "lock", "revert", "input", "fault"],
 )
 def test_with_a_commitment_to_open_nothing_makes_a_node_give_up(world, trouble):
     job = world.create_job(min_participants=1, rounds=1)
@@ -283,10 +285,23 @@ def test_with_a_commitment_to_open_nothing_makes_a_node_give_up(world, trouble):
         participate, Changed(ledger, reveal=reveal), world.store, job,
         tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
     )  # fmt: skip
-    for actor in [coordinator(world, job), Actor(run).start()]:
+    actors = [coordinator(world, job), Actor(run).start()]
+    for actor in actors:
         actor.join()
     assert len(tries) == 3
+    assert sum(isinstance(each, Warned) and str(trouble) in each.message for each in actors[1].seen) == 2
     assert_audit_matches(world, job)
+
+
+def test_with_nothing_to_reveal_a_fault_is_raised(world):
+    job = world.create_job(min_participants=1, rounds=1)
+    world.ledger(1).post_bond(job, value=10**18)
+
+    def fault(*arguments, **options):
+        raise MemoryError("no memory to train")
+
+    with pytest.raises(MemoryError, match="no memory to train"):
+        node(world, job, 0, make_update=fault).join()
 
 
 def test_a_node_killed_after_it_revealed_early_publishes_when_it_is_started_again(world):

@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from traceback import extract_tb
 
 from deepledger.coordinator import decision, happenings
 from deepledger.coordinator.settling import Prepared, post, prepare
@@ -26,7 +25,7 @@ from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, Led
 from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.happenings import Happening, Waiting, Warned, waiting
-from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist
+from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
 from deepledger.protocol.settlement import contributions, revealed_in
 from deepledger.protocol.trail import Attempt
 from deepledger.protocol.types import JobId, RoundNumber
@@ -133,11 +132,7 @@ def coordinate(
             except Exception as fault:  # ours, or this machine's: no memory, say
                 if not decision.at_stake(follower.job, ledger.account, stranger=stranger):
                     raise
-                place = extract_tb(fault.__traceback__)[-1]
-                warn(
-                    f"this should not happen: {type(fault).__name__}: {fault} ({place.filename}:{place.lineno}). "
-                    f"Starting again in {pause:g} s."
-                )
+                warn(f"{unforeseen(fault)}. Starting again in {pause:g} s.")
             if stop.wait(pause):
                 return
             pause = min(2 * pause, LONGEST_PAUSE)

@@ -24,7 +24,6 @@ from deepledger.protocol.commitment import Slot
 from deepledger.protocol.errors import (
     AccountInUse,
     BlobError,
-    ChainError,
     ChainNonsense,
     ChainUnreachable,
     DeepledgerError,
@@ -33,7 +32,7 @@ from deepledger.protocol.errors import (
     StateError,
 )
 from deepledger.protocol.happenings import Happening, Warned, waiting
-from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist
+from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
 from deepledger.protocol.rewards import shares
 from deepledger.protocol.trail import SettledRound
 from deepledger.protocol.types import JobId, RoundNumber, Wei
@@ -64,7 +63,8 @@ def participate(
     and, after a restart, only once all that was committed to is revealed. Records are kept below `folder`. `samples` is
     what is declared on joining, by default all that `data` holds.
     `make_update` is for experiments: what an update is made by, instead of by training as the job asks.
-    Raises every `DeepledgerError` that does not pass by itself; nothing is lost and the call can be repeated.
+    Raises every `DeepledgerError` that does not pass by itself; nothing is lost and the call can be repeated. Any other
+    exception is a fault: while something is to be revealed, the node goes on after it.
     """
     warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
     try:
@@ -125,7 +125,7 @@ def _run(node: Node, stop: threading.Event) -> None:
             else:
                 _act(node, step)
             pause = 0.0
-        except DeepledgerError as trouble:
+        except Exception as trouble:
             if isinstance(trouble, LedgerRejected) and trouble.name in _RACES:
                 # Somebody else acted between our look and our transaction: look again, but not at one block for ever.
                 here = (node.follower.head.number, trouble.name)
@@ -135,15 +135,16 @@ def _run(node: Node, stop: threading.Event) -> None:
             if not _passes(node, trouble):
                 raise
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
-            node.warn(f"{trouble} (trying again in {pause:.1f} s)")
+            said = trouble if isinstance(trouble, DeepledgerError) else unforeseen(trouble)
+            node.warn(f"{said} (trying again in {pause:.1f} s)")
 
 
-def _passes(node: Node, trouble: DeepledgerError) -> bool:
-    """Whether to go on: because it may pass by itself, or because to end now would cost the penalty."""
+def _passes(node: Node, trouble: Exception) -> bool:
+    """Whether to go on: because it may pass by itself, or because to end now would cost the penalty, whatever it is."""
     if isinstance(trouble, AccountInUse):
         return False
     if must_reveal(node.follower.job, node.ledger.account, node.follower.now()):
-        return isinstance(trouble, BlobError | ChainError | StateError)
+        return True
     if isinstance(trouble, InsufficientFunds | ChainNonsense):  # fees that are too high are nonsense, too
         return node.was_seated
     return isinstance(trouble, BlobError | ChainUnreachable)

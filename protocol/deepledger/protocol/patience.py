@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from traceback import extract_tb
 from typing import TypeVar
 
 from deepledger.protocol.errors import ChainUnreachable, DeepledgerError, StoreUnreachable
@@ -18,6 +19,12 @@ T = TypeVar("T")
 
 def is_transient(error: DeepledgerError) -> bool:
     return isinstance(error, TRANSIENT)
+
+
+def unforeseen(fault: Exception) -> str:
+    """What to say of an exception that is no `DeepledgerError`, where something at stake makes us go on after it."""
+    place = extract_tb(fault.__traceback__)[-1]
+    return f"this should not happen: {type(fault).__name__}: {fault} ({place.filename}:{place.lineno})"
 
 
 class Stopped(Exception):
