@@ -320,6 +320,9 @@ BAD: dict[str, Callable[[Desk, int], Case]] = {
         ["join", str(job), "--data", str(desk.folder), "--account", "ann"],
         {"DEEPLEDGER_TASKS": __file__}, 3, "not installed here",
     ),
+    "no data": lambda desk, job: (
+        ["join", str(job), "--data", "/nowhere", "--account", "sponsor"], {}, 3, "there is no data at /nowhere",
+    ),
     "job over": lambda desk, job: (
         ["join", str(job), "--data", str(desk.folder), "--account", "sponsor", "--yes"], {}, 3, "is over (completed)",
     ),

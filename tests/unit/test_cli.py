@@ -124,7 +124,6 @@ def test_a_key_is_read_from_standard_input_and_never_shown(tmp_path: Path) -> No
             ["job", "list", "--contract", "0x" + "11" * 20],
             {"DEEPLEDGER_RPC_URL": "http://127.0.0.1:9"}, 4, "127.0.0.1:9",
         ),
-        (["join", "1", "--data", "/nowhere"], {}, 3, "there is no data at /nowhere"),
         (["deploy", "--most-per-gas", "cheap"], {}, 3, "--most-per-gas: 'cheap' is not an amount"),
         (["withdraw", "1"], {"DEEPLEDGER_MOST_PER_GAS": "5 wie"}, 3, "--most-per-gas: '5 wie' is not an amount"),
         (["audit", "1", "--tasks", "/nowhere"], {}, 3, "no /nowhere to look for tasks in"),
