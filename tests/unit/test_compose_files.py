@@ -51,6 +51,6 @@ def test_plain_up_builds_and_plain_down_clears_every_service_of_the_devnet() -> 
 
 def test_updates_do_not_go_to_a_folder_in_memory(compose: dict[str, str]) -> None:
     services = blocks(compose["services"], "  ")
-    for name in ("coordinator", "audit"):
-        assert "TMPDIR: /var/tmp" in services[name]
-        assert re.search(r"volumes: \[.*/var/tmp\]", services[name])
+    for name, folder in {"coordinator": "/home/deepledger", "audit": "/var/tmp"}.items():
+        assert f"TMPDIR: {folder}}}" in services[name]
+        assert re.search(rf"volumes: \[.*{folder}\"?\]", services[name])
