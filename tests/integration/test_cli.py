@@ -106,8 +106,8 @@ class Desk:
         url, contract = (self.settings[f"DEEPLEDGER_{name}"] for name in ("RPC_URL", "CONTRACT"))
         return connect_as(url, contract, dev_accounts()[number], locks=self.folder / "home/locks")
 
-    def create(self, *arguments: object) -> int:
-        return int(self.json("job", "create", self.folder / "job.toml", "--account", "sponsor", *arguments)["job"])
+    def create(self, *arguments: object, file: str = "job.toml") -> int:
+        return int(self.json("job", "create", self.folder / file, "--account", "sponsor", *arguments)["job"])
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,8 @@ def test_a_sponsors_way(desk: Desk) -> None:
     assert f"the newest 1 of {later} jobs" in newest.stderr
     desk.json("job", "close", later, "--account", "sponsor")
     accounts = {entry["name"]: entry for entry in desk.json("status")["accounts"]}
-    assert {"job": job, "roles": ["sponsor", "coordinator"], "credit": "0"} in accounts["sponsor"]["jobs"]
+    entry = {"job": job, "roles": ["sponsor", "coordinator"], "deposit": "0", "credit": "0"}
+    assert entry in accounts["sponsor"]["jobs"]
     assert desk.run("status").exit_code == 0
     closed = desk.json("job", "close", job, "--account", "sponsor")
     assert closed["credit"] == str(2 * 10**16)
@@ -297,6 +298,73 @@ def test_stopping_and_leaving(desk: Desk) -> None:
     again.communicate(timeout=60)
     assert desk.json("leave", job, "--account", "ann")["credit"] == str(10**17)
     assert "0.1 ETH were paid" in desk.run("withdraw", job, "--account", "ann").stdout
+
+
+def test_a_coordinator_that_is_stopped_takes_its_bond_home_with_leave(desk: Desk) -> None:
+    address = dev_accounts()[3].address
+    job = desk.create("--coordinator", address)
+    running = desk.start("coordinator", job, "--account", "coordinator")
+    until(running, "deposited the bond")
+    early = desk.run("leave", job, "--account", "coordinator")
+    assert (early.exit_code, "stop it first" in early.stderr) == (6, True), "it would deposit again"
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=60)
+    assert f"job {job}: the bond of 0.5 ETH stays in deposit" in err
+    assert f"`deepledger leave {job}` takes it home, also now" in err
+    assert desk.json("status", job)["bonds"] == {address: str(5 * 10**17)}
+    assert f"{address}, 0.5 ETH in deposit" in " ".join(desk.run("status", job).stdout.split())
+    assert deposits(desk, "coordinator", job) == (str(5 * 10**17), "0")
+    left = desk.json("leave", job, "--account", "coordinator")
+    assert (left["seat"], len(left["bond"]), left["credit"]) == (None, 66, str(5 * 10**17))
+    assert deposits(desk, "coordinator", job) == ("0", str(5 * 10**17))
+    assert "0.5 ETH were paid" in desk.run("withdraw", job, "--account", "coordinator").stdout
+
+
+def test_a_bond_that_is_in_use_stays_and_a_successors_comes_home(desk: Desk) -> None:
+    serving, standby = (dev_accounts()[number].address for number in (3, 0))
+    job = desk.create("--coordinator", serving, "--coordinator", standby)
+    for number in (3, 0):
+        desk.ledger(number).post_bond(job, value=5 * 10**17)
+    for number in (1, 3):
+        desk.ledger(number).join(job, 40, value=10**17)
+    assert [each["stake"] for each in desk.json("status", job)["participants"]] == [str(10**17)] * 2
+    assert deposits(desk, "coordinator", job) == (str(6 * 10**17), "0")
+    shown = " ".join(desk.run("status", job).stdout.split())
+    assert f"{serving}, 0.5 ETH in deposit successors {standby}, 0.5 ETH in deposit" in shown
+    assert desk.json("leave", job, "--account", "sponsor")["credit"] == str(5 * 10**17)
+    desk.ledger(3).commit(job, 0, b"\7" * 32)
+    for says in ("serving coordinator's bond stays while a round can be settled", "participants are committing"):
+        refused = desk.run("leave", job, "--account", "coordinator")
+        assert (refused.exit_code, refused.stdout, says in refused.stderr) == (4, "", True)
+    assert desk.json("status", job)["bonds"] == {serving: str(5 * 10**17), standby: "0"}
+
+
+def test_who_is_coordinator_and_participant_gives_up_what_can_be_given_up(desk: Desk) -> None:
+    job = desk.create("--coordinator", dev_accounts()[3].address)
+    desk.ledger(3).post_bond(job, value=5 * 10**17)
+    for number in (1, 3):
+        desk.ledger(number).join(job, 40, value=10**17)
+    result = desk.run("leave", job, "--account", "coordinator")
+    assert (result.exit_code, "0.1 ETH can be taken home" in result.stdout) == (4, True)
+    assert "bond stays" in result.stderr
+
+
+def test_a_bond_comes_home_from_a_round_that_starved(desk: Desk) -> None:
+    (desk.folder / "brief.toml").write_text(JOB.replace("commit_window = 60", "commit_window = 1"))
+    job = desk.create("--coordinator", dev_accounts()[3].address, file="brief.toml")
+    desk.ledger(3).post_bond(job, value=5 * 10**17)
+    for number in (1, 2):
+        desk.ledger(number).join(job, 40, value=10**17)
+    while desk.json("status", job)["phase"] != "starved":
+        pass
+    assert desk.json("leave", job, "--account", "coordinator")["credit"] == str(5 * 10**17)
+
+
+def deposits(desk: Desk, account: str, job: int) -> tuple[str, str]:
+    """What it has in deposit in a job, and what the job owes it."""
+    (found,) = (each for each in desk.json("status")["accounts"] if each["name"] == account)
+    (part,) = (each for each in found["jobs"] if each["job"] == job)
+    return part["deposit"], part["credit"]
 
 
 Case = tuple[list[str], dict[str, str], int, str]

@@ -107,7 +107,7 @@ def test_only_the_next_one_with_a_bond_takes_over():
 
 
 def seated(count):
-    return {str(seat): Participant(str(seat), seat, 1) for seat in range(count)}
+    return {str(seat): Participant(str(seat), seat, 1, 1) for seat in range(count)}
 
 
 def test_a_successor_takes_over_where_only_a_bond_is_missing():

@@ -15,6 +15,7 @@ from deepledger.protocol.chain.events import (
     Joined,
     Left,
     Outcome,
+    PenaltyTaken,
     Phase,
     RoundOpened,
     RoundStarved,
@@ -23,7 +24,7 @@ from deepledger.protocol.chain.events import (
     Withdrawn,
 )
 from deepledger.protocol.errors import ChainNonsense
-from deepledger.protocol.trail import deadline, phase_at, replay
+from deepledger.protocol.trail import bond_is_free, bond_of, deadline, deposit_of, phase_at, replay
 
 from .scripted import FIRST, SECOND, STRANGER, TERMS, A, B, C, Script, digest
 
@@ -236,12 +237,47 @@ def test_a_trail_folds_piece_by_piece_as_it_does_at_once(script):
     assert replay([]) is None
 
 
+def test_what_is_in_deposit(script):
+    script.say(BondPosted, 1001, coordinator=FIRST, amount=7)
+    script.say(BondPosted, 1001, coordinator=A, amount=7)
+    script.say(PenaltyTaken, 1002, round=0, participant=A, amount=2)
+    job = script.job
+    assert [deposit_of(job, each) for each in (A, B, FIRST, STRANGER)] == [10, 5, 7, 0]
+    job = script.say(BondReleased, 1003, coordinator=A, amount=7)
+    assert [bond_of(job, A), deposit_of(job, A)] == [0, 3]
+
+
+def test_a_bond_is_free_while_nobody_is_owed_anything_by_it(script):
+    assert not bond_is_free(script.job, FIRST, 1099)
+    assert bond_is_free(script.job, FIRST, 1100), "the round has starved"
+    assert bond_is_free(script.job, SECOND, 1099), "it stands by"
+    ready(script)
+    script.say(Settled, 1130, round=0, **SETTLED)
+    assert bond_is_free(script.job, FIRST, 1130), "it waits, and the validation set is public"
+
+
+def test_a_bond_is_not_free_while_a_key_is_owed():
+    script = Script()
+    script.create(validation_lock=b"\1" * 32)
+    script.join(A, B, C)
+    assert bond_is_free(script.job, FIRST, 1000), "nothing was settled with it"
+    script.open(1000)
+    ready(script)
+    script.say(Settled, 1130, round=0, **SETTLED)
+    assert not bond_is_free(script.job, FIRST, 1130)
+    assert bond_is_free(script.job, SECOND, 1130)
+    script.say(ValidationDisclosed, 1140, key=b"\1" * 32)
+    assert bond_is_free(script.job, FIRST, 1140)
+
+
 NONSENSE = {
     "no such round": (Settled, {"round": 5, **SETTLED}),
     "opened while open": (RoundOpened, {"round": 1, "attempt": 0, "commit_end": 1, "reveal_end": 2}),
     "seat taken": (Joined, {"participant": STRANGER, "seat": 1, "samples": 1}),
     "seated twice": (Joined, {"participant": A, "seat": 7, "samples": 1}),
     "left without a seat": (Left, {"participant": STRANGER, "seat": 7, "departure": Departure.MISSING, "stake": 0}),
+    "fined without a seat": (PenaltyTaken, {"round": 0, "participant": STRANGER, "amount": 1}),
+    "fined more than its stake": (PenaltyTaken, {"round": 0, "participant": A, "amount": 6}),
     "starved another round": (RoundStarved, {"round": 2**24, "attempt": 0}),
     "unknown successor": (
         CoordinatorReplaced,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -127,6 +127,8 @@ def coordinator(
             raise
         if stop.is_set():
             reporting.say("stopped; run the same command again to go on")
+        for warning in partings(reader, desk.threads, Address(account.address)):
+            reporting.say(warning)
     if desk.failures:
         raise desk.failures[0]
 
@@ -265,6 +267,24 @@ class _Desk:
             self.failures.append(fault)
 
 
+def partings(reader: Reader, jobs: Iterable[JobId], account: Address) -> Iterator[str]:
+    """What whoever ended a coordinator must know: which bonds are still in deposit, and how they come home."""
+    from deepledger.protocol.chain.follow import Follower
+    from deepledger.protocol.trail import bond_is_free, bond_of
+
+    with suppress(DeepledgerError):
+        for job in jobs:
+            follower = Follower(reader, job)
+            found = follower.job
+            if bond_of(found, account):
+                end = "the job is over" if found.withholds else "a round has starved or the job is over"
+                when = "also now" if bond_is_free(found, account, follower.now()) else f"once {end}"
+                yield (
+                    f"job {job}: the bond of {show.eth(found.terms.bond)} stays in deposit, and may be lost while this "
+                    f"coordinator is away; `deepledger leave {job}` takes it home, {when}"
+                )
+
+
 @contextmanager
 def held(folder: Path, ledger: Ledger, job: JobId) -> Iterator[None]:
     """Nobody else on this machine settles the job with this account meanwhile. Raises `StateError` if somebody does."""
@@ -277,7 +297,7 @@ def held(folder: Path, ledger: Ledger, job: JobId) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise StateError(
-            f"another coordinator with this account settles job {job} already (it holds {path}); stop it first, or use "
+            f"a coordinator with this account settles job {job} already (it holds {path}); stop it first, or use "
             "another account of the job's list"
         ) from None
     except OSError as error:

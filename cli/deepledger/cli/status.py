@@ -50,12 +50,13 @@ def status(
 
 def _accounts(reader: Reader, home: Home, *, json: bool) -> None:
     from deepledger.protocol.keystore import listing
+    from deepledger.protocol.trail import deposit_of
 
     entries, jobs, head = listing(home.accounts), all_jobs(reader), reader.head()
     balances = {entry.address: reader.balance(entry.address) for entry in entries}
     parts = {
         entry.address: [
-            (job.job, roles, reader.credit(job.job, entry.address))
+            (job.job, roles, deposit_of(job, entry.address), reader.credit(job.job, entry.address))
             for job in jobs
             if (roles := _roles(job, entry.address))
         ]
@@ -68,7 +69,8 @@ def _accounts(reader: Reader, home: Home, *, json: bool) -> None:
                 "address": entry.address,
                 "balance": str(balances[entry.address]),
                 "jobs": [
-                    {"job": job, "roles": roles, "credit": str(credit)} for job, roles, credit in parts[entry.address]
+                    {"job": job, "roles": roles, "deposit": str(deposit), "credit": str(credit)}
+                    for job, roles, deposit, credit in parts[entry.address]
                 ],
             }
             for entry in entries
@@ -82,13 +84,16 @@ def _accounts(reader: Reader, home: Home, *, json: bool) -> None:
         show.note(f"no accounts in {home.accounts} yet: make one with `deepledger account new NAME`")
         return
     show.table(
-        ["account", "address", "has", "job", "as", "is owed"],
+        ["account", "address", "has", "job", "as", "in deposit", "is owed"],
         [
             row
             for entry in entries
             for row in [
-                (entry.name, entry.address, show.eth(balances[entry.address]), "", "", ""),
-                *(("", "", "", job, ", ".join(roles), show.eth(credit)) for job, roles, credit in parts[entry.address]),
+                (entry.name, entry.address, show.eth(balances[entry.address]), "", "", "", ""),
+                *(
+                    ("", "", "", job, ", ".join(roles), show.eth(deposit), show.eth(credit))
+                    for job, roles, deposit, credit in parts[entry.address]
+                ),
             ]
         ],
     )
@@ -110,7 +115,7 @@ def _roles(job: Job, account: Address) -> list[str]:
 def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None:
     from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.reputation import FULL
-    from deepledger.protocol.trail import deadline
+    from deepledger.protocol.trail import bond_of, deadline
 
     follower = Follower(reader, number)
     job = follower.job
@@ -120,13 +125,16 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
         return
     ends = deadline(job, follower.now())
     left = f", {show.duration(max(0, ends - follower.now()))} left" if ends is not None else ""
+    rest = job.created.coordinators[job.serving + 1 :]
+    successors = [f"{each}, {show.eth(bond_of(job, each))} in deposit" for each in rest]
     over = f" ({job.outcome.name.lower()})" if job.outcome is not None else ""
     show.pairs(
         f"Job {number}",
         {
             "phase": f"{follower.phase().name.lower()}{over}{left}{_cause(job, follower.phase())}",
             "rounds": f"{job.round} of {job.terms.rounds} settled",
-            "coordinator": job.coordinator,
+            "coordinator": f"{job.coordinator}, {show.eth(bond_of(job, job.coordinator))} in deposit",
+            **({"successors": ", then ".join(successors)} if successors else {}),
             **({"validation set": job.validation} if job.terms.withheld else {}),
             "block": f"{follower.head.number}, {show.moment(follower.head.timestamp)}",
         },
@@ -134,7 +142,7 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
     attempt, names = job.attempt, show.names(job.participants)
     if job.participants:
         show.table(
-            ["seat", "participant", "samples", "reputation", "committed", "revealed", "is owed"],
+            ["seat", "participant", "samples", "reputation", "committed", "revealed", "in deposit", "is owed"],
             [
                 (
                     seat.seat,
@@ -143,6 +151,7 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
                     f"{job.reputation(address) / FULL:.0%}",
                     "yes" if attempt and attempt.has_committed(address) else "",
                     "yes" if attempt and attempt.has_revealed(address) else "",
+                    show.eth(seat.stake),
                     show.eth(reader.credit(number, address)),
                 )
                 for address, seat in sorted(job.participants.items(), key=lambda item: item[1].seat)
@@ -214,7 +223,7 @@ def _reported(blobs: BlobStore, over: SettledRound) -> Report | None:
 def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, Any]:
     from deepledger.protocol.blobs.digest import cid_of
     from deepledger.protocol.reputation import FULL
-    from deepledger.protocol.trail import deadline
+    from deepledger.protocol.trail import bond_of, deadline
 
     job, attempt = follower.job, follower.job.attempt
     return {
@@ -226,6 +235,7 @@ def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, An
         "settled_rounds": job.round,
         "rounds": job.terms.rounds,
         "coordinator": job.coordinator,
+        "bonds": {address: str(bond_of(job, address)) for address in job.created.coordinators},
         "validation": job.validation,
         "model": cid_of(job.model_digest),
         "participants": [
@@ -233,6 +243,7 @@ def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, An
                 "address": address,
                 "seat": seat.seat,
                 "samples": seat.samples,
+                "stake": str(seat.stake),
                 "reputation": job.reputation(address) / FULL,
                 "committed": bool(attempt and attempt.has_committed(address)),
                 "revealed": bool(attempt and attempt.has_revealed(address)),

@@ -22,6 +22,7 @@ from deepledger.protocol.chain.events import (
     Joined,
     Left,
     Outcome,
+    PenaltyTaken,
     Phase,
     Position,
     Revealed,
@@ -32,7 +33,7 @@ from deepledger.protocol.chain.events import (
 )
 from deepledger.protocol.errors import ChainNonsense
 from deepledger.protocol.reputation import FULL, after
-from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds
+from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Participant:
     address: Address
     seat: int
     samples: int  # as declared when it joined
+    stake: Wei  # what is left of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,23 @@ def has_bond(job: Job, coordinator: Address) -> bool:
     return coordinator in job.bonded or job.terms.bond == 0
 
 
+def bond_of(job: Job, coordinator: Address) -> Wei:
+    """What it has in deposit."""
+    return job.terms.bond if coordinator in job.bonded else Wei(0)
+
+
+def deposit_of(job: Job, account: Address) -> Wei:
+    """Its bond, and what is left of its stake."""
+    seat = job.participants.get(account)
+    return Wei(bond_of(job, account) + (seat.stake if seat else 0))
+
+
+def bond_is_free(job: Job, coordinator: Address, now: Seconds) -> bool:
+    """Whether the contract gives it back, as `releaseBond`: nobody is owed a settlement, or a key, by it."""
+    idle = phase_at(job, now) in (Phase.WAITING, Phase.STARVED, Phase.OVER)
+    return job.coordinator != coordinator or (idle and not job.withholds)
+
+
 def successor(job: Job) -> Address | None:
     """The next one on the list that may serve, as `replaceCoordinator` picks it."""
     rest = job.created.coordinators[job.serving + 1 :]
@@ -210,13 +229,19 @@ def _applied(job: Job, event: Event) -> Job:
         case Joined():
             if event.participant in job.participants or event.seat in {p.seat for p in job.participants.values()}:
                 raise _nonsense(event, "the seat or the participant is seated already")
-            seat = Participant(event.participant, event.seat, event.samples)
+            seat = Participant(event.participant, event.seat, event.samples, job.terms.stake)
             return replace(job, participants={**job.participants, event.participant: seat})
         case Left():
             if event.participant not in job.participants:
                 raise _nonsense(event, "it had no seat")
             stay = {address: seat for address, seat in job.participants.items() if address != event.participant}
             return _close_committing(replace(job, participants=stay), event.at.timestamp)
+        case PenaltyTaken():
+            fined = job.participants.get(event.participant)
+            if fined is None or fined.stake < event.amount:
+                raise _nonsense(event, "it had no seat, or a smaller stake")
+            fined = replace(fined, stake=Wei(fined.stake - event.amount))
+            return replace(job, participants={**job.participants, event.participant: fined})
         case RoundOpened():
             if job.attempt is not None or _is_ending(job) or event.round != job.round:
                 raise _nonsense(event, "no such round can be opened")

@@ -39,7 +39,7 @@ MESSAGES: Final = {
     "BondAlreadyPosted": "this coordinator's bond of {bond} wei is posted already; nothing is left to do",
     "NoBond": "{coordinator} has no bond in deposit; there is nothing to release",
     "BondInUse": "the serving coordinator's bond stays while a round can be settled or a withheld validation set is "
-    "not disclosed ({phase}); try again when a round has starved or the job has ended, or disclose its key",
+    "not disclosed ({phase}); let the coordinator go on, or try again when a round has starved or the job has ended",
     "JobFull": "all {most} seats of the job are taken; wait until one is free or join another job",
     "AlreadySeated": "this account sits in seat {seat} already; run the node without joining again",
     "ZeroSamples": "a participant needs at least one training sample; check the data",
