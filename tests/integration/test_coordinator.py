@@ -43,6 +43,7 @@ from deepledger.protocol.errors import (
 )
 from deepledger.protocol.happenings import Waiting, Warned
 from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.report import parse_report
 from deepledger.protocol.settlement import Verdict
 
 
@@ -664,6 +665,25 @@ def test_a_successor_goes_on_from_what_its_predecessor_settled(world, play_of):
     assert_audit_matches(play)
 
 
+def test_a_successor_has_what_screening_remembers_before_it_is_needed(world, play_of):
+    """It looks after it when a round opens, and goes on without what was gone by then; so does the audit."""
+    changes = {"spec_changes": {"screening": {"copy_percent": 3}}}
+    play = play_of(participants=3, coordinators=(1, 8), rounds=2, settle_window=8, **changes)
+    play.round()
+    first, *others = (reveal.digest for reveal in play.see().history[0].opened.reveals)
+    (world.folder / "store" / cid_of(first)).unlink()
+    store = Forgetful(world.store)
+    with running(world, play.job, number=8, store=store) as successor:
+        while "The earlier update" not in successor.until(Warned).message:
+            pass
+        play_round(play)
+        assert store.pinned >= set(others), "while another one serves"
+        assert successor.until(TookOver).round == 1
+        assert successor.until(RoundSettled).round == 1
+    report = parse_report(world.store.read(play.see().history[1].settled.report_digest, limit=1 << 20))
+    assert report.forgotten == (first.hex(),)
+
+
 def test_with_a_bond_at_stake_no_fault_of_ours_ends_it(world, play_of, monkeypatch):
     play = play_of(participants=2)
     faults = [MemoryError("no memory for the model"), RuntimeError("a bug")]
@@ -706,7 +726,7 @@ class Dripping(Real):
 def test_blobs_that_never_end_cost_neither_the_others_nor_the_bond(world, play_of, monkeypatch):
     """Five of them, and four are fetched at a time: the honest one waits for its turn, and gets it."""
     monkeypatch.setattr(verify, "_TURN", 0.1)
-    play = play_of(participants=6, settle_window=6)
+    play = play_of(participants=6, settle_window=16)
     updates = [play.update() for _ in play.nodes]
     store = Dripping(world.store)
     store.slow = {digest_of(update) for update in updates[:5]}

@@ -22,7 +22,7 @@ from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.blobs.spool import FileVector, room_for
 from deepledger.protocol.errors import BlobMissing, StateError
 from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.settlement import Contribution, Verdict
+from deepledger.protocol.settlement import Contribution, Earlier, Verdict
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.types import Address, Digest, Root
 
@@ -129,3 +129,61 @@ def test_a_process_may_open_as_many_files_as_the_machine_lets_it() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) == hard
+
+
+class Dripping:
+    """A store that serves what it has, and never answers for what it is told to keep back."""
+
+    def __init__(self, real: DirectoryStore) -> None:
+        self.real, self.slow, self.asked = real, set[Digest](), list[Digest]()
+        self.pinned = set[Digest]()
+
+    def read_into(self, digest: Digest, buffer: Any) -> None:
+        self.asked.append(digest)
+        if digest in self.slow:
+            threading.Event().wait()
+        self.real.read_into(digest, buffer)
+
+    def pin(self, digest: Digest) -> None:
+        self.pinned.add(digest)
+
+
+def test_earlier_updates_that_are_gone_are_waited_for_by_nobody(
+    spec_of: Callable[..., JobSpec], store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some are missing, some never come, and the others are there."""
+    monkeypatch.setattr(verify, "_TURN", 0.1)
+    spec, dripping = spec_of(), Dripping(store)
+    served: Any = dripping
+    late = threading.Event()
+    verifier = Verifier(served, spec, too_late=lambda _: late.is_set(), warn=lambda _: None, stop=threading.Event())
+    reveals = [reveal(store, spec, seat) for seat in range(7)]
+    there, hanging = ([Earlier(each.participant, each.digest) for each in part] for part in (reveals[:3], reveals[3:]))
+    missing = [Earlier(each.participant, Digest(bytes([each.seat]) * 32)) for each in reveals[:3]]
+    dripping.slow = {each.digest for each in hanging}
+    verifier.remember([*hanging, *missing, *there], known={})
+    assert [verifier.recall(each) for each in missing] == [None] * 3
+    assert [verifier.recall(each)[0:1].tolist() for each in there] == [[1], [2], [3]]
+    late.set()
+    assert [verifier.recall(each) for each in hanging] == [None] * 4
+    verifier.keep()
+    assert dripping.pinned == {each.digest for each in there}
+    verifier.close()
+
+
+def test_what_was_fetched_for_one_round_is_not_fetched_again_for_the_next(
+    spec_of: Callable[..., JobSpec], store
+) -> None:
+    spec, served = spec_of(), Dripping(store)
+    made: list[Verifier] = []
+    for _ in range(2):
+        any_store: Any = served
+        made.append(Verifier(any_store, spec, too_late=never, warn=lambda _: None, stop=threading.Event()))
+    one, two = (reveal(store, spec, seat) for seat in range(2))
+    made[0].expect(one)
+    made[0].fetch(one)
+    earlier = [Earlier(each.participant, each.digest) for each in (one, two)]
+    made[1].remember(earlier, known=made[0].found())
+    made[0].close()
+    assert [made[1].recall(each)[0:1].tolist() for each in earlier] == [[1], [2]]
+    assert served.asked == [one.digest, two.digest]

@@ -315,26 +315,29 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
             receipt=receipt,
         )
     )
-    self.close()
+    self.prepared = self.settling_since = None
     return receipt
 
 
 def _prefetch(self: _Coordinator) -> None:
-    """Begin to verify what has been revealed so far."""
-    job, attempt = self.follower.job, self.follower.job.attempt
-    if attempt is not None and attempt.reveals and decision.serves(job, self.ledger.account):
-        verifier = _verifier(self, attempt)
+    """Begin to verify what has been revealed so far, and to fetch what will be remembered of earlier rounds."""
+    job, attempt, me = self.follower.job, self.follower.job.attempt, self.ledger.account
+    if attempt is None or not (decision.serves(job, me) or decision.stands_by(job, me)):
+        return
+    verifier = _verifier(self, attempt)
+    if attempt.reveals and decision.serves(job, me):
         for contribution in contributions(job, attempt, job.participants, self.bench.spec):
             verifier.expect(contribution)
 
 
 def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
     if self.verifier is None or self.verifying != (attempt.round, attempt.attempt):
+        job, spec = self.follower.job, self.bench.spec
+        known = self.verifier.found() if self.verifier is not None else {}
         self.close()
         self.verifying = (attempt.round, attempt.attempt)
-        self.verifier = Verifier(
-            self.store, self.bench.spec, too_late=partial(_too_late, self), warn=self.warn, stop=self.stop
-        )
+        self.verifier = Verifier(self.store, spec, too_late=partial(_too_late, self), warn=self.warn, stop=self.stop)
+        self.verifier.remember(revealed_in(job, attempt, job.participants, spec).earlier, known=known)
     return self.verifier
 
 

@@ -52,7 +52,8 @@ def check_window(job: Job, spec: JobSpec, pace: Pace) -> None:
 
 def check_room(job: Job, spec: JobSpec) -> None:
     """Raises `StateError` where the temporary folder could not hold what a round may bring."""
-    memory = spec.screening.memory_rounds if spec.screening else 0
+    rounds = spec.screening.memory_rounds if spec.screening and spec.screening.copy_percent else 0
+    memory = rounds + 1 if rounds else 0  # and attempts that starved, see `settlement.Revealed.earlier`
     handed_on = most_coalitions(spec, job.terms.max_participants) > 0  # to the processes that evaluate
     needed = (1 + memory + handed_on) * job.terms.max_participants * spec.update_bytes
     try:

@@ -14,10 +14,9 @@ from typing_extensions import Buffer
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.aggregation.stack import Vector
 from deepledger.protocol.agreement import fetch_model
-from deepledger.protocol.blobs.spool import FileVector, fetch, room_for
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger, Receipt
-from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing
+from deepledger.protocol.errors import BlobError
 from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.evaluators import Evaluator
 from deepledger.protocol.merkle import chunk_root
@@ -36,7 +35,7 @@ from deepledger.protocol.settlement import (
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Attempt, Job
 from deepledger.protocol.types import Digest, Root
-from deepledger.protocol.vectors import ModelVector, update_dtype
+from deepledger.protocol.vectors import ModelVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class _Sources:
     spec: JobSpec
     verifier: Verifier
     evaluator: Evaluator
-    begun: float  # when the last update was there
+    begun: float  # when the last update was there, or given up
 
     def update(self, contribution: Contribution) -> Vector | Verdict:
         update = self.verifier.fetch(contribution)
@@ -74,12 +73,9 @@ class _Sources:
         return update
 
     def earlier_update(self, earlier: Earlier) -> Vector | None:
-        try:
-            with room_for(self.spec.update_bytes) as file, file:
-                fetch(self.store, earlier.digest, file, self.spec.update_bytes)
-                return FileVector(file, update_dtype(self.spec.update))
-        except (BlobMissing, BlobCorrupt):
-            return None
+        update = self.verifier.recall(earlier)
+        self.begun = time.monotonic()
+        return update
 
     def earlier_model(self, digest: Digest) -> ModelVector:
         return fetch_model(self.store, digest, self.spec)
@@ -104,6 +100,7 @@ def prepare(
     """Safe to repeat: same inputs, same model. Raises as the store does until the model is there, and `Stopped`."""
     for contribution in revealed.contributions:
         verifier.expect(contribution)
+    verifier.remember(revealed.earlier, known={})
     model = fetch_model(store, job.model_digest, bench.spec)
     sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())
 

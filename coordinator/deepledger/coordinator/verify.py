@@ -1,41 +1,53 @@
-"""Fetching and inspecting revealed updates, each as soon as it is revealed, while others still reveal."""
+"""Fetching and inspecting revealed updates, each as soon as it is revealed, while others still reveal.
+
+What the job's screening remembers of earlier rounds is fetched meanwhile, so that nobody waits for it in the end.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TypeAlias
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+from typing_extensions import Buffer
 
 from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.blobs.spool import FileVector, fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BlobError
+from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing
 from deepledger.protocol.patience import Stopped
-from deepledger.protocol.settlement import Contribution, Verdict, inspect
+from deepledger.protocol.settlement import Contribution, Earlier, Verdict, inspect
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.types import Digest, Root
 from deepledger.protocol.vectors import update_dtype
 
 _AT_ONCE = 4  # updates fetched and inspected at the same time, at most
 _MAPPED = 1 << 26  # bytes of them in memory at the same time, or as many as the model has
-_AGAIN_AT_ONCE = 2  # of those that were missing before: they must not hold up the others
+_AGAIN_AT_ONCE = 2  # of those that were missing before, and of earlier rounds': they must not hold up the others
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds
 _GLANCE = 0.5  # seconds until `stop` is looked at again
 _LAST_CALL = 2.0  # seconds for all that are asked for once more when it is too late
 _TURN, _USUAL = 5.0, 4 << 20  # seconds, and bytes a second, after which the next may begin
 
 Found: TypeAlias = FileVector | Verdict
+_GONE = (BlobMissing, BlobCorrupt)
+
+
+class _Key(NamedTuple):
+    """A verdict belongs to a digest *and* a root: the same bytes may have been revealed with a false root by somebody
+    who copied them, and who is known as a copier only when the first to commit has revealed, too.
+    """
+
+    digest: Digest
+    root: Root | None  # None: an earlier update, which is not judged
 
 
 class Verifier:
-    """Updates of one attempt, in temporary files: memory does not grow with the number of participants.
-
-    A verdict belongs to a digest *and* a root: the same bytes may have been revealed with a false root by somebody
-    who copied them, and who is known as a copier only when the first to commit has revealed, too.
-    """
+    """Updates for one attempt, in temporary files: memory does not grow with the number of participants."""
 
     def __init__(
         self,
@@ -53,41 +65,72 @@ class Verifier:
         self._store, self._spec, self._too_late, self._warn, self._stop = store, spec, too_late, warn, stop
         fitting = max(spec.model_bytes, _MAPPED) // spec.update_bytes
         self._fresh, self._again = threading.Semaphore(min(fitting, _AT_ONCE)), threading.Semaphore(_AGAIN_AT_ONCE)
-        self._found: dict[tuple[Digest, Root], Future[Found]] = {}
-        self._trouble: dict[tuple[Digest, Root], BlobError] = {}  # the latest
-        self._kept: dict[tuple[Digest, Root], threading.Event] = {}  # of what was found
-        self._loose: dict[tuple[Digest, Root], BlobError] = {}  # why it is not pinned yet
+        self._past = threading.Semaphore(_AGAIN_AT_ONCE)
+        self._found: dict[_Key, Future[Found]] = {}
+        self._trouble: dict[_Key, BlobError] = {}  # the latest
+        self._kept: dict[_Key, threading.Event] = {}  # of what was found
+        self._loose: dict[_Key, BlobError] = {}  # why it is not pinned yet
         self._hurry = threading.Event()  # no more pauses
         self._closed = threading.Event()
         self._last_call: float | None = None  # when it ends
 
     def expect(self, contribution: Contribution) -> None:
         """Begin to fetch and inspect, if that has not begun; ask again for what was given up."""
-        key = (contribution.digest, contribution.root)
-        former = self._found.get(key)
-        if contribution.copy_of is not None or (former is not None and not _in_vain(former)):
-            return
-        self._last_call = None
-        future: Future[Found] = Future()
-        self._found[key] = future
-        # A daemon: a store that hangs must not keep the process from ending.
-        threading.Thread(target=self._run, args=(contribution, future), name="verify", daemon=True).start()
+        if contribution.copy_of is None:
+            self._begin(_key(contribution), lambda: self._obtain(contribution))
+
+    def remember(self, earlier: Iterable[Earlier], *, known: Mapping[Digest, FileVector]) -> None:
+        """Begin to fetch what could be read before this attempt, except what is `known`.
+
+        The store is to keep it, whoever published it: later settlements and audits will want it.
+        """
+        for each in earlier:
+            self._begin(_Key(each.digest, None), partial(self._obtain_earlier, each, known.get(each.digest)))
 
     def fetch(self, contribution: Contribution) -> Found:
         """What `settle` asks for. Blocks until the update is there or given up. Raises `Stopped`, `StateError`.
 
         It is given up here, too: a fetch that neither ends nor fails must not make us miss the deadline.
         """
-        key = (contribution.digest, contribution.root)
+        return self._await(_key(contribution), _name(contribution), enough=())
+
+    def recall(self, earlier: Earlier) -> FileVector | None:
+        """As `fetch`, for an earlier update; None if the store does not find it.
+
+        It has been asked for since the attempt began: no pay depends on it, and it is not waited for.
+        """
+        found = self._await(_Key(earlier.digest, None), _name(earlier), enough=_GONE)
+        return None if isinstance(found, Verdict) else found
+
+    def found(self) -> dict[Digest, FileVector]:
+        """What is here, by digest."""
+        results = {key.digest: future.result() for key, future in self._found.items() if _is_here(future)}
+        return {digest: found for digest, found in results.items() if not isinstance(found, Verdict)}
+
+    def _begin(self, key: _Key, obtain: Callable[[], Found]) -> None:
+        former = self._found.get(key)
+        if former is not None and not _in_vain(former):
+            return
+        self._last_call = None
+        future: Future[Found] = Future()
+        self._found[key] = future
+        # A daemon: a store that hangs must not keep the process from ending.
+        threading.Thread(target=self._run, args=(key, obtain, future), name="verify", daemon=True).start()
+
+    def _await(self, key: _Key, what: str, *, enough: tuple[type[BlobError], ...]) -> Found:
+        """`enough`: the errors after which there is no need to try again."""
         while True:
-            late = self._too_late(self._trouble.get(key))
+            trouble, future = self._trouble.get(key), self._found[key]
+            if isinstance(trouble, enough) and not future.done():
+                return Verdict.UNAVAILABLE
+            late = self._too_late(trouble)
             try:
-                return self._found[key].result(self._rest_of_last_call() if late else _GLANCE)
+                return future.result(self._rest_of_last_call() if late else _GLANCE)
             except TimeoutError:
                 if self._stop.is_set():
                     raise Stopped from None
                 if late:
-                    self._warn(f"The update of {contribution.participant} is given up: it has not come in time.")
+                    self._warn(f"{what} is given up: it has not come in time.")
                     return Verdict.UNAVAILABLE
 
     def keep(self) -> None:
@@ -105,7 +148,8 @@ class Verifier:
                     raise Stopped
                 if late:
                     why = self._loose.get(key, "the blob store is slow")
-                    self._warn(f"Update {cid_of(key[0])} is not kept, without which nobody can audit this round: {why}")
+                    name = cid_of(key.digest)
+                    self._warn(f"Update {name} is not kept, without which nobody can audit this round: {why}")
                     break
 
     def close(self) -> None:
@@ -119,52 +163,71 @@ class Verifier:
             self._hurry.set()
         return max(0.0, self._last_call - time.monotonic())
 
-    def _run(self, contribution: Contribution, future: Future[Found]) -> None:
+    def _run(self, key: _Key, obtain: Callable[[], Found], future: Future[Found]) -> None:
         try:
-            found = self._obtain(contribution)
+            found = obtain()
         except BaseException as error:
             future.set_exception(error)
             return
         if found is Verdict.UNAVAILABLE:
             future.set_result(found)
             return
-        key = (contribution.digest, contribution.root)
         self._kept[key] = threading.Event()
         future.set_result(found)
         self._keep(key)
 
     def _obtain(self, contribution: Contribution) -> Found:
-        pause, slots = _FIRST_PAUSE, self._fresh
+        judge = partial(inspect, contribution=contribution, spec=self._spec)
+        turns = (self._fresh, self._again)
+        return self._persist(_key(contribution), _name(contribution), turns=turns, judge=judge)
+
+    def _obtain_earlier(self, earlier: Earlier, known: FileVector | None) -> Found:
+        if known is not None:
+            return known
+        turns = (self._past, self._past)
+        return self._persist(_Key(earlier.digest, None), _name(earlier), turns=turns, judge=lambda _: None)
+
+    def _persist(
+        self,
+        key: _Key,
+        what: str,
+        *,
+        turns: tuple[threading.Semaphore, threading.Semaphore],
+        judge: Callable[[Buffer], object],
+    ) -> Found:
+        """Ask until it is there, or it is too late. `turns` are those of the first time, and of all others."""
+        pause, (slots, later) = _FIRST_PAUSE, turns
         while True:
             try:
                 with _turn(slots, _TURN + self._spec.update_bytes / _USUAL):
-                    return Verdict.UNAVAILABLE if self._closed.is_set() else self._fetched(contribution)
+                    return Verdict.UNAVAILABLE if self._closed.is_set() else self._fetched(key.digest, judge)
             except BlobError as error:
-                self._trouble[contribution.digest, contribution.root] = error
+                known = key in self._trouble
+                self._trouble[key] = error
                 # Whoever is at fault, the participant gets time: only the deadline makes an update unavailable.
                 if self._closed.is_set() or self._too_late(error):
-                    self._warn(f"The update of {contribution.participant} is given up: {error}")
+                    self._warn(f"{what} is given up: {error}")
                     return Verdict.UNAVAILABLE
-                if slots is self._fresh:
-                    self._warn(f"The update of {contribution.participant} is asked for again: {error}")
-            slots = self._again
+                if not known:
+                    self._warn(f"{what} is asked for again: {error}")
+            slots = later
             if self._hurry.wait(pause):
                 self._closed.wait(_FIRST_PAUSE)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _fetched(self, contribution: Contribution) -> Found:
+    def _fetched(self, digest: Digest, judge: Callable[[Buffer], object]) -> Found:
         """Room is taken for the time of a turn, and kept only by what counts: a reveal costs its author nothing."""
         size = self._spec.update_bytes
         with room_for(size) as file, file:
-            fetch(self._store, contribution.digest, file, size)
-            judged = inspect(view(file, size), contribution, self._spec)
+            fetch(self._store, digest, file, size)
+            judged = judge(view(file, size))
             return judged if isinstance(judged, Verdict) else FileVector(file, update_dtype(self._spec.update))
 
-    def _keep(self, key: tuple[Digest, Root]) -> None:
+    def _keep(self, key: _Key) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:
-                self._store.pin(key[0])
+                self._store.pin(key.digest)
                 break
             except BlobError as error:
                 self._loose[key] = error
@@ -192,6 +255,19 @@ def _turn(slots: threading.Semaphore, seconds: float) -> Iterator[None]:
     finally:
         timer.cancel()
         give_back()
+
+
+def _key(contribution: Contribution) -> _Key:
+    return _Key(contribution.digest, contribution.root)
+
+
+def _name(update: Contribution | Earlier) -> str:
+    what = "The earlier update" if isinstance(update, Earlier) else "The update"
+    return f"{what} of {update.participant}"
+
+
+def _is_here(future: Future[Found]) -> bool:
+    return future.done() and future.exception() is None
 
 
 def _in_vain(future: Future[Found]) -> bool:
