@@ -158,6 +158,28 @@ def test_a_turn_that_cannot_be_finished_does_not_count() -> None:
     assert sum(found.values()) == pytest.approx(additive(2**20 - 1), rel=0.02)  # less what was cut off at the ends
 
 
+@pytest.mark.parametrize("count", [46, 64])
+def test_equals_are_paid_equally_where_not_even_one_turn_is_whole(count) -> None:
+    """n(n - 1) + 2 coalitions are more than the job allows: the turn is cut at a place, where all have been equally
+    often.
+    """
+    asked = Asked(lambda mask: 1000 * mask.bit_count())
+    found = gtg_shapley(list(range(count)), asked, shuffle=shuffled(1), most=2000)
+    assert len(asked.coalitions) > 1900
+    assert len(set(found.values())) == 1 < min(found.values())
+
+
+@pytest.mark.parametrize("count", [46, 64])
+def test_whoever_of_two_with_the_same_to_add_comes_first_is_drawn_anew_at_each_place(count) -> None:
+    """In the cyclic shifts of one order, one of them would nearly always come first."""
+
+    def twins(mask: int) -> int:
+        return 1000 * ((mask >> 2).bit_count() + bool(mask & 3))
+
+    shares = [gtg_shapley(list(range(count)), Asked(twins), shuffle=shuffled(seed), most=2000) for seed in range(8)]
+    assert all(Fraction(1, 2) < found[0] / found[1] < 2 for found in shares)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 30])
 def test_additive_games_are_split_into_their_parts(count) -> None:
     players = list(range(count))

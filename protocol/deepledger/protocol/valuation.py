@@ -33,8 +33,8 @@ def worths(rewards: ContributionRewards, players: Sequence[Player], value: Value
     if len(players) <= MOST_EXACT:
         return shapley(players, value)
 
-    def shuffle(number: int, rest: Sequence[Player]) -> Sequence[Player]:
-        return sorted(rest, key=lambda player: sha256(seed + f"{number}|{player}".encode()).digest())
+    def shuffle(number: int, things: Sequence[int]) -> Sequence[int]:
+        return sorted(things, key=lambda thing: sha256(seed + f"{number}|{thing}".encode()).digest())
 
     return gtg_shapley(players, value, shuffle=shuffle, most=rewards.most_evaluations)
 
@@ -68,14 +68,15 @@ def shapley(players: Sequence[Player], value: Value) -> Worths:
 
 
 def gtg_shapley(
-    players: Sequence[Player], value: Value, *, shuffle: Callable[[int, Sequence[Player]], Sequence[Player]], most: int
+    players: Sequence[Player], value: Value, *, shuffle: Callable[[int, Sequence[int]], Sequence[int]], most: int
 ) -> Worths:
     """GTG-Shapley (Liu et al. 2022, algorithm 1): Monte Carlo over permutations in which everybody comes first equally
     often, each cut off once nearly the whole gain is there; until estimates settle or `most` coalitions were valued.
 
-    `shuffle(number, players)` orders the players behind the first one of permutation `number`. A turn that `most` cuts
-    short is not counted unless it is the first. The paper pays nobody in rounds with little gain; here they are valued
-    like all others.
+    Here everybody comes equally often at every place, not only at the first: a turn's permutations are the rows of a
+    Latin square that `shuffle(number, things)` draws. So the first turn may be cut short by `most`, which happens from
+    46 players on: what everybody adds at the early places is compared then. Later turns count only if they are whole.
+    The paper pays nobody in rounds with little gain; here they are valued like all others.
     """
     players = sorted(players)
     everybody = mask_of(players)
@@ -90,10 +91,7 @@ def gtg_shapley(
     sums: dict[Player, int] = dict.fromkeys(players, 0)
     before: Worths | None = None
     for turn in count():
-        orders = [
-            (first, *shuffle(turn * len(players) + number, [player for player in players if player != first]))
-            for number, first in enumerate(players)
-        ]
+        orders = _latin_square(shuffle(2 * turn, players), shuffle(2 * turn + 1, range(len(players))))
         prefixes = [0] * len(orders)
         for place in range(len(players)):
             going = [
@@ -113,6 +111,15 @@ def gtg_shapley(
             return estimate
         before = estimate
     raise AssertionError("count() does not end")
+
+
+def _latin_square(players: Sequence[Player], shifts: Sequence[int]) -> Sequence[Sequence[Player]]:
+    """Permutations, as many as players, in which each comes once at each place.
+
+    The cyclic shifts of one order would do that, too, but would put the same neighbours before a player every time.
+    """
+    number = len(players)
+    return [[players[(row + shift) % number] for shift in shifts] for row in range(number)]
 
 
 def mask_of(players: Iterable[Player]) -> int:
