@@ -528,6 +528,26 @@ def test_coalitions_on_which_the_task_fails_here_accuse_nobody_and_excuse_nobody
     assert result.evaluation == "checked in 0 of 2 rounds: the task failed here on models of coalitions"
 
 
+def test_what_counts_as_samples_is_the_tasks_business_also_where_it_fails(world, monkeypatch):
+    """One that counts tokens, and fails on the settled model: there, samples are what it cannot count any more."""
+    rewards = {"policy": "contribution", "metric": "accuracy"}
+    play = sys.modules[type(world).__module__].Play(world, spec_changes={"rewards": rewards})
+    whole = Task.evaluate
+
+    def evaluate(task, model, data):
+        if 0.02 < float(model.weight.detach().mean()) < 0.06:  # the mean of all updates, and of no part of them
+            raise BadInput("evaluate failed: ValueError")
+        return whole(task, model, data).model_copy(update={"samples": 20 * len(data)})
+
+    monkeypatch.setattr(Task, "evaluate", evaluate)
+    one = 2**play.spec.update.fraction_bits
+    play.round([np.full(420, part * one, "<i2").tobytes() for part in (0.2, -0.2, 0.1)])
+    result = audited(play)
+    assert result.matches, result.findings
+    assert result.rounds[0].report.evaluation.samples == 34
+    assert {each.samples for each in result.rounds[0].report.coalitions} == {34, 680}
+
+
 def test_without_torch_all_but_the_evaluation_is_derived(play, valued):
     """Scores follow from the results that the report claims."""
     for _ in range(3):

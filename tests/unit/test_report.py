@@ -17,10 +17,12 @@ from deepledger.protocol.report import (
     report_bytes,
 )
 from deepledger.protocol.settlement import Coalition, Contribution, Judged, Settlement, Verdict, most_coalitions
+from deepledger.protocol.task import WORST_LOSS
 
 from .scripted import A, B, C, Script, digest
 
 RESULT = Evaluation(samples=100, correct=80, loss_millionths=400_000)
+FAILED = Evaluation(samples=5, correct=0, loss_millionths=WORST_LOSS)  # where samples are not what a task counts
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def report() -> Report:
             judged=judged,
             saturated=4,
             forgotten=(digest(8),),
-            evaluations={Coalition(0b110, plain=True): RESULT, Coalition(2**63): RESULT},
+            evaluations={Coalition(0b110, plain=True): RESULT, Coalition(2**63): FAILED},
         ),
         chain_id=31337,
         contract="0x" + "9" * 40,
@@ -62,6 +64,7 @@ def test_a_report_comes_back_as_it_was(report):
     assert parse_report(report_bytes(report)) == report
     assert [update.verdict for update in report.updates] == [Verdict.ACCEPTED, Verdict.COPY, Verdict.NORM_EXCEEDED]
     assert report.updates[1].copy_of == A
+    assert report.evaluations() == {Coalition(0b110, plain=True): RESULT, Coalition(2**63): FAILED}
     assert (report.attempt, report.saturated, report.model_after.root) == (2, 4, digest(6).hex())
     assert (report.evaluation.accuracy, report.evaluation.loss) == (0.91, 0.25)
     assert Evaluation(samples=0, correct=0, loss_millionths=0).accuracy == 0
@@ -82,7 +85,9 @@ CHANGES = {
     "signs.norm": lambda fields: fields["updates"][0]["signs"].update(norm=-1),
     "note": lambda fields: fields.update(note="hello"),
     "round": lambda fields: fields.pop("round"),
-    "version": lambda fields: fields.update(version=2),
+    "version": lambda fields: fields.update(version=1),
+    "evaluation: 101 of 100 samples are correct": lambda fields: fields["evaluation"].update(correct=101),
+    "coalitions.0: 101 of 100 samples are correct": lambda fields: fields["coalitions"][0].update(correct=101),
 }
 
 
@@ -98,11 +103,11 @@ def test_a_hostile_report_is_refused_in_one_line(named, change, report):
 
 def test_only_the_canonical_form_is_read(report):
     data = report_bytes(report)
-    for other in (data + b" ", data.replace(b'"version":1', b'"version": 1')):
+    for other in (data + b" ", data.replace(b'"version":2', b'"version": 2')):
         with pytest.raises(BadSpec, match="not in canonical form"):
             parse_report(other)
     with pytest.raises(BadSpec, match="not valid JSON: a key stands twice"):
-        parse_report(data.replace(b'"version":1', b'"version":1,"version":1'))
+        parse_report(data.replace(b'"version":2', b'"version":2,"version":2'))
     with pytest.raises(BadSpec, match="the report has more than"):
         parse_report(data.ljust(MAX_REPORT_BYTES + 1))
 
@@ -117,7 +122,7 @@ def test_the_largest_report_has_room(report, spec_of):
     spec = spec_of(screening={"harm_percent": 1}, rewards={"policy": "contribution", "most_evaluations": 4000})
     number = most_coalitions(spec, 64)
     assert number <= MAX_COALITIONS
-    coalition = EvaluatedCoalition(seats="f" * 16, plain=False, correct=2**32, loss_millionths=worst)
+    coalition = EvaluatedCoalition(seats="f" * 16, plain=False, samples=most, correct=most, loss_millionths=worst)
     largest = report.model_copy(
         update={
             "updates": (update,) * 64,

@@ -160,6 +160,7 @@ FAILURES = {
     "no dictionary": ('{"samples": len(data), "correct": 1, "loss": 0.5}', "0.5", "evaluate of task .* must: evaluate"),
     "no loss": (', "loss": 0.5', "", "evaluate of task .* must: evaluate"),
     "negative": ('"correct": 1', '"correct": -1', "evaluate of task .* must: evaluate"),
+    "more than all": ('"correct": 1', '"correct": 4', "evaluate of task .* must: evaluate"),
     "text": ('"loss": 0.5', '"loss": "low"', "evaluate of task .* must: evaluate"),
 }
 

@@ -55,17 +55,15 @@ class JudgedUpdate(_Part):
     score: Count
 
 
-class EvaluatedCoalition(_Part):
-    """The model of some updates, as the plain mean or by the job's rule: what scores and verdicts follow from."""
+class EvaluatedCoalition(Evaluation):
+    """Of the model of some updates, as the plain mean or by the job's rule: what scores and verdicts follow from."""
 
     seats: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,16}$")]  # a bit mask, hexadecimal
     plain: bool
-    correct: Count
-    loss_millionths: Count
 
 
 class Report(_Part):
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     chain_id: Count
     contract: AddressText
     job: Count
@@ -84,7 +82,7 @@ class Report(_Part):
         """Of coalitions, as they were claimed."""
         return {
             Coalition(int(each.seats, 16), each.plain): Evaluation(
-                samples=self.evaluation.samples, correct=each.correct, loss_millionths=each.loss_millionths
+                samples=each.samples, correct=each.correct, loss_millionths=each.loss_millionths
             )
             for each in self.coalitions
         }
@@ -133,8 +131,7 @@ def build_report(
             EvaluatedCoalition(
                 seats=f"{coalition.seats:x}",
                 plain=coalition.plain,
-                correct=result.correct,
-                loss_millionths=result.loss_millionths,
+                **result.model_dump(),
             )
             for coalition, result in settlement.evaluations.items()
         ),

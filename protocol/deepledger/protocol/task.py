@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deepledger.protocol.errors import BadInput, TaskMismatch
 from deepledger.protocol.spec import LayoutEntry, TaskPin
@@ -31,7 +31,7 @@ FUNCTIONS = {
     "build_model": "build_model() -> torch.nn.Module",
     "load_data": "load_data(path) -> data with a length",
     "train": "train(model, data, **hyperparameters) -> None, changing the model in place",
-    "evaluate": 'evaluate(model, data) -> {"samples": int, "correct": int, "loss": float}',
+    "evaluate": 'evaluate(model, data) -> {"samples": int, "correct": int (of those), "loss": float}',
 }
 MAX_SOURCE_BYTES = 1 << 20
 WORST_LOSS = 10**15
@@ -46,6 +46,12 @@ class Evaluation(BaseModel):
     samples: Annotated[int, Field(ge=0, lt=1 << 53)]
     correct: Annotated[int, Field(ge=0, lt=1 << 53)]
     loss_millionths: Annotated[int, Field(ge=0, lt=1 << 53)]
+
+    @model_validator(mode="after")
+    def _no_more_are_correct_than_there_are(self) -> Evaluation:
+        if self.correct > self.samples:
+            raise ValueError(f"{self.correct} of {self.samples} samples are correct")
+        return self
 
     @property
     def accuracy(self) -> float:
