@@ -16,7 +16,7 @@ from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.chain.events import Credited, Phase, Settled
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.settlement import Coalition, Judged, Verdict
-from deepledger.protocol.task import Task
+from deepledger.protocol.task import WORST_LOSS, Task
 
 
 def audited(play):
@@ -500,7 +500,7 @@ def test_an_evaluation_that_failed_there_and_fails_here_is_checked(play, monkeyp
     monkeypatch.undo()
     (finding,) = audited(play).findings
     assert finding.kind is Kind.EVALUATION
-    assert "0/34 correct, loss 1000000000" in finding.claimed
+    assert finding.claimed == "the task failed"
 
 
 def test_coalitions_on_which_the_task_fails_here_accuse_nobody_and_excuse_nobody(world, monkeypatch):
@@ -528,24 +528,77 @@ def test_coalitions_on_which_the_task_fails_here_accuse_nobody_and_excuse_nobody
     assert result.evaluation == "checked in 0 of 2 rounds: the task failed here on models of coalitions"
 
 
+def uneven(play):
+    """Updates whose mean `is_mean_of_uneven`, as no mean of a part of them is."""
+    one = 2**play.spec.update.fraction_bits
+    return [np.full(420, part * one, "<i2").tobytes() for part in (0.2, -0.2, 0.1)]
+
+
+def is_mean_of_uneven(model):
+    return 0.02 < float(model.weight.detach().mean()) < 0.06
+
+
+def on_the_mean_of_uneven(monkeypatch, result):
+    """From now on the task does this with its result for that model."""
+    whole = Task.evaluate
+
+    def evaluate(task, model, data):
+        found = whole(task, model, data)
+        return result(found) if is_mean_of_uneven(model) else found
+
+    monkeypatch.setattr(Task, "evaluate", evaluate)
+
+
+def fail(_):
+    raise BadInput("evaluate failed: ValueError")
+
+
+def be_no_number(result):
+    return result.model_copy(update={"correct": 0, "loss_millionths": WORST_LOSS})
+
+
 def test_what_counts_as_samples_is_the_tasks_business_also_where_it_fails(world, monkeypatch):
     """One that counts tokens, and fails on the settled model: there, samples are what it cannot count any more."""
     rewards = {"policy": "contribution", "metric": "accuracy"}
     play = sys.modules[type(world).__module__].Play(world, spec_changes={"rewards": rewards})
     whole = Task.evaluate
 
-    def evaluate(task, model, data):
-        if 0.02 < float(model.weight.detach().mean()) < 0.06:  # the mean of all updates, and of no part of them
-            raise BadInput("evaluate failed: ValueError")
+    def count_tokens(task, model, data):
         return whole(task, model, data).model_copy(update={"samples": 20 * len(data)})
 
-    monkeypatch.setattr(Task, "evaluate", evaluate)
-    one = 2**play.spec.update.fraction_bits
-    play.round([np.full(420, part * one, "<i2").tobytes() for part in (0.2, -0.2, 0.1)])
+    monkeypatch.setattr(Task, "evaluate", count_tokens)
+    on_the_mean_of_uneven(monkeypatch, fail)
+    play.round(uneven(play))
     result = audited(play)
     assert result.matches, result.findings
     assert result.rounds[0].report.evaluation.samples == 34
     assert {each.samples for each in result.rounds[0].report.coalitions} == {34, 680}
+
+
+@pytest.mark.parametrize("bad", [be_no_number, fail])
+def test_praise_for_a_model_with_the_worst_result_is_named(world, monkeypatch, bad):
+    """That the task fails here can neither accuse nor excuse: it may be this machine's fault."""
+    play = sys.modules[type(world).__module__].Play(world, spec_changes={"rewards": {"policy": "contribution"}})
+
+    class Praising(play.sources):
+        def evaluate(self, coalitions, wanted):
+            praise = {"correct": 34, "loss_millionths": 0}
+            for coalition, result in zip(wanted, super().evaluate(coalitions, wanted), strict=True):
+                yield result.model_copy(update=praise if coalition.seats == 0b111 else {})
+
+    play.sources = Praising
+    on_the_mean_of_uneven(monkeypatch, bad)
+    play.round(uneven(play))
+    result = audited(play)
+    if bad is fail:
+        assert result.findings == ()
+        assert result.evaluation == "checked in 0 of 1 rounds: the task failed here on models of coalitions"
+    else:
+        (finding,) = result.findings
+        assert finding.kind is Kind.EVALUATION
+        assert (finding.claimed, finding.derived) == (
+            "34/34 correct, loss 0.000000", "0/34 correct, loss 1000000000.000000",
+        )  # fmt: skip
 
 
 def test_without_torch_all_but_the_evaluation_is_derived(play, valued):

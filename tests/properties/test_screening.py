@@ -14,11 +14,11 @@ from deepledger.protocol.report import SignsOf
 from deepledger.protocol.screening import Known, Screened, Sign, screen
 from deepledger.protocol.settlement import Verdict
 from deepledger.protocol.spec import LayoutEntry, Screening
-from deepledger.protocol.task import WORST_LOSS
+from deepledger.protocol.task import FAILED_LOSS
 
 SIZE = 8
 LAYOUT = (LayoutEntry(name="last", shape=(3, 2), offset=0), LayoutEntry(name="bias", shape=(2,), offset=6))
-MOST = WORST_LOSS
+MOST = FAILED_LOSS
 
 vectors = st.lists(
     st.integers(-2, 2) | st.integers(-(2**31), 2**31 - 1) | st.sampled_from([-(2**31), 2**31 - 1]),

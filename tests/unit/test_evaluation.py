@@ -16,7 +16,7 @@ from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation import Bench, prepare_bench
 from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import build_spec
-from deepledger.protocol.task import WORST_LOSS, Task, layout_of, read_floats, read_source
+from deepledger.protocol.task import FAILED_LOSS, Task, layout_of, read_floats, read_source
 from deepledger.protocol.vectors import encode_model
 
 TASK = """
@@ -94,7 +94,7 @@ def test_nothing_is_left_behind_by_data_that_cannot_be_loaded(tmp_path: Path, te
 def test_a_model_that_the_task_cannot_stand_has_the_worst_result(tmp_path: Path, temporary: Path) -> None:
     bench = prepare(tmp_path, b"123")
     poisoned = encode_model(np.array([1000, 0], np.float32), bench.spec.model)
-    assert bench.evaluate(poisoned) == Evaluation(samples=3, correct=0, loss_millionths=WORST_LOSS)
+    assert bench.evaluate(poisoned) == Evaluation(samples=3, correct=0, loss_millionths=FAILED_LOSS)
     with pytest.raises(BadInput, match="contains infinity"):
         bench.try_out(poisoned)
 

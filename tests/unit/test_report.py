@@ -17,12 +17,12 @@ from deepledger.protocol.report import (
     report_bytes,
 )
 from deepledger.protocol.settlement import Coalition, Contribution, Judged, Settlement, Verdict, most_coalitions
-from deepledger.protocol.task import WORST_LOSS
+from deepledger.protocol.task import FAILED_LOSS
 
 from .scripted import A, B, C, Script, digest
 
 RESULT = Evaluation(samples=100, correct=80, loss_millionths=400_000)
-FAILED = Evaluation(samples=5, correct=0, loss_millionths=WORST_LOSS)  # where samples are not what a task counts
+FAILED = Evaluation(samples=5, correct=0, loss_millionths=FAILED_LOSS)  # where samples are not what a task counts
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_only_the_canonical_form_is_read(report):
 
 def test_the_largest_report_has_room(report, spec_of):
     """As much as a spec allows: 64 updates, 4 rounds remembered, everybody suspected, Shapley values of all."""
-    most, worst = 2**53 - 1, 10**15
+    most, worst = 2**53 - 1, FAILED_LOSS
     signs = SignsOf(norm=worst, likeness=2 * 10**12, like=A, profile=-(10**6), alignment=-(10**6), harm=-worst)
     update = report.updates[1].model_copy(
         update={"verdict": Verdict.LABEL_FLIPPED, "seat": 63, "weight": 2**32, "score": 2**32, "signs": signs}

@@ -15,7 +15,7 @@ from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.spool import FileVector, fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing
-from deepledger.protocol.evaluation import agrees, may_be_failure
+from deepledger.protocol.evaluation import agrees
 from deepledger.protocol.evaluators import Evaluator
 from deepledger.protocol.report import Report
 from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Earlier, Verdict, inspect
@@ -103,7 +103,7 @@ class Claims:
         derived = dict(zip(wanted, self._evaluator.evaluate(coalitions, wanted), strict=True))
         claimed = {coalition: self._evaluations.get(coalition, result) for coalition, result in derived.items()}
         other = [each for each in wanted if not agrees(claimed[each], derived[each], self._spec.validation)]
-        wrong = [each for each in other if not may_be_failure(derived[each])]
+        wrong = [each for each in other if not derived[each].failed]
         if len(wrong) < len(other):
             self.unchecked = "the task failed here on models of coalitions"
         if wrong:
@@ -114,7 +114,7 @@ class Claims:
                 say(claimed[wrong[0]]),
                 say(derived[wrong[0]]),
             )
-        if any(may_be_failure(derived[coalition]) for coalition in missing):
+        if any(derived[coalition].failed for coalition in missing):
             raise Underivable
         return [claimed[coalition] for coalition in wanted]
 
@@ -127,4 +127,6 @@ class Claims:
 
 
 def say(evaluation: Evaluation) -> str:
+    if evaluation.failed:
+        return "the task failed"
     return f"{evaluation.correct}/{evaluation.samples} correct, loss {evaluation.loss:.6f}"

@@ -17,7 +17,7 @@ from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import JobSpec, Validation
-from deepledger.protocol.task import WORST_LOSS, Task, TaskSource, layout_of, write_floats
+from deepledger.protocol.task import FAILED_LOSS, Task, TaskSource, layout_of, write_floats
 from deepledger.protocol.vectors import ModelVector, decode_model
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Bench:
     path: Path  # of the validation set
 
     def evaluate(self, model: ModelVector) -> Evaluation:
-        """A model on which the task's own code fails has the worst result: no update may stop a job.
+        """A model on which the task's own code fails has the worst result, and one that says so: no update may stop a
+        job.
 
         It is tried twice, because this machine may have been short of something for a moment.
         """
@@ -53,7 +54,7 @@ class Bench:
 
     @property
     def worst(self) -> Evaluation:
-        return Evaluation(samples=len(self.validation), correct=0, loss_millionths=WORST_LOSS)
+        return Evaluation(samples=len(self.validation), correct=0, loss_millionths=FAILED_LOSS)
 
 
 def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource, *, key: bytes | None = None) -> Bench:
@@ -102,11 +103,6 @@ def _no_room(error: OSError) -> StateError:
         f"cannot keep the validation set in a temporary file: {error.strerror}; free space, or set TMPDIR to another "
         "folder"
     )
-
-
-def may_be_failure(derived: Evaluation) -> bool:
-    """Whether `Bench.evaluate` says this where the task failed: on this machine, and perhaps not on another."""
-    return derived.correct == 0 and derived.loss_millionths == WORST_LOSS
 
 
 def agrees(claimed: Evaluation, derived: Evaluation, tolerance: Validation) -> bool:

@@ -36,6 +36,8 @@ FUNCTIONS = {
 MAX_SOURCE_BYTES = 1 << 20
 WORST_LOSS = 10**15
 """In millionths: what a loss that is not a number counts as."""
+FAILED_LOSS = WORST_LOSS + 1
+"""What stands for the loss of a model on which the task fails; no task returns it."""
 
 
 class Evaluation(BaseModel):
@@ -52,6 +54,11 @@ class Evaluation(BaseModel):
         if self.correct > self.samples:
             raise ValueError(f"{self.correct} of {self.samples} samples are correct")
         return self
+
+    @property
+    def failed(self) -> bool:
+        """Whether the task failed on the model: on one machine, and perhaps not on another."""
+        return self.loss_millionths == FAILED_LOSS
 
     @property
     def accuracy(self) -> float:
