@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -255,13 +256,13 @@ def test_a_lie_about_worth_is_named(valued, lie, updates, kinds, words):
     assert any(words in finding.explanation for finding in result.findings)
 
 
-def bent(play, parts):
+def bent(play, parts, *, seats=0b0010):
     """Sources that make a coordinator settle consistently with results that are off by some millionths of the loss."""
 
     class Bent(play.sources):
         def evaluate(self, coalitions, wanted):
             for coalition, result in zip(wanted, super().evaluate(coalitions, wanted), strict=True):
-                off = result.loss_millionths * parts // 10**6 if coalition.seats == 0b0010 else 0
+                off = result.loss_millionths * parts // 10**6 if coalition.seats == seats else 0
                 yield result.model_copy(update={"loss_millionths": result.loss_millionths - off})
 
     return Bent
@@ -524,7 +525,7 @@ def test_coalitions_on_which_the_task_fails_here_accuse_nobody_and_excuse_nobody
     result = audited(play)
     assert {finding.round for finding in result.findings} == {1}
     assert Kind.EVALUATION in {finding.kind for finding in result.findings}
-    assert result.rounds[0].derived
+    assert result.rounds[0].believed > 0
     assert result.evaluation == "checked in 0 of 2 rounds: the task failed here on models of coalitions"
 
 
@@ -592,6 +593,8 @@ def test_praise_for_a_model_with_the_worst_result_is_named(world, monkeypatch, b
     result = audited(play)
     if bad is fail:
         assert result.findings == ()
+        assert not result.matches
+        assert result.rounds[0].believed == 1
         assert result.evaluation == "checked in 0 of 1 rounds: the task failed here on models of coalitions"
     else:
         (finding,) = result.findings
@@ -601,29 +604,69 @@ def test_praise_for_a_model_with_the_worst_result_is_named(world, monkeypatch, b
         )  # fmt: skip
 
 
-def test_without_torch_all_but_the_evaluation_is_derived(play, valued):
-    """Scores follow from the results that the report claims."""
-    for _ in range(3):
-        play.round()
-        valued.round(valued.trained())
-    script = f"""
+def without_torch(play, job, *arguments):
+    """Exit status and output of an audit by somebody who has no torch."""
+    script = """
 import sys
 sys.modules["torch"] = None
 from importlib import util
 find = util.find_spec
 util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
-from pathlib import Path
-from deepledger.auditor.audit import audit
-from deepledger.protocol.blobs import open_store
-from deepledger.protocol.chain.web3_ledger import connect
-reader = connect({play.world.url!r}, {play.world.contract!r})
-store = open_store({str(play.world.folder / "store")!r})
-for job in {play.job, valued.job}:
-    result = audit(reader, store, job, tasks=[Path({str(play.world.task)!r})])
-    assert result.matches, result.findings
-    assert result.evaluation == "not checked because torch is not installed"
-    assert [each.derived for each in result.rounds] == [True] * 3
-assert not any(name.startswith(("deepledger.node", "deepledger.coordinator")) for name in sys.modules)
+from deepledger.cli.main import app
+try:
+    app()
+finally:
+    assert not any(name.startswith(("deepledger.node", "deepledger.coordinator")) for name in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    world = play.world
+    places = ["--rpc-url", world.url, "--contract", world.contract, "--store", str(world.folder / "store")]
+    command = [sys.executable, "-c", script, "audit", str(job), *places, "--tasks", str(world.task), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+def test_without_torch_all_but_the_evaluation_is_derived(play):
+    for _ in range(3):
+        play.round()
+    status, shown = without_torch(play, play.job)
+    assert status == 0
+    assert "Everything matches." in shown
+    assert "3 of 3 settled rounds derived again. Evaluation: not checked because torch is not" in " ".join(
+        shown.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "seats"),
+    [({"rewards": {"policy": "contribution"}}, 0b010), ({"screening": {"harm_percent": 50}}, 0b011)],
+    ids=["scores", "verdicts"],
+)
+def test_pay_that_rests_on_what_the_coordinator_says_is_not_called_right(world, changes, seats):
+    """Without torch, nobody can tell a lie from a result of which all follows."""
+    play = sys.modules[type(world).__module__].Play(world, spec_changes=changes)
+    honest = play.sources
+    for parts in (0, 100_000):
+        play.sources = bent(play, parts, seats=seats)
+        play.round(play.trained())
+        play.sources = honest
+    assert Kind.EVALUATION in {finding.kind for finding in audited(play).findings}
+    status, shown = without_torch(play, play.job)
+    assert status == 7
+    said = " ".join(shown.split())
+    assert "Nothing that was checked is wrong. Pay not checked: in 2 of 2 rounds it follows from" in said
+    assert "0 of 2 settled rounds derived again. Evaluation: not checked because torch is not installed" in said
+    status, shown = without_torch(play, play.job, "--json")
+    told = json.loads(shown)
+    assert status == 7
+    assert (told["matches"], told["pay_checked"], told["rounds_derived"]) == (False, False, 0)
+
+
+def test_a_report_that_is_gone_accuses_nobody(valued):
+    valued.round(valued.trained())
+    digest = valued.see().history[0].settled.report_digest
+    (path,) = (valued.world.folder / "store").rglob(f"{cid_of(digest)}*")
+    path.unlink()
+    assert {finding.kind for finding in audited(valued).findings} == {Kind.BLOB}
+    status, _ = without_torch(valued, valued.job)
+    assert status == 1

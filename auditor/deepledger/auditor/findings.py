@@ -41,7 +41,8 @@ class Finding:
 class AuditedRound:
     over: SettledRound
     report: Report | None  # None if it cannot be had or read
-    derived: bool  # the model was re-derived from the updates
+    derived: bool  # model, verdicts and scores were derived again from the updates
+    believed: int  # results of coalitions, which verdicts or scores follow from, that only the report says
     evaluation: Evaluation | None  # re-derived; None if it was not
     unchecked: str | None  # why results could not be checked, where the task failed here: that accuses nobody
 
@@ -60,8 +61,13 @@ class Audit:
 
     @property
     def matches(self) -> bool:
-        """Everything that could be checked was, and is as it was settled."""
-        return not self.findings
+        """Every model and every wei was checked, and is as it was settled."""
+        return not self.findings and self.pay_checked
+
+    @property
+    def pay_checked(self) -> bool:
+        """Nobody's pay rests on what only a report says."""
+        return not any(each.believed for each in self.rounds)
 
     @property
     def mismatches(self) -> int:

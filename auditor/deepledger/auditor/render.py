@@ -64,6 +64,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
     return {
         "job": audit.job.job,
         "matches": audit.matches,
+        "pay_checked": audit.pay_checked,
         "complete": audit.complete,
         "block": {"number": audit.head.number, "hash": audit.head.hash, "timestamp": audit.head.timestamp},
         "rounds_settled": len(audit.job.history),
@@ -80,6 +81,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
                 "report": cid_of(each.over.settled.report_digest),
                 "pot": str(each.over.settled.pot),
                 "derived": each.derived,
+                "believed": each.believed,
                 "evaluation": each.evaluation.model_dump() if each.evaluation else None,
                 "updates": [update.model_dump(mode="json") for update in each.report.updates] if each.report else None,
             }
@@ -184,13 +186,13 @@ def _what(event: Event) -> list[str]:
 
 def _rounds(audit: Audit) -> Table:
     table = Table(title="Rounds", title_justify="left", box=None, header_style="dim")
-    for column in ("round", "updates accepted", "model re-derived", "accuracy claimed", "re-evaluated"):
+    for column in ("round", "updates accepted", "derived again", "accuracy claimed", "re-evaluated"):
         table.add_column(column, justify="right")
     for each in audit.rounds:
         table.add_row(
             str(each.over.opened.round),
             f"{each.over.settled.accepted.bit_count()} of {len(each.over.opened.reveals)}",
-            "yes" if each.derived else "no",
+            "yes" if each.derived else "pay not checked" if each.believed else "no",
             f"{each.report.evaluation.accuracy:.1%}" if each.report else "?",
             f"{each.evaluation.accuracy:.1%}" if each.evaluation else "-",
         )
@@ -243,13 +245,28 @@ def _verdict(audit: Audit) -> Text:
     )
     if audit.matches:
         return Text(f"\nEverything matches. {what}", "bold green")
-    return Text(f"\n{_count(audit)} {what}", "bold red" if audit.mismatches else "bold yellow")
+    unsure = _unchecked(audit)
+    return Text(f"\n{_count(audit)}{unsure} {what}", "bold red" if audit.mismatches else "bold yellow")
+
+
+def _unchecked(audit: Audit) -> str:
+    """What was taken for right though only the coordinator says it."""
+    taken = [each for each in audit.rounds if each.believed]
+    if not taken:
+        return ""
+    rounds = f"{len(taken)} of {len(audit.rounds)} rounds"
+    return (
+        f" Pay not checked: in {rounds} it follows from {sum(each.believed for each in taken)} results that only the "
+        "coordinator reports, since they could not be evaluated again here."
+    )
 
 
 def _count(audit: Audit) -> str:
     """What is wrong, and what is only missing: a store that lacks a blob accuses nobody."""
     missing, wrong = len(audit.findings) - audit.mismatches, audit.mismatches
     counted = [f"{wrong} mismatch{'es' if wrong != 1 else ''}."] if wrong else []
+    if not audit.findings:
+        counted.append("Nothing that was checked is wrong.")
     if missing:
         counted.append(
             f"Incomplete: {missing} blob{'s' if missing != 1 else ''} cannot be had here. Is this the store that the "

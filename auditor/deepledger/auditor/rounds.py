@@ -51,20 +51,21 @@ def audit_round(
     evaluation, unchecked = None, None
     if bench is not None and claimed_after is not None:
         evaluation, unchecked = _evaluate(bench, claimed_after, report)
-    derived = False
+    derived, believed = False, 0
     if before is not None and all(reveal.participant in over.participants for reveal in over.opened.reveals):
         revealed = revealed_in(job, over.opened, over.participants, spec)
         claims = Claims(store, spec, report, evaluator, find)
         after, settlement = before.copy(), None
         with suppress(Underivable):
             settlement = settle(spec, after, revealed, claims)
-            derived = not claims.incomplete
-        unchecked = unchecked or claims.unchecked
-        if settlement is not None and derived:
+        unchecked, believed = unchecked or claims.unchecked, claims.believed
+        complete = settlement is not None and not claims.incomplete
+        derived = complete and not believed
+        if settlement is not None and complete:
             _compare_money(settlement, over, find)
             _compare_model(after, claimed_after, find)
         if settlement is not None and report is not None:
-            _compare_report(report, settlement, job, over, find, chain_id, contract, complete=derived)
+            _compare_report(report, settlement, job, over, find, chain_id, contract, complete=complete)
     if report is not None and evaluation is not None and not agrees(report.evaluation, evaluation, spec.validation):
         find(
             Kind.EVALUATION,
@@ -72,7 +73,7 @@ def audit_round(
             say(report.evaluation),
             say(evaluation),
         )
-    return AuditedRound(over, report, derived, evaluation, unchecked), claimed_after
+    return AuditedRound(over, report, derived, believed, evaluation, unchecked), claimed_after
 
 
 def _evaluate(bench: Bench, model: ModelVector, report: Report | None) -> tuple[Evaluation | None, str | None]:

@@ -40,10 +40,12 @@ class Claims:
         self, store: BlobStore, spec: JobSpec, report: Report | None, evaluator: Evaluator | None, find: Find
     ) -> None:
         self._store, self._spec, self._evaluator, self._find = store, spec, evaluator, find
+        self._report = report
         self._verdicts = {update.participant: update.verdict for update in report.updates} if report else {}
         self._evaluations = report.evaluations() if report else {}
         self._forgotten = set(report.forgotten) if report else set()
         self.incomplete = False
+        self.believed = 0  # results that could not be got here
         self.unchecked: str | None = None
 
     def update(self, contribution: Contribution) -> Vector | Verdict:
@@ -91,21 +93,23 @@ class Claims:
             raise Underivable from error
 
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
-        """As claimed; with an evaluator, held against what it gets, which stands in for what was not claimed."""
-        missing = [coalition for coalition in wanted if coalition not in self._evaluations]
-        if missing:
+        """As claimed, held against what is got here, which stands in for what was not claimed. What can be got nowhere
+        is believed, and counted.
+        """
+        claimed = {each: self._evaluations[each] for each in wanted if each in self._evaluations}
+        derived = self._derived(coalitions, wanted)
+        missing = [each for each in wanted if each not in claimed]
+        if missing and self._report is not None:
             what = "the report lacks results of coalitions that verdicts or scores follow from"
             self._find(Kind.REPORT, what, f"{len(self._evaluations)} results", f"also seats {missing[0].seats:b}")
-            if self._evaluator is None:
-                raise Underivable
-        if self._evaluator is None:
-            return [self._evaluations[coalition] for coalition in wanted]
-        derived = dict(zip(wanted, self._evaluator.evaluate(coalitions, wanted), strict=True))
-        claimed = {coalition: self._evaluations.get(coalition, result) for coalition, result in derived.items()}
-        other = [each for each in wanted if not agrees(claimed[each], derived[each], self._spec.validation)]
-        wrong = [each for each in other if not derived[each].failed]
-        if len(wrong) < len(other):
-            self.unchecked = "the task failed here on models of coalitions"
+        if any(each not in derived for each in missing):
+            raise Underivable
+        self.believed += sum(each not in derived for each in claimed)
+        wrong = [
+            each
+            for each, claim in claimed.items()
+            if each in derived and not agrees(claim, derived[each], self._spec.validation)
+        ]
         if wrong:
             self._find(
                 Kind.EVALUATION,
@@ -114,9 +118,21 @@ class Claims:
                 say(claimed[wrong[0]]),
                 say(derived[wrong[0]]),
             )
-        if any(derived[coalition].failed for coalition in missing):
-            raise Underivable
-        return [claimed[coalition] for coalition in wanted]
+        return [claimed[each] if each in claimed else derived[each] for each in wanted]
+
+    def _derived(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> dict[Coalition, Evaluation]:
+        """What is got here. That the task fails here says nothing, unless it failed there, too."""
+        if self._evaluator is None:
+            return {}
+        results = dict(zip(wanted, self._evaluator.evaluate(coalitions, wanted), strict=True))
+        known = {
+            each: result
+            for each, result in results.items()
+            if not result.failed or self._evaluations.get(each) == result
+        }
+        if len(known) < len(results):
+            self.unchecked = "the task failed here on models of coalitions"
+        return known
 
     def _fetch(self, digest: Digest) -> tuple[FileVector, Buffer]:
         """As a vector, and as all its bytes, which are in memory while they are looked at."""

@@ -14,6 +14,7 @@ from deepledger.protocol.cores import CORES
 from deepledger.protocol.types import JobId
 
 MISMATCH = 1
+UNCHECKED = 7  # after the codes of `errors`
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,8 +34,9 @@ def audit(
 ) -> None:
     """Replay a job from chain and blob store, and compare it with what was settled.
 
-    Trusts nobody and needs no account. Exits with 0 only if everything matches, with 1 after a mismatch or if a blob
-    cannot be had. Without torch or the task's source, everything but the evaluation is derived again, and that is said.
+    Trusts nobody and needs no account. Exits with 0 only if every model and every wei matches, with 1 after a mismatch
+    or if a blob cannot be had. Without torch or the task's source, evaluations are not redone, and that is said; where
+    pay follows from them, the audit then exits with 7: nothing is wrong that was checked, but pay was not.
 
     Example: deepledger audit 1 --task examples/digits/task.py
     """
@@ -60,7 +62,7 @@ def audit(
     else:
         show.rendered(render(found))
     if not found.matches:
-        raise typer.Exit(MISMATCH)
+        raise typer.Exit(MISMATCH if found.findings else UNCHECKED)
 
 
 def _progress(what: str, done: int, of: int) -> None:
