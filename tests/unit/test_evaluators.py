@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +14,16 @@ from safetensors.numpy import save_file
 
 from deepledger.protocol import evaluators
 from deepledger.protocol.aggregation.context import Context
+from deepledger.protocol.aggregation.stack import Row, Stack
 from deepledger.protocol.blobs import digest_of
-from deepledger.protocol.errors import BadInput, StateError
+from deepledger.protocol.blobs.spool import FileVector, room_for
+from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation import open_bench
 from deepledger.protocol.evaluators import InProcesses, OneByOne, OnRay, evaluator_for
 from deepledger.protocol.settlement import Coalition, Coalitions
 from deepledger.protocol.spec import build_spec
 from deepledger.protocol.task import Task, layout_of, read_floats, read_source
+from deepledger.protocol.types import Address
 from deepledger.protocol.vectors import encode_model
 
 TASK = """
@@ -86,21 +93,85 @@ def test_worker_processes_agree_with_this_one(bench, coalitions, monkeypatch):
 
 
 def test_little_work_starts_no_processes(bench, coalitions):
-    workers = InProcesses(bench, workers=2)
+    workers = evaluator_for(bench, workers=2)
+    assert isinstance(workers, InProcesses)
     assert workers.evaluate(coalitions, WANTED[:3]) == OneByOne(bench).evaluate(coalitions, WANTED[:3])
     assert workers._pool is None
     assert workers.evaluate(coalitions, []) == []
 
 
-def test_a_worker_that_dies_is_told_of_and_replaced(bench, coalitions, monkeypatch):
+def test_where_a_worker_dies_the_rest_is_done_here_and_the_next_round_has_workers_again(
+    bench, coalitions, monkeypatch
+):
     monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
     monkeypatch.setenv("DIE_IN_WORKERS", str(os.getpid()))
-    workers = InProcesses(bench, workers=1)
-    with pytest.raises(StateError, match="died"):
-        workers.evaluate(coalitions, WANTED)
+    expected, told = OneByOne(bench).evaluate(coalitions, WANTED), []
+    workers = InProcesses(bench, workers=1, warn=told.append)
+    for _ in range(2):
+        assert workers.evaluate(coalitions, WANTED) == expected
+        assert workers._pool is None
+    (why,) = told
+    assert "died" in why
     monkeypatch.delenv("DIE_IN_WORKERS")
-    assert workers.evaluate(coalitions, WANTED) == OneByOne(bench).evaluate(coalitions, WANTED)
+    assert workers.evaluate(replace(coalitions), WANTED) == expected
+    assert workers._pool is not None
     workers.close()
+
+
+def test_without_room_to_hand_models_on_they_are_evaluated_here(bench, coalitions, monkeypatch, tmp_path):
+    def full(coalitions, folder):
+        (folder / "vectors").write_bytes(bytes(100))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
+    monkeypatch.setattr(evaluators, "hand_over", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    told = []
+    workers = InProcesses(bench, workers=2, warn=told.append)
+    assert workers.evaluate(coalitions, WANTED) == OneByOne(bench).evaluate(coalitions, WANTED)
+    (why,) = told
+    assert "No space left on device; set TMPDIR" in why
+    assert not list((tmp_path / "tmp").iterdir()), "what was written makes room again"
+
+
+def test_models_are_handed_to_workers_once_a_round(bench, coalitions, monkeypatch, tmp_path):
+    handed = []
+
+    def counted(coalitions, folder, real=evaluators.hand_over):
+        handed.append(folder)
+        real(coalitions, folder)
+
+    monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
+    monkeypatch.setattr(evaluators, "hand_over", counted)
+    workers = evaluator_for(bench, workers=2)
+    part = replace(coalitions)
+    for _ in range(3):
+        workers.evaluate(part, WANTED[:4])
+    assert len(handed) == 1
+    del part
+    assert not handed[0].exists()
+    workers.close()
+
+
+def test_handing_updates_to_workers_takes_no_more_memory_with_more_of_them(bench, coalitions, tmp_path):
+    length, rows = 1 << 20, []
+    for seat in range(16):
+        with room_for(2 * length) as file, file:
+            file.write(np.full(length, seat, "<i2").data)
+            file.flush()
+            rows.append(Row(seat, Address(f"0x{seat:040x}"), 1, FileVector(file, np.dtype("<i2"))))
+    large = replace(coalitions, stack=Stack(tuple(rows), length, 4))
+    tracemalloc.start()
+    try:
+        evaluators.hand_over(large, tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * length < 16 * 2 * length
+    read = evaluators._read(tmp_path)
+    assert [row.vector[0:3].tolist() for row in read.stack.rows] == [[seat] * 3 for seat in range(16)]
+    assert np.array_equal(read.before, large.before)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

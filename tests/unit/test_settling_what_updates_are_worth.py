@@ -47,6 +47,7 @@ class Served:
     models: dict[bytes, np.ndarray] = field(default_factory=dict)
     fetched: list[int] = field(default_factory=list)
     batches: list[list[Coalition]] = field(default_factory=list)
+    coalitions: list[Coalitions] = field(default_factory=list)
 
     def reveal(
         self,
@@ -76,6 +77,7 @@ class Served:
 
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> list[Evaluation]:
         self.batches.append(list(wanted))
+        self.coalitions.append(coalitions)
         return [self.result(coalitions.model_of(coalition)) for coalition in wanted]
 
     def result(self, model: np.ndarray) -> Evaluation:
@@ -195,6 +197,7 @@ def test_no_more_coalitions_are_asked_for_than_announced(count, harm, job, serve
     flat = [coalition for batch in served.batches for coalition in batch]
     assert len(flat) == len(set(flat)) == len(settlement.evaluations), "nothing is evaluated twice"
     assert all(served.batches)
+    assert len(set(map(id, served.coalitions))) == 1, "made once, so that workers get it once"
 
 
 def test_a_round_in_which_nothing_passes_inspection_settles(job, served, random):

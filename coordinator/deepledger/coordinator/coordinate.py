@@ -188,7 +188,7 @@ def _coordinate(
             evaluation=ready.evaluation,
         )
     )
-    evaluator = evaluator_for(ready.bench, workers=workers, ray=ray)
+    evaluator = evaluator_for(ready.bench, workers=workers, ray=ray, warn=warn)
     coordinator = _Coordinator(ledger, store, follower, ready, evaluator, observe, stop, ready.key)
     with closing(evaluator), closing(coordinator):
         _run(coordinator)

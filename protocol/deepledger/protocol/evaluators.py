@@ -14,23 +14,30 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.cores import CORES
 from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation import Bench, open_bench
 from deepledger.protocol.settlement import Coalition, Coalitions
 from deepledger.protocol.spec import JobSpec, parse_spec, spec_bytes
 from deepledger.protocol.task import Evaluation, TaskSource
+from deepledger.protocol.vectors import BLOCK
 
 _BATCHES = 4  # per worker, so that the last one does not keep all others waiting
 _WORTHWHILE = 2.0  # seconds of work from which workers, who each load torch, are worth starting
+_ALIGNED = 64  # bytes, at multiples of which vectors begin in the file for workers
 
 
 class Evaluator(Protocol):
@@ -41,14 +48,16 @@ class Evaluator(Protocol):
         """May be used again afterwards."""
 
 
-def evaluator_for(bench: Bench, *, workers: int = CORES, ray: str | None = None) -> Evaluator:
+def evaluator_for(
+    bench: Bench, *, workers: int = CORES, ray: str | None = None, warn: Callable[[str], None] = lambda _: None
+) -> Evaluator:
     """`ray` is the address of a cluster, "auto" for the one that this machine belongs to, or "local" for a new one.
 
     Raises `BadInput` if Ray is asked for and not installed.
     """
     if ray is not None:
         return OnRay(bench, address=ray)
-    return OneByOne(bench) if workers <= 1 else InProcesses(bench, workers=workers)
+    return OneByOne(bench) if workers <= 1 else InProcesses(bench, workers=workers, warn=warn)
 
 
 class OneByOne:
@@ -65,33 +74,51 @@ class OneByOne:
 
 
 class InProcesses:
-    """In worker processes, which start when there is enough work for them."""
+    """In worker processes, which start when there is enough work for them; in this one where they cannot be had."""
 
-    def __init__(self, bench: Bench, *, workers: int) -> None:
-        self._bench, self._workers = bench, workers
+    def __init__(self, bench: Bench, *, workers: int, warn: Callable[[str], None]) -> None:
+        self._bench, self._workers, self._warn = bench, workers, warn
         self._pool: ProcessPoolExecutor | None = None
+        self._folders: weakref.WeakKeyDictionary[Coalitions, Path] = weakref.WeakKeyDictionary()
+        self._alone: weakref.WeakSet[Coalitions] = weakref.WeakSet()
 
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
-        """Raises `StateError` if a worker dies."""
         started = time.monotonic()
         first = _results(self._bench, coalitions, wanted[:1])
         rest = wanted[1:]
-        if self._pool is None and (time.monotonic() - started) * len(rest) < _WORTHWHILE:
-            return [*first, *_results(self._bench, coalitions, rest)]
-        folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
+        little = self._pool is None and (time.monotonic() - started) * len(rest) < _WORTHWHILE
+        found = None if little or coalitions in self._alone else self._by_workers(coalitions, rest)
+        return [*first, *(found if found is not None else _results(self._bench, coalitions, rest))]
+
+    def _by_workers(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation] | None:
+        """None if they fail: they are not asked about these coalitions again."""
         try:
-            _write(coalitions, folder)
+            folder = self._folder(coalitions)
             pool = self._pool = self._pool or self._start()
-            batches = list(_batches(rest, _BATCHES * self._workers))
-            found = pool.map(_work, [folder] * len(batches), batches)
-            return [*first, *(result for batch in found for result in batch)]
+            batches = list(_batches(wanted, _BATCHES * self._workers))
+            return [result for batch in pool.map(_work, [folder] * len(batches), batches) for result in batch]
         except BrokenProcessPool:
             self.close()
-            raise StateError("a process that evaluates models died; too little memory for so many --workers?") from None
+            why = "a process that evaluates models died; too little memory for so many --workers?"
         except OSError as error:
-            raise StateError(f"cannot hand models to workers in {folder}: {error.strerror}; set TMPDIR") from None
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            why = f"models cannot be handed to workers in temporary files: {error.strerror}; set TMPDIR."
+        self._warn(f"{why} They are evaluated one after another.")
+        self._alone.add(coalitions)
+        return None
+
+    def _folder(self, coalitions: Coalitions) -> Path:
+        """Where workers read what models are made from; removed when that is not needed any more."""
+        folder = self._folders.get(coalitions)
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
+            remove = weakref.finalize(coalitions, shutil.rmtree, folder, ignore_errors=True)
+            try:
+                hand_over(coalitions, folder)
+            except OSError:
+                remove()
+                raise
+            self._folders[coalitions] = folder
+        return folder
 
     def close(self) -> None:
         if self._pool is not None:
@@ -157,28 +184,42 @@ def _results(bench: Bench, coalitions: Coalitions, wanted: Sequence[Coalition]) 
 # Vectors go to workers in a file that all of them map, not through a pipe to each. Nobody else can write there.
 
 
-def _write(coalitions: Coalitions, folder: Path) -> None:
-    vectors: list[pickle.PickleBuffer] = []
-    shape = pickle.dumps(coalitions, protocol=5, buffer_callback=vectors.append)
-    sizes = []
-    with (folder / "vectors").open("wb") as file:
-        for vector in vectors:
-            with vector.raw() as raw:
-                file.write(raw)
-                sizes.append(raw.nbytes)
-    (folder / "shape").write_bytes(pickle.dumps((shape, sizes)))
+def hand_over(coalitions: Coalitions, folder: Path) -> None:
+    """Write what models are made from, block by block: memory does not grow with the number of participants."""
+    with (folder / "shape").open("wb") as shape, (folder / "vectors").open("wb") as vectors:
+        _Pickler(shape, vectors).dump(coalitions)
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves places in the other file where vectors were."""
+
+    def __init__(self, shape: IO[bytes], vectors: IO[bytes]) -> None:
+        super().__init__(shape, protocol=5)
+        self._vectors = vectors
+
+    def persistent_id(self, value: Any) -> tuple[int, int, str] | None:
+        if not isinstance(value, np.ndarray | FileVector):
+            return None
+        start = self._vectors.seek(-(-self._vectors.tell() // _ALIGNED) * _ALIGNED)
+        for first in range(0, len(value), BLOCK):
+            self._vectors.write(value[first : min(first + BLOCK, len(value))].data)
+        return start, len(value), value.dtype.str
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, shape: IO[bytes], vectors: mmap.mmap) -> None:
+        super().__init__(shape)
+        self._vectors = vectors
+
+    def persistent_load(self, place: tuple[int, int, str]) -> npt.NDArray[Any]:
+        start, length, dtype = place
+        return np.frombuffer(self._vectors, dtype, count=length, offset=start)
 
 
 def _read(folder: Path) -> Coalitions:
-    shape, sizes = pickle.loads((folder / "shape").read_bytes())  # noqa: S301 (written by this program)
-    with (folder / "vectors").open("rb") as file:
-        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    vectors, start = [], 0
-    for size in sizes:
-        vectors.append(mapped[start : start + size])
-        start += size
-    coalitions = pickle.loads(shape, buffers=vectors)  # noqa: S301 (written by this program)
-    assert isinstance(coalitions, Coalitions)  # noqa: S101
+    with (folder / "shape").open("rb") as shape, (folder / "vectors").open("rb") as vectors:
+        coalitions = _Unpickler(shape, mmap.mmap(vectors.fileno(), 0, access=mmap.ACCESS_READ)).load()
+    assert isinstance(coalitions, Coalitions)  # noqa: S101 (written by this program)
     return coalitions
 
 

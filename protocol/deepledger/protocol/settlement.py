@@ -125,9 +125,9 @@ class Revealed:
         return sum(1 << contribution.seat for contribution in self.contributions)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Coalitions:
-    """What the model of any coalition of a round is made from."""
+    """What the model of any coalition of a round is made from: one for each settlement."""
 
     spec: JobSpec
     before: ModelVector  # shape (d,)
@@ -255,19 +255,19 @@ def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sourc
     trusted, players = _apart(spec, rows)
     context = _context(spec, model, revealed, sources, trusted)
     stack = Stack(tuple(players), spec.model.coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
+    coalitions = Coalitions(spec, model, stack, context)
 
-    def results(stack: Stack, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
+    def results(wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
         new = [coalition for coalition in dict.fromkeys(wanted) if coalition not in asked]
         if new:
-            asked.update(zip(new, sources.evaluate(Coalitions(spec, model, stack, context), new), strict=True))
+            asked.update(zip(new, sources.evaluate(coalitions, new), strict=True))
         return [asked[coalition] for coalition in wanted]
 
     forgotten: list[Digest] = []
     if spec.screening is not None:
-        candidates = stack
 
         def losses(masks: Sequence[int]) -> list[int]:
-            found = results(candidates, [Coalition(mask, plain=True) for mask in masks])
+            found = results([Coalition(mask, plain=True) for mask in masks])
             return [evaluation.loss_millionths for evaluation in found]
 
         known, forgotten = _remembered(revealed, sources)
@@ -275,10 +275,9 @@ def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sourc
     worth: Worths | None = None
     rewards = spec.rewards
     if isinstance(rewards, ContributionRewards) and stack.rows:
-        accepted_rows = stack
 
         def value(masks: Sequence[int]) -> list[int]:
-            found = results(accepted_rows, [Coalition(mask) for mask in masks])
+            found = results([Coalition(mask) for mask in masks])
             return [_value(evaluation, rewards.metric) for evaluation in found]
 
         worth = worths(rewards, [row.seat for row in stack.rows], value, seed=revealed.seed)

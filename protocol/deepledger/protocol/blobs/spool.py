@@ -71,14 +71,14 @@ class FileVector:
 
     def __init__(self, file: IO[bytes], dtype: np.dtype[np.signedinteger]) -> None:
         try:
-            self._descriptor, self._dtype = os.dup(file.fileno()), dtype
+            self._descriptor, self.dtype = os.dup(file.fileno()), dtype
         except OSError as error:
             raise _no_room(os.fstat(file.fileno()).st_size, error) from error
         weakref.finalize(self, os.close, self._descriptor)
 
     def __getitem__(self, part: slice) -> npt.NDArray[np.signedinteger]:
-        values = np.empty(part.stop - part.start, self._dtype)
-        rest, start = values.data.cast("B"), part.start * self._dtype.itemsize
+        values = np.empty(part.stop - part.start, self.dtype)
+        rest, start = values.data.cast("B"), part.start * self.dtype.itemsize
         while rest:  # one read takes at most 2 GiB
             done = os.preadv(self._descriptor, [rest], start)
             if not done:
@@ -86,9 +86,12 @@ class FileVector:
             rest, start = rest[done:], start + done
         return values
 
+    def __len__(self) -> int:
+        return os.fstat(self._descriptor).st_size // self.dtype.itemsize
+
     def __reduce__(self) -> tuple[Callable[[object], object], tuple[object]]:
-        """Goes to other processes as an array."""
-        return np.asarray, (self[0 : os.fstat(self._descriptor).st_size // self._dtype.itemsize],)
+        """Goes to other machines as an array."""
+        return np.asarray, (self[0 : len(self)],)
 
 
 def view(file: IO[bytes], size: int) -> mmap.mmap:
