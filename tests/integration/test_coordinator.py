@@ -26,7 +26,7 @@ from deepledger.coordinator.happenings import (
     Withdrawn,
 )
 from deepledger.protocol.blobs import cid_of, digest_of
-from deepledger.protocol.chain.events import Outcome
+from deepledger.protocol.chain.events import Outcome, Phase
 from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.web3_ledger import connect_as
 from deepledger.protocol.commitment import Slot, commitment_for
@@ -41,7 +41,7 @@ from deepledger.protocol.errors import (
     StoreUnreachable,
     TaskMismatch,
 )
-from deepledger.protocol.happenings import Waiting, Warned
+from deepledger.protocol.happenings import Acted, Waiting, Warned
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.report import parse_report
 from deepledger.protocol.settlement import Verdict
@@ -572,6 +572,32 @@ def test_a_job_that_nobody_named_is_not_waited_for(world):
     job = world.create_job(commit_window=10**9)
     with pytest.raises(BadInput, match="name the job"):
         Running(world, job, stranger=True).join()
+
+
+class Poor(Real):
+    def post_bond(self, *arguments, **options):
+        raise InsufficientFunds("send it more")
+
+
+def test_in_a_job_that_nobody_named_a_round_is_nothing_at_stake(world, play_of):
+    play = play_of(participants=2, coordinators=(1, 8))
+    play.round()
+    with pytest.raises(InsufficientFunds):
+        Running(world, play.job, number=8, ledger=Poor(world.ledger(8)), stranger=True).join()
+
+
+def test_who_is_to_leave_takes_its_bond_home_as_soon_as_it_is_free(world, play_of):
+    play, leave = play_of(participants=2), threading.Event()
+    coordinator = Running(world, play.job, leave=leave)
+    coordinator.until(Waiting, phase=Phase.COMMITTING)
+    leave.set()
+    assert not coordinator.ends_within(3), "a round is open"
+    world.rpc("evm_increaseTime", play.terms.commit_window + 10)
+    world.rpc("evm_mine")
+    coordinator.join()
+    assert [type(each) for each in coordinator.seen if isinstance(each, Acted)] == [BondReleased, Withdrawn]
+    assert play.see().bonded == {}
+    assert_audit_matches(play)
 
 
 class Forgetful(Real):

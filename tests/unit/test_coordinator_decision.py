@@ -81,7 +81,7 @@ def test_who_serves_discloses_and_the_next_takes_over_if_it_does_not():
         assert next_step(state, B, now) == standby
         assert next_step(state, C, now) == Wait(phase)
     assert next_step(job(disclosure_end=160, serving=1), B, 150) == Disclose()
-    assert next_step(job(disclosure_end=160, serving=1), A, 150) == Finish()
+    assert next_step(job(disclosure_end=160, serving=1, bonded=(B, C)), A, 150) == Finish()
     assert at_stake(state, A)
     assert next_step(job(disclosure_end=130, bonded=(A,)), B, 130) == Wait(Phase.OVERDUE), "it could only lose a bond"
 
@@ -95,6 +95,7 @@ def test_after_the_end_the_bond_goes_home(outcome):
 
 def test_who_was_replaced_goes_home_and_never_bonds_again():
     assert next_step(job(serving=1, bonded=(B, C), attempt=attempt()), A, 125) == Finish()
+    assert next_step(job(serving=1, attempt=attempt()), A, 125) == ReleaseBond(), "posted when it could only be lost"
 
 
 def test_only_the_next_one_with_a_bond_takes_over():
@@ -134,6 +135,19 @@ def test_something_is_at_stake_with_a_bond_or_a_round():
     assert not at_stake(job(bonded=(B,)), A)
     assert at_stake(job(bonded=(), attempt=attempt()), A)
     assert not at_stake(job(outcome=Outcome.COMPLETED), A)
+
+
+def test_who_leaves_spends_no_more_than_it_takes_to_go_home():
+    starved, due = attempt(commits=1, reveals=0), {"attempt": attempt()}
+    for state, me, now in (
+        (job(), A, 105), (job(attempt=starved), A, 114), (job(**due), B, 130), (job(serving=1, **due), A, 130),
+        (settled(104), B, 105),
+    ):  # fmt: skip
+        assert next_step(state, me, now, leaving=True) == ReleaseBond()
+    for now, phase in ((105, Phase.COMMITTING), (120, Phase.SETTLING), (500, Phase.OVERDUE)):
+        assert next_step(job(**due), A, now, leaving=True) == Wait(phase), "the contract keeps the bond"
+        assert next_step(job(bonded=(), **due), A, now, leaving=True) == Finish()
+    assert next_step(job(disclosure_end=130), A, 120, leaving=True) == Disclose(), "else the whole bond is lost"
 
 
 def settled(at, **changes):

@@ -165,12 +165,12 @@ class _Desk:
     ray: str | None
     alone: bool  # one job only, whose error is the command's
     threads: dict[JobId, threading.Thread] = field(default_factory=dict)
-    stops: dict[JobId, threading.Event] = field(default_factory=dict)  # of jobs that nobody named
+    leaves: dict[JobId, threading.Event] = field(default_factory=dict)  # of jobs that nobody named
     said: set[tuple[JobId, str]] = field(default_factory=set)
     failures: list[BaseException] = field(default_factory=list)
 
     def take(self, job: JobId) -> None:
-        self._start(job, lambda: self._coordinate(job, stop=self.stop, observe=self.observe))
+        self._start(job, lambda: self._coordinate(job, observe=self.observe))
 
     def take_all(self, reader: Reader, strangers: Strangers) -> None:
         """Every job that lists the account, and those that come, until stopped."""
@@ -206,13 +206,13 @@ class _Desk:
                 self.reporting.say(f"job {job.job} is left alone: {objection}")
 
     def _take_strange(self, job: JobId, strangers: Strangers) -> None:
-        stop = self.stops[job] = threading.Event()
+        leave = self.leaves[job] = threading.Event()
 
         def observe(happening: Happening) -> None:
             strangers.note(happening)
             self.observe(happening)
 
-        self._start(job, lambda: self._coordinate(job, stop=stop, observe=observe, stranger=True))
+        self._start(job, lambda: self._coordinate(job, observe=observe, leave=leave, stranger=True))
 
     def _start(self, job: JobId, run: Callable[[], None]) -> None:
         thread = threading.Thread(target=run, name=f"job-{job}")
@@ -223,9 +223,9 @@ class _Desk:
         return {job for job, thread in self.threads.items() if thread.is_alive()}
 
     def _leave(self, job: JobId, why: str) -> None:
-        if not self.stops[job].is_set():
-            self.reporting.say(f"job {job} is left: {why}")
-            self.stops[job].set()
+        if not self.leaves[job].is_set():
+            self.reporting.say(f"job {job} is left, and its bond taken home as soon as that can be done: {why}")
+            self.leaves[job].set()
 
     def _passes(self, error: DeepledgerError) -> bool:
         """What a node tells of other people's jobs must not end those that are being settled."""
@@ -234,12 +234,12 @@ class _Desk:
         return is_transient(error) or (isinstance(error, ChainError) and bool(self._running()))
 
     def wait(self) -> None:
-        for stop in self.stops.values():
-            stop.set()
         for thread in self.threads.values():
             thread.join()
 
-    def _coordinate(self, job: JobId, *, stop: threading.Event, observe: Observe, stranger: bool = False) -> None:
+    def _coordinate(
+        self, job: JobId, *, observe: Observe, leave: threading.Event | None = None, stranger: bool = False
+    ) -> None:
         from deepledger.coordinator.coordinate import coordinate
 
         try:
@@ -251,7 +251,8 @@ class _Desk:
                     job,
                     tasks=self.tasks,
                     observe=observe,
-                    stop=stop,
+                    stop=self.stop,
+                    leave=leave,
                     workers=self.workers,
                     ray=self.ray,
                     stranger=stranger,

@@ -27,7 +27,7 @@ from deepledger.protocol.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.happenings import Happening, Waiting, Warned, waiting
 from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
 from deepledger.protocol.settlement import contributions, revealed_in
-from deepledger.protocol.trail import Attempt
+from deepledger.protocol.trail import Attempt, bond_of
 from deepledger.protocol.types import JobId, RoundNumber
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
@@ -38,6 +38,7 @@ _RACES = {
     "NotCoordinator",
     "StaleReveals",
     "BondAlreadyPosted",
+    "BondInUse",
     "NoBond",
     "AlreadyDisclosed",
 }
@@ -48,11 +49,17 @@ class _Coordinator:
     ledger: Ledger
     store: BlobStore
     follower: Follower
-    ready: Readiness | None  # None: the last round is over, and only the key is needed
-    evaluator: Evaluator | None
+    tasks: Sequence[Path]
     observe: Callable[[Happening], None]
     stop: threading.Event
-    key: bytes | None  # of a withheld validation set
+    leave: threading.Event
+    secret: bytes | None
+    workers: int
+    ray: str | None
+    stranger: bool
+    ready: Readiness | None = None  # None: no round is left to settle, and only the key is needed
+    evaluator: Evaluator | None = None
+    key: bytes | None = None  # of a withheld validation set
     work: float = 0.0  # seconds from the last update to the settlement, the most so far
     settling_since: float | None = None
     prepared: Prepared | None = None
@@ -90,6 +97,7 @@ def coordinate(
     tasks: Sequence[Path],
     observe: Callable[[Happening], None],
     stop: threading.Event,
+    leave: threading.Event | None = None,
     secret: bytes | None = None,
     workers: int = 1,
     ray: str | None = None,
@@ -97,14 +105,14 @@ def coordinate(
 ) -> None:
     """Coordinate a job until it is over or `stop` is set; then the bond is withdrawn.
 
-    `tasks` are files and folders in which the pinned task source is looked for; `secret` is the account's secret key,
-    to which the key of a withheld validation set is sealed; `workers` and `ray` say where models are evaluated, see
-    `evaluators`; `stranger`: nobody named this job, see `risks`. Raises every `DeepledgerError` that does not pass by
-    itself; the call can be repeated. Any other exception is a fault: while something is at stake, all is begun again
-    after it.
+    `tasks` are files and folders in which the pinned task source is looked for; `leave`, once it is set: only the bond
+    is taken home, as soon as the contract gives it back; `secret` is the account's secret key, to which the key of a
+    withheld validation set is sealed; `workers` and `ray` say where models are evaluated, see `evaluators`; `stranger`:
+    nobody named this job, see `risks`. Raises every `DeepledgerError` that does not pass by itself; the call can be
+    repeated. Any other exception is a fault: while something is at stake, all is begun again after it.
     """
     warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
-    pause = FIRST_PAUSE
+    pause, leave = FIRST_PAUSE, leave or threading.Event()
     try:
         follower = persist(partial(Follower, ledger, job), warn=warn, stop=stop)
         if ledger.account not in follower.job.created.coordinators:
@@ -112,20 +120,11 @@ def coordinate(
                 f"{ledger.account} is not on job {job}'s list of coordinators; use the account that it names"
             )
         while True:
+            coordinator = _Coordinator(
+                ledger, store, follower, tasks, observe, stop, leave, secret, workers, ray, stranger
+            )
             try:
-                _coordinate(
-                    ledger,
-                    store,
-                    follower,
-                    tasks=tasks,
-                    observe=observe,
-                    warn=warn,
-                    stop=stop,
-                    secret=secret,
-                    workers=workers,
-                    ray=ray,
-                    stranger=stranger,
-                )
+                _coordinate(coordinator)
                 return
             except (DeepledgerError, Stopped):
                 raise
@@ -140,58 +139,46 @@ def coordinate(
         return
 
 
-def _coordinate(
-    ledger: Ledger,
-    store: BlobStore,
-    follower: Follower,
-    *,
-    tasks: Sequence[Path],
-    observe: Callable[[Happening], None],
-    warn: Callable[[str], None],
-    stop: threading.Event,
-    secret: bytes | None,
-    workers: int,
-    ray: str | None,
-    stranger: bool,
-) -> None:
+def _coordinate(self: _Coordinator) -> None:
+    ledger, follower = self.ledger, self.follower
     if follower.job.disclosure_end is not None:  # nothing may keep us from disclosing what would cost the bond
-        key = get_key(store, follower, secret=secret, warn=warn, stop=stop)
-        with closing(_Coordinator(ledger, store, follower, None, None, observe, stop, key)) as coordinator:
-            _run(coordinator)
+        self.key = get_key(self.store, follower, secret=self.secret, warn=self.warn, stop=self.stop)
+        _run(self)
         return
+    go_home = partial(persist, partial(_go_home, ledger, follower, self.observe), warn=self.warn, stop=self.stop)
     try:
-        ready = get_ready(
-            store,
+        self.ready = get_ready(
+            self.store,
             follower,
             ledger.account,
-            tasks=tasks,
-            secret=secret,
+            tasks=self.tasks,
+            secret=self.secret,
             block_time=ledger.block_time,
-            workers=workers,
-            stranger=stranger,
-            warn=warn,
-            stop=stop,
+            workers=self.workers,
+            stranger=self.stranger,
+            warn=self.warn,
+            stop=self.stop,
         )
     except BlobError:
         if decision.stands_by(follower.job, ledger.account):
-            persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
+            go_home()
         raise
-    if ready is None:
-        persist(partial(_go_home, ledger, follower, observe), warn=warn, stop=stop)
+    if self.ready is None:
+        go_home()
         return
-    observe(
+    self.key = self.ready.key
+    self.observe(
         happenings.Ready(
             job=follower.job.job,
-            name=ready.bench.spec.name,
+            name=self.bench.spec.name,
             round=follower.job.round,
             rounds=follower.job.terms.rounds,
-            evaluation=ready.evaluation,
+            evaluation=self.ready.evaluation,
         )
     )
-    evaluator = evaluator_for(ready.bench, workers=workers, ray=ray, warn=warn)
-    coordinator = _Coordinator(ledger, store, follower, ready, evaluator, observe, stop, ready.key)
-    with closing(evaluator), closing(coordinator):
-        _run(coordinator)
+    self.evaluator = evaluator_for(self.bench, workers=self.workers, ray=self.ray, warn=self.warn)
+    with closing(self.evaluator), closing(self):
+        _run(self)
 
 
 def _run(self: _Coordinator) -> None:
@@ -201,7 +188,7 @@ def _run(self: _Coordinator) -> None:
             self.follower.update(timeout=0)
             _prefetch(self)
             job, me = self.follower.job, self.ledger.account
-            step = decision.next_step(job, me, self.follower.now(), trust=self.trust)
+            step = decision.next_step(job, me, self.follower.now(), trust=self.trust, leaving=self.leave.is_set())
             if isinstance(step, decision.ReleaseBond | decision.Finish):
                 if job.outcome is not None and job.withholds and self.key is not None:
                     _act(self, decision.Disclose())  # who was to do so did not; the audit still needs it
@@ -220,7 +207,7 @@ def _run(self: _Coordinator) -> None:
                 raced_at = here
                 continue
             passes = is_transient(trouble) or isinstance(trouble, BlobError)
-            if not passes and not decision.at_stake(self.follower.job, self.ledger.account):
+            if not passes and not decision.at_stake(self.follower.job, self.ledger.account, stranger=self.stranger):
                 raise
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE, self.follower.job.terms.settle_window / 8)
             self.warn(f"{trouble} (trying again in {pause:.1f} s)")
@@ -361,7 +348,7 @@ def _show(self: _Coordinator) -> None:
 def _go_home(ledger: Ledger, follower: Follower, observe: Callable[[Happening], None]) -> None:
     """Take the bond home. Safe to repeat."""
     job = follower.job
-    if ledger.account in job.bonded and job.terms.bond:
+    if bond_of(job, ledger.account):
         receipt = ledger.release_bond(job.job)
         observe(happenings.BondReleased(job=job.job, receipt=receipt))
         follower.reach(receipt.block)
@@ -369,5 +356,5 @@ def _go_home(ledger: Ledger, follower: Follower, observe: Callable[[Happening], 
     if credit:
         receipt = ledger.withdraw(job.job)
         observe(happenings.Withdrawn(job=job.job, amount=credit, receipt=receipt))
-    if job.outcome is not None or not decision.stands_by(job, ledger.account):
+    if decision.is_done(job, ledger.account):
         observe(happenings.Finished(job=job.job, outcome=job.outcome))

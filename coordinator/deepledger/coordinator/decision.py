@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from deepledger.protocol.chain.events import Phase
-from deepledger.protocol.trail import Attempt, Job, has_bond, is_vacant, phase_at, successor
+from deepledger.protocol.trail import Attempt, Job, bond_is_free, bond_of, has_bond, is_vacant, phase_at, successor
 from deepledger.protocol.types import Address, Seconds
 
 
@@ -71,19 +71,23 @@ class Trust(Enum):
 Step = PostBond | Settle | Restart | Replace | Check | Disclose | ReleaseBond | Wait | Finish
 
 
-def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND) -> Step:
-    """`me` is on the job's list of coordinators; `now` is the chain's time; `trust` is asked of who stands by only."""
+def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND, leaving: bool = False) -> Step:
+    """`me` is on the job's list of coordinators; `now` is the chain's time; `trust` is asked of who stands by only.
+
+    `leaving`: no more is spent on the job than what takes the bond home, as soon as that can be done.
+    """
     phase = phase_at(job, now)
-    if phase is Phase.OVER:
-        return ReleaseBond() if me in job.bonded and job.terms.bond else Finish()
-    if job.created.coordinators.index(me) < job.serving:
-        return Finish()  # succession only moves down the list
+    home = ReleaseBond() if bond_of(job, me) else Finish()
+    if is_done(job, me) or (leaving and (not bond_of(job, me) or bond_is_free(job, me, now))):
+        return home
     if stands_by(job, me) and job.history and job.disclosure_end is None and trust is not Trust.SOUND:
         if not lets_go(job, now, trust):
             return Check()
-        return ReleaseBond() if me in job.bonded and job.terms.bond else Finish()
+        return home
     if job.disclosure_end is not None and serves(job, me):
         return Disclose()
+    if leaving:
+        return Wait(phase)
     if not has_bond(job, me):  # once the last round is over, a bond could only be lost
         return PostBond() if job.disclosure_end is None else Wait(phase)
     match phase:
@@ -104,6 +108,11 @@ def restarts_at(attempt: Attempt, least: int) -> Seconds:
     first, longest = _RESTART_PAUSES
     since = attempt.commit_end if len(attempt.commits) < least else attempt.reveal_end
     return Seconds(since + min(first << min(attempt.attempt, 16), longest))
+
+
+def is_done(job: Job, me: Address) -> bool:
+    """The job is over, or went on without us: succession only moves down the list."""
+    return job.outcome is not None or job.created.coordinators.index(me) < job.serving
 
 
 def serves(job: Job, me: Address) -> bool:
