@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepledger.protocol.aggregation.stack import Scaled, gram
-from deepledger.protocol.similarity import ONE, cosines, profiles, upper_median
+from deepledger.protocol.aggregation.stack import Scaled, gram, gram_row
+from deepledger.protocol.similarity import ONE, cosines, cosines_with, profiles, upper_median
 
 
 def products(rows: list[list[int]]) -> tuple[tuple[int, ...], ...]:
@@ -28,8 +28,13 @@ def matrices(draw: st.DrawFn) -> np.ndarray:
 
 @given(matrix=matrices(), start=st.integers(0, 9))
 def test_inner_products_are_exact(matrix: np.ndarray, start: int) -> None:
-    assert gram(list(matrix), matrix.shape[1]) == products(matrix.tolist())
-    assert gram(list(matrix), matrix.shape[1], start=start) == products(matrix[:, start:].tolist())
+    size = matrix.shape[1]
+    assert gram(list(matrix), size) == products(matrix.tolist())
+    part = products(matrix[:, start:].tolist())
+    for index, row in enumerate(part):
+        squares = tuple(part[other][other] for other in range(len(part)))
+        assert gram_row(list(matrix), index, start, size) == (row, squares)
+        assert tuple(cosines_with(list(matrix), index, start, size)) == cosines(part)[index]
 
 
 @pytest.mark.parametrize("size", [2**14 - 1, 2**14, 2**14 + 1, 2**16 + 3])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
+from deepledger.protocol import screening
 from deepledger.protocol.aggregation.stack import Row, Stack
 from deepledger.protocol.screening import Known, Screened, Sign, Signs, overstated, screen
 from deepledger.protocol.similarity import ONE
@@ -262,6 +263,32 @@ def test_flipped_labels_show_in_the_last_layer(training):
     updates = [*honest, flip_labels(training.honest())]
     assert found(training, updates, **ALL) == {5: Sign.LABEL_FLIPPED}
     assert 5 not in found(training, updates)
+
+
+def test_of_many_outputs_only_the_first_are_looked_at(training, monkeypatch):
+    """Once for each update that is put aside: a vocabulary of tokens must not cost a settlement its deadline."""
+    looked = []
+
+    class Looked:
+        def __init__(self, vector):
+            self.vector = vector
+
+        def __getitem__(self, part):
+            if part.stop - part.start == WIDTH:
+                looked.append(part.start)
+            return self.vector[part]
+
+    monkeypatch.setattr(screening, "_MOST_OUTPUTS", 3)
+    updates = [training.honest() for _ in range(5)] + [flip_labels(training.honest()) for _ in range(2)]
+    rows = (row(seat, update) for seat, update in enumerate(updates))
+    stack = Stack(tuple(replace(each, vector=Looked(each.vector)) for each in rows), SIZE, 0)
+    result = screen(
+        stack, [], Screening(**ALL), order=range(7), layout=LAYOUT,
+        losses=lambda masks: [10_000 * (mask >> 5).bit_count() for mask in masks], margin=lambda loss: 2000,
+    )  # fmt: skip
+    assert result.found == {5: Sign.LABEL_FLIPPED, 6: Sign.LABEL_FLIPPED}
+    outputs = [BODY + place * WIDTH for place in range(3)]
+    assert looked == [start for left in (7, 6) for start in outputs for _ in range(left)]
 
 
 def test_other_harm_is_only_called_harmful(training):

@@ -14,13 +14,14 @@ from math import isqrt
 from typing import NamedTuple
 
 from deepledger.protocol.aggregation.stack import Row, Stack, Vector, gram
-from deepledger.protocol.similarity import ONE, Cosines, cosines, profiles, upper_median
+from deepledger.protocol.similarity import ONE, Cosines, cosines, cosines_with, profiles, upper_median
 from deepledger.protocol.spec import LayoutEntry, Screening
 from deepledger.protocol.types import Address
 
 HUNDREDTH = ONE // 100
 _IDLE = HUNDREDTH  # of the median norm: less is the model sent back
 _AGAINST = 20 * HUNDREDTH  # cosine with the others, below the negative of which an output is pushed against them
+_MOST_OUTPUTS = 1000
 _LEAST_COMPANY = 3  # updates, below which nothing can be called unusual
 _FAR = 10**15  # beyond this a length is not measured
 
@@ -250,33 +251,35 @@ def _find_opposed(
             return
         everybody = sum(1 << stack.rows[index].seat for index in left)
         whole, *without = losses([everybody, *(everybody & ~(1 << stack.rows[index].seat) for index in suspects)])
-        guilty: list[tuple[int, int, int, Sign]] = []
+        guilty: list[tuple[int, int, int]] = []
         for index, rest in zip(suspects, without, strict=True):
             screened.harms[index] = harm = whole - rest
-            if harm <= margin(whole):
-                continue
-            if index in opposed:
-                guilty.append((harm, places[index], index, Sign.SIGN_FLIPPED))
-            elif screening.harm_percent and harm * 100 > rest * screening.harm_percent:
-                flipped = _flips_outputs(stack.only(left), left.index(index), layout)
-                guilty.append((harm, places[index], index, Sign.LABEL_FLIPPED if flipped else Sign.HARMFUL))
+            harmful = screening.harm_percent and harm * 100 > rest * screening.harm_percent
+            if harm > margin(whole) and (index in opposed or harmful):
+                guilty.append((harm, places[index], index))
         if not guilty:
             return
-        _, _, index, sign = max(guilty)
-        screened.found[index] = sign
+        _, _, index = max(guilty)
+        if index in opposed:
+            screened.found[index] = Sign.SIGN_FLIPPED
+        else:
+            flips = _flips_outputs(stack.only(left), left.index(index), layout)
+            screened.found[index] = Sign.LABEL_FLIPPED if flips else Sign.HARMFUL
 
 
 def _flips_outputs(stack: Stack, suspect: int, layout: Sequence[LayoutEntry]) -> bool:
     """Whether some rows of the last weight matrix, which belong to one output each, move against the others' though the
-    whole does not.
+    whole does not. Of many outputs only the first are looked at: nothing but the sign's name depends on them.
     """
     matrices = [entry for entry in layout if len(entry.shape) == 2]
     if not matrices:
         return False
     outputs, width = matrices[-1].shape
+    outputs = min(outputs, _MOST_OUTPUTS)
+    vectors = [each.vector for each in stack.rows]
     against = 0
     for row in range(outputs):
         start = matrices[-1].offset + row * width
-        part = cosines(gram([each.vector for each in stack.rows], start + width, start=start))
-        against += upper_median([value for other, value in enumerate(part[suspect]) if other != suspect]) < -_AGAINST
+        part = cosines_with(vectors, suspect, start, start + width)
+        against += upper_median([value for other, value in enumerate(part) if other != suspect]) < -_AGAINST
     return 0 < against < outputs

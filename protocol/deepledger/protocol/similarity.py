@@ -8,7 +8,7 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 
-from deepledger.protocol.aggregation.stack import Gram, Vector, gram
+from deepledger.protocol.aggregation.stack import Gram, Vector, gram, gram_row
 
 ONE = 1_000_000
 
@@ -20,6 +20,12 @@ def cosines(products: Gram) -> Cosines:
     return tuple(
         tuple(_cosine(value, row[i], products[j][j]) for j, value in enumerate(row)) for i, row in enumerate(products)
     )
+
+
+def cosines_with(vectors: Sequence[Vector], index: int, start: int, stop: int) -> Sequence[int]:
+    """One row of `cosines`, over coordinates start … stop."""
+    products, squares = gram_row(vectors, index, start, stop)
+    return [_cosine(product, squares[index], square) for product, square in zip(products, squares, strict=True)]
 
 
 def _cosine(product: int, one: int, other: int) -> int:

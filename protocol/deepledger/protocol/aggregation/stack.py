@@ -5,7 +5,7 @@ Rows may be mapped files, so that memory does not grow with the number of partic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -19,6 +19,7 @@ Block = npt.NDArray[np.signedinteger]
 """Shape (n, number of coordinates looked at)."""
 Gram = tuple[tuple[int, ...], ...]
 """Shape (n, n): exact inner products of rows."""
+_Float64s = npt.NDArray[np.float64]
 
 _LIMB = 18  # bits: products of two limbs, summed over a block, are integers below 2^53, so float64 adds them exactly
 _GRAM_BLOCK = 1 << 14
@@ -87,26 +88,48 @@ class Stack:
         return self.only(index for index, row in enumerate(self.rows) if mask >> row.seat & 1)
 
 
-def gram(vectors: Sequence[Vector], length: int, *, start: int = 0) -> Gram:
-    """Exact inner products of integer vectors over coordinates start … length, whatever their width.
-
-    Matrix products in float64 of 18-bit limbs: every partial sum is an integer that float64 holds, so that the order
-    in which a BLAS adds does not matter.
-    """
+def gram(vectors: Sequence[Vector], length: int) -> Gram:
+    """Exact inner products of integer vectors over coordinates 0 … length, whatever their width."""
     if not vectors:
         return ()
-    count = len(vectors)
-    total = np.zeros((count, count), object)
-    for first in range(start, length, _GRAM_BLOCK):
-        block = np.stack([vector[first : min(first + _GRAM_BLOCK, length)] for vector in vectors]).astype(np.int64)
+    shape = (len(vectors), len(vectors))
+    return _summed(vectors, 0, length, lambda low, high: low @ high.T, shape=shape)
+
+
+def gram_row(vectors: Sequence[Vector], index: int, start: int, stop: int) -> Gram:
+    """As `gram`, over coordinates start … stop: the inner products with one vector, and the squared lengths of all."""
+
+
+    def multiply(low: _Float64s, high: _Float64s) -> _Float64s:
+        return np.stack([high @ low[index], np.einsum("ij,ij->i", low, high)])
+
+    return _summed(vectors, start, stop, multiply, shape=(2, len(vectors)))
+
+
+def _summed(
+    vectors: Sequence[Vector],
+    start: int,
+    stop: int,
+    multiply: Callable[[_Float64s, _Float64s], _Float64s],
+    *,
+    shape: tuple[int, int],
+) -> Gram:
+    """The sum of what `multiply` makes of coordinates start … stop.
+
+    In float64 of 18-bit limbs: every partial sum is an integer that float64 holds, so that the order in which a BLAS
+    adds does not matter.
+    """
+    total = np.zeros(shape, object)
+    for first in range(start, stop, _GRAM_BLOCK):
+        block = np.stack([vector[first : min(first + _GRAM_BLOCK, stop)] for vector in vectors]).astype(np.int64)
         limbs = list(_limbs(block))
         for i, low in enumerate(limbs):
             for j, high in enumerate(limbs):
-                total += (low @ high.T).astype(np.int64).astype(object) << (_LIMB * (i + j))
+                total += multiply(low, high).astype(np.int64).astype(object) << (_LIMB * (i + j))
     return tuple(tuple(int(value) for value in row) for row in total)
 
 
-def _limbs(block: npt.NDArray[np.int64]) -> Iterable[npt.NDArray[np.float64]]:
+def _limbs(block: npt.NDArray[np.int64]) -> Iterable[_Float64s]:
     """Digits to the base 2^18, the last one signed."""
     while block.size and max(int(block.max()), -int(block.min()) - 1) >= 1 << (_LIMB - 1):
         yield (block & ((1 << _LIMB) - 1)).astype(np.float64)
