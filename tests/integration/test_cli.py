@@ -385,7 +385,7 @@ BAD: dict[str, Callable[[Desk, int], Case]] = {
         ["job", "show", str(job)], {"DEEPLEDGER_STORE": "ipfs+http://127.0.0.1:9"}, 5, "127.0.0.1",
     ),
     "another task": lambda desk, job: (
-        ["join", str(job), "--data", str(desk.folder), "--account", "ann"],
+        ["join", str(job), "--data", str(desk.folder), "--account", "sponsor"],
         {"DEEPLEDGER_TASKS": __file__}, 3, "not installed here",
     ),
     "no data": lambda desk, job: (
