@@ -14,7 +14,7 @@ from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.auditor.render import as_json, render
 from deepledger.protocol.blobs import cid_of
-from deepledger.protocol.chain.events import Credited, Phase, Settled
+from deepledger.protocol.chain.events import Credited, Departure, Joined, Left, Phase, Settled
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.settlement import Coalition, Judged, Verdict
 from deepledger.protocol.task import WORST_LOSS, Task
@@ -423,9 +423,33 @@ def with_another_salt(events):
     return [replace(event, salt=bytes(32)) if type(event).__name__ == "Revealed" else event for event in events]
 
 
+def without_scores(events):
+    return [replace(event, scores=()) if isinstance(event, Settled) else event for event in events]
+
+
+def with_everyone_accepted(events):
+    everyone = (1 << 64) - 1
+    return [replace(event, accepted=everyone) if isinstance(event, Settled) else event for event in events]
+
+
+def without_who_revealed(events):
+    """It leaves at the head of the transaction that settles."""
+    settled = next(event for event in events if isinstance(event, Settled))
+    (seat, gone) = next((event.seat, event.participant) for event in events if isinstance(event, Joined))
+    left = Left(
+        at=replace(settled.at, log_index=-1), job=settled.job, participant=gone, seat=seat,
+        departure=Departure.VOLUNTARY, stake=10**18,
+    )  # fmt: skip
+    return sorted([*events, left], key=lambda event: event.at)
+
+
 @pytest.mark.parametrize(
-    "alter", [without_a_credit, without_a_commitment, with_another_amount, with_a_late_reveal, with_another_salt]
-)
+    "alter",
+    [
+        without_a_credit, without_a_commitment, with_another_amount, with_a_late_reveal, with_another_salt,
+        without_scores, with_everyone_accepted, without_who_revealed,
+    ],
+)  # fmt: skip
 def test_a_node_that_lies_is_found_out(play, alter):
     play.round()
     result = audit(LyingNode(play.world.reader(), alter), play.world.store, play.job)

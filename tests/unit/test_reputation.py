@@ -29,7 +29,7 @@ def play(script: Script, round: int, revealing: str, accepted: int, *, committin
     for letter in revealing:
         script.reveal(time + 110, names[letter], 10 * round + ord(letter), round=round)
     if accepted >= 0:
-        fields = {"accepted": accepted, "model_digest": digest(1000 + round)}
+        fields = {"accepted": accepted, "scores": (1,) * accepted.bit_count(), "model_digest": digest(1000 + round)}
         script.say(Settled, time + 200, round=round, **SETTLED | fields)
 
 

@@ -68,9 +68,9 @@ def test_a_thief_who_commits_first_does_not_rob_the_author(script, spec_of):
 def test_an_update_of_an_earlier_rounds_starved_attempt_is_a_copy(script, spec_of):
     play(script, 1000, [(A, 1)])
     starve(script, 1200)
-    play(script, 2000, [(A, 2)], attempt=1)
+    play(script, 2000, [(A, 2), (B, 3)], attempt=1)
     script.say(Settled, 2200, round=0, **SETTLED)
-    play(script, 3000, [(A, 1), (B, 2), (C, 3)], round=1)
+    play(script, 3000, [(A, 1), (B, 2), (C, 4)], round=1)
     assert copies(script, spec_of()) == {A: A, B: A, C: None}
 
 

@@ -197,11 +197,22 @@ def test_without_a_successor_the_job_ends(script):
     assert deadline(script.job, 1200) is None
 
 
-def test_a_withheld_validation_set_is_waited_for(script):
+def withheld() -> Script:
+    """Like `script`, in a job whose validation set is withheld."""
+    script = Script()
+    script.create(validation_lock=b"\4" * 32)
+    script.join(A, B, C)
+    script.open(1000)
+    return script
+
+
+def test_a_withheld_validation_set_is_waited_for():
+    script = withheld()
     script.say(BondPosted, 1001, coordinator=SECOND, amount=7)
     ready(script)
+    assert not script.job.withholds, "no round is settled with it"
     script.say(Settled, 1130, round=0, **SETTLED)
-    assert not script.job.withholds, "it is public"
+    assert script.job.withholds
     script.say(DisclosureDue, 1130, outcome=Outcome.COMPLETED, disclosure_end=1160)
     assert phases(script, 1130, 1159, 1160) == [Phase.DISCLOSING, Phase.DISCLOSING, Phase.OVERDUE]
     assert [deadline(script.job, now) for now in (1130, 1160)] == [1160, None]
@@ -284,6 +295,7 @@ NONSENSE = {
         {"round": 0, "coordinator": FIRST, "successor": STRANGER, "penalty": 0},
     ),
     "succeeds itself": (CoordinatorReplaced, {"round": 0, "coordinator": FIRST, "successor": FIRST, "penalty": 0}),
+    "a key that nothing needs": (DisclosureDue, {"outcome": Outcome.COMPLETED, "disclosure_end": 1060}),
     "created twice": (JobCreated, {"sponsor": A, "terms": JobTerms(**TERMS), "coordinators": (FIRST,)}),
 }
 
@@ -308,6 +320,47 @@ def test_commitments_and_reveals_come_once_from_the_seated(script):
         script.reveal(1110, C, 1)
     with pytest.raises(ChainNonsense, match="round 0 is open, not 1"):
         script.reveal(1110, B, 1, round=1)
+
+
+def test_nothing_is_settled_that_was_not_revealed(script):
+    ready(script)
+    for change in (
+        {"accepted": 0b111, "scores": (1, 1, 1)},  # C did not reveal
+        {"accepted": 1 << 63, "scores": (1,)},
+    ):
+        with pytest.raises(ChainNonsense, match="accepts seats that did not reveal"):
+            script.say(Settled, 1130, round=0, **SETTLED | change)
+    for change in ({"scores": ()}, {"scores": (1, 1, 1)}, {"accepted": 0b10}):
+        with pytest.raises(ChainNonsense, match="not one score per accepted seat"):
+            script.say(Settled, 1130, round=0, **SETTLED | change)
+    script.say(Settled, 1130, round=0, **SETTLED | {"accepted": 0, "scores": ()})
+
+
+def leave(script: Script, time: int, participant: str, departure: Departure) -> None:
+    seat = script.job.participants[participant].seat
+    script.say(Left, time, participant=participant, seat=seat, departure=departure, stake=5)
+
+
+def test_nobody_leaves_with_a_commitment_but_who_is_punished_for_it(script):
+    script.commit(1010, A)
+    script.commit(1020, B)
+    script.reveal(1110, A, 1)
+    for participant, departure in ((B, Departure.VOLUNTARY), *((A, each) for each in Departure)):
+        with pytest.raises(ChainNonsense, match="it committed, or revealed, in the open round"):
+            leave(script, 1140, participant, departure)
+    leave(script, 1140, B, Departure.EXHAUSTED)
+    leave(script, 1140, C, Departure.VOLUNTARY)
+    with pytest.raises(ChainNonsense, match="no seat any more"):
+        script.reveal(1145, B, 2)
+
+
+def test_who_revealed_last_may_leave_while_the_key_is_due():
+    script = withheld()
+    ready(script)
+    script.say(Settled, 1130, round=0, **SETTLED)
+    script.say(DisclosureDue, 1130, outcome=Outcome.WITHDRAWN, disclosure_end=1160)
+    leave(script, 1140, A, Departure.VOLUNTARY)
+    assert set(script.job.participants) == {B, C}
 
 
 def test_no_round_is_open():

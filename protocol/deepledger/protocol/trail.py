@@ -14,6 +14,7 @@ from deepledger.protocol.chain.events import (
     BondReleased,
     Committed,
     CoordinatorReplaced,
+    Departure,
     DisclosureDue,
     Event,
     JobCreated,
@@ -234,6 +235,8 @@ def _applied(job: Job, event: Event) -> Job:
         case Left():
             if event.participant not in job.participants:
                 raise _nonsense(event, "it had no seat")
+            if job.attempt is not None and _is_held(job.attempt, event):
+                raise _nonsense(event, "it committed, or revealed, in the open round")
             stay = {address: seat for address, seat in job.participants.items() if address != event.participant}
             return _close_committing(replace(job, participants=stay), event.at.timestamp)
         case PenaltyTaken():
@@ -259,6 +262,8 @@ def _applied(job: Job, event: Event) -> Job:
             attempt = _open(job, event)
             if not attempt.has_committed(event.participant) or attempt.has_revealed(event.participant):
                 raise _nonsense(event, "the participant did not commit, or revealed before")
+            if event.participant not in job.participants:
+                raise _nonsense(event, "the participant has no seat any more")
             attempt = replace(attempt, reveals=(*attempt.reveals, event))
             if len(attempt.reveals) == len(attempt.commits):
                 attempt = replace(attempt, reveal_end=event.at.timestamp)
@@ -275,8 +280,13 @@ def _applied(job: Job, event: Event) -> Job:
                 return job  # the round waited for a bond, and opens now
             return replace(job, attempt=replace(_open(job, event), reveal_end=now))
         case Settled():
+            attempt = _open(job, event)
+            if event.accepted & ~_seats_revealed(job, attempt):
+                raise _nonsense(event, "it accepts seats that did not reveal")
+            if len(event.scores) != event.accepted.bit_count():
+                raise _nonsense(event, "it has not one score per accepted seat")
             over = SettledRound(
-                opened=_open(job, event),
+                opened=attempt,
                 participants=job.participants,
                 reputations=job.reputations,
                 model_digest=job.model_digest,
@@ -294,6 +304,8 @@ def _applied(job: Job, event: Event) -> Job:
         case DisclosureDue():
             if _is_ending(job):
                 raise _nonsense(event, "the job waits for the key already, or is over")
+            if not job.withholds:
+                raise _nonsense(event, "no key is missing")
             return replace(job, attempt=None, disclosure_end=event.disclosure_end)
         case ValidationDisclosed():
             if job.validation_key is not None:
@@ -309,16 +321,28 @@ def _applied(job: Job, event: Event) -> Job:
 
 def _moved(over: SettledRound) -> dict[Address, int]:
     """The reputations of who revealed, after the round."""
-    seats = {reveal.participant: over.participants.get(reveal.participant) for reveal in over.opened.reveals}
+    seats = {reveal.participant: over.participants[reveal.participant].seat for reveal in over.opened.reveals}
     return {
-        address: after(over.reputations.get(address, FULL), accepted=bool(over.settled.accepted >> seat.seat & 1))
+        address: after(over.reputations.get(address, FULL), accepted=bool(over.settled.accepted >> seat & 1))
         for address, seat in seats.items()
-        if seat is not None
     }
 
 
 def _is_ending(job: Job) -> bool:
     return job.disclosure_end is not None or job.outcome is not None
+
+
+def _is_held(attempt: Attempt, event: Left) -> bool:
+    """Whether what it did in the open attempt keeps the participant seated: a reveal always, a commitment unless it is
+    the penalty that unseats it.
+    """
+    voluntary = event.departure is Departure.VOLUNTARY
+    return attempt.has_revealed(event.participant) or (voluntary and attempt.has_committed(event.participant))
+
+
+def _seats_revealed(job: Job, attempt: Attempt) -> int:
+    """A bit per seat."""
+    return sum(1 << job.participants[reveal.participant].seat for reveal in attempt.reveals)
 
 
 def _open(job: Job, event: Committed | Revealed | RoundStarved | Settled | CoordinatorReplaced) -> Attempt:
