@@ -13,7 +13,7 @@ import pytest
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.auditor.render import as_json, render
-from deepledger.protocol.blobs import cid_of
+from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import Credited, Departure, Joined, Left, Phase, Settled
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.settlement import Coalition, Judged, Verdict
@@ -256,6 +256,12 @@ def test_a_lie_about_worth_is_named(valued, lie, updates, kinds, words):
     assert any(words in finding.explanation for finding in result.findings)
 
 
+def pinned(world):
+    """The validation set, for specs that change what else is said of it."""
+    validation = world.shards[4].read_bytes()
+    return {"digest": digest_of(validation).hex(), "bytes": len(validation)}
+
+
 def bent(play, parts, *, seats=0b0010):
     """Sources that make a coordinator settle consistently with results that are off by some millionths of the loss."""
 
@@ -283,9 +289,56 @@ def test_results_that_are_wrong_are_found_though_all_else_follows_from_them(valu
 
 
 def test_results_may_differ_as_two_machines_do(valued):
-    valued.sources = bent(valued, 500)
+    valued.sources = bent(valued, 2)
     valued.round(valued.trained())
-    assert audited(valued).matches
+    result = audited(valued)
+    assert result.matches, result.findings
+    remeasured = result.rounds[0].remeasured
+    assert 1e-6 < remeasured.loss < 3e-6
+    assert 0 < remeasured.moved < remeasured.pot // 1000
+    assert result.doubts == ()
+
+
+def within_loss(result):
+    return {"loss_millionths": result.loss_millionths + result.loss_millionths * 90 // 10**6}
+
+
+def within_accuracy(result):
+    return {"correct": result.correct - 1}
+
+
+@pytest.mark.parametrize(("metric", "lie"), [("loss", within_loss), ("accuracy", within_accuracy)])
+def test_pay_that_is_moved_within_the_tolerance_is_told_by_name_and_amount(world, metric, lie):
+    """Nothing proves it: each result is one that the job takes."""
+    changes = {"rewards": {"policy": "contribution", "measure": "leave_one_out", "metric": metric}}
+    changes["validation"] = {"loss_tolerance": 1e-4, **pinned(world)}
+    play = sys.modules[type(world).__module__].Play(world, participants=4, spec_changes=changes)
+
+    class Friendly(play.sources):
+        def evaluate(self, coalitions, wanted):
+            """Without the update of seat 2, the model is said to be a little worse than it is."""
+            for coalition, result in zip(wanted, super().evaluate(coalitions, wanted), strict=True):
+                yield result.model_copy(update=lie(result) if coalition.seats == 0b1011 else {})
+
+    play.round(play.trained(rate=0.02))
+    play.sources = Friendly
+    play.round(play.trained(rate=0.02))
+    result = audited(play)
+    assert result.findings == ()
+    assert not result.matches
+    (doubt,) = result.doubts
+    friend = play.nodes[2].account
+    assert doubt.over.opened.round == 1
+    assert [address for address, amount in doubt.remeasured.excess.items() if amount > 0] == [friend]
+    assert doubt.remeasured.moved == doubt.remeasured.excess[friend]
+    assert doubt.remeasured.moved > doubt.remeasured.pot // 100
+    status, shown = with_torch(play, play.job)
+    assert status == 7
+    assert "DOUBT: round 1 paid" in shown
+    assert friend in shown
+    told = as_json(result)
+    assert told["doubts"] == [1]
+    assert int(told["rounds"][1]["remeasured"]["excess"][friend]) == doubt.remeasured.moved
 
 
 def test_an_earlier_update_that_is_called_forgotten_and_is_there_is_named(valued):
@@ -628,8 +681,13 @@ def test_praise_for_a_model_with_the_worst_result_is_named(world, monkeypatch, b
         )  # fmt: skip
 
 
+def with_torch(play, job, *arguments):
+    """Exit status and output of an audit."""
+    return typed(play, job, "from deepledger.cli.main import app; app()", *arguments)
+
+
 def without_torch(play, job, *arguments):
-    """Exit status and output of an audit by somebody who has no torch."""
+    """Exit status and output of an audit by somebody who has none."""
     script = """
 import sys
 sys.modules["torch"] = None
@@ -642,6 +700,10 @@ try:
 finally:
     assert not any(name.startswith(("deepledger.node", "deepledger.coordinator")) for name in sys.modules)
 """
+    return typed(play, job, script, *arguments)
+
+
+def typed(play, job, script, *arguments):
     world = play.world
     places = ["--rpc-url", world.url, "--contract", world.contract, "--store", str(world.folder / "store")]
     command = [sys.executable, "-c", script, "audit", str(job), *places, "--tasks", str(world.task), *arguments]
@@ -678,7 +740,7 @@ def test_pay_that_rests_on_what_the_coordinator_says_is_not_called_right(world, 
     status, shown = without_torch(play, play.job)
     assert status == 7
     said = " ".join(shown.split())
-    assert "Nothing that was checked is wrong. Pay not checked: in 2 of 2 rounds it follows from" in said
+    assert "Nothing is proved wrong. Pay not checked: in 2 of 2 rounds it follows from" in said
     assert "0 of 2 settled rounds derived again. Evaluation: not checked because torch is not installed" in said
     status, shown = without_torch(play, play.job, "--json")
     told = json.loads(shown)

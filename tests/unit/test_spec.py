@@ -32,6 +32,7 @@ def test_numbers_survive_canonical_form(spec_of):
     assert spec_bytes(back) == spec_bytes(spec)
 
 
+VALIDATION = {"digest": "cd" * 32, "bytes": 100}
 WRONG = {
     "unknown field": ({"extra": 1}, "extra: Extra inputs are not permitted"),
     "missing part": ({"rewards": None}, "rewards: "),
@@ -58,6 +59,17 @@ WRONG = {
         {"update": {"bits": 32, "fraction_bits": 10, "norm_bound": 1.0}, "max_samples": 2**31},
         "lower update",
     ),
+    "loose where losses pay": (
+        {"rewards": {"policy": "contribution"}, "validation": VALIDATION | {"loss_tolerance": 1e-3}},
+        "the tolerance of the loss is 0.001, but pay follows contribution to it, which allows at most 0.0001",
+    ),
+    "loose where correct samples pay": (
+        {
+            "rewards": {"policy": "contribution", "metric": "accuracy"},
+            "validation": VALIDATION | {"correct_tolerance": 2},
+        },
+        "the tolerance of correct samples is 2, but pay follows contribution to it, which allows at most 1",
+    ),
     "secret": ({"privacy": "sealed"}, "privacy: Input should be 'open'"),
     "other version": ({"version": 2}, "version"),
 }
@@ -69,6 +81,13 @@ def test_a_wrong_spec_is_refused_in_one_line(change, message, spec_fields):
         build_spec(spec_fields() | change)
     assert message in str(refusal.value)
     assert str(refusal.value).isprintable()
+
+
+def test_evaluations_may_differ_further_where_nothing_is_paid_for_them(spec_of):
+    assert spec_of(validation=VALIDATION | {"loss_tolerance": 1e-3, "correct_tolerance": 9})
+    assert spec_of().validation.loss_tolerance == 1e-5
+    by_accuracy = {"policy": "contribution", "metric": "accuracy"}
+    assert spec_of(rewards=by_accuracy, validation=VALIDATION | {"loss_tolerance": 1e-3})
 
 
 @pytest.mark.parametrize("fields", [None, [], "spec", 5, {}])

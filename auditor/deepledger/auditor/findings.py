@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,7 +10,7 @@ from deepledger.protocol.chain.events import Event, Position
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.report import Evaluation, Report
 from deepledger.protocol.trail import Job, SettledRound
-from deepledger.protocol.types import Address, RoundNumber
+from deepledger.protocol.types import Address, RoundNumber, Wei
 
 
 class Kind(StrEnum):
@@ -38,11 +39,33 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Remeasured:
+    """What a round paid otherwise than it would have by the results that were got here."""
+
+    loss: float  # largest difference of a loss, of max(1, loss)
+    correct: int  # largest difference of correct samples
+    pot: Wei
+    excess: Mapping[Address, int]  # wei that were paid too much, or if negative too little
+    beyond_rounding: bool  # results differ more than two honest machines' do
+
+    @property
+    def moved(self) -> Wei:
+        gained = sum(amount for amount in self.excess.values() if amount > 0)
+        return Wei(max(gained, gained - sum(self.excess.values())))
+
+    @property
+    def doubtful(self) -> bool:
+        """Nothing proves a lie, but rounding does not explain where a hundredth of the pot or more went."""
+        return self.beyond_rounding and self.moved * 100 >= self.pot
+
+
+@dataclass(frozen=True, slots=True)
 class AuditedRound:
     over: SettledRound
     report: Report | None  # None if it cannot be had or read
     derived: bool  # model, verdicts and scores were derived again from the updates
     believed: int  # results of coalitions, which verdicts or scores follow from, that only the report says
+    remeasured: Remeasured | None  # None where pay rests on no evaluations, or not all could be redone
     evaluation: Evaluation | None  # re-derived; None if it was not
     unchecked: str | None  # why results could not be checked, where the task failed here: that accuses nobody
 
@@ -62,12 +85,17 @@ class Audit:
     @property
     def matches(self) -> bool:
         """Every model and every wei was checked, and is as it was settled."""
-        return not self.findings and self.pay_checked
+        return not self.findings and self.pay_checked and not self.doubts
 
     @property
     def pay_checked(self) -> bool:
         """Nobody's pay rests on what only a report says."""
         return not any(each.believed for each in self.rounds)
+
+    @property
+    def doubts(self) -> tuple[AuditedRound, ...]:
+        """Rounds that paid as no honest results would, though each result is within the job's tolerance."""
+        return tuple(each for each in self.rounds if each.remeasured is not None and each.remeasured.doubtful)
 
     @property
     def mismatches(self) -> int:

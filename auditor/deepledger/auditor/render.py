@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from deepledger.auditor.findings import Audit, Finding
+from deepledger.auditor.findings import Audit, AuditedRound, Finding, Remeasured
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import (
     BondPosted,
@@ -51,6 +51,7 @@ def render(audit: Audit, *, trail: bool = True) -> RenderableType:
     parts.append(_rounds(audit))
     parts += _refused(audit)
     parts += [_finding(number, finding) for number, finding in enumerate(audit.findings, 1)]
+    parts += [_doubt(each, each.remeasured) for each in audit.doubts if each.remeasured is not None]
     parts.append(_verdict(audit))
     return Group(*parts)
 
@@ -65,6 +66,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
         "job": audit.job.job,
         "matches": audit.matches,
         "pay_checked": audit.pay_checked,
+        "doubts": [each.over.opened.round for each in audit.doubts],
         "complete": audit.complete,
         "block": {"number": audit.head.number, "hash": audit.head.hash, "timestamp": audit.head.timestamp},
         "rounds_settled": len(audit.job.history),
@@ -82,6 +84,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
                 "pot": str(each.over.settled.pot),
                 "derived": each.derived,
                 "believed": each.believed,
+                "remeasured": _remeasured_json(each.remeasured) if each.remeasured else None,
                 "evaluation": each.evaluation.model_dump() if each.evaluation else None,
                 "updates": [update.model_dump(mode="json") for update in each.report.updates] if each.report else None,
             }
@@ -101,6 +104,16 @@ def as_json(audit: Audit) -> dict[str, Any]:
             for finding in audit.findings
         ],
         "trail": [_event_json(event) for event in audit.events],
+    }
+
+
+def _remeasured_json(remeasured: Remeasured) -> dict[str, Any]:
+    return {
+        "loss": remeasured.loss,
+        "correct": remeasured.correct,
+        "moved": str(remeasured.moved),
+        "excess": {address: str(amount) for address, amount in remeasured.excess.items()},
+        "doubtful": remeasured.doubtful,
     }
 
 
@@ -236,17 +249,50 @@ def _finding(number: int, finding: Finding) -> Text:
     return text
 
 
+def _doubt(round: AuditedRound, remeasured: Remeasured) -> Text:
+    """By name and amount; the one who gained most first."""
+    settled, part = round.over.settled, remeasured.moved / remeasured.pot
+    text = Text()
+    text.append(
+        f"\nDOUBT: round {round.over.opened.round} paid {eth(remeasured.moved)}, {part:.0%} of its pot, otherwise than "
+        "it would have by the results that were got here. Each result is within the job's tolerance, but they differ "
+        f"by up to {remeasured.loss:.1e} of the loss and {_samples(remeasured)}, more than honest machines' do.\n",
+        "bold yellow",
+    )
+    for address, amount in sorted(remeasured.excess.items(), key=lambda item: -item[1]):
+        text.append(f"   {address}  {eth(Wei(abs(amount)))} {'more' if amount > 0 else 'less'}\n")
+    text.append(f"   where    block {settled.at.block}, transaction {settled.at.transaction}")
+    return text
+
+
+def _samples(remeasured: Remeasured) -> str:
+    return f"{remeasured.correct} correct sample{'s' if remeasured.correct != 1 else ''}"
+
+
 def _verdict(audit: Audit) -> Text:
     derived = f"{sum(each.derived for each in audit.rounds)} of {len(audit.job.history)}"
     open_round = "" if audit.job.outcome is not None else f" Round {audit.job.round} is not settled yet."
     what = (
         f"{len(audit.events)} events up to block {audit.head.number}, {audit.blobs} blobs ({audit.bytes:,} bytes), "
-        f"{derived} settled rounds derived again. Evaluation: {audit.evaluation}.{open_round}"
+        f"{derived} settled rounds derived again. Evaluation: {audit.evaluation}.{_moved(audit)}{open_round}"
     )
     if audit.matches:
         return Text(f"\nEverything matches. {what}", "bold green")
     unsure = _unchecked(audit)
     return Text(f"\n{_count(audit)}{unsure} {what}", "bold red" if audit.mismatches else "bold yellow")
+
+
+def _moved(audit: Audit) -> str:
+    """How much of the pay that rests on evaluations would have gone elsewhere by those of this machine."""
+    done = [each.remeasured for each in audit.rounds if each.remeasured is not None]
+    pots = sum(each.pot for each in done)
+    if not pots:
+        return ""
+    moved = Wei(sum(each.moved for each in done))
+    return (
+        f" By the results got here, {eth(moved)} ({moved / pots:.2%} of the pots) would have gone elsewhere; losses "
+        f"differ by up to {max(each.loss for each in done):.1e}."
+    )
 
 
 def _unchecked(audit: Audit) -> str:
@@ -266,7 +312,9 @@ def _count(audit: Audit) -> str:
     missing, wrong = len(audit.findings) - audit.mismatches, audit.mismatches
     counted = [f"{wrong} mismatch{'es' if wrong != 1 else ''}."] if wrong else []
     if not audit.findings:
-        counted.append("Nothing that was checked is wrong.")
+        counted.append("Nothing is proved wrong.")
+    if audit.doubts:
+        counted.append(f"Doubts about the pay of {len(audit.doubts)} round{'s' if len(audit.doubts) != 1 else ''}.")
     if missing:
         counted.append(
             f"Incomplete: {missing} blob{'s' if missing != 1 else ''} cannot be had here. Is this the store that the "

@@ -7,6 +7,7 @@ from contextlib import suppress
 import numpy as np
 
 from deepledger.auditor.findings import AuditedRound, Finding, Kind
+from deepledger.auditor.remeasure import remeasure
 from deepledger.auditor.sources import GONE, Claims, Find, Underivable, say
 from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.store import BlobStore
@@ -51,7 +52,7 @@ def audit_round(
     evaluation, unchecked = None, None
     if bench is not None and claimed_after is not None:
         evaluation, unchecked = _evaluate(bench, claimed_after, report)
-    derived, believed = False, 0
+    derived, believed, remeasured = False, 0, None
     if before is not None and all(reveal.participant in over.participants for reveal in over.opened.reveals):
         revealed = revealed_in(job, over.opened, over.participants, spec)
         claims = Claims(store, spec, report, evaluator, find)
@@ -61,6 +62,8 @@ def audit_round(
         unchecked, believed = unchecked or claims.unchecked, claims.believed
         complete = settlement is not None and not claims.incomplete
         derived = complete and not believed
+        if derived:
+            remeasured = remeasure(spec, before, revealed, claims, over)
         if settlement is not None and complete:
             _compare_money(settlement, over, find)
             _compare_model(after, claimed_after, find)
@@ -73,7 +76,7 @@ def audit_round(
             say(report.evaluation),
             say(evaluation),
         )
-    return AuditedRound(over, report, derived, believed, evaluation, unchecked), claimed_after
+    return AuditedRound(over, report, derived, believed, remeasured, evaluation, unchecked), claimed_after
 
 
 def _evaluate(bench: Bench, model: ModelVector, report: Report | None) -> tuple[Evaluation | None, str | None]:

@@ -46,9 +46,16 @@ class Claims:
         self._forgotten = set(report.forgotten) if report else set()
         self.incomplete = False
         self.believed = 0  # results that could not be got here
+        self.updates: dict[Contribution, Vector | Verdict] = {}  # as `update` gave them
+        self.earlier: dict[Earlier, Vector | None] = {}  # as `earlier_update` did
+        self.results: dict[Coalition, Evaluation] = {}  # that were got here
         self.unchecked: str | None = None
 
     def update(self, contribution: Contribution) -> Vector | Verdict:
+        self.updates[contribution] = update = self._update(contribution)
+        return update
+
+    def _update(self, contribution: Contribution) -> Vector | Verdict:
         claim = self._verdicts.get(contribution.participant)
         try:
             vector, data = self._fetch(contribution.digest)
@@ -70,6 +77,10 @@ class Claims:
         return Verdict.UNAVAILABLE  # taken as given, so that the rest of the round is judged by itself
 
     def earlier_update(self, earlier: Earlier) -> Vector | None:
+        self.earlier[earlier] = update = self._earlier_update(earlier)
+        return update
+
+    def _earlier_update(self, earlier: Earlier) -> Vector | None:
         forgotten = earlier.digest.hex() in self._forgotten
         what = f"the update of {earlier.participant} of an earlier round"
         try:
@@ -124,7 +135,7 @@ class Claims:
         """What is got here. That the task fails here says nothing, unless it failed there, too."""
         if self._evaluator is None:
             return {}
-        results = dict(zip(wanted, self._evaluator.evaluate(coalitions, wanted), strict=True))
+        results = dict(zip(wanted, self.get(coalitions, wanted), strict=True))
         known = {
             each: result
             for each, result in results.items()
@@ -133,6 +144,18 @@ class Claims:
         if len(known) < len(results):
             self.unchecked = "the task failed here on models of coalitions"
         return known
+
+    def get(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
+        """What the evaluator says, which is asked once for each."""
+        assert self._evaluator is not None  # noqa: S101 (the caller looked)
+        new = [each for each in wanted if each not in self.results]
+        self.results.update(zip(new, self._evaluator.evaluate(coalitions, new), strict=True))
+        return [self.results[each] for each in wanted]
+
+    def differences(self) -> list[tuple[Evaluation, Evaluation]]:
+        """What was claimed and what was got here, of one model each."""
+        claimed = self._evaluations
+        return [(claimed[each], got) for each, got in self.results.items() if each in claimed and claimed[each] != got]
 
     def _fetch(self, digest: Digest) -> tuple[FileVector, Buffer]:
         """As a vector, and as all its bytes, which are in memory while they are looked at."""

@@ -19,6 +19,8 @@ from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import (
+    CORRECT_TOLERANCE,
+    LOSS_TOLERANCE,
     MAX_SEATS,
     AggregationRule,
     JobSpec,
@@ -113,8 +115,8 @@ class ModelSection(_Part):
 class ToleranceSection(_Part):
     """How far two machines' evaluations may differ, see `Validation`."""
 
-    loss: Annotated[float, Field(ge=0, le=1)] = 1e-3
-    correct: Annotated[int, Field(ge=0)] = 1
+    loss: Annotated[float, Field(ge=0, le=1)] = LOSS_TOLERANCE
+    correct: Annotated[int, Field(ge=0)] = CORRECT_TOLERANCE
 
 
 class TermsSection(_Part):

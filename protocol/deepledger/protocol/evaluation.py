@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import torch
 
 _TRIES = 2
+ROUNDING = 4e-6
+"""Of max(1, loss): ten times what ways of computing one evaluation were measured to differ by, see
+benchmarks/tolerance.py, and what telling millionths adds."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -107,9 +110,13 @@ def _no_room(error: OSError) -> StateError:
 
 def agrees(claimed: Evaluation, derived: Evaluation, tolerance: Validation) -> bool:
     """Whether two machines may have got these two results for one model."""
-    allowed = tolerance.loss_tolerance * max(1.0, derived.loss)
     return (
         claimed.samples == derived.samples
         and abs(claimed.correct - derived.correct) <= tolerance.correct_tolerance
-        and abs(claimed.loss - derived.loss) <= allowed
+        and loss_difference(claimed, derived) <= tolerance.loss_tolerance
     )
+
+
+def loss_difference(claimed: Evaluation, derived: Evaluation) -> float:
+    """Of max(1, loss)."""
+    return abs(claimed.loss - derived.loss) / max(1.0, derived.loss)

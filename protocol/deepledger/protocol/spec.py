@@ -28,6 +28,11 @@ MAX_NESTING = 32
 FIXED_ONE = 1 << 20
 """Factors of aggregation rules are integers in units of 1 / FIXED_ONE."""
 
+LOSS_TOLERANCE, CORRECT_TOLERANCE = 1e-5, 1
+"""How far evaluations of one model may differ unless a job says otherwise: of max(1, loss), and in samples."""
+MOST_LOSS_TOLERANCE, MOST_CORRECT_TOLERANCE = 1e-4, 1
+"""The largest where pay follows from evaluations."""
+
 KEY_BYTES = 32
 SEALED_BYTES = 81
 WITHHELD_OVERHEAD = 48
@@ -276,15 +281,15 @@ class Validation(_Part):
 
     `digest` and `bytes` are those of the set itself if it is public; of what it is encrypted to if it is `withheld`.
 
-    Integers decide the model and the money; evaluation is floating point and decides neither here. Between machines
-    and torch builds, sums of products differ in the last bits: `loss_tolerance` is relative to max(1, loss),
-    `correct_tolerance` counts samples whose two best logits are that close.
+    Between machines and torch builds, sums of products differ in the last bits: `loss_tolerance` is relative to
+    max(1, loss), `correct_tolerance` counts samples whose two best logits are that close. Within them a coordinator may
+    say what it likes, so that jobs which pay by contribution keep them small.
     """
 
     digest: Hex32
     bytes: Annotated[int, Field(gt=0, le=1 << 32)]
-    loss_tolerance: Annotated[float, Field(ge=0, le=1)] = 1e-3
-    correct_tolerance: Annotated[int, Field(ge=0)] = 1
+    loss_tolerance: Annotated[float, Field(ge=0, le=1)] = LOSS_TOLERANCE
+    correct_tolerance: Annotated[int, Field(ge=0)] = CORRECT_TOLERANCE
     withheld: Withheld | None = None
 
     @model_validator(mode="after")
@@ -332,6 +337,23 @@ class JobSpec(_Part):
             raise ValueError(
                 f"sums of {self.aggregation.rule} could overflow int64 with {MAX_SEATS} seats, {self.update.bits} bits "
                 f"and a shift of {shift}; lower update.bits, max_samples, norm_bound or the gap of the fraction bits"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_that_pay_are_held_tight(self) -> JobSpec:
+        rewards, validation = self.rewards, self.validation
+        if not isinstance(rewards, ContributionRewards):
+            return self
+        what, given, most = (
+            ("the loss", validation.loss_tolerance, MOST_LOSS_TOLERANCE)
+            if rewards.metric == "loss"
+            else ("correct samples", validation.correct_tolerance, MOST_CORRECT_TOLERANCE)
+        )
+        if given > most:
+            raise ValueError(
+                f"the tolerance of {what} is {given:g}, but pay follows contribution to it, which allows at most "
+                f"{most:g}: within it a coordinator could choose every coalition's result, and so pay whom it likes"
             )
         return self
 

@@ -1,0 +1,75 @@
+"""What a round would have paid by the results that were got here.
+
+Within a job's tolerances a coordinator may claim others. Nobody can prove it wrong, but what that moves can be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deepledger.auditor.findings import Remeasured
+from deepledger.auditor.sources import Claims
+from deepledger.protocol.aggregation.stack import Vector
+from deepledger.protocol.evaluation import ROUNDING, loss_difference
+from deepledger.protocol.rewards import shares
+from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Earlier, Revealed, Verdict, settle
+from deepledger.protocol.spec import ContributionRewards, JobSpec
+from deepledger.protocol.task import Evaluation
+from deepledger.protocol.trail import SettledRound
+from deepledger.protocol.types import Address, Digest, Wei
+from deepledger.protocol.vectors import ModelVector
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """`settlement.Sources` of a round that was derived with `claims`, with what was got here for what was claimed."""
+
+    claims: Claims
+
+    def update(self, contribution: Contribution) -> Vector | Verdict:
+        return self.claims.updates[contribution]
+
+    def earlier_update(self, earlier: Earlier) -> Vector | None:
+        return self.claims.earlier[earlier]
+
+    def earlier_model(self, digest: Digest) -> ModelVector:
+        return self.claims.earlier_model(digest)
+
+    def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
+        return self.claims.get(coalitions, wanted)
+
+
+def remeasure(
+    spec: JobSpec, before: ModelVector, revealed: Revealed, claims: Claims, over: SettledRound
+) -> Remeasured | None:
+    """None where nothing was evaluated. `claims` has the results of all coalitions that were asked for."""
+    if not claims.results:
+        return None
+    differences = claims.differences()
+    loss = max((loss_difference(*pair) for pair in differences), default=0.0)
+    correct = max((abs(claimed.correct - got.correct) for claimed, got in differences), default=0)
+    by_accuracy = isinstance(spec.rewards, ContributionRewards) and spec.rewards.metric == "accuracy"
+    excess: dict[Address, int] = {}
+    if differences:
+        again = settle(spec, before.copy(), revealed, _Again(claims))
+        paid = _shares(over.settled.pot, over.settled.accepted, over.settled.scores)
+        due = _shares(over.settled.pot, again.accepted, again.scores)
+        excess = {
+            seat.address: more
+            for seat in over.participants.values()
+            if (more := paid.get(seat.seat, 0) - due.get(seat.seat, 0))
+        }
+    return Remeasured(
+        loss=loss,
+        correct=correct,
+        pot=over.settled.pot,
+        excess=excess,
+        beyond_rounding=loss > ROUNDING or (by_accuracy and correct > 0),
+    )
+
+
+def _shares(pot: Wei, accepted: int, scores: Sequence[int]) -> Mapping[int, int]:
+    """By seat, in wei."""
+    seats = [seat for seat in range(accepted.bit_length()) if accepted >> seat & 1]
+    return dict(zip(seats, shares(pot, scores), strict=False))
