@@ -25,6 +25,7 @@ from deepledger.coordinator.happenings import (
     UpdateJudged,
     Withdrawn,
 )
+from deepledger.coordinator.rehearsal import Rehearsed
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import Outcome, Phase
 from deepledger.protocol.chain.follow import Follower
@@ -836,3 +837,9 @@ def test_no_bond_is_posted_where_there_is_no_time_to_settle(world):
     with pytest.raises(BadInput, match="leaves 1 s for it: post no bond"):
         Running(world, job).join()
     assert len(world.reader().events(0, world.reader().head().number, job=job)) == 1, "its creation"
+
+
+def test_no_bond_is_posted_where_the_arithmetic_takes_too_long(world, monkeypatch):
+    monkeypatch.setattr(starting, "rehearse", lambda *_, **__: Rehearsed(coalition=0.0, settling=3.0))
+    with pytest.raises(BadInput, match=r"all else 3 s.* leaves 5 s for it: post no bond"):
+        Running(world, world.create_job(settle_window=5)).join()

@@ -59,6 +59,13 @@ def test_every_coalition_is_evaluated_in_time(spec_of: SpecOf) -> None:
     check_window(job(most + 2), spec, Pace(evaluation=1.0, block=0, workers=2))
 
 
+def test_what_is_not_evaluating_counts_too(spec_of: SpecOf) -> None:
+    pace = Pace(evaluation=1.0, block=0, workers=1, settling=3.0)
+    assert pace.work(spec_of(), 8) == 4
+    with pytest.raises(BadInput, match="all else 3 s"):
+        check_window(job(7), spec_of(), pace)
+
+
 def test_what_was_measured_counts_where_it_is_more(spec_of: SpecOf) -> None:
     pace = Pace(evaluation=1.0, block=2, workers=1)
     assert pace.work(spec_of(), 8) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 import tracemalloc
 from dataclasses import replace
@@ -119,12 +120,12 @@ def test_where_a_worker_dies_the_rest_is_done_here_and_the_next_round_has_worker
 
 
 def test_without_room_to_hand_models_on_they_are_evaluated_here(bench, coalitions, monkeypatch, tmp_path):
-    def full(coalitions, folder):
-        (folder / "vectors").write_bytes(bytes(100))
+    def full(pickler, value):
+        pickler._vectors.write(bytes(100))
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
-    monkeypatch.setattr(evaluators, "hand_over", full)
+    monkeypatch.setattr(evaluators._Pickler, "persistent_id", full)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     told = []
@@ -135,12 +136,12 @@ def test_without_room_to_hand_models_on_they_are_evaluated_here(bench, coalition
     assert not list((tmp_path / "tmp").iterdir()), "what was written makes room again"
 
 
-def test_models_are_handed_to_workers_once_a_round(bench, coalitions, monkeypatch, tmp_path):
+def test_models_are_handed_to_workers_once_a_round(bench, coalitions, monkeypatch):
     handed = []
 
-    def counted(coalitions, folder, real=evaluators.hand_over):
-        handed.append(folder)
-        real(coalitions, folder)
+    def counted(coalitions, real=evaluators.hand_over):
+        handed.append(real(coalitions))
+        return handed[-1]
 
     monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
     monkeypatch.setattr(evaluators, "hand_over", counted)
@@ -154,7 +155,7 @@ def test_models_are_handed_to_workers_once_a_round(bench, coalitions, monkeypatc
     workers.close()
 
 
-def test_handing_updates_to_workers_takes_no_more_memory_with_more_of_them(bench, coalitions, tmp_path):
+def test_handing_updates_to_workers_takes_no_more_memory_with_more_of_them(coalitions):
     length, rows = 1 << 20, []
     for seat in range(16):
         with room_for(2 * length) as file, file:
@@ -164,12 +165,13 @@ def test_handing_updates_to_workers_takes_no_more_memory_with_more_of_them(bench
     large = replace(coalitions, stack=Stack(tuple(rows), length, 4))
     tracemalloc.start()
     try:
-        evaluators.hand_over(large, tmp_path)
+        folder = evaluators.hand_over(large)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 4 * length < 16 * 2 * length
-    read = evaluators._read(tmp_path)
+    read = evaluators._read(folder)
+    shutil.rmtree(folder)
     assert [row.vector[0:3].tolist() for row in read.stack.rows] == [[seat] * 3 for seat in range(16)]
     assert np.array_equal(read.before, large.before)
 

@@ -27,9 +27,10 @@ LARGEST_VALIDATION = 1 << 28
 class Pace:
     """How fast this machine and this chain are."""
 
-    evaluation: float  # seconds, of one model
+    evaluation: float  # seconds, of one model, which is made before
     block: float  # seconds from one to the next
     workers: int  # that evaluate at the same time
+    settling: float = 0.0  # seconds, for all else, with every seat taken
 
     def work(self, spec: JobSpec, participants: int, *, measured: float = 0.0) -> float:
         """Seconds from the last update of a round to the block that holds its settlement, at the most.
@@ -37,7 +38,7 @@ class Pace:
         `measured`: from the last update to the settlement's transaction, in rounds before.
         """
         evaluations = 1 + most_coalitions(spec, participants) / self.workers
-        return max(evaluations * self.evaluation, measured) + _BLOCKS * self.block
+        return max(evaluations * self.evaluation + self.settling, measured) + _BLOCKS * self.block
 
 
 def check_window(job: Job, spec: JobSpec, pace: Pace) -> None:
@@ -45,8 +46,9 @@ def check_window(job: Job, spec: JobSpec, pace: Pace) -> None:
     window, work = job.terms.settle_window, pace.work(spec, job.terms.max_participants)
     if 2 * work > window:
         raise BadInput(
-            f"settling a round may take {work:.1f} s here (an evaluation takes {pace.evaluation:.2g} s, a block "
-            f"{pace.block:g} s), and job {job.job} leaves {window} s for it: post no bond, or use a faster machine"
+            f"settling a round may take {work:.1f} s here (an evaluation takes {pace.evaluation:.2g} s, all else "
+            f"{pace.settling:.2g} s, a block {pace.block:g} s), and job {job.job} leaves {window} s for it: post no "
+            "bond, or use a faster machine"
         )
 
 

@@ -6,12 +6,12 @@ Where money or a running round is at stake already, what is missing is asked for
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepledger.coordinator import decision
+from deepledger.coordinator.rehearsal import rehearse, seconds_to_evaluate
 from deepledger.coordinator.risks import Pace, check_room, check_stranger, check_window
 from deepledger.protocol.agreement import check_keys, fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
@@ -81,9 +81,13 @@ def get_ready(
             _check_root(job, model)
         # A model of a running job may have been spoilt by its participants; that must not keep us from going on.
         evaluation = bench.evaluate(model) if job.round else bench.try_out(model)
-        started = time.monotonic()
-        bench.evaluate(model)  # once more: the first time, libraries are loaded
-        pace = Pace(time.monotonic() - started, block_time(), workers)
+        rehearsed = rehearse(spec, job.terms.max_participants, workers=workers)
+        pace = Pace(
+            evaluation=rehearsed.coalition + seconds_to_evaluate(bench, model, workers=workers),
+            block=block_time(),
+            workers=workers,
+            settling=rehearsed.settling,
+        )
         if not trusting:
             check_window(job, spec, pace)
         return Readiness(bench, key, evaluation, pace)

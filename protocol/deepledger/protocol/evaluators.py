@@ -100,8 +100,8 @@ class InProcesses:
         except BrokenProcessPool:
             self.close()
             why = "a process that evaluates models died; too little memory for so many --workers?"
-        except OSError as error:
-            why = f"models cannot be handed to workers in temporary files: {error.strerror}; set TMPDIR."
+        except (OSError, StateError) as error:
+            why = f"{error}."
         self._warn(f"{why} They are evaluated one after another.")
         self._alone.add(coalitions)
         return None
@@ -110,14 +110,8 @@ class InProcesses:
         """Where workers read what models are made from; removed when that is not needed any more."""
         folder = self._folders.get(coalitions)
         if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
-            remove = weakref.finalize(coalitions, shutil.rmtree, folder, ignore_errors=True)
-            try:
-                hand_over(coalitions, folder)
-            except OSError:
-                remove()
-                raise
-            self._folders[coalitions] = folder
+            folder = self._folders[coalitions] = hand_over(coalitions)
+            weakref.finalize(coalitions, shutil.rmtree, folder, ignore_errors=True)
         return folder
 
     def close(self) -> None:
@@ -184,10 +178,23 @@ def _results(bench: Bench, coalitions: Coalitions, wanted: Sequence[Coalition]) 
 # Vectors go to workers in a file that all of them map, not through a pipe to each. Nobody else can write there.
 
 
-def hand_over(coalitions: Coalitions, folder: Path) -> None:
-    """Write what models are made from, block by block: memory does not grow with the number of participants."""
-    with (folder / "shape").open("wb") as shape, (folder / "vectors").open("wb") as vectors:
-        _Pickler(shape, vectors).dump(coalitions)
+def hand_over(coalitions: Coalitions) -> Path:
+    """Write what models are made from to a new folder, block by block: memory does not grow with the number of
+    participants. Raises `StateError` without room.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
+        try:
+            with (folder / "shape").open("wb") as shape, (folder / "vectors").open("wb") as vectors:
+                _Pickler(shape, vectors).dump(coalitions)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise StateError(
+            f"models cannot be handed to workers in temporary files: {error.strerror}; set TMPDIR to another folder"
+        ) from error
+    return folder
 
 
 class _Pickler(pickle.Pickler):

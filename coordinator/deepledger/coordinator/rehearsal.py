@@ -1,0 +1,153 @@
+"""How long settling a round takes on this machine, tried before a bond depends on it.
+
+A rehearsal settles a round in which every seat is taken, from drawn updates that look like training's, so that all
+that is ever looked at is looked at. Of a large model it takes the first coordinates only, few and then many, and
+draws a line through both: no step looks at a coordinate more often because there are more of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from deepledger.protocol.aggregation.stack import Vector
+from deepledger.protocol.evaluation import Bench
+from deepledger.protocol.evaluators import hand_over
+from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Earlier, Revealed, settle
+from deepledger.protocol.spec import FLTrust, JobSpec, LayoutEntry
+from deepledger.protocol.task import Evaluation
+from deepledger.protocol.types import Address, Digest, Root
+from deepledger.protocol.vectors import ModelVector, update_dtype
+
+_FEW, _MANY = 1 << 14, 1 << 18  # coordinates
+_SIZES = (40, 20)  # the largest of what drawn updates have in common, and of what each has alone: int8 holds both
+
+Clock = Callable[[], float]
+
+
+class Rehearsed(NamedTuple):
+    """Seconds."""
+
+    coalition: float  # to make the model of one coalition, at the most
+    settling: float  # for all else but evaluating
+
+
+def rehearse(spec: JobSpec, participants: int, *, workers: int, clock: Clock = time.monotonic) -> Rehearsed:
+    """Raises `StateError` without room for what is handed to workers."""
+    coordinates = spec.model.coordinates
+    few, many = min(coordinates, _FEW), min(coordinates, _MANY)
+    _perform(spec, few, participants, workers, clock)  # libraries are loaded
+    low = _perform(spec, few, participants, workers, clock)
+    if coordinates == few:
+        return low
+    high = _perform(spec, many, participants, workers, clock)
+    beyond = (coordinates - few) / (many - few)
+    coalition, settling = (a + max(0.0, b - a) * beyond for a, b in zip(low, high, strict=True))
+    return Rehearsed(coalition, settling)
+
+
+def seconds_to_evaluate(bench: Bench, model: ModelVector, *, workers: int, clock: Clock = time.monotonic) -> float:
+    """As long as one of the processes that evaluate takes: each of several has one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        if workers > 1:
+            torch.set_num_threads(1)
+        started = clock()
+        bench.evaluate(model)
+        return clock() - started
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _perform(spec: JobSpec, length: int, participants: int, workers: int, clock: Clock) -> Rehearsed:
+    layout = (LayoutEntry(name="rehearsed", shape=(length,), offset=0),)
+    part = spec.model_copy(update={"model": spec.model.model_copy(update={"layout": layout})})
+    stage = _Stage(part, workers, clock, _drawn(part, participants))
+    started = clock()
+    settle(part, np.zeros(length, np.int32), _revealed(part, participants), stage)
+    return Rehearsed(stage.coalition, clock() - started - stage.spent)
+
+
+def _revealed(spec: JobSpec, participants: int) -> Revealed:
+    """A round with every seat taken, after as many rounds and attempts as screening remembers."""
+    names = [Address(f"0x{seat:040x}") for seat in range(participants)]
+    if isinstance(spec.aggregation, FLTrust):
+        names[0] = Address(spec.aggregation.trusted)
+    remembered = spec.screening is not None and spec.screening.copy_percent and spec.screening.memory_rounds
+    return Revealed(
+        contributions=tuple(
+            Contribution(name, seat, spec.max_samples, _digest(seat), Root(bytes(32)), None, committed=seat)
+            for seat, name in enumerate(names)
+        ),
+        seed=bytes(32),
+        earlier=tuple(
+            Earlier(name, _digest((1 + back) * participants + seat), restarted=not back)
+            for back in range(remembered + 1 if remembered else 0)
+            for seat, name in enumerate(names)
+        ),
+        model_before_last=Digest(bytes(32)),
+    )
+
+
+def _digest(number: int) -> Digest:
+    return Digest(number.to_bytes(32, "big"))
+
+
+def _drawn(spec: JobSpec, participants: int) -> Callable[[Digest], Vector]:
+    """Updates that move the same coordinates far, and are alike in the usual measure; computed where they are looked at."""
+    random, length, (most, least) = np.random.default_rng(0), spec.model.coordinates, _SIZES
+    common = np.clip(np.rint(np.exp(random.normal(size=length)) * random.normal(size=length) * 8), -most, most)
+    apart = random.integers(-least, least + 1, length + 8 * participants)
+    dtype = update_dtype(spec.update)
+    base, noise = common.astype(dtype), apart.astype(dtype)
+    return lambda digest: _Drawn(base, noise[int.from_bytes(digest, "big") :])
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    common: npt.NDArray[np.signedinteger]
+    apart: npt.NDArray[np.signedinteger]
+
+    def __getitem__(self, part: slice) -> npt.NDArray[np.signedinteger]:
+        return self.common[part] + self.apart[part]
+
+
+@dataclass(slots=True)
+class _Stage:
+    """`settlement.Sources` in which everything is there at once, and no result differs from another."""
+
+    spec: JobSpec
+    workers: int
+    clock: Clock
+    drawn: Callable[[Digest], Vector]
+    coalition: float = 0.0  # seconds for the model of one
+    spent: float = 0.0  # seconds for all of them
+    handed_over: bool = False
+
+    def update(self, contribution: Contribution) -> Vector:
+        return self.drawn(contribution.digest)[0 : self.spec.model.coordinates]
+
+    def earlier_update(self, earlier: Earlier) -> Vector:
+        return self.drawn(earlier.digest)
+
+    def earlier_model(self, digest: Digest) -> ModelVector:  # noqa: ARG002 (there is one)
+        return np.zeros(self.spec.model.coordinates, np.int32)
+
+    def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
+        if self.workers > 1 and not self.handed_over:
+            shutil.rmtree(hand_over(coalitions))
+            self.handed_over = True
+        started = self.clock()
+        coalitions.model_of(max(wanted, key=lambda coalition: coalition.seats.bit_count()))
+        seconds = self.clock() - started
+        self.coalition = max(self.coalition, seconds)
+        self.spent += seconds
+        return [Evaluation(samples=1, correct=1, loss_millionths=1)] * len(wanted)

@@ -1,0 +1,102 @@
+"""What is rehearsed is all that a settlement may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from deepledger.coordinator import rehearsal
+from deepledger.coordinator.rehearsal import Rehearsed, rehearse
+from deepledger.protocol.settlement import Coalition, Settlement, Verdict, settle
+from deepledger.protocol.spec import JobSpec
+
+SpecOf = Callable[..., JobSpec]
+TRUSTED = "0x" + "ab" * 20
+BY_CONTRIBUTION = {"policy": "contribution", "measure": "leave_one_out"}
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> list[Settlement]:
+    made: list[Settlement] = []
+
+    def kept(*arguments: Any) -> Settlement:
+        made.append(settle(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(rehearsal, "settle", kept)
+    return made
+
+
+@pytest.mark.parametrize(("bits", "fraction"), [(8, 6), (16, 12), (32, 20)])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"rule": "median"},
+        {"rule": "fltrust", "trusted": TRUSTED},
+        {"rule": "centered_clipping", "radius": 1.0},
+        {"rule": "dnc", "byzantine_percent": 20},
+    ],
+    ids=lambda rule: rule["rule"],
+)
+def test_every_seat_is_looked_at_to_the_end(
+    spec_of: SpecOf, settled: list[Settlement], bits: int, fraction: int, rule: dict[str, Any]
+) -> None:
+    """Nothing that is drawn is put aside early, so that harm is looked for in all of it, and all of it is valued."""
+    spec = spec_of(
+        coordinates=3000, aggregation=rule, rewards=BY_CONTRIBUTION, screening={"harm_percent": 10},
+        update={"bits": bits, "fraction_bits": fraction, "norm_bound": 100.0},
+    )  # fmt: skip
+    rehearse(spec, 12, workers=2)
+    for settlement in settled:
+        assert [judged.verdict for judged in settlement.judged] == [Verdict.ACCEPTED] * 12
+        players = 12 - (rule["rule"] == "fltrust")
+        assert len(settlement.evaluations) == 2 * (players + 1)
+        assert not settlement.forgotten
+
+
+def test_all_that_is_remembered_is_compared(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[int] = []
+
+    def kept(spec: JobSpec, model: Any, revealed: Any, sources: Any) -> Settlement:
+        known.append(len(revealed.earlier))
+        return settle(spec, model, revealed, sources)
+
+    monkeypatch.setattr(rehearsal, "settle", kept)
+    rehearse(spec_of(screening={"memory_rounds": 3}), 5, workers=1)
+    rehearse(spec_of(screening={"copy_percent": 0}), 5, workers=1)
+    assert set(known) == {20, 0}
+
+
+def test_models_of_coalitions_are_counted_apart(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that stands still but for the models: the dearest one counts, and none of them for the rest."""
+    now, made = [0.0], count(1)
+
+    class Slow(rehearsal.Coalitions):
+        def model_of(self, coalition: Coalition) -> Any:
+            now[0] += next(made)
+            return None
+
+    def evaluate(spec: JobSpec, model: Any, revealed: Any, sources: Any) -> None:
+        for wanted in ([Coalition(1)], [Coalition(1), Coalition(3)]):
+            sources.evaluate(Slow(spec, model, None, None), wanted)  # type: ignore[arg-type]
+        now[0] += 7
+
+    monkeypatch.setattr(rehearsal, "settle", evaluate)
+    assert rehearse(spec_of(), 2, workers=1, clock=lambda: now[0]) == Rehearsed(coalition=4.0, settling=7.0)
+
+
+@pytest.mark.parametrize("coordinates", [1 << 10, 1 << 16, 1 << 20])
+def test_large_models_are_rehearsed_in_part(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, coordinates: int) -> None:
+    lengths: list[int] = []
+
+    def perform(spec: JobSpec, length: int, *_: Any) -> Rehearsed:
+        lengths.append(length)
+        return Rehearsed(coalition=length * 2.0**-10, settling=5 + length * 2.0**-8)
+
+    monkeypatch.setattr(rehearsal, "_perform", perform)
+    found = rehearse(spec_of(coordinates=coordinates), 64, workers=1)
+    assert found == Rehearsed(coalition=coordinates * 2.0**-10, settling=5 + coordinates * 2.0**-8)
+    assert max(lengths) == min(coordinates, 1 << 18)
