@@ -102,7 +102,7 @@ def _digest(number: int) -> Digest:
 
 
 def _drawn(spec: JobSpec, participants: int) -> Callable[[Digest], Vector]:
-    """Updates that move the same coordinates far, and are alike in the usual measure; computed where they are looked at."""
+    """Updates that move the same coordinates far, and are alike in the usual measure; computed where looked at."""
     random, length, (most, least) = np.random.default_rng(0), spec.model.coordinates, _SIZES
     common = np.clip(np.rint(np.exp(random.normal(size=length)) * random.normal(size=length) * 8), -most, most)
     apart = random.integers(-least, least + 1, length + 8 * participants)
