@@ -15,7 +15,7 @@ from deepledger.auditor.findings import Kind
 from deepledger.auditor.render import as_json, render
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import Credited, Departure, Joined, Left, Phase, Settled
-from deepledger.protocol.errors import BadInput
+from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.settlement import Coalition, Judged, Verdict
 from deepledger.protocol.task import WORST_LOSS, Task
 
@@ -570,8 +570,8 @@ def test_an_evaluation_that_fails_here_accuses_nobody(play, monkeypatch):
 
 
 def test_an_evaluation_that_failed_there_and_fails_here_is_checked(play, monkeypatch):
-    failing(monkeypatch)
-    play.round()
+    on_the_mean_of_uneven(monkeypatch, fail)
+    play.round(uneven(play))
     result = audited(play)
     assert result.matches, result.findings
     assert result.evaluation == "checked"
@@ -604,6 +604,18 @@ def test_coalitions_on_which_the_task_fails_here_accuse_nobody_and_excuse_nobody
     assert Kind.EVALUATION in {finding.kind for finding in result.findings}
     assert result.rounds[0].believed > 0
     assert result.evaluation == "checked in 0 of 2 rounds: the task failed here on models of coalitions"
+
+
+def test_a_machine_on_which_every_evaluation_fails_accuses_nobody(valued, monkeypatch):
+    valued.round(valued.trained())
+    failing(monkeypatch)
+    result = audited(valued)
+    assert result.findings == ()
+    assert not result.matches
+    assert result.rounds[0].believed == 16
+    assert result.evaluation.startswith("checked in 0 of 1 rounds: evaluate failed: OutOfMemoryError")
+    with pytest.raises(StateError, match="fails here on the job's first model, too"):
+        valued.round(valued.trained())  # and pays nobody by results that it could not get
 
 
 def uneven(play):

@@ -117,6 +117,17 @@ def test_a_machine_that_fails_once_is_tried_again(
     assert len(tries) == 2
 
 
+def test_what_fails_with_every_model_is_no_models_fault(tmp_path: Path, temporary: Path) -> None:
+    """A cleaner of temporary files has taken the validation set, say."""
+    bench = prepare(tmp_path, b"123")
+    model = encode_model(read_floats(bench.module), bench.spec.model)
+    bench.path.unlink()
+    with pytest.raises(StateError, match=r"on the job's first model, too: .*FileNotFoundError"):
+        bench.evaluate(model)
+    bench.path.write_bytes(b"123")
+    assert bench.evaluate(model).loss_millionths == 6_000_000
+
+
 def test_a_disk_without_room_is_told(tmp_path: Path, temporary: Path) -> None:
     temporary.rmdir()
     with pytest.raises(StateError, match="No such file or directory; free space, or set TMPDIR"):

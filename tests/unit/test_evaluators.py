@@ -101,9 +101,7 @@ def test_little_work_starts_no_processes(bench, coalitions):
     assert workers.evaluate(coalitions, []) == []
 
 
-def test_where_a_worker_dies_the_rest_is_done_here_and_the_next_round_has_workers_again(
-    bench, coalitions, monkeypatch
-):
+def test_where_a_worker_dies_the_rest_is_done_here_and_the_next_round_has_workers_again(bench, coalitions, monkeypatch):
     monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
     monkeypatch.setenv("DIE_IN_WORKERS", str(os.getpid()))
     expected, told = OneByOne(bench).evaluate(coalitions, WANTED), []

@@ -14,7 +14,7 @@ from deepledger.protocol.aggregation.stack import Vector
 from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.spool import FileVector, fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BlobCorrupt, BlobMissing
+from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StateError
 from deepledger.protocol.evaluation import agrees
 from deepledger.protocol.evaluators import Evaluator
 from deepledger.protocol.report import Report
@@ -135,7 +135,11 @@ class Claims:
         """What is got here. That the task fails here says nothing, unless it failed there, too."""
         if self._evaluator is None:
             return {}
-        results = dict(zip(wanted, self.get(coalitions, wanted), strict=True))
+        try:
+            results = dict(zip(wanted, self.get(coalitions, wanted), strict=True))
+        except StateError as error:
+            self.unchecked = str(error)
+            return {}
         known = {
             each: result
             for each, result in results.items()
@@ -146,7 +150,7 @@ class Claims:
         return known
 
     def get(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
-        """What the evaluator says, which is asked once for each."""
+        """What the evaluator says, which is asked once for each. Raises `StateError` if it can say nothing."""
         assert self._evaluator is not None  # noqa: S101 (the caller looked)
         new = [each for each in wanted if each not in self.results]
         self.results.update(zip(new, self._evaluator.evaluate(coalitions, new), strict=True))

@@ -41,19 +41,29 @@ class Bench:
 
     def evaluate(self, model: ModelVector) -> Evaluation:
         """A model on which the task's own code fails has the worst result, and one that says so: no update may stop a
-        job.
+        job. It is tried twice, because this machine may have been short of something for a moment.
 
-        It is tried twice, because this machine may have been short of something for a moment.
+        Raises `StateError` if the task fails on the first model, too: no update is to blame then.
         """
         for _ in range(_TRIES):
             with suppress(BadInput):
                 return self.try_out(model)
+        try:
+            self._evaluate(self.task.build_model(self.spec.training.seed))
+        except BadInput as error:
+            raise StateError(
+                f"the task fails here on the job's first model, too: {error}. Is there memory, and the validation set "
+                f"still in {self.path}? If not, start again"
+            ) from error
         return self.worst
 
     def try_out(self, model: ModelVector) -> Evaluation:
         """Raises `BadInput` where the task fails: for whoever must know that it did."""
         write_floats(self.module, decode_model(model, self.spec.model))
-        return self.task.evaluate(self.module, self.validation)
+        return self._evaluate(self.module)
+
+    def _evaluate(self, module: torch.nn.Module) -> Evaluation:
+        return self.task.evaluate(module, self.validation)
 
     @property
     def worst(self) -> Evaluation:

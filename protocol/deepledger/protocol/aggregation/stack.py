@@ -99,7 +99,6 @@ def gram(vectors: Sequence[Vector], length: int) -> Gram:
 def gram_row(vectors: Sequence[Vector], index: int, start: int, stop: int) -> Gram:
     """As `gram`, over coordinates start … stop: the inner products with one vector, and the squared lengths of all."""
 
-
     def multiply(low: _Float64s, high: _Float64s) -> _Float64s:
         return np.stack([high @ low[index], np.einsum("ij,ij->i", low, high)])
 
