@@ -247,7 +247,7 @@ def train_without_deepledger(stage: Stage, job: Any) -> list[float]:
             total += len(shard)
         model += change / total
         write_floats(module, model.astype(np.float32))
-        accuracies.append(task.evaluate(module, validation).accuracy)
+        accuracies.append(task.evaluate(module, validation, seed=spec.training.seed).accuracy)
     return accuracies
 
 

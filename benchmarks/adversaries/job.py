@@ -319,7 +319,8 @@ def _what_it_learned(
 
     def rate(arrays: data.Arrays) -> float:
         """Of images that get the label that stands here."""
-        return round(task.evaluate(module, task.load_data(data.write(arrays, folder / "probe"))).accuracy, 4)
+        probe = task.load_data(data.write(arrays, folder / "probe"))
+        return round(task.evaluate(module, probe, seed=spec.training.seed).accuracy, 4)
 
     return {
         "accuracy": rate(validation),

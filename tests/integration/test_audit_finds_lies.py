@@ -550,10 +550,10 @@ def failing(monkeypatch, *, when=lambda model: True):
     """From now on the task fails on this machine."""
     whole = Task.evaluate
 
-    def evaluate(task, model, data):
+    def evaluate(task, model, data, *, seed):
         if when(model):
             raise BadInput("evaluate failed: OutOfMemoryError: CUDA out of memory")
-        return whole(task, model, data)
+        return whole(task, model, data, seed=seed)
 
     monkeypatch.setattr(Task, "evaluate", evaluate)
 
@@ -632,8 +632,8 @@ def on_the_mean_of_uneven(monkeypatch, result):
     """From now on the task does this with its result for that model."""
     whole = Task.evaluate
 
-    def evaluate(task, model, data):
-        found = whole(task, model, data)
+    def evaluate(task, model, data, *, seed):
+        found = whole(task, model, data, seed=seed)
         return result(found) if is_mean_of_uneven(model) else found
 
     monkeypatch.setattr(Task, "evaluate", evaluate)
@@ -653,8 +653,8 @@ def test_what_counts_as_samples_is_the_tasks_business_also_where_it_fails(world,
     play = sys.modules[type(world).__module__].Play(world, spec_changes={"rewards": rewards})
     whole = Task.evaluate
 
-    def count_tokens(task, model, data):
-        return whole(task, model, data).model_copy(update={"samples": 20 * len(data)})
+    def count_tokens(task, model, data, *, seed):
+        return whole(task, model, data, seed=seed).model_copy(update={"samples": 20 * len(data)})
 
     monkeypatch.setattr(Task, "evaluate", count_tokens)
     on_the_mean_of_uneven(monkeypatch, fail)

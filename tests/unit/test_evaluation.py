@@ -106,11 +106,11 @@ def test_a_machine_that_fails_once_is_tried_again(
     model = encode_model(read_floats(bench.module), bench.spec.model)
     whole, tries = Task.evaluate, []
 
-    def short_of_memory(task: Task, *arguments: Any) -> Evaluation:
+    def short_of_memory(task: Task, *arguments: Any, seed: int) -> Evaluation:
         tries.append(task)
         if len(tries) == 1:
             raise BadInput("evaluate failed: OutOfMemoryError")
-        return whole(task, *arguments)
+        return whole(task, *arguments, seed=seed)
 
     monkeypatch.setattr(Task, "evaluate", short_of_memory)
     assert bench.evaluate(model) == Evaluation(samples=3, correct=0, loss_millionths=6_000_000)

@@ -78,9 +78,9 @@ def test_an_example_prepares_trains_and_evaluates(
         {"epochs": 20, "batch_size": 8} if example == "mnist" else {}
     )
     validation = task.load_data(data / "validation.safetensors")
-    before = task.evaluate(model, validation)
+    before = task.evaluate(model, validation, seed=1)
     task.train(model, task.load_data(data / "participant-0.safetensors"), seed=1, hyperparameters=hyperparameters)
-    after = task.evaluate(model, validation)
+    after = task.evaluate(model, validation, seed=1)
     assert after.samples == total // 5
     assert after.accuracy > max(least, before.accuracy)
 

@@ -67,7 +67,7 @@ def test_a_task_runs(task_of, tmp_path):
     write_floats(model, before)
     task.train(model, data, seed=1, hyperparameters={"rate": 0.5})
     assert (after == read_floats(model)).all()
-    assert task.evaluate(model, data) == Evaluation(samples=3, correct=1, loss_millionths=500_000)
+    assert task.evaluate(model, data, seed=1) == Evaluation(samples=3, correct=1, loss_millionths=500_000)
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,23 @@ def test_a_failing_task_is_named(old, new, message, task_of, tmp_path):
         model = task.build_model(1)
         data = task.load_data(tmp_path / "data")
         task.train(model, data, seed=1, hyperparameters={"rate": 0.5})
-        task.evaluate(model, data)
+        task.evaluate(model, data, seed=1)
 
     with pytest.raises(BadInput, match=message):
         run()
+
+
+def test_what_an_evaluation_draws_is_the_same_each_time(task_of):
+    """And what the caller draws does not depend on it."""
+    task = task_of(SOURCE.replace('"loss": 0.5', '"loss": float(torch.rand(()))'))
+    model = task.build_model(1)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second = (task.evaluate(model, [1], seed=seed) for seed in (7, 7))
+    assert first == second
+    assert first != task.evaluate(model, [1], seed=8)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_hyperparameters_that_the_task_does_not_know(task_of, tmp_path):
@@ -214,7 +227,7 @@ def test_no_data(task_of, tmp_path):
 )
 def test_every_loss_has_its_millionths(loss, millionths, task_of):
     task = task_of(SOURCE.replace('"loss": 0.5', f'"loss": float("{loss}")'))
-    assert task.evaluate(task.build_model(1), [1]).loss_millionths == millionths
+    assert task.evaluate(task.build_model(1), [1], seed=1).loss_millionths == millionths
 
 
 def test_the_layout_is_the_floating_point_entries_in_order():

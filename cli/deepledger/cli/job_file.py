@@ -229,7 +229,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Dr
     format_ = ModelFormat(fraction_bits=job.model.fraction_bits, layout=layout_of(model))
     vector = encode_model(read_floats(model), format_)
     write_floats(model, decode_model(vector, format_))  # what participants will start from
-    first = task.evaluate(model, task.load_data(validation))
+    first = task.evaluate(model, task.load_data(validation), seed=job.training.seed)
     published, withheld, lock = _withhold(blob, named) if job.validation_withheld else (blob, None, None)
     spec = build_spec(
         {

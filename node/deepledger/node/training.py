@@ -77,9 +77,10 @@ def rehearse(trainer: Trainer) -> None:
     """
     task, hyperparameters = trainer.task, trainer.spec.training.hyperparameters
     task.check_hyperparameters(hyperparameters)
-    evaluate: Callable[[Any], object] = lambda data: task.evaluate(copy.deepcopy(trainer.model), data)  # noqa: E731
+    seed = trainer.spec.training.seed
+    evaluate: Callable[[Any], object] = lambda data: task.evaluate(copy.deepcopy(trainer.model), data, seed=seed)  # noqa: E731
     train: Callable[[Any], object] = lambda data: task.train(  # noqa: E731
-        copy.deepcopy(trainer.model), data, seed=trainer.spec.training.seed, hyperparameters=hyperparameters
+        copy.deepcopy(trainer.model), data, seed=seed, hyperparameters=hyperparameters
     )
     first = islice(_parts(trainer.data, _TRAINED), 1)
     for use, parts in ((evaluate, _parts(trainer.data, _EVALUATED)), (train, first)):

@@ -63,7 +63,7 @@ class Bench:
         return self._evaluate(self.module)
 
     def _evaluate(self, module: torch.nn.Module) -> Evaluation:
-        return self.task.evaluate(module, self.validation)
+        return self.task.evaluate(module, self.validation, seed=self.spec.training.seed)
 
     @property
     def worst(self) -> Evaluation:
