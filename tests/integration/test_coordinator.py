@@ -382,7 +382,7 @@ class Refused(Real):
 def test_who_waits_for_confirmations_settles_without_no_reveal(world, play_of):
     play = play_of(participants=4)
     account, locks = world.accounts[1], world.folder / "locks"
-    ledger = Refused(connect_as(world.url, world.contract, account, locks=locks, confirmations=2))
+    ledger = Refused(connect_as(world.url, world.contract, account, locks=locks, confirmations=3))
     updates = [play.update() for _ in play.nodes]
     for update in updates:
         world.store.put(update)
@@ -391,7 +391,7 @@ def test_who_waits_for_confirmations_settles_without_no_reveal(world, play_of):
         for node, opened in made:
             node.reveal(play.job, **opened)
 
-    def mine(blocks=2):
+    def mine(blocks=3):
         for _ in range(blocks):
             world.rpc("evm_mine")
 
@@ -402,6 +402,9 @@ def test_who_waits_for_confirmations_settles_without_no_reveal(world, play_of):
     world.rpc("evm_increaseTime", play.terms.reveal_window + 10)
     mine(1)
     with running(world, play.job, ledger=ledger) as coordinator:
+        assert ledger.errors.get(timeout=60) == "StaleReveals"
+        mine(1)
+        assert "without what seats 2 revealed" in coordinator.until(Warned).message
         assert ledger.errors.get(timeout=60) == "StaleReveals"
         mine()
         settled = coordinator.until(RoundSettled)

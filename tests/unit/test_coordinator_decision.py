@@ -193,3 +193,5 @@ def test_reveals_are_over_with_a_block_that_says_so_or_a_while_later():
     assert not reveals_are_over(attempt(), 800, newest=119, now=134)
     assert reveals_are_over(attempt(), 800, newest=119, now=135)
     assert reveals_are_over(attempt(), 16, newest=119, now=122), "no longer than an eighth of the window"
+    assert not reveals_are_over(attempt(), 16, newest=119, now=145, lag=24), "such a block may be there, and not count"
+    assert reveals_are_over(attempt(), 16, newest=119, now=146, lag=24)

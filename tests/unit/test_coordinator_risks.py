@@ -49,6 +49,16 @@ def test_the_chain_takes_its_time_too(spec_of: SpecOf) -> None:
         check_window(job(2), spec_of(), Pace(evaluation=0.0, block=3, workers=1))
 
 
+def test_confirmations_take_their_time_too(spec_of: SpecOf) -> None:
+    """The last reveal is seen twelve blocks later."""
+    careful = Pace(evaluation=0.0, block=12, workers=1, confirmations=12)
+    assert careful.lag == 144
+    check_window(job(60), spec_of(), replace(careful, confirmations=0))
+    check_window(job(336), spec_of(), careful)
+    with pytest.raises(BadInput, match=r"12 confirmations 144 s\), and job 1 leaves 335 s .* or fewer --confirmations"):
+        check_window(job(335), spec_of(), careful)
+
+
 def test_every_coalition_is_evaluated_in_time(spec_of: SpecOf) -> None:
     spec = spec_of(rewards=BY_CONTRIBUTION)
     most = most_coalitions(spec, TERMS.max_participants)

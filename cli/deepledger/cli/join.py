@@ -78,7 +78,8 @@ def join(
         if (seat := found.participants.get(ledger.account)) is None:
             _check_open(found, ledger)
             check_keys(spec, found.created.coordinators)
-            _agree(found, spec, f"{source.path}", warning=hasty(found.terms, reader.block_time()), yes=yes)
+            warning = hasty(found.terms, reader.block_time(), confirmations=reader.confirmations)
+            _agree(found, spec, f"{source.path}", warning=warning, yes=yes)
         elif samples not in (None, seat.samples):
             show.note(
                 f"--samples {samples} changes nothing: this account declared {seat.samples} when it took its seat"
@@ -134,13 +135,14 @@ def _check_open(job: Job, ledger: Ledger) -> None:
         )
 
 
-def hasty(terms: JobTerms, block_time: Seconds) -> str | None:
+def hasty(terms: JobTerms, block_time: Seconds, *, confirmations: int) -> str | None:
     """What to say of a window that ends before a transaction may be in a block."""
-    if terms.reveal_window >= _FEW_BLOCKS * block_time:
+    if terms.reveal_window >= (_FEW_BLOCKS + confirmations) * block_time:
         return None
+    until = f", and you wait for {confirmations} more until you see one" if confirmations else ""
     return (
-        f"the window to reveal is {terms.reveal_window} s, and this chain makes a block every {block_time} s: you may "
-        f"come too late however fast you are, and lose {show.eth(terms.reveal_penalty)} each time"
+        f"the window to reveal is {terms.reveal_window} s, and this chain makes a block every {block_time} s{until}: "
+        f"you may come too late however fast you are, and lose {show.eth(terms.reveal_penalty)} each time"
     )
 
 

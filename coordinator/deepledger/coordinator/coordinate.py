@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.coordinator import decision, happenings
+from deepledger.coordinator.risks import Pace
 from deepledger.coordinator.settling import Prepared, post, prepare
 from deepledger.coordinator.starting import Readiness, get_key, get_ready
 from deepledger.coordinator.succession import check_last_settlement
@@ -27,7 +28,7 @@ from deepledger.protocol.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.happenings import Happening, Waiting, Warned, waiting
 from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
 from deepledger.protocol.settlement import contributions, revealed_in
-from deepledger.protocol.trail import Attempt, bond_of
+from deepledger.protocol.trail import Attempt, Job, bond_of, seats_revealed
 from deepledger.protocol.types import JobId, RoundNumber
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
@@ -73,6 +74,11 @@ class _Coordinator:
     def bench(self) -> Bench:
         assert self.ready is not None  # noqa: S101 (there are rounds to settle)
         return self.ready.bench
+
+    @property
+    def pace(self) -> Pace:
+        assert self.ready is not None  # noqa: S101 (there are rounds to settle)
+        return self.ready.pace
 
     @property
     def trust(self) -> decision.Trust:
@@ -150,10 +156,9 @@ def _coordinate(self: _Coordinator) -> None:
         self.ready = get_ready(
             self.store,
             follower,
-            ledger.account,
+            ledger,
             tasks=self.tasks,
             secret=self.secret,
-            block_time=ledger.block_time,
             workers=self.workers,
             stranger=self.stranger,
             warn=self.warn,
@@ -182,7 +187,7 @@ def _coordinate(self: _Coordinator) -> None:
 
 
 def _run(self: _Coordinator) -> None:
-    pause, raced_at = 0.0, (-1, "")
+    pause, refused = 0.0, (-1, "")
     while not self.stop.wait(pause):
         try:
             self.follower.update(timeout=0)
@@ -199,12 +204,13 @@ def _run(self: _Coordinator) -> None:
                 self.follower.update(timeout=self.follower.patience(_MOST_PATIENCE))
             else:
                 _act(self, step)
-            pause = 0.0
+            pause, refused = 0.0, (-1, "")
         except DeepledgerError as trouble:
             if isinstance(trouble, LedgerRejected) and trouble.name in _RACES:
-                here = (self.follower.head.number, trouble.name)
-                pause = 1.0 if here == raced_at else 0.0
-                raced_at = here
+                before, refused = refused, (self.follower.head.number, trouble.name)
+                pause = 1.0 if refused == before else 0.0
+                if refused != before and trouble.name == before[1]:  # a new block has changed nothing
+                    self.warn(_why_again(self.follower.job, trouble))
                 continue
             passes = is_transient(trouble) or isinstance(trouble, BlobError)
             if not passes and not decision.at_stake(self.follower.job, self.ledger.account, stranger=self.stranger):
@@ -215,6 +221,19 @@ def _run(self: _Coordinator) -> None:
         return
     if self.doubt is not None and decision.stands_by(self.follower.job, self.ledger.account):
         raise self.doubt
+
+
+def _why_again(job: Job, refusal: LedgerRejected) -> str:
+    """What to say of a refusal that is none of a race, since it comes at one block after another."""
+    if refusal.name == "StaleReveals" and job.attempt is not None:
+        unseen = refusal.arguments["revealed"] & ~seats_revealed(job, job.attempt)
+        if unseen:
+            seats = ", ".join(str(seat) for seat in range(unseen.bit_length()) if unseen >> seat & 1)
+            return (
+                f"nothing is settled without what seats {seats} revealed, and the RPC node does not show that, or not "
+                "with as many blocks on it as --confirmations asks for: wait, use another node, or ask for fewer blocks"
+            )
+    return f"refused again: {refusal}"
 
 
 def _act(self: _Coordinator, step: decision.Step) -> None:
@@ -282,7 +301,7 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
         self.work = max(self.work, self.prepared.seconds)
         return None
     window, newest, now = job.terms.settle_window, self.follower.head.timestamp, self.follower.now()
-    if not decision.reveals_are_over(attempt, window, newest=newest, now=now):
+    if not decision.reveals_are_over(attempt, window, newest=newest, now=now, lag=self.pace.lag):
         self.follower.update(timeout=_A_MOMENT)
         return None
     receipt = post(ledger, job, prepared)
@@ -333,8 +352,7 @@ def _too_late(self: _Coordinator, trouble: BlobError | None) -> bool:
     down = isinstance(trouble, StoreUnreachable)
     if attempt is None:
         return True
-    assert self.ready is not None  # noqa: S101 (there is an update to wait for)
-    work = self.ready.pace.work(self.bench.spec, len(attempt.commits), measured=self.work)
+    work = self.pace.work(self.bench.spec, len(attempt.commits), measured=self.work)
     return self.follower.now() >= decision.gives_up_at(attempt, window, work=work, store_is_down=down)
 
 

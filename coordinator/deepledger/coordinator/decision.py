@@ -152,11 +152,11 @@ def gives_up_at(attempt: Attempt, window: Seconds, *, work: float, store_is_down
     return attempt.reveal_end + max(0.0, min(patience, window - 2 * work))
 
 
-def reveals_are_over(attempt: Attempt, window: Seconds, *, newest: Seconds, now: Seconds) -> bool:
+def reveals_are_over(attempt: Attempt, window: Seconds, *, newest: Seconds, now: Seconds, lag: float = 0.0) -> bool:
     """Whether it is time to settle with the reveals that we know of.
 
     Our clock may be past the deadline while a block from before it is still on its way to us. The contract refuses a
     settlement without a reveal that such a block holds; waiting saves the fee. `newest` is the timestamp of the newest
-    block that counts.
+    block that counts; `lag`: seconds until one counts that is there.
     """
-    return newest >= attempt.reveal_end or now >= attempt.reveal_end + min(_LATE_BLOCK, window // 8)
+    return newest >= attempt.reveal_end or now >= attempt.reveal_end + lag + min(_LATE_BLOCK, window // 8)

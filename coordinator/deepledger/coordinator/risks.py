@@ -31,6 +31,12 @@ class Pace:
     block: float  # seconds from one to the next
     workers: int  # that evaluate at the same time
     settling: float = 0.0  # seconds, for all else, with every seat taken
+    confirmations: int = 0
+
+    @property
+    def lag(self) -> float:
+        """Seconds until a block that is there counts."""
+        return self.confirmations * self.block
 
     def work(self, spec: JobSpec, participants: int, *, measured: float = 0.0) -> float:
         """Seconds from the last update of a round to the block that holds its settlement, at the most.
@@ -38,17 +44,19 @@ class Pace:
         `measured`: from the last update to the settlement's transaction, in rounds before.
         """
         evaluations = 1 + most_coalitions(spec, participants) / self.workers
-        return max(evaluations * self.evaluation + self.settling, measured) + _BLOCKS * self.block
+        return max(evaluations * self.evaluation + self.settling, measured) + _BLOCKS * self.block + self.lag
 
 
 def check_window(job: Job, spec: JobSpec, pace: Pace) -> None:
     """Raises `BadInput` where twice the work does not fit into the settle window."""
     window, work = job.terms.settle_window, pace.work(spec, job.terms.max_participants)
     if 2 * work > window:
+        lag = f", {pace.confirmations} confirmations {pace.lag:g} s" if pace.confirmations else ""
+        mend = "a faster machine, or fewer --confirmations" if pace.confirmations else "a faster machine"
         raise BadInput(
             f"settling a round may take {work:.1f} s here (an evaluation takes {pace.evaluation:.2g} s, all else "
-            f"{pace.settling:.2g} s, a block {pace.block:g} s), and job {job.job} leaves {window} s for it: post no "
-            "bond, or use a faster machine"
+            f"{pace.settling:.2g} s, a block {pace.block:g} s{lag}), and job {job.job} leaves {window} s for it: post "
+            f"no bond, or use {mend}"
         )
 
 

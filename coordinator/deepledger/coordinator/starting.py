@@ -16,6 +16,7 @@ from deepledger.coordinator.risks import Pace, check_room, check_stranger, check
 from deepledger.protocol.agreement import check_keys, fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
+from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
 from deepledger.protocol.evaluation import Bench, prepare_bench
 from deepledger.protocol.merkle import chunk_root
@@ -24,7 +25,6 @@ from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import find_source
 from deepledger.protocol.trail import Job, has_bond
-from deepledger.protocol.types import Address
 from deepledger.protocol.vectors import ModelVector
 
 
@@ -39,22 +39,21 @@ class Readiness:
 def get_ready(
     store: BlobStore,
     follower: Follower,
-    me: Address,
+    ledger: Ledger,
     *,
     tasks: Sequence[Path],
     secret: bytes | None,
-    block_time: Callable[[], float],
     workers: int,
     stranger: bool,
     warn: Callable[[str], None],
     stop: threading.Event,
 ) -> Readiness | None:
-    """`secret` is the secret key of the account `me`, to which the key of a withheld validation set is sealed;
+    """`secret` is the account's secret key, to which the key of a withheld validation set is sealed;
     `stranger`: nobody named this job, so nothing is at stake in it but our own bond.
 
     None if the job is over. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake."""
 
-    began = follower.now()
+    me, began = ledger.account, follower.now()
 
     def passes(error: DeepledgerError) -> bool:
         job = follower.job
@@ -84,9 +83,10 @@ def get_ready(
         rehearsed = rehearse(spec, job.terms.max_participants, workers=workers)
         pace = Pace(
             evaluation=rehearsed.coalition + seconds_to_evaluate(bench, model, workers=workers),
-            block=block_time(),
+            block=ledger.block_time(),
             workers=workers,
             settling=rehearsed.settling,
+            confirmations=ledger.confirmations,
         )
         if not trusting:
             check_window(job, spec, pace)

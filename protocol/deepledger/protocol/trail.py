@@ -164,6 +164,11 @@ def deadline(job: Job, now: Seconds) -> Seconds | None:
             return None
 
 
+def seats_revealed(job: Job, attempt: Attempt) -> int:
+    """Whose reveals are there, in the open attempt: a bit per seat."""
+    return sum(1 << job.participants[reveal.participant].seat for reveal in attempt.reveals)
+
+
 def has_bond(job: Job, coordinator: Address) -> bool:
     """In a job without a bond everyone on the list may serve at once."""
     return coordinator in job.bonded or job.terms.bond == 0
@@ -281,7 +286,7 @@ def _applied(job: Job, event: Event) -> Job:
             return replace(job, attempt=replace(_open(job, event), reveal_end=now))
         case Settled():
             attempt = _open(job, event)
-            if event.accepted & ~_seats_revealed(job, attempt):
+            if event.accepted & ~seats_revealed(job, attempt):
                 raise _nonsense(event, "it accepts seats that did not reveal")
             if len(event.scores) != event.accepted.bit_count():
                 raise _nonsense(event, "it has not one score per accepted seat")
@@ -338,11 +343,6 @@ def _is_held(attempt: Attempt, event: Left) -> bool:
     """
     voluntary = event.departure is Departure.VOLUNTARY
     return attempt.has_revealed(event.participant) or (voluntary and attempt.has_committed(event.participant))
-
-
-def _seats_revealed(job: Job, attempt: Attempt) -> int:
-    """A bit per seat."""
-    return sum(1 << job.participants[reveal.participant].seat for reveal in attempt.reveals)
 
 
 def _open(job: Job, event: Committed | Revealed | RoundStarved | Settled | CoordinatorReplaced) -> Attempt:

@@ -43,6 +43,7 @@ class Reader(Protocol):
 
     chain_id: int
     address: Address
+    confirmations: int  # blocks that must lie on one before it counts
 
     def head(self) -> Head: ...
 

@@ -49,15 +49,15 @@ class ChainReader:
         self.chain_id = chain_id
         self._feed = feed
         self._span = blocks_per_query
-        self._confirmations = confirmations
+        self.confirmations = confirmations
         self._abi = codec.ledger_abi()
         self._timestamps: OrderedDict[str, Seconds] = OrderedDict()  # by block hash, so that a re-org cannot mislead
 
     def head(self) -> Head:
         newest = self._noted(wire.head(self.rpc.call("eth_getBlockByNumber", "latest", False)))
-        if not self._confirmations:
+        if not self.confirmations:
             return newest
-        number = max(newest.number - self._confirmations, 0)
+        number = max(newest.number - self.confirmations, 0)
         block = self.rpc.call("eth_getBlockByNumber", hex(number), False)
         if block is None:
             raise ChainUnreachable(f"the node at {self.rpc.place} does not have block {number}; try again")
@@ -84,14 +84,14 @@ class ChainReader:
         deadline = time.monotonic() + timeout
         pause = _FIRST_PAUSE
         overdue = False
-        rung = None if self._confirmations else after  # the push that needs no asking
+        rung = None if self.confirmations else after  # the push that needs no asking
         while True:
             ticket, pushed, live = self._feed.look()
-            if not self._confirmations and pushed is not None and _follows(pushed, after):
+            if not self.confirmations and pushed is not None and _follows(pushed, after):
                 return self._noted(pushed)
             # `pushed == after` is the usual state between two blocks; anything else is settled by asking.
             if overdue or pushed is None or pushed != rung:
-                rung = pushed if self._confirmations else after
+                rung = pushed if self.confirmations else after
                 head = self.head()
                 if head != after:
                     return head
@@ -168,7 +168,7 @@ class ChainReader:
         """The result of a view function. Raises `LedgerRejected` if it reverts."""
         call = {"to": self.address, "data": codec.calldata(self._abi, function, *arguments)}
         try:
-            answer = self.rpc.call("eth_call", call, hex(self.head().number) if self._confirmations else "latest")
+            answer = self.rpc.call("eth_call", call, hex(self.head().number) if self.confirmations else "latest")
         except NodeRefused as error:
             data = revert_data(error.data)
             raise error if data is None else refusal(self._abi, data) from None
