@@ -94,9 +94,11 @@ class Desk:
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, before: str = "") -> subprocess.Popen[str]:
+        """The command in a process of its own, in which `before` is executed first."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DEEPLEDGER_")}
-        command = [sys.executable, "-c", "from deepledger.cli.main import run; run()", *map(str, arguments)]
+        program = f"{before}\nfrom deepledger.cli.main import run; run()"
+        command = [sys.executable, "-c", program, *map(str, arguments)]
         return subprocess.Popen(
             command, env=environment | self.settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -318,46 +320,47 @@ def test_a_coordinator_that_is_stopped_takes_its_bond_home_with_leave(desk: Desk
     assert (left["seat"], len(left["bond"]), left["credit"]) == (None, 66, str(5 * 10**17))
     assert deposits(desk, "coordinator", job) == ("0", str(5 * 10**17))
     assert "0.5 ETH were paid" in desk.run("withdraw", job, "--account", "coordinator").stdout
+    desk.json("job", "close", job, "--account", "sponsor")
 
 
 def test_a_bond_that_is_in_use_stays_and_a_successors_comes_home(desk: Desk) -> None:
-    serving, standby = (dev_accounts()[number].address for number in (3, 0))
+    serving, standby = (dev_accounts()[number].address for number in (2, 0))
     job = desk.create("--coordinator", serving, "--coordinator", standby)
-    for number in (3, 0):
+    for number in (2, 0):
         desk.ledger(number).post_bond(job, value=5 * 10**17)
-    for number in (1, 3):
+    for number in (1, 2):
         desk.ledger(number).join(job, 40, value=10**17)
     assert [each["stake"] for each in desk.json("status", job)["participants"]] == [str(10**17)] * 2
-    assert deposits(desk, "coordinator", job) == (str(6 * 10**17), "0")
+    assert deposits(desk, "ben", job) == (str(6 * 10**17), "0")
     shown = " ".join(desk.run("status", job).stdout.split())
     assert f"{serving}, 0.5 ETH in deposit successors {standby}, 0.5 ETH in deposit" in shown
     assert desk.json("leave", job, "--account", "sponsor")["credit"] == str(5 * 10**17)
-    desk.ledger(3).commit(job, 0, b"\7" * 32)
+    desk.ledger(2).commit(job, 0, b"\7" * 32)
     for says in ("serving coordinator's bond stays while a round can be settled", "participants are committing"):
-        refused = desk.run("leave", job, "--account", "coordinator")
+        refused = desk.run("leave", job, "--account", "ben")
         assert (refused.exit_code, refused.stdout, says in refused.stderr) == (4, "", True)
     assert desk.json("status", job)["bonds"] == {serving: str(5 * 10**17), standby: "0"}
 
 
 def test_who_is_coordinator_and_participant_gives_up_what_can_be_given_up(desk: Desk) -> None:
-    job = desk.create("--coordinator", dev_accounts()[3].address)
-    desk.ledger(3).post_bond(job, value=5 * 10**17)
-    for number in (1, 3):
+    job = desk.create("--coordinator", dev_accounts()[2].address)
+    desk.ledger(2).post_bond(job, value=5 * 10**17)
+    for number in (1, 2):
         desk.ledger(number).join(job, 40, value=10**17)
-    result = desk.run("leave", job, "--account", "coordinator")
+    result = desk.run("leave", job, "--account", "ben")
     assert (result.exit_code, "0.1 ETH can be taken home" in result.stdout) == (4, True)
     assert "bond stays" in result.stderr
 
 
 def test_a_bond_comes_home_from_a_round_that_starved(desk: Desk) -> None:
     (desk.folder / "brief.toml").write_text(JOB.replace("commit_window = 60", "commit_window = 1"))
-    job = desk.create("--coordinator", dev_accounts()[3].address, file="brief.toml")
-    desk.ledger(3).post_bond(job, value=5 * 10**17)
-    for number in (1, 2):
+    job = desk.create("--coordinator", dev_accounts()[2].address, file="brief.toml")
+    desk.ledger(2).post_bond(job, value=5 * 10**17)
+    for number in (1, 3):
         desk.ledger(number).join(job, 40, value=10**17)
     while desk.json("status", job)["phase"] != "starved":
         pass
-    assert desk.json("leave", job, "--account", "coordinator")["credit"] == str(5 * 10**17)
+    assert desk.json("leave", job, "--account", "ben")["credit"] == str(5 * 10**17)
 
 
 def deposits(desk: Desk, account: str, job: int) -> tuple[str, str]:
@@ -576,6 +579,27 @@ def test_the_doctor_looks_at_chain_and_clock_also_without_a_contract(desk: Desk)
     assert [name for name, each in checks.items() if not each["ok"]] == ["contract"]
     assert checks["chain"]["found"].startswith("chain 31337, block ")
     assert "clock" in checks
+
+
+@pytest.mark.parametrize("step", ["release_bond", "withdraw"])
+def test_a_bond_of_a_job_that_ended_while_its_coordinator_was_down_comes_home(desk: Desk, step: str) -> None:
+    """It is killed after JobEnded: before it asks for its bond, or before it is paid."""
+    kill = f"import os; from deepledger.protocol.chain.web3_ledger import ChainLedger; ChainLedger.{step} = " + (
+        f"lambda *_: os.kill(os.getpid(), {signal.SIGKILL:d})"
+    )
+    arguments = ("coordinator", "--account", "coordinator", "--most-bonds", "5 ETH")
+    job = desk.create("--coordinator", dev_accounts()[3].address)
+    dying = desk.start(*arguments, before=kill)
+    until(dying, f"job {job}: deposited the bond")
+    desk.json("job", "close", job, "--account", "sponsor")
+    dying.communicate(timeout=60)
+    assert dying.returncode == -signal.SIGKILL
+    assert sum(map(int, deposits(desk, "coordinator", job))) == 5 * 10**17
+    again = desk.start(*arguments)
+    until(again, f"job {job}: 0.5 ETH were paid to this account")
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=60)
+    assert deposits(desk, "coordinator", job) == ("0", "0")
 
 
 def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(desk: Desk) -> None:

@@ -20,8 +20,12 @@ from deepledger.protocol.chain.events import (
     CoordinatorReplaced,
     Event,
     JobCreated,
+    JobEnded,
     JobTerms,
+    Outcome,
     Position,
+    RoundOpened,
+    Withdrawn,
 )
 from deepledger.protocol.chain.ledger import Receipt
 from deepledger.protocol.errors import ChainNonsense
@@ -46,6 +50,10 @@ def trail(number: int, *more: tuple[type, dict[str, Any]], sponsor: str = EVE, b
 POSTED = (BondPosted, {"coordinator": ME, "amount": 10})
 LOST = (CoordinatorReplaced, {"round": 0, "coordinator": ME, "successor": None, "penalty": 7})
 RELEASED = (BondReleased, {"coordinator": ME, "amount": 3})
+REPLACED = (CoordinatorReplaced, {"round": 0, "coordinator": ME, "successor": OTHER, "penalty": 7})
+WAITED = (RoundOpened, {"round": 0, "attempt": 0, "commit_end": 110, "reveal_end": 120})
+ENDED = (JobEnded, {"outcome": Outcome.COMPLETED})
+WITHDRAWN = (Withdrawn, {"account": ME, "amount": 3})
 
 
 def job(events: list[Event]) -> Job:
@@ -113,6 +121,29 @@ def test_only_so_many_at_a_time() -> None:
 def test_a_bond_that_is_deposited_is_not_left_there() -> None:
     found = looked(trail(1, POSTED), limit=0, sponsors=frozenset({ANN}))
     assert found.objection(job(trail(1, POSTED)), range(MOST_JOBS)) is None
+
+
+@pytest.mark.parametrize(
+    ("happened", "spent", "concerns"),
+    [
+        ((), 0, True),
+        ((POSTED,), 10, True),
+        ((ENDED,), 0, False),
+        ((POSTED, ENDED), 10, True),
+        ((POSTED, ENDED, RELEASED), 0, True),
+        ((POSTED, ENDED, RELEASED, WITHDRAWN), 0, False),
+        ((POSTED, WAITED, REPLACED, RELEASED), 7, True),
+        ((POSTED, WAITED, REPLACED, RELEASED, WITHDRAWN), 7, False),
+    ],
+)
+def test_a_bond_that_was_left_behind_counts_and_is_fetched(happened: Any, spent: int, concerns: bool) -> None:
+    events = trail(1, *happened)
+    found = looked(events, limit=0, sponsors=frozenset({ANN}))
+    assert (found.spent, found.concerns(job(events))) == (spent, concerns)
+    if concerns and happened:
+        assert found.objection(job(events), range(MOST_JOBS)) is None
+        found.take(job(events))
+        assert found.spent == spent
 
 
 @pytest.fixture

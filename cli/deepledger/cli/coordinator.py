@@ -195,7 +195,7 @@ class _Desk:
         jobs = [job for job in jobs_of(events) if strangers.me in job.created.coordinators]
         strangers.look(events, jobs, self._running())
         for job in jobs:
-            if job.outcome is not None or job.job in self.threads:
+            if job.job in self.threads or not strangers.concerns(job):
                 continue
             objection = strangers.objection(job, self._running())
             if objection is None:

@@ -7,7 +7,7 @@ against the owner's limit for good, bonds as the chain remembers them, fees sinc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ class Strangers:
     sponsors: frozenset[Address]  # whose jobs are settled; empty: everybody's
     lost: int = 0
     bonds: dict[JobId, Wei] = field(default_factory=dict)  # deposited, or about to be
+    released: set[JobId] = field(default_factory=set)  # whose bond was given back, and not withdrawn
     fees: Counter[JobId] = field(default_factory=Counter)
 
     @property
@@ -37,21 +38,35 @@ class Strangers:
         """What is deposited, was lost, or was paid in fees."""
         return self.lost + sum(self.bonds.values()) + self.fees.total()
 
-    def look(self, events: Iterable[Event], jobs: Iterable[Job], running: Collection[JobId]) -> None:
+    def look(self, events: Sequence[Event], jobs: Iterable[Job], running: Collection[JobId]) -> None:
         """Count again, from all that happened on the ledger."""
-        from deepledger.protocol.chain.events import CoordinatorReplaced
+        from deepledger.protocol.chain.events import BondReleased, CoordinatorReplaced, Withdrawn
+        from deepledger.protocol.trail import bond_of
 
         replaced = (event for event in events if isinstance(event, CoordinatorReplaced))
         self.lost = sum(event.penalty for event in replaced if event.coordinator == self.me)
         self.bonds = {
             job.job: job.terms.bond
             for job in jobs
-            if job.outcome is None and (self.me in job.bonded or job.job in running)
+            if bond_of(job, self.me) or (job.outcome is None and job.job in running)
         }
+        self.released = set()
+        for event in events:
+            if isinstance(event, BondReleased) and event.coordinator == self.me and event.amount:
+                self.released.add(event.job)
+            elif isinstance(event, Withdrawn) and event.account == self.me:
+                self.released.discard(event.job)
+
+    def concerns(self, job: Job) -> bool:
+        """Whether there is something to do in it: to settle, or to take home a bond that was left there."""
+        from deepledger.coordinator.decision import is_done
+        from deepledger.protocol.trail import bond_of
+
+        return not is_done(job, self.me) or bool(bond_of(job, self.me)) or job.job in self.released
 
     def objection(self, job: Job, running: Collection[JobId]) -> str | None:
-        """Why a job is not to be settled. One whose bond is deposited is: it would be lost."""
-        if self.me in job.bonded:
+        """Why a job is not to be settled. One in which there is a bond of ours is: it would be lost."""
+        if self.me in job.bonded or job.job in self.released:
             return None
         if self.sponsors and job.created.sponsor not in self.sponsors:
             return f"its sponsor {job.created.sponsor} is none of --sponsor"
@@ -66,7 +81,10 @@ class Strangers:
         return None
 
     def take(self, job: Job) -> None:
-        self.bonds[job.job] = job.terms.bond
+        from deepledger.coordinator.decision import is_done
+
+        if not is_done(job, self.me):
+            self.bonds[job.job] = job.terms.bond
         self.fees[job.job] += 0
 
     def note(self, happening: Happening) -> None:

@@ -51,7 +51,9 @@ def get_ready(
     """`secret` is the account's secret key, to which the key of a withheld validation set is sealed;
     `stranger`: nobody named this job, so nothing is at stake in it but our own bond.
 
-    None if the job is over. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake."""
+    None if the job is over, or went on without us. Raises `Stopped`, `BadInput`, and as the store does while nothing is
+    at stake.
+    """
 
     me, began = ledger.account, follower.now()
 
@@ -64,7 +66,7 @@ def get_ready(
 
     def attempt() -> Readiness | None:
         job = follower.update()
-        if job.outcome is not None:
+        if decision.is_done(job, me):
             return None
         spec = fetch_spec(store, job.terms)
         trusting = me in job.bonded if stranger else has_bond(job, me)
