@@ -35,7 +35,8 @@ Confirmations = Annotated[
         envvar="DEEPLEDGER_CONFIRMATIONS",
         min=0,
         max=1000,
-        help="Believe a block once so many lie on top of it; far fewer than a job's windows are long.",
+        help="Believe a block once so many lie on top of it; far fewer than a job's windows are long. Where blocks may "
+        "be taken back, only this keeps a coordinator from settling what was revealed in one that is.",
     ),
 ]
 StoreUrl = Annotated[
