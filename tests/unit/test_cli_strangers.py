@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from deepledger.protocol.chain.events import (
     Withdrawn,
 )
 from deepledger.protocol.chain.ledger import Receipt
-from deepledger.protocol.errors import ChainNonsense
+from deepledger.protocol.errors import BlobMissing, ChainNonsense, StateError
 from deepledger.protocol.trail import Job, replay
 from deepledger.protocol.types import JobId
 
@@ -177,6 +178,68 @@ def test_lost_bonds_do_not_make_room_for_others(monkeypatch: pytest.MonkeyPatch,
         events += trail(number, POSTED, LOST, RELEASED) if number in taken else trail(number)
     assert taken == [1, 2, 3]
     assert len(said) == 2
+
+
+class Reading:
+    """A chain that stands still, as the desk reads it."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.all = events
+
+    def job_count(self) -> int:
+        return sum(isinstance(event, JobCreated) for event in self.all)
+
+    def created_in(self, job: int) -> int:
+        return job
+
+    def head(self) -> Any:
+        return SimpleNamespace(number=1)
+
+    def wait(self, head: Any, *, timeout: float) -> Any:
+        time.sleep(0.01)
+        return head
+
+    def events(self, *_: object) -> list[Event]:
+        return self.all
+
+
+def test_a_job_that_could_not_be_begun_is_tried_again(monkeypatch: pytest.MonkeyPatch, desk: Any) -> None:
+    """Less and less often; and it is no failure of this process."""
+    monkeypatch.setattr("deepledger.cli.coordinator._FIRST_REST", 0.05)
+    troubles: list[Exception] = [BlobMissing("no spec yet"), StateError("no room"), BlobMissing("no model yet")]
+    said: list[str] = []
+    one = desk(said)
+
+    def begin(*_: object, **__: object) -> None:
+        if troubles:
+            raise troubles.pop(0)
+        one.stop.set()
+
+    monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", begin)
+    one.take_all(Reading(trail(1)), strangers())
+    assert [line for line in said if "again" in line] == [
+        "job 1: no spec yet (trying again in 0.05 s)",
+        "job 1: no room (trying again in 0.1 s)",
+        "job 1: no model yet (trying again in 0.2 s)",
+    ]
+    assert one.failures == []
+
+
+def test_a_job_that_was_left_alone_is_taken_when_there_is_room(monkeypatch: pytest.MonkeyPatch, desk: Any) -> None:
+    monkeypatch.setattr("deepledger.cli.strangers.MOST_JOBS", 1)
+    taken, said = list[JobId](), list[str]()
+    one = desk(said)
+
+    def coordinate(_ledger: object, _store: object, job: JobId, **_: object) -> None:
+        taken.append(job)
+        while not any("job 2 is left alone" in line for line in said):
+            time.sleep(0.01)
+        if job == 2:
+            one.stop.set()
+
+    monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", coordinate)
+    one.take_all(Reading(trail(1) + trail(2)), strangers())
+    assert taken == [1, 2]
 
 
 def test_whatever_ends_a_thread_is_a_failure_of_the_process(monkeypatch: pytest.MonkeyPatch, desk: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.happenings import Happening
 
 _LONGEST_WAIT = 2.0  # seconds until `stop` is looked at again
+_FIRST_REST, _LONGEST_REST = 30.0, 3600.0  # seconds until a job that could not be begun is tried again
 
 
 def add_to(app: typer.Typer) -> None:
@@ -149,6 +151,17 @@ def _sponsors(named: Sequence[str]) -> frozenset[Address]:
         raise BadInput(f"--sponsor: {error}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    seconds: float
+    over: float  # by the monotonic clock
+
+    @classmethod
+    def after(cls, last: _Rest | None) -> _Rest:
+        seconds = _FIRST_REST if last is None else min(2 * last.seconds, _LONGEST_REST)
+        return cls(seconds, time.monotonic() + seconds)
+
+
 @dataclass(slots=True)
 class _Desk:
     """A thread for each job, with its own connection."""
@@ -166,6 +179,7 @@ class _Desk:
     alone: bool  # one job only, whose error is the command's
     threads: dict[JobId, threading.Thread] = field(default_factory=dict)
     leaves: dict[JobId, threading.Event] = field(default_factory=dict)  # of jobs that nobody named
+    rests: dict[JobId, _Rest] = field(default_factory=dict)  # of jobs that nobody named and that could not be begun
     said: set[tuple[JobId, str]] = field(default_factory=set)
     failures: list[BaseException] = field(default_factory=list)
 
@@ -178,14 +192,15 @@ class _Desk:
 
         self.reporting.say(f"settling all jobs that list {self.account.address}")
         patiently = partial(persist, warn=self.reporting.say, stop=self.stop, passes=self._passes)
-        seen = -1
+        seen: tuple[int, int] | None = None
         with suppress(Stopped):
             head = patiently(reader.head)
             while not self.stop.is_set():
-                count = patiently(reader.job_count)
-                if count != seen:
+                self._forget_rested()
+                now = patiently(reader.job_count), len(self.threads) - len(self._running())  # what ends makes room
+                if now != seen:
                     self._consider(patiently(partial(all_events, reader)), strangers)
-                    seen = count
+                    seen = now
                 for job in self._running().intersection(strangers.too_dear()):
                     self._leave(job, "its fees are more than its bond, and --most-bonds is used up")
                 head = patiently(partial(reader.wait, head, timeout=_LONGEST_WAIT))
@@ -221,6 +236,12 @@ class _Desk:
 
     def _running(self) -> set[JobId]:
         return {job for job, thread in self.threads.items() if thread.is_alive()}
+
+    def _forget_rested(self) -> None:
+        """Have jobs looked at again that could not be begun and have rested since."""
+        for job in self.threads.keys() - self._running():
+            if job in self.rests and time.monotonic() >= self.rests[job].over:
+                del self.threads[job]
 
     def _leave(self, job: JobId, why: str) -> None:
         if not self.leaves[job].is_set():
@@ -259,9 +280,13 @@ class _Desk:
                     secret=bytes(self.account.key),
                 )
         except DeepledgerError as error:
+            again = ""
+            if stranger and isinstance(error, BlobError | StateError):
+                rest = self.rests[job] = _Rest.after(self.rests.get(job))
+                again = f" (trying again in {rest.seconds:g} s)"
             if not self.alone:  # else it is said when it is raised again
-                self.reporting.say(f"job {job}: {error}")
-            if not (stranger and isinstance(error, BadInput | BlobError)):  # anybody can make jobs that are no good
+                self.reporting.say(f"job {job}: {error}{again}")
+            if not (again or (stranger and isinstance(error, BadInput))):  # anybody can make jobs that are no good
                 self.failures.append(error)
         except BaseException as fault:  # raised again once all jobs are over
             self.reporting.say(f"job {job}: this should not happen: {type(fault).__name__}: {fault}")
