@@ -15,7 +15,8 @@ from deepledger.auditor.findings import Kind
 from deepledger.auditor.render import as_json, render
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import Credited, Departure, Joined, Left, Phase, Settled
-from deepledger.protocol.errors import BadInput, StateError
+from deepledger.protocol.errors import BadInput, StateError, StoreUnreachable
+from deepledger.protocol.evaluators import InProcesses
 from deepledger.protocol.settlement import Coalition, Judged, Verdict
 from deepledger.protocol.task import WORST_LOSS, Task
 
@@ -616,6 +617,23 @@ def test_a_machine_on_which_every_evaluation_fails_accuses_nobody(valued, monkey
     assert result.evaluation.startswith("checked in 0 of 1 rounds: evaluate failed: OutOfMemoryError")
     with pytest.raises(StateError, match="fails here on the job's first model, too"):
         valued.round(valued.trained())  # and pays nobody by results that it could not get
+
+
+def test_workers_end_with_the_audit_however_it_ends(valued, monkeypatch):
+    valued.round(valued.trained())
+    closed = []
+    monkeypatch.setattr(InProcesses, "close", lambda workers: closed.append(workers))
+
+    class Gone(type(valued.world.store)):
+        def read_into(self, digest, buffer):
+            if digest == valued.see().model_digest:
+                raise StoreUnreachable("the daemon is down")
+            super().read_into(digest, buffer)
+
+    store = Gone(valued.world.folder / "store")
+    with pytest.raises(StoreUnreachable):
+        audit(valued.world.reader(), store, valued.job, tasks=[valued.world.task], workers=2)
+    assert len(closed) == 1
 
 
 def uneven(play):

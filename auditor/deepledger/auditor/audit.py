@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from deepledger.protocol.chain.events import Event, JobCreated
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
 from deepledger.protocol.evaluation import Bench, bench_with
-from deepledger.protocol.evaluators import evaluator_for
+from deepledger.protocol.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import find_source
@@ -66,25 +67,23 @@ def audit(
         if task is not None:
             find_source(spec.task, [task])
         bench, status = _bench(state, counted, spec, [task, *tasks] if task else tasks, findings)
-        evaluator = evaluator_for(bench, workers=workers) if bench is not None else None
         model = _first_model(state, spec, counted, findings)
-        for number, over in enumerate(state.history):
-            tell("rounds", number, len(state.history))
-            audited, model = audit_round(
-                state,
-                over,
-                model,
-                spec=spec,
-                store=counted,
-                chain_id=reader.chain_id,
-                contract=reader.address,
-                bench=bench,
-                evaluator=evaluator,
-                findings=findings,
-            )
-            rounds.append(audited)
-        if evaluator is not None:
-            evaluator.close()
+        with _evaluating(bench, workers) as evaluator:
+            for number, over in enumerate(state.history):
+                tell("rounds", number, len(state.history))
+                audited, model = audit_round(
+                    state,
+                    over,
+                    model,
+                    spec=spec,
+                    store=counted,
+                    chain_id=reader.chain_id,
+                    contract=reader.address,
+                    bench=bench,
+                    evaluator=evaluator,
+                    findings=findings,
+                )
+                rounds.append(audited)
         tell("rounds", len(state.history), len(state.history))
     return Audit(
         job=state,
@@ -211,6 +210,11 @@ def _bench(
     except BadInput as error:
         why_not = f"not checked: {error}"
     return None, why_not
+
+
+def _evaluating(bench: Bench | None, workers: int) -> AbstractContextManager[Evaluator | None]:
+    """Workers end with the audit, however that ends."""
+    return nullcontext() if bench is None else closing(evaluator_for(bench, workers=workers))
 
 
 def _evaluated(rounds: Sequence[AuditedRound]) -> str:
