@@ -105,6 +105,7 @@ def test_the_table_says_what_deters_splitting(folder):
     assert done.exit_code == 0, done.output
     assert "equal: splitting pays" in done.output
     assert "gwei" in done.output
+    assert "where they close early, it has to be larger" in " ".join(done.output.split())
 
 
 def test_two_participants_are_too_few(folder):

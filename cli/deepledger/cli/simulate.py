@@ -123,7 +123,10 @@ def _eth(amount: int) -> str:
 
 
 def _deterrence(policy: str, gain: int, rounds: int, prepared: Draft, interest: float) -> str:
-    """What it takes so that a second seat does not pay: its gas, or what its stake would earn elsewhere."""
+    """What it takes so that a second seat does not pay: its gas, or what its stake would earn elsewhere.
+
+    The stake is taken to be tied up for the whole windows, and is for less where rounds close early.
+    """
     if gain <= 0:
         return f"{policy}: splitting does not pay"
     terms = prepared.terms
@@ -132,7 +135,8 @@ def _deterrence(policy: str, gain: int, rounds: int, prepared: Draft, interest: 
     stake = gain / (interest / 100 * seconds / YEAR)  # wei
     return (
         f"{policy}: splitting pays {_eth(gain)} more, unless gas costs {gain / gas / 1e9:,.2f} gwei, or the stake is "
-        f"{stake / 1e18:,.0f} ETH, which at {interest:g} % a year would earn as much in {show.duration(seconds)}"
+        f"at least {stake / 1e18:,.0f} ETH, which at {interest:g} % a year would earn as much in "
+        f"{show.duration(seconds)}, if every round took its whole windows; where they close early, it has to be larger"
     )
 
 
