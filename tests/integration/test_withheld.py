@@ -17,7 +17,7 @@ from deepledger.coordinator.coordinate import coordinate
 from deepledger.node.happenings import Finished, Poked
 from deepledger.protocol.chain.events import BondPosted, CoordinatorReplaced, Outcome, Phase
 from deepledger.protocol.chain.follow import Follower
-from deepledger.protocol.errors import BadInput, BadSpec, BlobMissing
+from deepledger.protocol.errors import BadInput, BadSpec, BlobMissing, StoreUnreachable
 from deepledger.protocol.withheld import new_key
 
 from .test_roles import Actor, Changed, assert_audit_matches, coordinator, node
@@ -148,6 +148,42 @@ def test_no_model_and_no_task_is_needed_to_disclose(world):
     for actor in (Actor(run).start(), *nodes):
         actor.join()
     assert assert_audit_matches(world, job).job.outcome is Outcome.COMPLETED
+
+
+def standby_without_a_store(world, play, **terms):
+    """It starts when the key is due, with a bond in deposit."""
+    made = play(rounds=1, **terms, **world.withhold((1, 8)))
+    world.ledger(8).post_bond(made.job, value=made.terms.bond)
+    made.round()
+
+    def read(*_, **__):
+        raise StoreUnreachable("the store is down")
+
+    secret = bytes(world.accounts[8].key)
+    run = partial(coordinate, world.ledger(8), Changed(world.store, read=read), made.job, tasks=[], secret=secret)
+    return made, Actor(run).start()
+
+
+def test_who_stands_by_without_the_key_sees_that_the_job_ends(world, play):
+    made, standby = standby_without_a_store(world, play)
+    while not standby.seen:
+        time.sleep(0.1)
+    world.ledger(9).disclose(made.job, world.key)
+    standby.join()
+    assert [type(each) for each in standby.seen[-3:]] == [
+        happenings.BondReleased, happenings.Withdrawn, happenings.Finished
+    ]  # fmt: skip
+    assert world.accounts[8].address not in made.see().bonded
+
+
+def test_who_stands_by_without_the_key_takes_its_bond_away_in_time(world, play):
+    made, standby = standby_without_a_store(world, play, settle_window=8)
+    with pytest.raises(StoreUnreachable):
+        standby.join()
+    released, withdrawn = standby.seen[-2:]
+    assert isinstance(released, happenings.BondReleased)
+    assert withdrawn.amount == made.terms.bond
+    assert world.accounts[8].address not in made.see().bonded
 
 
 def test_a_coordinator_that_is_killed_before_it_discloses_goes_on(world):

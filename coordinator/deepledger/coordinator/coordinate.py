@@ -147,11 +147,8 @@ def coordinate(
 
 def _coordinate(self: _Coordinator) -> None:
     ledger, follower = self.ledger, self.follower
-    if follower.job.disclosure_end is not None:  # nothing may keep us from disclosing what would cost the bond
-        self.key = get_key(self.store, follower, secret=self.secret, warn=self.warn, stop=self.stop)
-        _run(self)
-        return
-    go_home = partial(persist, partial(_go_home, ledger, follower, self.observe), warn=self.warn, stop=self.stop)
+    me, warn, stop = ledger.account, self.warn, self.stop
+    go_home = partial(persist, partial(_go_home, ledger, follower, self.observe), warn=warn, stop=stop)
     try:
         self.ready = get_ready(
             self.store,
@@ -161,17 +158,23 @@ def _coordinate(self: _Coordinator) -> None:
             secret=self.secret,
             workers=self.workers,
             stranger=self.stranger,
-            warn=self.warn,
-            stop=self.stop,
+            warn=warn,
+            stop=stop,
         )
+        if self.ready is not None:
+            self.key = self.ready.key
+        else:  # nothing else may keep us from disclosing what would cost the bond
+            self.key = get_key(self.store, follower, me, secret=self.secret, warn=warn, stop=stop)
     except BlobError:
-        if decision.stands_by(follower.job, ledger.account):
+        if decision.stands_by(follower.job, me):
             go_home()
         raise
     if self.ready is None:
-        go_home()
+        if self.key is None:
+            go_home()
+        else:
+            _run(self)
         return
-    self.key = self.ready.key
     self.observe(
         happenings.Ready(
             job=follower.job.job,
@@ -181,7 +184,7 @@ def _coordinate(self: _Coordinator) -> None:
             evaluation=self.ready.evaluation,
         )
     )
-    self.evaluator = evaluator_for(self.bench, workers=self.workers, ray=self.ray, warn=self.warn)
+    self.evaluator = evaluator_for(self.bench, workers=self.workers, ray=self.ray, warn=warn)
     with closing(self.evaluator), closing(self):
         _run(self)
 

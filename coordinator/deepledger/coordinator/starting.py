@@ -25,6 +25,7 @@ from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import find_source
 from deepledger.protocol.trail import Job, has_bond
+from deepledger.protocol.types import Address
 from deepledger.protocol.vectors import ModelVector
 
 
@@ -51,8 +52,7 @@ def get_ready(
     """`secret` is the account's secret key, to which the key of a withheld validation set is sealed;
     `stranger`: nobody named this job, so nothing is at stake in it but our own bond.
 
-    None if the job is over, or went on without us. Raises `Stopped`, `BadInput`, and as the store does while nothing is
-    at stake.
+    None if no round is left to settle. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake.
     """
 
     me, began = ledger.account, follower.now()
@@ -66,7 +66,7 @@ def get_ready(
 
     def attempt() -> Readiness | None:
         job = follower.update()
-        if decision.is_done(job, me):
+        if decision.is_done(job, me) or job.disclosure_end is not None:
             return None
         spec = fetch_spec(store, job.terms)
         trusting = me in job.bonded if stranger else has_bond(job, me)
@@ -100,21 +100,30 @@ def get_ready(
 def get_key(
     store: BlobStore,
     follower: Follower,
+    me: Address,
     *,
     secret: bytes | None,
     warn: Callable[[str], None],
     stop: threading.Event,
-) -> bytes:
+) -> bytes | None:
     """The key of a withheld validation set, when it is due: all that is needed from then on.
 
-    Raises `Stopped` and `BadInput`; whatever is wrong with the store is waited for, since the bond is at stake.
+    None if the job is over, or went on without us. Raises `Stopped` and `BadInput`. Whatever is wrong with the store is
+    waited for, since the bond is at stake; but who stands by raises it while there is time to take the bond away.
     """
 
-    def attempt() -> bytes:
+    def attempt() -> bytes | None:
         job = follower.update()
+        if decision.is_done(job, me):
+            return None
         return _key(fetch_spec(store, job.terms), job, secret)
 
-    passes: Callable[[DeepledgerError], bool] = lambda error: is_transient(error) or isinstance(error, BlobError)  # noqa: E731
+    def passes(error: DeepledgerError) -> bool:
+        job = follower.job
+        if decision.stands_by(job, me) and isinstance(error, BlobError) and job.disclosure_end is not None:
+            return follower.now() < job.disclosure_end - job.terms.settle_window // 2  # as in `decision.lets_go`
+        return is_transient(error) or isinstance(error, BlobError)
+
     return persist(attempt, warn=lambda message: warn(f"cannot open the key: {message}"), stop=stop, passes=passes)
 
 
