@@ -74,6 +74,18 @@ def test_before_the_key_is_disclosed_the_audit_says_what_it_cannot_check(world, 
     assert result.held == 0
 
 
+def test_pay_by_contribution_is_not_checked_before_the_key_is_there(world, play):
+    withheld = world.withhold()
+    withheld["spec_changes"]["rewards"] = {"policy": "contribution"}
+    made = play(rounds=1, **withheld)
+    made.round(made.trained())
+    result = audit(world.reader(), world.store, made.job, tasks=[world.task])
+    assert result.findings == ()
+    assert (result.pay_checked, result.matches, result.evaluation) == (False, False, NOT_YET)
+    world.ledger(9).disclose(made.job, world.key)
+    assert assert_audit_matches(world, made.job).pay_checked
+
+
 def test_a_false_result_is_found_once_the_key_is_there(world, play):
     made = play(rounds=1, **world.withhold())
     made.round(lie=lambda claim: claim.report.update(evaluation={"samples": 34, "correct": 34, "loss_millionths": 1}))
