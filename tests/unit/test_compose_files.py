@@ -54,3 +54,10 @@ def test_updates_do_not_go_to_a_folder_in_memory(compose: dict[str, str]) -> Non
     for name, folder in {"coordinator": "/home/deepledger", "audit": "/var/tmp"}.items():
         assert f"TMPDIR: {folder}}}" in services[name]
         assert re.search(rf"volumes: \[.*{folder}\"?\]", services[name])
+
+
+def test_nobody_acts_in_a_job_that_nobody_named() -> None:
+    """A bond or a stake would go into whichever job is the first of a contract that others use, too."""
+    used = re.findall(r"\$\{DEEPLEDGER_JOB\b[^}]*\}", (ROOT / "compose.external.yml").read_text())
+    assert used
+    assert set(used) == {"${DEEPLEDGER_JOB:?say in .env which job}"}
