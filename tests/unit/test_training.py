@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deepledger.node.training import Trainer, load_trainer, make_update, rehearse
+from deepledger.node.training import Trainer, _add_momentum, load_trainer, make_update, rehearse
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.spec import build_spec
 from deepledger.protocol.task import Task, layout_of, read_floats, read_source
@@ -142,7 +142,23 @@ def test_momentum_is_a_mean_over_rounds(trainer_of: Any) -> None:
     expected = 0.25 * STEP + 0.75 * np.array(last)
     assert sent(trainer, last) == pytest.approx(expected, abs=1e-6)
     assert sent(trainer, last, residual=0.125) == pytest.approx(expected + 0.125, abs=1e-6)
-    assert sent(trainer, None) == pytest.approx([STEP] * 4, abs=1e-6), "the first is the whole change"
+    assert sent(trainer, None) == pytest.approx([0.25 * STEP] * 4, abs=1e-6), "also the first one"
+
+
+@pytest.mark.parametrize("percent", [50, 90])
+def test_momentum_passes_the_aim_by_less_than_the_way_there(trainer_of: Any, percent: int) -> None:
+    """Each training alone would reach the aim. Were the first one sent whole, 90 % would carry on to three times that.
+    """
+    trainer = trainer_of(rule="centered_clipping", radius=100.0, momentum_percent=percent)
+    at, last, aim, unit, farthest = 0.0, None, 1.0, 2.0**-14, 0.0
+    for _ in range(40):
+        change = np.full(4, aim - at, np.float32)
+        _add_momentum(change, last, trainer.spec)
+        last = np.rint(change / unit).astype("<i2")
+        at += float(last[0]) * unit
+        farthest = max(farthest, at)
+    assert farthest < 2 * aim
+    assert abs(at - aim) < 0.15 * aim
 
 
 def test_other_rules_get_the_change(trainer_of: Any) -> None:

@@ -69,7 +69,10 @@ def of_rule(rule: AggregationRule) -> str:
         case MultiKrum():
             text = f"Multi-Krum: the mean without the {rule.byzantine_percent} % farthest from their neighbours"
         case CenteredClipping():
+            rounds = round(100 / (100 - rule.momentum_percent))
             text = f"centered clipping, radius {rule.radius:g}, momentum {rule.momentum_percent} %"
+            if rounds > 1:
+                text += f": what is learned in a round is spread over about {rounds}"
         case FLTrust():
             text = f"FLTrust: as far as updates point where that of {rule.trusted} does"
         case DnC():

@@ -135,13 +135,15 @@ def momentum_percent(spec: JobSpec) -> int:
 def _add_momentum(change: Floats, last: UpdateVector | None, spec: JobSpec) -> None:
     """Make m_t = (1 - b)·change + b·m_{t-1} of `change`, in place (Karimireddy et al. 2021, algorithm 2).
 
-    m_{t-1} is the update as it was sent: what its rounding left out comes with the residual. The first one is the
-    whole change, as a mean of one round.
+    m_{t-1} is the update as it was sent: what its rounding left out comes with the residual. It is 0 at first: a change
+    is a whole local training, and were the first one sent as it is, following rounds would make most of it again.
     """
     percent = momentum_percent(spec)
-    if not percent or last is None:
+    if not percent:
         return
     change *= np.float32(1 - percent / 100)
+    if last is None:
+        return
     scale = percent / 100 * 2.0**-spec.update.fraction_bits
     for start in range(0, len(change), BLOCK):
         change[start : start + BLOCK] += np.multiply(last[start : start + BLOCK], scale, dtype=np.float64)

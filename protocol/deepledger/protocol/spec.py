@@ -161,8 +161,7 @@ class MultiKrum(_Rule):
 class CenteredClipping(_Rule):
     """What lies farther from the last step than `radius` is pulled in (Karimireddy et al. 2021).
 
-    Nodes send momentum: (1 - m) times the change and m times their last update, m = momentum_percent / 100; at first
-    the change itself.
+    Nodes send momentum: (1 - m) times the change and m times their last update, m = momentum_percent / 100.
     """
 
     rule: Literal["centered_clipping"] = "centered_clipping"
