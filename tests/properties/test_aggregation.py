@@ -366,7 +366,7 @@ def test_compiled_division_is_exact(numerators: list[int], denominator: int, dat
     offset = data.draw(st.sampled_from([-1, 0, 1, denominator // 2, denominator // 2 + 1]))
     sums = np.array([*numerators, near * denominator + offset], np.int64)
     model = np.zeros(len(sums), np.int32)
-    saturated = fast.step_by_mean(model, sums, factor=1, denominator=denominator)
+    saturated = fast.step_by_mean(model, sums, denominator=denominator)
     exact = [round(Fraction(int(n), denominator)) for n in sums]
     assert model.tolist() == [held(m) for m in exact]
     assert saturated == sum(m != held(m) for m in exact)

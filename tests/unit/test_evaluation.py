@@ -14,9 +14,8 @@ from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation import Bench, prepare_bench
-from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import build_spec
-from deepledger.protocol.task import FAILED_LOSS, Task, layout_of, read_floats, read_source
+from deepledger.protocol.task import FAILED_LOSS, Evaluation, Task, layout_of, read_floats, read_source
 from deepledger.protocol.vectors import encode_model
 
 TASK = """

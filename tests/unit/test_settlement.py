@@ -5,6 +5,7 @@ import pytest
 
 from deepledger.protocol.chain.events import RoundStarved, Settled
 from deepledger.protocol.merkle import chunk_root
+from deepledger.protocol.screening import Sign
 from deepledger.protocol.settlement import Contribution, Revealed, Verdict, contributions, inspect, settle
 
 from .scripted import A, B, C, Script, digest
@@ -171,3 +172,8 @@ def test_saturation_is_reported(spec_of):
     update = np.full(10, 9, "<i2")
     assert settle(spec, model, alone(update), Served(lambda _: update)).saturated == 9
     assert model.tolist() == [9] + [2**31 - 1] * 9
+
+
+def test_whatever_screening_finds_is_a_verdict() -> None:
+    """Else a settlement would end at the first such sign."""
+    assert {sign.name: Verdict(sign).name for sign in Sign} == {sign.name: sign.name for sign in Sign}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from deepledger.protocol.errors import BadInput, TaskMismatch
-from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import TaskPin
 from deepledger.protocol.task import (
     FUNCTIONS,
     MAX_SOURCE_BYTES,
+    Evaluation,
     Task,
     TaskSource,
     find_source,

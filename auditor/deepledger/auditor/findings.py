@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from deepledger.protocol.chain.events import Event, Position
 from deepledger.protocol.chain.ledger import Head
-from deepledger.protocol.report import Evaluation, Report
+from deepledger.protocol.report import Report
+from deepledger.protocol.task import Evaluation
 from deepledger.protocol.trail import Job, SettledRound
 from deepledger.protocol.types import Address, RoundNumber, Wei
 

@@ -15,9 +15,10 @@ from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.evaluation import Bench, agrees
 from deepledger.protocol.evaluators import Evaluator
 from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.report import MAX_REPORT_BYTES, Evaluation, Report, build_report, parse_report
+from deepledger.protocol.report import MAX_REPORT_BYTES, Report, build_report, parse_report
 from deepledger.protocol.settlement import Settlement, revealed_in, settle
 from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.task import Evaluation
 from deepledger.protocol.trail import Job, SettledRound
 from deepledger.protocol.types import Address
 from deepledger.protocol.vectors import ModelVector

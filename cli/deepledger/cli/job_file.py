@@ -17,7 +17,6 @@ from deepledger.protocol.blobs import BlobStore, digest_of
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt
 from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import (
     CORRECT_TOLERANCE,
     LOSS_TOLERANCE,
@@ -38,7 +37,7 @@ from deepledger.protocol.spec import (
     shown,
     spec_bytes,
 )
-from deepledger.protocol.task import Task, layout_of, read_floats, read_source, write_floats
+from deepledger.protocol.task import Evaluation, Task, layout_of, read_floats, read_source, write_floats
 from deepledger.protocol.types import Address, Digest, Seconds, Wei
 from deepledger.protocol.vectors import decode_model, encode_model
 

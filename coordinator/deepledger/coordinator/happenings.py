@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from deepledger.protocol.chain.events import Outcome
 from deepledger.protocol.happenings import Acted, Happening
-from deepledger.protocol.report import Evaluation
 from deepledger.protocol.settlement import Judged
+from deepledger.protocol.task import Evaluation
 from deepledger.protocol.types import Address, Digest, RoundNumber, Wei
 
 

@@ -21,7 +21,7 @@ from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.evaluators import Evaluator
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.patience import persist
-from deepledger.protocol.report import Evaluation, build_report, report_bytes
+from deepledger.protocol.report import build_report, report_bytes
 from deepledger.protocol.settlement import (
     Coalition,
     Coalitions,
@@ -33,6 +33,7 @@ from deepledger.protocol.settlement import (
     settle,
 )
 from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.task import Evaluation
 from deepledger.protocol.trail import Attempt, Job
 from deepledger.protocol.types import Digest, Root
 from deepledger.protocol.vectors import ModelVector

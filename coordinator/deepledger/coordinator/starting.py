@@ -21,9 +21,8 @@ from deepledger.protocol.errors import BadInput, BlobError, ChainError, Deepledg
 from deepledger.protocol.evaluation import Bench, prepare_bench
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.patience import is_transient, persist
-from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.task import find_source
+from deepledger.protocol.task import Evaluation, find_source
 from deepledger.protocol.trail import Job, has_bond
 from deepledger.protocol.types import Address
 from deepledger.protocol.vectors import ModelVector

@@ -15,9 +15,8 @@ from typing_extensions import Buffer
 from deepledger.protocol.agreement import fetch_validation
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
-from deepledger.protocol.report import Evaluation
 from deepledger.protocol.spec import JobSpec, Validation
-from deepledger.protocol.task import FAILED_LOSS, Task, TaskSource, layout_of, write_floats
+from deepledger.protocol.task import FAILED_LOSS, Evaluation, Task, TaskSource, layout_of, write_floats
 from deepledger.protocol.vectors import ModelVector, decode_model
 
 if TYPE_CHECKING:

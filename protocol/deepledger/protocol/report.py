@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.settlement import Coalition, Settlement, Verdict
 from deepledger.protocol.spec import AddressText, Hex32, canonical_json, describe, parse_json
-from deepledger.protocol.task import Evaluation as Evaluation  # part of the report
+from deepledger.protocol.task import Evaluation
 from deepledger.protocol.trail import Attempt, Job
 from deepledger.protocol.types import Digest, Root
 

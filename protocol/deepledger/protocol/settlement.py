@@ -26,7 +26,7 @@ from deepledger.protocol.chain import events
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.reputation import FULL
 from deepledger.protocol.rewards import scores
-from deepledger.protocol.screening import UNMEASURED, Known, Losses, Screened, Signs, overstated, screen
+from deepledger.protocol.screening import UNMEASURED, Known, Losses, Screened, Sign, Signs, overstated, screen
 from deepledger.protocol.similarity import ONE
 from deepledger.protocol.spec import CenteredClipping, ContributionRewards, FLTrust, JobSpec, WeightedMean
 from deepledger.protocol.task import Evaluation
@@ -43,15 +43,15 @@ class Verdict(StrEnum):
     WRONG_ROOT = "wrong root"  # the bytes do not have the chunk root that was revealed
     NORM_EXCEEDED = "norm exceeded"  # the L2 norm is over the job's bound
     REMOVED = "removed"  # the reputation is below what the job asks for
-    # What the job's screening finds, see `screening.Sign`.
-    NEAR_COPY = "near copy"
-    COLLUDING = "colluding"
-    UNCHANGED = "unchanged"
-    NOISE = "noise"
-    SCALED = "scaled"
-    SIGN_FLIPPED = "sign flipped"
-    LABEL_FLIPPED = "label flipped"
-    HARMFUL = "harmful"
+    # What the job's screening finds: each sign is a verdict.
+    NEAR_COPY = Sign.NEAR_COPY
+    COLLUDING = Sign.COLLUDING
+    UNCHANGED = Sign.UNCHANGED
+    NOISE = Sign.NOISE
+    SCALED = Sign.SCALED
+    SIGN_FLIPPED = Sign.SIGN_FLIPPED
+    LABEL_FLIPPED = Sign.LABEL_FLIPPED
+    HARMFUL = Sign.HARMFUL
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,11 @@ def add_weighted(sums: Vector, update: Vector, *, weight: int) -> None:
     in_parts(lambda start, stop: _add_weighted(sums[start:stop], update[start:stop], weight), len(sums), step=BLOCK)
 
 
-def step_by_mean(model: Vector, sums: Vector, *, factor: int, denominator: int) -> int:
-    """As `aggregation.step` with sums · factor / denominator."""
+def step_by_mean(model: Vector, sums: Vector, *, denominator: int) -> int:
+    """As `aggregation.step` with sums / denominator."""
 
     def work(start: int, stop: int) -> int:
-        return int(_step(model[start:stop], sums[start:stop], factor, denominator))
+        return int(_step(model[start:stop], sums[start:stop], denominator))
 
     return sum(in_parts(work, len(model), step=BLOCK))
 
@@ -173,12 +173,12 @@ def _add_weighted(sums: Vector, update: Vector, weight: int) -> None:
 
 
 @kernel
-def _step(model: Vector, sums: Vector, factor: int, denominator: int) -> int:
+def _step(model: Vector, sums: Vector, denominator: int) -> int:
     # SIMD has no integer division. |numerator| < 2^62, so the first quotient, in float64, leaves a rest below
     # 2^12 + 2 · denominator in size, whose own quotient is off by one at most.
     saturated, inverse = 0, 1.0 / denominator
     for i in range(len(model)):
-        numerator = sums[i] * factor
+        numerator = sums[i]
         quotient = np.int64(np.float64(numerator) * inverse)
         quotient += np.int64(np.floor(np.float64(numerator - quotient * denominator) * inverse))
         rest = numerator - quotient * denominator

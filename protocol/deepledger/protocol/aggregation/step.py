@@ -36,7 +36,7 @@ def step(model: ModelVector, mean: Mean) -> int:
             stop = min(start + BLOCK, last)
             numerators, denominator = mean(start, stop)
             if fast:
-                saturated += fast.step_by_mean(model[start:stop], numerators, factor=1, denominator=denominator)
+                saturated += fast.step_by_mean(model[start:stop], numerators, denominator=denominator)
                 continue
             moved = model[start:stop] + div_half_even(numerators, denominator)
             saturated += int(np.count_nonzero((moved < limits.min) | (moved > limits.max)))
