@@ -95,7 +95,7 @@ class Audit:
 
     @property
     def doubts(self) -> tuple[AuditedRound, ...]:
-        """Rounds that paid as no honest results would, though each result is within the job's tolerance."""
+        """Rounds that paid as no honest results would, whether or not each result is within the job's tolerance."""
         return tuple(each for each in self.rounds if each.remeasured is not None and each.remeasured.doubtful)
 
     @property

@@ -255,8 +255,8 @@ def _doubt(round: AuditedRound, remeasured: Remeasured) -> Text:
     text = Text()
     text.append(
         f"\nDOUBT: round {round.over.opened.round} paid {eth(remeasured.moved)}, {part:.0%} of its pot, otherwise than "
-        "it would have by the results that were got here. Each result is within the job's tolerance, but they differ "
-        f"by up to {remeasured.loss:.1e} of the loss and {_samples(remeasured)}, more than honest machines' do.\n",
+        f"it would have by the results that were got here. They differ by up to {remeasured.loss:.1e} of the loss and "
+        f"{_samples(remeasured)}, more than on honest machines; within the job's tolerance, that proves nothing.\n",
         "bold yellow",
     )
     for address, amount in sorted(remeasured.excess.items(), key=lambda item: -item[1]):
