@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(PYTHON) examples/demo.py --dataset $(DATASET)
 
 test: $(VENV)/.installed
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
