@@ -184,7 +184,7 @@ def test_nonsense_in_place_of_a_blob_is_no_blob(daemon, kind):
     assert set(outcomes(daemon(cat=FOREIGN[kind]))) <= {BlobMissing, BlobCorrupt}
 
 
-@pytest.mark.parametrize("kind", set(FOREIGN) - {"old"})
+@pytest.mark.parametrize("kind", sorted(FOREIGN.keys() - {"old"}))
 def test_nonsense_in_reply_to_a_put(daemon, kind):
     store = daemon(add=FOREIGN[kind])
     with pytest.raises(StoreUnreachable) as caught:
