@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deepledger.cli.coordinator import _Desk
+from deepledger.cli.desk import Desk
 from deepledger.cli.strangers import MOST_JOBS, Strangers
 from deepledger.coordinator.happenings import RoundRestarted
 from deepledger.protocol.chain.events import (
@@ -148,16 +148,16 @@ def test_a_bond_that_was_left_behind_counts_and_is_fetched(happened: Any, spent:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Callable[[list[str]], _Desk]:
+def desk(tmp_path: Path) -> Callable[[list[str]], Desk]:
     """One whose locks are below `tmp_path`, and that says what it says to a list."""
     ledger = SimpleNamespace(chain_id=1, address="0xledger", account=ME)
     chain: Any = SimpleNamespace(ledger_of=lambda *_: ledger)
     signer: Any = SimpleNamespace(folder=tmp_path)
     account: Any = SimpleNamespace(address=ME, key=bytes(32))
 
-    def made(said: list[str]) -> _Desk:
+    def made(said: list[str]) -> Desk:
         reporting: Any = SimpleNamespace(say=said.append)
-        return _Desk(
+        return Desk(
             chain, signer, account, None, [], threading.Event(), lambda _: None, reporting, 1, None, False,  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -205,7 +205,7 @@ class Reading:
 
 def test_a_job_that_could_not_be_begun_is_tried_again(monkeypatch: pytest.MonkeyPatch, desk: Any) -> None:
     """Less and less often; and it is no failure of this process."""
-    monkeypatch.setattr("deepledger.cli.coordinator._FIRST_REST", 0.05)
+    monkeypatch.setattr("deepledger.cli.desk._FIRST_REST", 0.05)
     troubles: list[Exception] = [BlobMissing("no spec yet"), StateError("no room"), BlobMissing("no model yet")]
     said: list[str] = []
     one = desk(said)

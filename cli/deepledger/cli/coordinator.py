@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,25 +11,18 @@ import typer
 
 from deepledger.cli import show
 from deepledger.cli.commands import command
-from deepledger.cli.jobs import all_events, jobs_of
+from deepledger.cli.desk import Desk
 from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, Workers, amount, places
-from deepledger.cli.reporting import Observe, Reporting
+from deepledger.cli.reporting import Reporting
 from deepledger.cli.stopping import stop_on_signals
 from deepledger.cli.strangers import Strangers
 from deepledger.protocol.cores import CORES
-from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
+from deepledger.protocol.errors import BadInput, DeepledgerError
 from deepledger.protocol.types import Address, JobId, Wei
 
 if TYPE_CHECKING:
-    from eth_account.signers.local import LocalAccount
-
-    from deepledger.protocol.blobs.store import BlobStore
-    from deepledger.protocol.chain.events import Event
-    from deepledger.protocol.chain.ledger import Ledger, Reader
+    from deepledger.protocol.chain.ledger import Reader
     from deepledger.protocol.happenings import Happening
-
-_LONGEST_WAIT = 2.0  # seconds until `stop` is looked at again
-_FIRST_REST, _LONGEST_REST = 30.0, 3600.0  # seconds until a job that could not be begun is tried again
 
 
 def add_to(app: typer.Typer) -> None:
@@ -113,7 +102,7 @@ def coordinator(
             url = stack.enter_context(serving(chain.reader(), blobs, host=api_host, port=api_port))
             reporting.say(f"API on {url}, its description on {url}/openapi.json")
         numbers = [JobId(number) for number in dict.fromkeys(job or ())]
-        desk = _Desk(
+        desk = Desk(
             chain, signer, account, blobs, searched, stop, observe, reporting, workers or CORES, ray, len(numbers) == 1
         )
         try:
@@ -151,148 +140,6 @@ def _sponsors(named: Sequence[str]) -> frozenset[Address]:
         raise BadInput(f"--sponsor: {error}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Rest:
-    seconds: float
-    over: float  # by the monotonic clock
-
-    @classmethod
-    def after(cls, last: _Rest | None) -> _Rest:
-        seconds = _FIRST_REST if last is None else min(2 * last.seconds, _LONGEST_REST)
-        return cls(seconds, time.monotonic() + seconds)
-
-
-@dataclass(slots=True)
-class _Desk:
-    """A thread for each job, with its own connection."""
-
-    chain: Chain
-    signer: Signer
-    account: LocalAccount
-    store: BlobStore
-    tasks: list[Path]
-    stop: threading.Event
-    observe: Observe
-    reporting: Reporting
-    workers: int
-    ray: str | None
-    alone: bool  # one job only, whose error is the command's
-    threads: dict[JobId, threading.Thread] = field(default_factory=dict)
-    leaves: dict[JobId, threading.Event] = field(default_factory=dict)  # of jobs that nobody named
-    rests: dict[JobId, _Rest] = field(default_factory=dict)  # of jobs that nobody named and that could not be begun
-    said: set[tuple[JobId, str]] = field(default_factory=set)
-    failures: list[BaseException] = field(default_factory=list)
-
-    def take(self, job: JobId) -> None:
-        self._start(job, lambda: self._coordinate(job, observe=self.observe))
-
-    def take_all(self, reader: Reader, strangers: Strangers) -> None:
-        """Every job that lists the account, and those that come, until stopped."""
-        from deepledger.protocol.patience import Stopped, persist
-
-        self.reporting.say(f"settling all jobs that list {self.account.address}")
-        patiently = partial(persist, warn=self.reporting.say, stop=self.stop, passes=self._passes)
-        seen: tuple[int, int] | None = None
-        with suppress(Stopped):
-            head = patiently(reader.head)
-            while not self.stop.is_set():
-                self._forget_rested()
-                now = patiently(reader.job_count), len(self.threads) - len(self._running())  # what ends makes room
-                if now != seen:
-                    self._consider(patiently(partial(all_events, reader)), strangers)
-                    seen = now
-                for job in self._running().intersection(strangers.too_dear()):
-                    self._leave(job, "its fees are more than its bond, and --most-bonds is used up")
-                head = patiently(partial(reader.wait, head, timeout=_LONGEST_WAIT))
-        self.wait()
-
-    def _consider(self, events: list[Event], strangers: Strangers) -> None:
-        jobs = [job for job in jobs_of(events) if strangers.me in job.created.coordinators]
-        strangers.look(events, jobs, self._running())
-        for job in jobs:
-            if job.job in self.threads or not strangers.concerns(job):
-                continue
-            objection = strangers.objection(job, self._running())
-            if objection is None:
-                strangers.take(job)
-                self._take_strange(job.job, strangers)
-            elif (job.job, objection) not in self.said:
-                self.said.add((job.job, objection))
-                self.reporting.say(f"job {job.job} is left alone: {objection}")
-
-    def _take_strange(self, job: JobId, strangers: Strangers) -> None:
-        leave = self.leaves[job] = threading.Event()
-
-        def observe(happening: Happening) -> None:
-            strangers.note(happening)
-            self.observe(happening)
-
-        self._start(job, lambda: self._coordinate(job, observe=observe, leave=leave, stranger=True))
-
-    def _start(self, job: JobId, run: Callable[[], None]) -> None:
-        thread = threading.Thread(target=run, name=f"job-{job}")
-        self.threads[job] = thread
-        thread.start()
-
-    def _running(self) -> set[JobId]:
-        return {job for job, thread in self.threads.items() if thread.is_alive()}
-
-    def _forget_rested(self) -> None:
-        """Have jobs looked at again that could not be begun and have rested since."""
-        for job in self.threads.keys() - self._running():
-            if job in self.rests and time.monotonic() >= self.rests[job].over:
-                del self.threads[job]
-
-    def _leave(self, job: JobId, why: str) -> None:
-        if not self.leaves[job].is_set():
-            self.reporting.say(f"job {job} is left, and its bond taken home as soon as that can be done: {why}")
-            self.leaves[job].set()
-
-    def _passes(self, error: DeepledgerError) -> bool:
-        """What a node tells of other people's jobs must not end those that are being settled."""
-        from deepledger.protocol.patience import is_transient
-
-        return is_transient(error) or (isinstance(error, ChainError) and bool(self._running()))
-
-    def wait(self) -> None:
-        for thread in self.threads.values():
-            thread.join()
-
-    def _coordinate(
-        self, job: JobId, *, observe: Observe, leave: threading.Event | None = None, stranger: bool = False
-    ) -> None:
-        from deepledger.coordinator.coordinate import coordinate
-
-        try:
-            ledger = self.chain.ledger_of(self.account, self.signer)
-            with held(self.signer.folder / "coordinators", ledger, job):
-                coordinate(
-                    ledger,
-                    self.store,
-                    job,
-                    tasks=self.tasks,
-                    observe=observe,
-                    stop=self.stop,
-                    leave=leave,
-                    workers=self.workers,
-                    ray=self.ray,
-                    stranger=stranger,
-                    secret=bytes(self.account.key),
-                )
-        except DeepledgerError as error:
-            again = ""
-            if stranger and isinstance(error, BlobError | StateError):
-                rest = self.rests[job] = _Rest.after(self.rests.get(job))
-                again = f" (trying again in {rest.seconds:g} s)"
-            if not self.alone:  # else it is said when it is raised again
-                self.reporting.say(f"job {job}: {error}{again}")
-            if not (again or (stranger and isinstance(error, BadInput))):  # anybody can make jobs that are no good
-                self.failures.append(error)
-        except BaseException as fault:  # raised again once all jobs are over
-            self.reporting.say(f"job {job}: this should not happen: {type(fault).__name__}: {fault}")
-            self.failures.append(fault)
-
-
 def partings(reader: Reader, jobs: Iterable[JobId], account: Address) -> Iterator[str]:
     """What whoever ended a coordinator must know: which bonds are still in deposit, and how they come home."""
     from deepledger.protocol.chain.follow import Follower
@@ -309,29 +156,6 @@ def partings(reader: Reader, jobs: Iterable[JobId], account: Address) -> Iterato
                     f"job {job}: the bond of {show.eth(found.terms.bond)} stays in deposit, and may be lost while this "
                     f"coordinator is away; `deepledger leave {job}` takes it home, {when}"
                 )
-
-
-@contextmanager
-def held(folder: Path, ledger: Ledger, job: JobId) -> Iterator[None]:
-    """Nobody else on this machine settles the job with this account meanwhile. Raises `StateError` if somebody does."""
-    from filelock import FileLock, Timeout
-
-    path = folder / f"{ledger.chain_id}-{ledger.address}-job{job}-{ledger.account}.lock"
-    lock = FileLock(path, timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock.acquire()
-    except Timeout:
-        raise StateError(
-            f"a coordinator with this account settles job {job} already (it holds {path}); stop it first, or use "
-            "another account of the job's list"
-        ) from None
-    except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _line(happening: Happening) -> str | None:

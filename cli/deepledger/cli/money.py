@@ -8,7 +8,7 @@ import typer
 
 from deepledger.cli import show
 from deepledger.cli.commands import command
-from deepledger.cli.coordinator import held
+from deepledger.cli.lock import held
 from deepledger.cli.options import Chain, JobNumber, Json, Signer
 from deepledger.protocol.errors import LedgerRejected
 from deepledger.protocol.types import JobId
