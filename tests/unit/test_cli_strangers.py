@@ -30,6 +30,7 @@ from deepledger.protocol.chain.events import (
 )
 from deepledger.protocol.chain.ledger import Receipt
 from deepledger.protocol.errors import BlobMissing, ChainNonsense, StateError
+from deepledger.protocol.patience import Stopped
 from deepledger.protocol.trail import Job, replay
 from deepledger.protocol.types import JobId
 
@@ -181,10 +182,10 @@ def test_lost_bonds_do_not_make_room_for_others(monkeypatch: pytest.MonkeyPatch,
 
 
 class Reading:
-    """A chain that stands still, as the desk reads it."""
+    """A chain that stands still, as the desk reads it; it ends after so many `passes`, if they are given."""
 
-    def __init__(self, events: list[Event]) -> None:
-        self.all = events
+    def __init__(self, events: list[Event], *, passes: int | None = None) -> None:
+        self.all, self.passes = events, passes
 
     def job_count(self) -> int:
         return sum(isinstance(event, JobCreated) for event in self.all)
@@ -197,6 +198,10 @@ class Reading:
 
     def wait(self, head: Any, *, timeout: float) -> Any:
         time.sleep(0.01)
+        if self.passes is not None:
+            self.passes -= 1
+            if self.passes < 0:
+                raise Stopped
         return head
 
     def events(self, *_: object) -> list[Event]:
@@ -239,6 +244,47 @@ def test_a_job_that_was_left_alone_is_taken_when_there_is_room(monkeypatch: pyte
 
     monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", coordinate)
     one.take_all(Reading(trail(1) + trail(2)), strangers())
+    assert taken == [1, 2]
+
+
+def test_a_job_that_ends_after_it_has_rested_makes_room(monkeypatch: pytest.MonkeyPatch, desk: Any) -> None:
+    monkeypatch.setattr("deepledger.cli.strangers.MOST_JOBS", 1)
+    monkeypatch.setattr("deepledger.cli.desk._FIRST_REST", 0.05)
+    taken, said, reading = list[JobId](), list[str](), Reading(trail(1), passes=500)
+    one = desk(said)
+
+    def coordinate(_ledger: object, _store: object, job: JobId, **_: object) -> None:
+        taken.append(job)
+        if len(taken) == 1:
+            raise BlobMissing("no spec yet")
+        if job == 1:
+            reading.all = trail(1) + trail(2)
+            while not any("job 2 is left alone" in line for line in said):
+                time.sleep(0.01)
+        else:
+            one.stop.set()
+
+    monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", coordinate)
+    one.take_all(reading, strangers())
+    assert taken == [1, 1, 2]
+
+
+def test_room_that_a_node_tells_of_late_is_used(monkeypatch: pytest.MonkeyPatch, desk: Any) -> None:
+    monkeypatch.setattr("deepledger.cli.desk._LOOKS_AGAIN", 0.05)
+    one, taken, asked = desk([]), list[JobId](), list[object]()
+
+    class Late(Reading):
+        def events(self, *_: object) -> list[Event]:
+            asked.append(None)  # when it begins, when a thread ends, and then because of the time
+            return trail(1, POSTED, ENDED, *((RELEASED, WITHDRAWN) if len(asked) > 2 else ())) + trail(2)
+
+    def coordinate(_ledger: object, _store: object, job: JobId, **_: object) -> None:
+        taken.append(job)
+        if job == 2:
+            one.stop.set()
+
+    monkeypatch.setattr("deepledger.coordinator.coordinate.coordinate", coordinate)
+    one.take_all(Late(trail(1) + trail(2), passes=500), strangers(limit=10))
     assert taken == [1, 2]
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.happenings import Happening
 
 _LONGEST_WAIT = 2.0  # seconds until `stop` is looked at again
+_LOOKS_AGAIN = 3600.0  # seconds until jobs are considered though nothing ended: a node may tell of room late
 _FIRST_REST, _LONGEST_REST = 30.0, 3600.0  # seconds until a job that could not be begun is tried again
 
 
@@ -72,15 +73,16 @@ class Desk:
 
         self.reporting.say(f"settling all jobs that list {self.account.address}")
         patiently = partial(persist, warn=self.reporting.say, stop=self.stop, passes=self._passes)
-        seen: tuple[int, int] | None = None
+        seen: tuple[int, set[JobId]] | None = None
+        due = 0.0
         with suppress(Stopped):
             head = patiently(reader.head)
             while not self.stop.is_set():
                 self._forget_rested()
-                now = patiently(reader.job_count), len(self.threads) - len(self._running())  # what ends makes room
-                if now != seen:
+                now = patiently(reader.job_count), self._ended()  # what ends makes room
+                if now != seen or time.monotonic() >= due:
                     self._consider(patiently(partial(all_events, reader)), strangers)
-                    seen = now
+                    seen, due = now, time.monotonic() + _LOOKS_AGAIN
                 for job in self._running().intersection(strangers.too_dear()):
                     self._leave(job, "its fees are more than its bond, and --most-bonds is used up")
                 head = patiently(partial(reader.wait, head, timeout=_LONGEST_WAIT))
@@ -117,9 +119,12 @@ class Desk:
     def _running(self) -> set[JobId]:
         return {job for job, thread in self.threads.items() if thread.is_alive()}
 
+    def _ended(self) -> set[JobId]:
+        return self.threads.keys() - self._running()
+
     def _forget_rested(self) -> None:
         """Have jobs looked at again that could not be begun and have rested since."""
-        for job in self.threads.keys() - self._running():
+        for job in self._ended():
             if job in self.rests and time.monotonic() >= self.rests[job].over:
                 del self.threads[job]
 
@@ -143,6 +148,7 @@ class Desk:
     ) -> None:
         from deepledger.coordinator.coordinate import coordinate
 
+        last = self.rests.pop(job, None)
         try:
             ledger = self.chain.ledger_of(self.account, self.signer)
             with held(self.signer.folder / "coordinators", ledger, job):
@@ -162,7 +168,7 @@ class Desk:
         except DeepledgerError as error:
             again = ""
             if stranger and isinstance(error, BlobError | StateError):
-                rest = self.rests[job] = _Rest.after(self.rests.get(job))
+                rest = self.rests[job] = _Rest.after(last)
                 again = f" (trying again in {rest.seconds:g} s)"
             if not self.alone:  # else it is said when it is raised again
                 self.reporting.say(f"job {job}: {error}{again}")
