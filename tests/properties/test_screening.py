@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepledger.protocol.aggregation.stack import Row, Stack
+from deepledger.protocol.copies import Known
 from deepledger.protocol.report import SignsOf
-from deepledger.protocol.screening import Known, Screened, Sign, screen
+from deepledger.protocol.screening import Screened, Sign, screen
 from deepledger.protocol.settlement import Verdict
 from deepledger.protocol.spec import LayoutEntry, Screening
 from deepledger.protocol.task import FAILED_LOSS
@@ -38,14 +39,14 @@ screenings = st.builds(
 @settings(max_examples=300)
 @given(
     updates=st.lists(vectors, max_size=7),
-    earlier=st.lists(st.tuples(st.integers(0, 8), vectors), max_size=4),
+    earlier=st.lists(st.tuples(st.integers(0, 8), vectors, st.none() | st.integers(0, 2)), max_size=5),
     screening=screenings,
     rough=st.booleans(),
     data=st.data(),
 )
 def test_any_updates_can_be_screened(updates, earlier, screening, rough, data) -> None:
     rows = [Row(seat, f"0x{seat:040x}", 1, update) for seat, update in enumerate(updates)]
-    past = [Known(f"0x{participant:040x}", update, bool(participant % 2)) for participant, update in earlier]
+    past = [Known(f"0x{participant:040x}", update, shown) for participant, update, shown in earlier]
 
     def losses(masks):
         """Many of them alike, or any."""

@@ -4,7 +4,7 @@ import pytest
 
 from deepledger.protocol.chain.events import Joined, Left, RoundStarved, Settled
 from deepledger.protocol.reputation import FULL, after
-from deepledger.protocol.settlement import Earlier, revealed_in
+from deepledger.protocol.settlement import MOST_SHOWN, Earlier, revealed_in
 
 from .scripted import A, B, C, Script, digest
 from .test_trail import SETTLED
@@ -103,33 +103,45 @@ def test_what_a_settlement_is_a_function_of(script, spec_of):
     assert (first.earlier, first.model_before_last) == ((), None)
 
 
-def test_what_starved_attempts_showed_is_known_and_whose_it_was_first(script, spec_of):
-    def attempt(number: int, round: int, moves: list[tuple[str, int]]) -> None:
-        time = 1000 * (10 * round + number + 1)
-        script.open(time, round=round, attempt=number)
-        for participant, _ in moves:
-            script.commit(time + 1, participant, round=round)
-        for participant, sent in moves:
-            script.reveal(time + 110, participant, sent, round=round)
+def starve(script: Script, number: int, moves: list[tuple[str, int]], *, round: int = 0, starving: bool = True) -> None:
+    """An attempt in which some reveal (participant, update), in this order."""
+    time = 1000 * (100 * round + number + 1)
+    script.open(time, round=round, attempt=number)
+    for participant in dict.fromkeys(participant for participant, _ in moves):
+        script.commit(time + 1, participant, round=round)
+    for participant, sent in moves:
+        script.reveal(time + 110, participant, sent, round=round)
+    if starving:
+        script.say(RoundStarved, time + 900, round=round, attempt=number)
 
-    attempt(0, 0, [(A, 1), (B, 2)])
-    script.say(RoundStarved, 1900, round=0, attempt=0)
-    attempt(1, 0, [(C, 1)])  # A's
-    script.say(RoundStarved, 2900, round=0, attempt=1)
-    attempt(2, 0, [(A, 3), (B, 4)])
+
+def test_what_starved_attempts_showed_is_known_and_whose_it_was_first(script, spec_of):
     spec = spec_of(screening=SCREENING)
-    assert seen(script, spec).earlier == (Earlier(A, digest(1), True), Earlier(B, digest(2), True))
+    starve(script, 0, [(A, 1), (B, 2)])
+    starve(script, 1, [(C, 1)])  # A's
+    starve(script, 2, [(A, 3), (B, 4)], starving=False)
+    assert seen(script, spec).earlier == (Earlier(B, digest(2), 0), Earlier(A, digest(1), 0))
     script.say(Settled, 3900, round=0, **SETTLED | {"accepted": 0b11})
-    attempt(0, 1, [(A, 5)])
-    script.say(RoundStarved, 11900, round=1, attempt=0)
-    attempt(1, 1, [(A, 5), (B, 6)])
-    assert seen(script, spec).earlier == (
-        Earlier(A, digest(5), True),
-        *(Earlier(each, digest(sent)) for each, sent in ((A, 1), (B, 2), (A, 3), (B, 4))),
-    )
+    starve(script, 0, [(A, 5)], round=1)
+    starve(script, 1, [(A, 5), (B, 6)], round=1, starving=False)
+    accepted = (Earlier(A, digest(3)), Earlier(B, digest(4)))
+    shown = (Earlier(A, digest(5), 2), Earlier(B, digest(2), 0), Earlier(A, digest(1), 0))
+    assert seen(script, spec).earlier == shown + accepted
     first = script.job.history[0]
-    assert len(revealed_in(script.job, first.opened, first.participants, spec).earlier) == 2
+    assert revealed_in(script.job, first.opened, first.participants, spec).earlier == shown[1:]
     assert seen(script, spec_of(screening={"memory_rounds": 0})).earlier == ()
+
+
+def test_whatever_others_show_nobodys_first_ones_are_forgotten(script, spec_of):
+    starve(script, 0, [(A, 1)])
+    for number in range(1, 9):
+        starve(script, number, [(B, 10 * number), (C, 1), (A, 10 * number + 1)])
+    starve(script, 9, [(A, 1)], starving=False)
+    kept = [digest(number) for number in (11, 10, 20, 1)]
+    earlier = seen(script, spec_of(screening=SCREENING)).earlier
+    assert sorted(each.digest for each in earlier) == sorted(kept)
+    assert Earlier(A, digest(1), 0) in earlier
+    assert MOST_SHOWN == 2
 
 
 def test_the_seed_depends_on_all_that_is_revealed(script, spec_of):

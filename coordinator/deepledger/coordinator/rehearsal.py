@@ -19,7 +19,7 @@ import numpy.typing as npt
 from deepledger.protocol.aggregation.stack import Vector
 from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.evaluators import hand_over
-from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Earlier, Revealed, settle
+from deepledger.protocol.settlement import MOST_SHOWN, Coalition, Coalitions, Contribution, Earlier, Revealed, settle
 from deepledger.protocol.spec import FLTrust, JobSpec, LayoutEntry
 from deepledger.protocol.task import Evaluation
 from deepledger.protocol.types import Address, Digest, Root
@@ -89,8 +89,8 @@ def _revealed(spec: JobSpec, participants: int) -> Revealed:
         ),
         seed=bytes(32),
         earlier=tuple(
-            Earlier(name, _digest((1 + back) * participants + seat), restarted=not back)
-            for back in range(remembered + 1 if remembered else 0)
+            Earlier(name, _digest((1 + back) * participants + seat), 0 if back < MOST_SHOWN else None)
+            for back in range(MOST_SHOWN + remembered if remembered else 0)
             for seat, name in enumerate(names)
         ),
         model_before_last=Digest(bytes(32)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, StateError
-from deepledger.protocol.settlement import most_coalitions
+from deepledger.protocol.settlement import MOST_SHOWN, most_coalitions
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Job
 from deepledger.protocol.types import Seconds
@@ -63,7 +63,7 @@ def check_window(job: Job, spec: JobSpec, pace: Pace) -> None:
 def check_room(job: Job, spec: JobSpec) -> None:
     """Raises `StateError` where the temporary folder could not hold what a round may bring."""
     rounds = spec.screening.memory_rounds if spec.screening and spec.screening.copy_percent else 0
-    memory = rounds + 1 if rounds else 0  # and attempts that starved, see `settlement.Revealed.earlier`
+    memory = MOST_SHOWN + rounds if rounds else 0  # see `settlement.Revealed.earlier`
     handed_on = most_coalitions(spec, job.terms.max_participants) > 0  # to the processes that evaluate
     needed = (1 + memory + handed_on) * job.terms.max_participants * spec.update_bytes
     try:

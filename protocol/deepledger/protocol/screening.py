@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isqrt
-from typing import NamedTuple
 
-from deepledger.protocol.aggregation.stack import Row, Stack, Vector, gram
+from deepledger.protocol.aggregation.stack import Row, Stack, gram
+from deepledger.protocol.copies import Known, find_copies
 from deepledger.protocol.similarity import ONE, Cosines, cosines, cosines_with, profiles, upper_median
 from deepledger.protocol.spec import LayoutEntry, Screening
 from deepledger.protocol.types import Address
@@ -27,14 +27,6 @@ _FAR = 10**15  # beyond this a length is not measured
 
 Losses = Callable[[Sequence[int]], Sequence[int]]
 """In millionths: the losses of the models that the plain means of some coalitions (bit masks of seats) make."""
-
-
-class Known(NamedTuple):
-    """An update that everybody could read before this round's were committed to."""
-
-    participant: Address
-    vector: Vector
-    restarted: bool = False  # of an attempt at this round that starved: its author may send it again
 
 
 class Sign(StrEnum):
@@ -109,7 +101,11 @@ def screen(
     stack.remember(tuple(row[: len(stack)] for row in products[: len(stack)]))
     _find_idle(screened, stack)
     cosine = cosines(products)
-    _find_copies(screened, stack, known, screening, cosine, order)
+    candidates, limit = _left(screened, stack), screening.copy_percent * HUNDREDTH
+    copies = find_copies(rows, cosine, candidates=candidates, order=order, limit=limit)
+    screened.likeness.update(copies.likeness)
+    for index, hidden in copies.hidden.items():
+        screened.found[index] = Sign.COLLUDING if hidden else Sign.NEAR_COPY
     left = _left(screened, stack)
     if len(left) < _LEAST_COMPANY:
         return screened
@@ -138,80 +134,6 @@ def _find_idle(screened: Screened, stack: Stack) -> None:
         screened.norms[index] = norm = min(isqrt(square) * ONE // usual, _FAR)
         if not square or (norm < _IDLE and len(moving) >= _LEAST_COMPANY):
             screened.found[index] = Sign.UNCHANGED
-
-
-def _find_copies(
-    screened: Screened,
-    stack: Stack,
-    known: Sequence[Known],
-    screening: Screening,
-    cosine: Cosines,
-    order: Sequence[int],
-) -> None:
-    """Two updates are copies if they are far nearer to each other than to what others do: their distance, 1 - cosine,
-    is a small part of the median one. Noise that is added to a copy must be a fifth of its length to hide that.
-
-    One's own earlier update is held against how near others stay to their own: with momentum, or data that differ,
-    everybody's updates are alike from round to round. For the same reason an update can come near to one that somebody
-    guessed from its author's earlier ones: of two that were hidden from one another, the one to blame is who is nearer
-    to the other's past than to its own; if neither is, who committed last.
-    """
-    rows: Sequence[Row | Known] = (*stack.rows, *known)
-    candidates = _left(screened, stack)
-    limit = screening.copy_percent * HUNDREDTH
-    past: dict[int, list[int]] = {index: [] for index in candidates}
-    again: dict[int, list[int]] = {index: [] for index in candidates}  # what it may send once more
-    for index in candidates:
-        for at, each in enumerate(known, len(stack)):
-            if each.participant == rows[index].participant:
-                (again if each.restarted else past)[index].append(at)
-
-    def likeness(index: int, other: int, *, sent: int | None = None) -> int | None:
-        """How far it, or what it has sent before, is from `other`, of how far the others are from that, or from their
-        own past if it is `index`'s; None: nothing to say.
-        """
-        others = [third for third in candidates if third not in (index, other)]
-        if other in past[index]:
-            usual = [max(cosine[third][at] for at in past[third]) for third in others if past[third]]
-        else:
-            usual = [cosine[third][other] for third in others]
-        if not usual or (distance := ONE - upper_median(usual)) <= 0:
-            return None
-        return (ONE - cosine[index if sent is None else sent][other]) * ONE // distance
-
-    def copies_me(index: int, at: int) -> bool:
-        """Whether a known update came after one of an attempt at this round, and near to it."""
-        older = (likeness(index, at, sent=mine) for mine in again[index] if mine > at)
-        return any(value is not None and value < limit for value in older)
-
-    def follows(index: int, other: int) -> bool:
-        theirs, own = (max((cosine[index][at] for at in past[each]), default=-ONE) for each in (other, index))
-        return theirs > own
-
-    def original_of(index: int, others: Sequence[int]) -> int | None:
-        """Which one it is a copy of."""
-        found = [(value, other) for other in others if (value := likeness(index, other)) is not None]
-        if not found:
-            screened.likeness.pop(index, None)
-            return None
-        value, other = min(found, key=lambda each: each[0])
-        screened.likeness[index] = value, rows[other].participant
-        return other if value < limit else None
-
-    originals: list[int] = []
-    for index in (index for index in order if index in past):
-        public = [at for at in range(len(stack), len(rows)) if at not in again[index] and not copies_me(index, at)]
-        while (other := original_of(index, [*public, *originals])) is not None:
-            hidden = other in originals
-            if hidden and follows(other, index) and not follows(index, other):
-                screened.found[other] = Sign.COLLUDING
-                screened.likeness[other] = screened.likeness[index][0], rows[index].participant
-                originals.remove(other)
-            else:
-                screened.found[index] = Sign.COLLUDING if hidden else Sign.NEAR_COPY
-                break
-        else:
-            originals.append(index)
 
 
 def _find_noise(screened: Screened, stack: Stack, screening: Screening, left: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from them is exact.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -23,10 +24,11 @@ from deepledger.protocol.aggregation import advance
 from deepledger.protocol.aggregation.context import Context
 from deepledger.protocol.aggregation.stack import Row, Scaled, Stack, Vector
 from deepledger.protocol.chain import events
+from deepledger.protocol.copies import Known
 from deepledger.protocol.merkle import chunk_root
 from deepledger.protocol.reputation import FULL
 from deepledger.protocol.rewards import scores
-from deepledger.protocol.screening import UNMEASURED, Known, Losses, Screened, Sign, Signs, overstated, screen
+from deepledger.protocol.screening import UNMEASURED, Losses, Screened, Sign, Signs, overstated, screen
 from deepledger.protocol.similarity import ONE
 from deepledger.protocol.spec import CenteredClipping, ContributionRewards, FLTrust, JobSpec, WeightedMean
 from deepledger.protocol.task import Evaluation
@@ -34,6 +36,9 @@ from deepledger.protocol.trail import Attempt, Job, Participant, SettledRound
 from deepledger.protocol.types import Address, Digest, Root
 from deepledger.protocol.valuation import MOST_EXACT, Worths, worths
 from deepledger.protocol.vectors import ModelVector, UpdateVector, as_update, sum_of_squares
+
+MOST_SHOWN = 2
+"""Updates of one participant that screening knows from attempts that starved."""
 
 
 class Verdict(StrEnum):
@@ -107,7 +112,7 @@ class Earlier(NamedTuple):
 
     participant: Address
     digest: Digest
-    restarted: bool = False  # of an attempt at this round that starved
+    shown: int | None = None  # in which of the job's attempts that starved; None: accepted in a round that was settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,19 +178,26 @@ def revealed_in(job: Job, attempt: Attempt, participants: Mapping[Address, Parti
 
 
 def _earlier(job: Job, attempt: Attempt, spec: JobSpec) -> tuple[Earlier, ...]:
-    """What was revealed in attempts that starved, as many as the job has seats; then what was accepted in rounds."""
+    """What was revealed in attempts that starved, then what was accepted in rounds.
+
+    Of the former everybody's first `MOST_SHOWN` and, were there still more, the oldest: so that whatever others show
+    afterwards, nobody's own update is forgotten first.
+    """
     if spec.screening is None or not spec.screening.copy_percent or not spec.screening.memory_rounds:
         return ()
     oldest = max(0, attempt.round - spec.screening.memory_rounds)
-    found = [
-        Earlier(reveal.participant, reveal.digest, restarted=starved.round == attempt.round)
-        for starved in reversed(job.abandoned)
-        if (oldest, 0) <= (starved.round, starved.attempt) < (attempt.round, attempt.attempt)
-        for reveal in reversed(starved.reveals)
-    ][: job.terms.max_participants]
+    shown: dict[Digest, Earlier] = {}
+    count: Counter[Address] = Counter()
+    for number, starved in enumerate(job.abandoned):
+        if (oldest, 0) <= (starved.round, starved.attempt) < (attempt.round, attempt.attempt):
+            for reveal in starved.reveals:
+                if reveal.digest not in shown and count[reveal.participant] < MOST_SHOWN:
+                    count[reveal.participant] += 1
+                    shown[reveal.digest] = Earlier(reveal.participant, reveal.digest, number)
+    found = list(shown.values())[: MOST_SHOWN * job.terms.max_participants][::-1]
     for over in reversed(job.history[oldest : attempt.round]):
         found += [Earlier(reveal.participant, reveal.digest) for reveal in _accepted(over)]
-    return tuple({each.digest: each for each in found}.values())  # whose it is says who revealed it first
+    return tuple(found)
 
 
 def _accepted(over: SettledRound) -> list[events.Revealed]:
@@ -342,7 +354,7 @@ def _remembered(revealed: Revealed, sources: Sources) -> tuple[list[Known], list
         if update is None:
             forgotten.append(earlier.digest)
         else:
-            known.append(Known(earlier.participant, update, earlier.restarted))
+            known.append(Known(earlier.participant, update, earlier.shown))
     return known, forgotten
 
 
