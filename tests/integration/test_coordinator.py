@@ -846,3 +846,14 @@ def test_no_bond_is_posted_where_the_arithmetic_takes_too_long(world, monkeypatc
     monkeypatch.setattr(starting, "rehearse", lambda *_, **__: Rehearsed(coalition=0.0, settling=3.0))
     with pytest.raises(BadInput, match=r"all else 3 s.* leaves 5 s for it: post no bond"):
         Running(world, world.create_job(settle_window=5)).join()
+
+
+def test_a_task_that_draws_is_evaluated_in_a_process_of_its_own(world):
+    """Its draws would depend on what other jobs do at the same time."""
+    drawn = "def evaluate(model, data):\n    return {'samples': 1, 'correct': 0, 'loss': float(torch.rand(()))}\n"
+    world.task.write_text("import torch\n" + world.task.read_text().replace("def evaluate(model, data):", drawn))
+    job = world.create_job()
+    with pytest.raises(BadInput, match=r"draws at random.* settle the job in a process of its own"):
+        Running(world, job, shared=True).join()
+    with running(world, job) as coordinator:
+        coordinator.until(Ready)

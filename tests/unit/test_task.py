@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -192,6 +194,15 @@ def test_what_an_evaluation_draws_is_the_same_each_time(task_of):
     assert first == second
     assert first != task.evaluate(model, [1], seed=8)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_no_evaluation_waits_for_another_jobs(task_of):
+    """Each of two goes on when it has heard of the other: one after the other, neither would end."""
+    meeting = SOURCE.replace('return {"samples"', 'data.wait(60)\n    return {"samples"').replace("len(data)", "1")
+    task, both = task_of(meeting), threading.Barrier(2)
+    with ThreadPoolExecutor(2) as threads:
+        runs = [threads.submit(task.evaluate, task.build_model(seed), both, seed=seed) for seed in (1, 2)]
+        assert [run.result().samples for run in runs] == [1, 1]
 
 
 def test_hyperparameters_that_the_task_does_not_know(task_of, tmp_path):

@@ -163,6 +163,7 @@ class Desk:
                     workers=self.workers,
                     ray=self.ray,
                     stranger=stranger,
+                    shared=not self.alone,
                     secret=bytes(self.account.key),
                 )
         except DeepledgerError as error:

@@ -58,6 +58,7 @@ class _Coordinator:
     workers: int
     ray: str | None
     stranger: bool
+    shared: bool
     ready: Readiness | None = None  # None: no round is left to settle, and only the key is needed
     evaluator: Evaluator | None = None
     key: bytes | None = None  # of a withheld validation set
@@ -108,14 +109,16 @@ def coordinate(
     workers: int = 1,
     ray: str | None = None,
     stranger: bool = False,
+    shared: bool = False,
 ) -> None:
     """Coordinate a job until it is over or `stop` is set; then the bond is withdrawn.
 
     `tasks` are files and folders in which the pinned task source is looked for; `leave`, once it is set: only the bond
     is taken home, as soon as the contract gives it back; `secret` is the account's secret key, to which the key of a
     withheld validation set is sealed; `workers` and `ray` say where models are evaluated, see `evaluators`; `stranger`:
-    nobody named this job, see `risks`. Raises every `DeepledgerError` that does not pass by itself; the call can be
-    repeated. Any other exception is a fault: while something is at stake, all is begun again after it.
+    nobody named this job, and `shared`: this process settles other jobs, too, see `risks`. Raises every
+    `DeepledgerError` that does not pass by itself; the call can be repeated. Any other exception is a fault: while
+    something is at stake, all is begun again after it.
     """
     warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
     pause, leave = FIRST_PAUSE, leave or threading.Event()
@@ -127,7 +130,7 @@ def coordinate(
             )
         while True:
             coordinator = _Coordinator(
-                ledger, store, follower, tasks, observe, stop, leave, secret, workers, ray, stranger
+                ledger, store, follower, tasks, observe, stop, leave, secret, workers, ray, stranger, shared
             )
             try:
                 _coordinate(coordinator)
@@ -158,6 +161,7 @@ def _coordinate(self: _Coordinator) -> None:
             secret=self.secret,
             workers=self.workers,
             stranger=self.stranger,
+            shared=self.shared,
             warn=warn,
             stop=stop,
         )

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, StateError
+from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.settlement import MOST_SHOWN, most_coalitions
 from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.task import Evaluation
 from deepledger.protocol.trail import Job
 from deepledger.protocol.types import Seconds
+from deepledger.protocol.vectors import ModelVector
 
 _BLOCKS = 2  # one until we know that revealing is over, one until the settlement is in a block
 LONGEST_ROUND = Seconds(7 * 86_400)
@@ -75,6 +78,19 @@ def check_room(job: Job, spec: JobSpec) -> None:
         raise StateError(
             f"the updates of a round of job {job.job} may take {needed >> 20} MiB, and {folder} has {free >> 20} MiB "
             "free: make room, or set TMPDIR to another folder"
+        )
+
+
+def check_draws(bench: Bench, model: ModelVector, evaluation: Evaluation) -> None:
+    """What a job must keep to whose process settles others, too. Raises `BadInput`.
+
+    Jobs are settled in threads, and no thread may wait for another job's task.
+    """
+    if not evaluation.failed and bench.draws(model, evaluation):
+        raise BadInput(
+            f"the task {bench.task.source.path} draws at random, by generators that all jobs of a process share, and "
+            "its results depend on it: settle the job in a process of its own, with 'deepledger coordinator' and its "
+            "number alone"
         )
 
 

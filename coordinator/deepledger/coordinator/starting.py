@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deepledger.coordinator import decision
 from deepledger.coordinator.rehearsal import rehearse, seconds_to_evaluate
-from deepledger.coordinator.risks import Pace, check_room, check_stranger, check_window
+from deepledger.coordinator.risks import Pace, check_draws, check_room, check_stranger, check_window
 from deepledger.protocol.agreement import check_keys, fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.follow import Follower
@@ -45,11 +45,13 @@ def get_ready(
     secret: bytes | None,
     workers: int,
     stranger: bool,
+    shared: bool,
     warn: Callable[[str], None],
     stop: threading.Event,
 ) -> Readiness | None:
     """`secret` is the account's secret key, to which the key of a withheld validation set is sealed;
-    `stranger`: nobody named this job, so nothing is at stake in it but our own bond.
+    `stranger`: nobody named this job, so nothing is at stake in it but our own bond;
+    `shared`: this process settles other jobs, too.
 
     None if no round is left to settle. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake.
     """
@@ -81,6 +83,8 @@ def get_ready(
             _check_root(job, model)
         # A model of a running job may have been spoilt by its participants; that must not keep us from going on.
         evaluation = bench.evaluate(model) if job.round else bench.try_out(model)
+        if shared and not trusting:
+            check_draws(bench, model, evaluation)
         rehearsed = rehearse(spec, job.terms.max_participants, workers=workers)
         pace = Pace(
             evaluation=rehearsed.coalition + seconds_to_evaluate(bench, model, workers=workers),

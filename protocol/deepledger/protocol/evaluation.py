@@ -61,6 +61,14 @@ class Bench:
         write_floats(self.module, decode_model(model, self.spec.model))
         return self._evaluate(self.module)
 
+    def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
+        """Whether another seed than that of the model's `evaluation` leads to another result. Raises `BadInput`."""
+        seed = self.spec.training.seed + 1
+        module = self.task.build_model(seed)
+        write_floats(module, decode_model(model, self.spec.model))
+        other = self.task.evaluate(module, self.validation, seed=seed)
+        return other.correct != evaluation.correct or loss_difference(other, evaluation) > ROUNDING
+
     def _evaluate(self, module: torch.nn.Module) -> Evaluation:
         return self.task.evaluate(module, self.validation, seed=self.spec.training.seed)
 

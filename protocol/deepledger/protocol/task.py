@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import sys
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -39,8 +38,6 @@ WORST_LOSS = 10**15
 """In millionths: what a loss that is not a number counts as."""
 FAILED_LOSS = WORST_LOSS + 1
 """What stands for the loss of a model on which the task fails; no task returns it."""
-_GENERATORS = threading.Lock()
-"""torch's are the whole process's, in which another thread may settle another job."""
 
 
 class Evaluation(BaseModel):
@@ -147,9 +144,8 @@ class Task:
     def build_model(self, seed: int) -> torch.nn.Module:
         import torch
 
-        with _GENERATORS:
-            torch.manual_seed(seed)
-            model = self._call("build_model")
+        torch.manual_seed(seed)
+        model = self._call("build_model")
         if not isinstance(model, torch.nn.Module):
             raise BadInput(f"build_model of task {self._path} returned a {type(model).__name__}, not a torch.nn.Module")
         return model
@@ -189,11 +185,14 @@ class Task:
         self._call("train", model, data, **hyperparameters)
 
     def evaluate(self, model: torch.nn.Module, data: Any, *, seed: int) -> Evaluation:
-        """What the task draws at random, it draws alike each time. The caller's generators stay as they were."""
+        """What the task draws at random, it draws alike each time. The caller's generators stay as they were.
+
+        torch's are the whole process's: in threads only tasks that draw nothing are evaluated alike, see `Bench.draws`.
+        """
         import torch
 
         model.eval()
-        with _GENERATORS, torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
+        with torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             result = self._call("evaluate", model, data)
         try:
