@@ -34,6 +34,7 @@ AT_MOST = ["sign flip", "ALIE", "Min-Max apart", "label flip"]
 ON_GRATINGS = ["sign flip", "ALIE apart", "Min-Max apart", "label flip", "backdoor", "backdoor boosted"]
 HARM = ["IPM apart", "ALIE apart", "Min-Max apart", "label flip", "backdoor"]
 SHARES = [1, 2, 3, 4]  # attackers among ten
+HELD_OUT = [6, 7, 8, 9]  # seeds of splits that the screening's thresholds were not set with
 
 
 def settings(**choices: Sequence[Any]) -> list[Setting]:
@@ -73,6 +74,9 @@ def usual() -> Iterator[Setting]:
         screening=["off"],
     )
     yield from settings(rule=RULES, split=["dirichlet 0.1"], screening=["off"])
+    yield from settings(seed=HELD_OUT, split=SPLITS)
+    yield from settings(participants=[4], model=TASKS, seed=HELD_OUT, split=["dirichlet 0.1"])
+    yield from settings(attack=HOSTILE, rule=RULES, attackers=[2], split=["dirichlet 0.5"])
 
 
 def full() -> Iterator[Setting]:
