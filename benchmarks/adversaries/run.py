@@ -76,6 +76,7 @@ def usual() -> Iterator[Setting]:
     yield from settings(rule=RULES, split=["dirichlet 0.1"], screening=["off"])
     yield from settings(seed=HELD_OUT, split=SPLITS)
     yield from settings(participants=[4], model=TASKS, seed=HELD_OUT, split=["dirichlet 0.1"])
+    yield from settings(rule=RULES, split=["dirichlet 0.5"])
     yield from settings(attack=HOSTILE, rule=RULES, attackers=[2], split=["dirichlet 0.5"])
 
 
