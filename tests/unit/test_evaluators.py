@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import tempfile
 import tracemalloc
 from dataclasses import replace
@@ -24,6 +23,7 @@ from deepledger.protocol.evaluators import InProcesses, OneByOne, OnRay, evaluat
 from deepledger.protocol.settlement import Coalition, Coalitions
 from deepledger.protocol.spec import build_spec
 from deepledger.protocol.task import Task, layout_of, read_floats, read_source
+from deepledger.protocol.temporary import remove_folder
 from deepledger.protocol.types import Address
 from deepledger.protocol.vectors import encode_model
 
@@ -169,7 +169,7 @@ def test_handing_updates_to_workers_takes_no_more_memory_with_more_of_them(coali
         tracemalloc.stop()
     assert peak < 4 * length < 16 * 2 * length
     read = evaluators._read(folder)
-    shutil.rmtree(folder)
+    remove_folder(folder)
     assert [row.vector[0:3].tolist() for row in read.stack.rows] == [[seat] * 3 for seat in range(16)]
     assert np.array_equal(read.before, large.before)
 

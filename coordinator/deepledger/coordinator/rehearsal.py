@@ -7,7 +7,6 @@ draws a line through both: no step looks at a coordinate more often because ther
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from deepledger.protocol.evaluators import hand_over
 from deepledger.protocol.settlement import MOST_SHOWN, Coalition, Coalitions, Contribution, Earlier, Revealed, settle
 from deepledger.protocol.spec import FLTrust, JobSpec, LayoutEntry
 from deepledger.protocol.task import Evaluation
+from deepledger.protocol.temporary import remove_folder
 from deepledger.protocol.types import Address, Digest, Root
 from deepledger.protocol.vectors import ModelVector, update_dtype
 
@@ -143,7 +143,7 @@ class _Stage:
 
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
         if self.workers > 1 and not self.handed_over:
-            shutil.rmtree(hand_over(coalitions))
+            remove_folder(hand_over(coalitions))
             self.handed_over = True
         started = self.clock()
         coalitions.model_of(max(wanted, key=lambda coalition: coalition.seats.bit_count()))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.spec import JobSpec, Validation
 from deepledger.protocol.task import FAILED_LOSS, Evaluation, Task, TaskSource, layout_of, write_floats
+from deepledger.protocol.temporary import make_folder, remove_folder
 from deepledger.protocol.vectors import ModelVector, decode_model
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def bench_with(spec: JobSpec, source: TaskSource, validation: Buffer) -> Bench:
     tasks may map it into memory or read it again.
     """
     try:
-        folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
+        folder = make_folder()
     except OSError as error:
         raise _no_room(error) from error
     try:
@@ -103,9 +102,9 @@ def bench_with(spec: JobSpec, source: TaskSource, validation: Buffer) -> Bench:
             raise _no_room(error) from error
         bench = open_bench(spec, source, path)
     except BaseException:
-        shutil.rmtree(folder)
+        remove_folder(folder)
         raise
-    weakref.finalize(bench, shutil.rmtree, folder, ignore_errors=True)  # at the latest when Python ends
+    weakref.finalize(bench, remove_folder, folder)  # at the latest when Python ends
     return bench
 
 

@@ -10,9 +10,7 @@ import logging
 import mmap
 import pickle
 import re
-import shutil
 import socket
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -29,10 +27,11 @@ import numpy.typing as npt
 from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.cores import CORES
 from deepledger.protocol.errors import BadInput, StateError
-from deepledger.protocol.evaluation import Bench, open_bench
+from deepledger.protocol.evaluation import Bench, bench_with, open_bench
 from deepledger.protocol.settlement import Coalition, Coalitions
 from deepledger.protocol.spec import JobSpec, parse_spec, spec_bytes
 from deepledger.protocol.task import Evaluation, TaskSource
+from deepledger.protocol.temporary import make_folder, remove_folder
 from deepledger.protocol.vectors import BLOCK
 
 _BATCHES = 4  # per worker, so that the last one does not keep all others waiting
@@ -111,7 +110,7 @@ class InProcesses:
         folder = self._folders.get(coalitions)
         if folder is None:
             folder = self._folders[coalitions] = hand_over(coalitions)
-            weakref.finalize(coalitions, shutil.rmtree, folder, ignore_errors=True)
+            weakref.finalize(coalitions, remove_folder, folder)
         return folder
 
     def close(self) -> None:
@@ -179,16 +178,16 @@ def _results(bench: Bench, coalitions: Coalitions, wanted: Sequence[Coalition]) 
 
 
 def hand_over(coalitions: Coalitions) -> Path:
-    """Write what models are made from to a new folder, block by block: memory does not grow with the number of
-    participants. Raises `StateError` without room.
+    """Write what models are made from to a new folder, which `remove_folder` removes, block by block: memory does not
+    grow with the number of participants. Raises `StateError` without room.
     """
     try:
-        folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
+        folder = make_folder()
         try:
             with (folder / "shape").open("wb") as shape, (folder / "vectors").open("wb") as vectors:
                 _Pickler(shape, vectors).dump(coalitions)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
             raise
     except OSError as error:
         raise StateError(
@@ -258,7 +257,4 @@ def _bench_on_ray(spec: bytes, source: bytes, name: str, validation: bytes) -> B
     import torch
 
     torch.set_num_threads(1)
-    folder = Path(tempfile.mkdtemp(prefix="deepledger-"))
-    path = folder / "validation"
-    path.write_bytes(validation)
-    return open_bench(parse_spec(spec), TaskSource(folder / name, source), path)
+    return bench_with(parse_spec(spec), TaskSource(Path(name), source), validation)
