@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
@@ -86,6 +88,22 @@ def test_models_of_coalitions_are_counted_apart(spec_of: SpecOf, monkeypatch: py
 
     monkeypatch.setattr(rehearsal, "settle", evaluate)
     assert rehearse(spec_of(), 2, workers=1, clock=lambda: now[0]) == Rehearsed(coalition=4.0, settling=7.0)
+
+
+def test_no_two_jobs_rehearse_at_the_same_time(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_stage, seen, spec = threading.Semaphore(0), list[int](), spec_of()
+
+    def perform(*_: Any) -> Rehearsed:
+        on_stage.release()
+        threading.Event().wait(0.02)
+        seen.append(on_stage._value)
+        on_stage.acquire()
+        return Rehearsed(coalition=0.0, settling=0.0)
+
+    monkeypatch.setattr(rehearsal, "_perform", perform)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: rehearse(spec, 8, workers=1), range(4)))
+    assert seen == [1] * 8
 
 
 @pytest.mark.parametrize("coordinates", [1 << 10, 1 << 16, 1 << 20])

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from deepledger.coordinator.decision import gives_up_at
 from deepledger.coordinator.risks import (
     LARGEST_VALIDATION,
     LONGEST_ROUND,
     Pace,
+    Took,
     check_room,
     check_stranger,
     check_window,
@@ -18,7 +20,8 @@ from deepledger.protocol.chain.events import JobCreated, JobTerms, Position
 from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.settlement import most_coalitions
 from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.trail import Job
+from deepledger.protocol.trail import Attempt, Job
+from deepledger.protocol.types import RoundNumber, Seconds
 
 TERMS = JobTerms(
     spec_digest=bytes(32), model_digest=bytes(32), model_root=bytes(32), rounds=3, min_participants=2,
@@ -70,16 +73,29 @@ def test_every_coalition_is_evaluated_in_time(spec_of: SpecOf) -> None:
 
 
 def test_what_is_not_evaluating_counts_too(spec_of: SpecOf) -> None:
-    pace = Pace(evaluation=1.0, block=0, workers=1, settling=3.0)
+    pace = Pace(evaluation=1.0, block=0, workers=1, settling=3 / 8)
     assert pace.work(spec_of(), 8) == 4
     with pytest.raises(BadInput, match="all else 3 s"):
         check_window(job(7), spec_of(), pace)
 
 
-def test_what_was_measured_counts_where_it_is_more(spec_of: SpecOf) -> None:
-    pace = Pace(evaluation=1.0, block=2, workers=1)
-    assert pace.work(spec_of(), 8) == 5
-    assert pace.work(spec_of(), 8, measured=7.0) == 11
+def test_few_updates_take_less_than_every_seat_would(spec_of: SpecOf) -> None:
+    """A full round takes half of the window; of three updates, the last is waited for as long as is usual."""
+    window, pace = Seconds(400), Pace(evaluation=1.0, block=0, workers=1, settling=199 / 64)
+    few, full = (pace.work(spec_of(), participants) for participants in (3, 64))
+    assert full == 200
+    attempt = Attempt(RoundNumber(0), 0, commit_end=Seconds(900), reveal_end=Seconds(1000))
+    assert gives_up_at(attempt, window, work=few, store_is_down=False) == 1200
+
+
+def test_what_the_last_round_took_counts_instead(spec_of: SpecOf) -> None:
+    """In both directions: a machine that was busy at the start is not held to be slow for ever."""
+    pace = Pace(evaluation=1.0, block=2, workers=1, settling=1.0)
+    assert pace.work(spec_of(), 8) == 1 + 8 + 4
+    assert pace.work(spec_of(), 8, last=Took(8, 30.0)) == 30 + 4
+    assert pace.work(spec_of(), 8, last=Took(8, 0.5)) == 0.5 + 4
+    assert pace.work(spec_of(), 8, last=Took(7, 0.5)) == 1 + 8 + 4
+    assert pace.work(spec_of(), 8, last=Took(7, 30.0)) == 30 + 4
 
 
 def test_all_updates_of_a_round_have_room(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.coordinator import decision, happenings
-from deepledger.coordinator.risks import Pace
+from deepledger.coordinator.risks import Pace, Took
 from deepledger.coordinator.settling import Prepared, post, prepare
 from deepledger.coordinator.starting import Readiness, get_key, get_ready
 from deepledger.coordinator.succession import check_last_settlement
@@ -62,7 +62,7 @@ class _Coordinator:
     ready: Readiness | None = None  # None: no round is left to settle, and only the key is needed
     evaluator: Evaluator | None = None
     key: bytes | None = None  # of a withheld validation set
-    work: float = 0.0  # seconds from the last update to the settlement, the most so far
+    took: Took | None = None  # the last settlement
     settling_since: float | None = None
     prepared: Prepared | None = None
     verifier: Verifier | None = None
@@ -305,7 +305,7 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
             warn=self.warn,
             stop=self.stop,
         )
-        self.work = max(self.work, self.prepared.seconds)
+        self.took = Took(self.prepared.settlement.accepted.bit_count(), self.prepared.seconds)
         return None
     window, newest, now = job.terms.settle_window, self.follower.head.timestamp, self.follower.now()
     if not decision.reveals_are_over(attempt, window, newest=newest, now=now, lag=self.pace.lag):
@@ -359,7 +359,7 @@ def _too_late(self: _Coordinator, trouble: BlobError | None) -> bool:
     down = isinstance(trouble, StoreUnreachable)
     if attempt is None:
         return True
-    work = self.pace.work(self.bench.spec, len(attempt.commits), measured=self.work)
+    work = self.pace.work(self.bench.spec, len(attempt.commits), last=self.took)
     return self.follower.now() >= decision.gives_up_at(attempt, window, work=work, store_is_down=down)
 
 

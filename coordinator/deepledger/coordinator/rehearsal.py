@@ -7,6 +7,7 @@ draws a line through both: no step looks at a coordinate more often because ther
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from deepledger.protocol.vectors import ModelVector, update_dtype
 _FEW, _MANY = 1 << 14, 1 << 18  # coordinates
 _SIZES = (40, 20)  # the largest of what drawn updates have in common, and of what each has alone: int8 holds both
 
+_ALONE = threading.Lock()
+"""Jobs that rehearse at the same time would find the machine slower than it is."""
+
 Clock = Callable[[], float]
 
 
@@ -42,11 +46,12 @@ def rehearse(spec: JobSpec, participants: int, *, workers: int, clock: Clock = t
     """Raises `StateError` without room for what is handed to workers."""
     coordinates = spec.model.coordinates
     few, many = min(coordinates, _FEW), min(coordinates, _MANY)
-    _perform(spec, few, participants, workers, clock)  # libraries are loaded
-    low = _perform(spec, few, participants, workers, clock)
-    if coordinates == few:
-        return low
-    high = _perform(spec, many, participants, workers, clock)
+    with _ALONE:
+        _perform(spec, few, participants, workers, clock)  # libraries are loaded
+        low = _perform(spec, few, participants, workers, clock)
+        if coordinates == few:
+            return low
+        high = _perform(spec, many, participants, workers, clock)
     beyond = (coordinates - few) / (many - few)
     coalition, settling = (a + max(0.0, b - a) * beyond for a, b in zip(low, high, strict=True))
     return Rehearsed(coalition, settling)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, StateError
@@ -26,6 +27,13 @@ LARGEST_VALIDATION = 1 << 28
 """Bytes, in a job that nobody named: they are held in memory and in a temporary file."""
 
 
+class Took(NamedTuple):
+    """What preparing one settlement took."""
+
+    updates: int  # that were accepted: these are looked at to the end
+    seconds: float  # from the last update to the settlement's transaction
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How fast this machine and this chain are."""
@@ -33,7 +41,7 @@ class Pace:
     evaluation: float  # seconds, of one model, which is made before
     block: float  # seconds from one to the next
     workers: int  # that evaluate at the same time
-    settling: float = 0.0  # seconds, for all else, with every seat taken
+    settling: float = 0.0  # seconds, for all else, for each of as many updates as there are seats
     confirmations: int = 0
 
     @property
@@ -41,25 +49,29 @@ class Pace:
         """Seconds until a block that is there counts."""
         return self.confirmations * self.block
 
-    def work(self, spec: JobSpec, participants: int, *, measured: float = 0.0) -> float:
+    def work(self, spec: JobSpec, participants: int, *, last: Took | None = None) -> float:
         """Seconds from the last update of a round to the block that holds its settlement, at the most.
 
-        `measured`: from the last update to the settlement's transaction, in rounds before.
+        `last`: what the last round took, which counts instead for as many participants or fewer; more take no less.
         """
         evaluations = 1 + most_coalitions(spec, participants) / self.workers
-        return max(evaluations * self.evaluation + self.settling, measured) + _BLOCKS * self.block + self.lag
+        seconds = evaluations * self.evaluation + participants * self.settling
+        if last is not None:
+            seconds = last.seconds if participants <= last.updates else max(seconds, last.seconds)
+        return seconds + _BLOCKS * self.block + self.lag
 
 
 def check_window(job: Job, spec: JobSpec, pace: Pace) -> None:
     """Raises `BadInput` where twice the work does not fit into the settle window."""
-    window, work = job.terms.settle_window, pace.work(spec, job.terms.max_participants)
+    window, seats = job.terms.settle_window, job.terms.max_participants
+    work = pace.work(spec, seats)
     if 2 * work > window:
         lag = f", {pace.confirmations} confirmations {pace.lag:g} s" if pace.confirmations else ""
         mend = "a faster machine, or fewer --confirmations" if pace.confirmations else "a faster machine"
         raise BadInput(
             f"settling a round may take {work:.1f} s here (an evaluation takes {pace.evaluation:.2g} s, all else "
-            f"{pace.settling:.2g} s, a block {pace.block:g} s{lag}), and job {job.job} leaves {window} s for it: post "
-            f"no bond, or use {mend}"
+            f"{seats * pace.settling:.2g} s, a block {pace.block:g} s{lag}), and job {job.job} leaves {window} s for "
+            f"it: post no bond, or use {mend}"
         )
 
 

@@ -85,12 +85,13 @@ def get_ready(
         evaluation = bench.evaluate(model) if job.round else bench.try_out(model)
         if shared and not trusting:
             check_draws(bench, model, evaluation)
-        rehearsed = rehearse(spec, job.terms.max_participants, workers=workers)
+        seats = job.terms.max_participants
+        rehearsed = rehearse(spec, seats, workers=workers)
         pace = Pace(
             evaluation=rehearsed.coalition + seconds_to_evaluate(bench, model, workers=workers),
             block=ledger.block_time(),
             workers=workers,
-            settling=rehearsed.settling,
+            settling=rehearsed.settling / seats,
             confirmations=ledger.confirmations,
         )
         if not trusting:
