@@ -857,3 +857,46 @@ def test_a_task_that_draws_is_evaluated_in_a_process_of_its_own(world):
         Running(world, job, shared=True).join()
     with running(world, job) as coordinator:
         coordinator.until(Ready)
+
+
+def test_only_a_bond_that_is_not_in_yet_waits_for_a_rehearsal(world, monkeypatch):
+    rehearsals = []
+
+    def rehearsed(*_, **__):
+        rehearsals.append(1)
+        return Rehearsed(coalition=0.0, settling=0.0)
+
+    monkeypatch.setattr(starting, "rehearse", rehearsed)
+    job = world.create_job()
+    with running(world, job) as coordinator:
+        coordinator.until(BondPosted)
+    with running(world, job) as coordinator:
+        coordinator.until(Ready)
+    assert len(rehearsals) == 1
+
+
+class Ageless(Real):
+    """A node that cannot say at first how long blocks take."""
+
+    def __init__(self, real):
+        super().__init__(real)
+        self.asked = False
+
+    def block_time(self):
+        if not self.asked:
+            self.asked = True
+            raise ChainUnreachable("busy")
+        return self.real.block_time()
+
+
+def test_nothing_is_prepared_twice_for_a_node_that_is_busy(world, monkeypatch):
+    prepared = []
+
+    def prepare(*arguments, real=starting.prepare_bench, **options):
+        prepared.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(starting, "prepare_bench", prepare)
+    with running(world, world.create_job(), ledger=Ageless(world.ledger(1))) as coordinator:
+        coordinator.until(Ready)
+    assert len(prepared) == 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepledger.coordinator import decision
-from deepledger.coordinator.rehearsal import rehearse, seconds_to_evaluate
+from deepledger.coordinator.rehearsal import Rehearsed, rehearse, seconds_to_evaluate
 from deepledger.coordinator.risks import Pace, check_draws, check_room, check_stranger, check_window
 from deepledger.protocol.agreement import check_keys, fetch_model, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
@@ -69,7 +69,7 @@ def get_ready(
         job = follower.update()
         if decision.is_done(job, me) or job.disclosure_end is not None:
             return None
-        spec = fetch_spec(store, job.terms)
+        spec, block = fetch_spec(store, job.terms), ledger.block_time()
         trusting = me in job.bonded if stranger else has_bond(job, me)
         if not trusting:
             check_keys(spec, job.created.coordinators)
@@ -86,10 +86,11 @@ def get_ready(
         if shared and not trusting:
             check_draws(bench, model, evaluation)
         seats = job.terms.max_participants
-        rehearsed = rehearse(spec, seats, workers=workers)
+        # Whoever's bond is in found then that half of the window is enough; the first round shows how much is needed.
+        rehearsed = Rehearsed(0.0, 0.0) if trusting else rehearse(spec, seats, workers=workers)
         pace = Pace(
             evaluation=rehearsed.coalition + seconds_to_evaluate(bench, model, workers=workers),
-            block=ledger.block_time(),
+            block=block,
             workers=workers,
             settling=rehearsed.settling / seats,
             confirmations=ledger.confirmations,
