@@ -12,6 +12,7 @@ import pytest
 
 from deepledger.coordinator import rehearsal
 from deepledger.coordinator.rehearsal import Rehearsed, rehearse
+from deepledger.protocol import cores
 from deepledger.protocol.settlement import Coalition, Settlement, Verdict, settle
 from deepledger.protocol.spec import JobSpec
 
@@ -88,6 +89,33 @@ def test_models_of_coalitions_are_counted_apart(spec_of: SpecOf, monkeypatch: py
 
     monkeypatch.setattr(rehearsal, "settle", evaluate)
     assert rehearse(spec_of(), 2, workers=1, clock=lambda: now[0]) == Rehearsed(coalition=4.0, settling=7.0)
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 2), (2, 1)])
+def test_a_model_is_made_as_it_is_by_one_of_so_many_workers(
+    spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, workers: int, threads: int
+) -> None:
+    """Several have one thread each: they work at the same time."""
+    makers: list[int] = []
+
+    class Watched(rehearsal.Coalitions):
+        def model_of(self, coalition: Coalition) -> Any:
+            both = threading.Barrier(threads)  # one thread would not pass alone for two
+
+            def work(*_: int) -> int:
+                both.wait(60)
+                return threading.get_ident()
+
+            makers.extend(cores.in_parts(work, 2, step=1))
+
+    def evaluate(spec: JobSpec, model: Any, revealed: Any, sources: Any) -> None:
+        sources.handed_over = True
+        sources.evaluate(Watched(spec, model, None, None), [Coalition(1)])  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cores, "CORES", 2)
+    monkeypatch.setattr(rehearsal, "settle", evaluate)
+    rehearse(spec_of(), 2, workers=workers)
+    assert (set(makers) == {threading.get_ident()}) == (threads == 1)
 
 
 def test_no_two_jobs_rehearse_at_the_same_time(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepledger.protocol.aggregation.stack import Vector
+from deepledger.protocol.cores import on_one_core
 from deepledger.protocol.evaluation import Bench
 from deepledger.protocol.evaluators import hand_over
 from deepledger.protocol.settlement import MOST_SHOWN, Coalition, Coalitions, Contribution, Earlier, Revealed, settle
@@ -58,18 +60,24 @@ def rehearse(spec: JobSpec, participants: int, *, workers: int, clock: Clock = t
 
 
 def seconds_to_evaluate(bench: Bench, model: ModelVector, *, workers: int, clock: Clock = time.monotonic) -> float:
-    """As long as one of the processes that evaluate takes: each of several has one thread."""
+    """As long as one of the processes that evaluate takes."""
     import torch
 
     threads = torch.get_num_threads()
     try:
         if workers > 1:
             torch.set_num_threads(1)
-        started = clock()
-        bench.evaluate(model)
-        return clock() - started
+        with _as_one_of(workers):
+            started = clock()
+            bench.evaluate(model)
+            return clock() - started
     finally:
         torch.set_num_threads(threads)
+
+
+def _as_one_of(workers: int) -> AbstractContextManager[None]:
+    """Each of several processes that evaluate has one thread."""
+    return on_one_core() if workers > 1 else nullcontext()
 
 
 def _perform(spec: JobSpec, length: int, participants: int, workers: int, clock: Clock) -> Rehearsed:
@@ -150,9 +158,10 @@ class _Stage:
         if self.workers > 1 and not self.handed_over:
             remove_folder(hand_over(coalitions))
             self.handed_over = True
-        started = self.clock()
-        coalitions.model_of(max(wanted, key=lambda coalition: coalition.seats.bit_count()))
-        seconds = self.clock() - started
+        with _as_one_of(self.workers):
+            started = self.clock()
+            coalitions.model_of(max(wanted, key=lambda coalition: coalition.seats.bit_count()))
+            seconds = self.clock() - started
         self.coalition = max(self.coalition, seconds)
         self.spent += seconds
         return [Evaluation(samples=1, correct=1, loss_millionths=1)] * len(wanted)

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepledger.protocol.blobs.spool import FileVector
-from deepledger.protocol.cores import CORES
+from deepledger.protocol.cores import CORES, on_one_core
 from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation import Bench, bench_with, open_bench
 from deepledger.protocol.settlement import Coalition, Coalitions
@@ -240,7 +240,8 @@ def _open(spec: JobSpec, source: TaskSource, path: Path) -> None:
 
 
 def _work(folder: Path, batch: Sequence[Coalition]) -> list[Evaluation]:
-    return _results(_opened[0], _read_once(folder), batch)
+    with on_one_core():
+        return _results(_opened[0], _read_once(folder), batch)
 
 
 @lru_cache(1)
@@ -249,7 +250,8 @@ def _read_once(folder: Path) -> Coalitions:
 
 
 def _work_on_ray(bench: Any, coalitions: Coalitions, batch: Sequence[Coalition]) -> list[Evaluation]:
-    return _results(_bench_on_ray(*bench), coalitions, batch)
+    with on_one_core():
+        return _results(_bench_on_ray(*bench), coalitions, batch)
 
 
 @lru_cache(1)
