@@ -93,6 +93,24 @@ def test_worker_processes_agree_with_this_one(bench, coalitions, monkeypatch):
     workers.close()
 
 
+def test_that_the_machine_is_to_blame_is_asked_once_in_a_settlement(bench, coalitions, monkeypatch):
+    """Not for every model on which the task fails: there may be a thousand of them."""
+    whole, tried = Task.evaluate, []
+
+    def evaluate(task, module, *arguments, **options):
+        tried.append(module is bench.module)
+        if tried[-1]:
+            raise BadInput("infinity")
+        return whole(task, module, *arguments, **options)
+
+    monkeypatch.setattr(Task, "evaluate", evaluate)
+    for settlement in (coalitions, replace(coalitions)):
+        tried.clear()
+        for half in (WANTED[:16], WANTED[16:]):
+            assert all(result.failed for result in OneByOne(bench).evaluate(settlement, half))
+        assert (tried.count(True), tried.count(False)) == (2 * len(WANTED), 1)
+
+
 def test_little_work_starts_no_processes(bench, coalitions):
     workers = evaluator_for(bench, workers=2)
     assert isinstance(workers, InProcesses)

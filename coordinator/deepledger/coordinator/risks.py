@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, StateError
-from deepledger.protocol.evaluation import Bench
+from deepledger.protocol.evaluation import TRIES, Bench
 from deepledger.protocol.settlement import MOST_SHOWN, most_coalitions
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import Evaluation
@@ -52,9 +52,10 @@ class Pace:
     def work(self, spec: JobSpec, participants: int, *, last: Took | None = None) -> float:
         """Seconds from the last update of a round to the block that holds its settlement, at the most.
 
-        `last`: what the last round took, which counts instead for as many participants or fewer; more take no less.
+        The task may fail on every model, which is tried twice. `last`: what the last round took, which counts instead
+        for as many participants or fewer; more take no less.
         """
-        evaluations = 1 + most_coalitions(spec, participants) / self.workers
+        evaluations = TRIES * (1 + most_coalitions(spec, participants) / self.workers)
         seconds = evaluations * self.evaluation + participants * self.settling
         if last is not None:
             seconds = last.seconds if participants <= last.updates else max(seconds, last.seconds)

@@ -115,7 +115,7 @@ def prepare(
     root = chunk_root(data, bits=32)
     with ThreadPoolExecutor(1) as pool:  # publish while evaluating
         publishing = pool.submit(publish, data)
-        evaluation = bench.evaluate(model)
+        evaluation = bench.evaluate(model, sound=any(each.failed for each in settlement.evaluations.values()))
         digest = publishing.result()
     report = build_report(
         job,

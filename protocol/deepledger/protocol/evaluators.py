@@ -170,8 +170,18 @@ def _batches(wanted: Sequence[Coalition], most: int) -> Iterator[Sequence[Coalit
     return (wanted[first : first + size] for first in range(0, len(wanted), size))
 
 
+_sound: weakref.WeakSet[Coalitions] = weakref.WeakSet()  # the task failed on some models here, and not on the first
+
+
 def _results(bench: Bench, coalitions: Coalitions, wanted: Sequence[Coalition]) -> list[Evaluation]:
-    return [bench.evaluate(coalitions.model_of(coalition)) for coalition in wanted]
+    return [_result(bench, coalitions, coalition) for coalition in wanted]
+
+
+def _result(bench: Bench, coalitions: Coalitions, coalition: Coalition) -> Evaluation:
+    result = bench.evaluate(coalitions.model_of(coalition), sound=coalitions in _sound)
+    if result.failed:
+        _sound.add(coalitions)
+    return result
 
 
 # Vectors go to workers in a file that all of them map, not through a pipe to each. Nobody else can write there.
