@@ -44,7 +44,8 @@ class Remeasured:
     """What a round paid otherwise than it would have by the results that were got here."""
 
     loss: float  # largest difference of a loss, of max(1, loss)
-    correct: int  # largest difference of correct samples
+    correct: int  # differences of correct samples, added up
+    samples: int  # of the validation set, times the models that were evaluated
     pot: Wei
     excess: Mapping[Address, int]  # wei that were paid too much, or if negative too little
     beyond_rounding: bool  # results differ more than two honest machines' do

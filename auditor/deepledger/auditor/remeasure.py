@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 
 from deepledger.auditor.findings import Remeasured
 from deepledger.auditor.sources import Claims
 from deepledger.protocol.aggregation.stack import Vector
-from deepledger.protocol.evaluation import ROUNDING, loss_difference
+from deepledger.protocol.errors import StateError
+from deepledger.protocol.evaluation import NEAR_TIES, ROUNDING, loss_difference
 from deepledger.protocol.rewards import shares
 from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Earlier, Revealed, Verdict, settle
 from deepledger.protocol.spec import ContributionRewards, JobSpec
@@ -37,18 +39,26 @@ class _Again:
         return self.claims.earlier_model(digest)
 
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
-        return self.claims.get(coalitions, wanted)
+        """Raises `StateError` where the task fails here only: that says nothing of the model."""
+        derived = self.claims.derived(coalitions, wanted)
+        if any(each not in derived for each in wanted):
+            raise StateError("not every model can be evaluated here")
+        return [derived[each] for each in wanted]
 
 
 def remeasure(
     spec: JobSpec, before: ModelVector, revealed: Revealed, claims: Claims, over: SettledRound
 ) -> Remeasured | None:
-    """None where nothing was evaluated. `claims` has the results of all coalitions that were asked for."""
+    """None where nothing was evaluated. `claims` has the results of all coalitions that were asked for.
+
+    Raises `StateError` where others are asked for now, and cannot be evaluated here.
+    """
     if not claims.results:
         return None
     differences = claims.differences()
     loss = max((loss_difference(*pair) for pair in differences), default=0.0)
-    correct = max((abs(claimed.correct - got.correct) for claimed, got in differences), default=0)
+    correct = sum(abs(claimed.correct - got.correct) for claimed, got in differences)
+    samples = sum(got.samples for got in claims.results.values())
     by_accuracy = isinstance(spec.rewards, ContributionRewards) and spec.rewards.metric == "accuracy"
     excess: dict[Address, int] = {}
     if differences:
@@ -63,10 +73,19 @@ def remeasure(
     return Remeasured(
         loss=loss,
         correct=correct,
+        samples=samples,
         pot=over.settled.pot,
         excess=excess,
-        beyond_rounding=loss > ROUNDING or (by_accuracy and correct > 0),
+        beyond_rounding=loss > ROUNDING or (by_accuracy and _beyond_ties(correct, samples)),
     )
+
+
+def _beyond_ties(correct: int, samples: int) -> bool:
+    """Whether near ties would make so many of the samples, or more, differ in less than one round of a hundred: by the
+    Chernoff bound of a Poisson distribution's tail, P(X >= k) <= e^-m (e m / k)^k for k > m.
+    """
+    expected = NEAR_TIES * samples
+    return correct > expected and correct - expected + correct * log(expected / correct) < log(0.01)
 
 
 def _shares(pot: Wei, accepted: int, scores: Sequence[int]) -> Mapping[int, int]:

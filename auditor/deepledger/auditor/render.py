@@ -111,6 +111,7 @@ def _remeasured_json(remeasured: Remeasured) -> dict[str, Any]:
     return {
         "loss": remeasured.loss,
         "correct": remeasured.correct,
+        "samples": remeasured.samples,
         "moved": str(remeasured.moved),
         "excess": {address: str(amount) for address, amount in remeasured.excess.items()},
         "doubtful": remeasured.doubtful,
@@ -256,17 +257,14 @@ def _doubt(round: AuditedRound, remeasured: Remeasured) -> Text:
     text.append(
         f"\nDOUBT: round {round.over.opened.round} paid {eth(remeasured.moved)}, {part:.0%} of its pot, otherwise than "
         f"it would have by the results that were got here. They differ by up to {remeasured.loss:.1e} of the loss and "
-        f"{_samples(remeasured)}, more than on honest machines; within the job's tolerance, that proves nothing.\n",
+        f"in {remeasured.correct} of {remeasured.samples:,} samples, more than rounding and near ties explain; within "
+        "the job's tolerance, that proves nothing.\n",
         "bold yellow",
     )
     for address, amount in sorted(remeasured.excess.items(), key=lambda item: -item[1]):
         text.append(f"   {address}  {eth(Wei(abs(amount)))} {'more' if amount > 0 else 'less'}\n")
     text.append(f"   where    block {settled.at.block}, transaction {settled.at.transaction}")
     return text
-
-
-def _samples(remeasured: Remeasured) -> str:
-    return f"{remeasured.correct} correct sample{'s' if remeasured.correct != 1 else ''}"
 
 
 def _verdict(audit: Audit) -> Text:

@@ -60,12 +60,13 @@ def audit_round(
         after, settlement = before.copy(), None
         with suppress(Underivable):
             settlement = settle(spec, after, revealed, claims)
-        unchecked, believed = unchecked or claims.unchecked, claims.believed
+        believed = claims.believed
         complete = settlement is not None and not claims.incomplete
         derived = complete and not believed
         if derived:
             with suppress(StateError):
                 remeasured = remeasure(spec, before, revealed, claims, over)
+        unchecked = unchecked or claims.unchecked
         if settlement is not None and complete:
             _compare_money(settlement, over, find)
             _compare_model(after, claimed_after, find)

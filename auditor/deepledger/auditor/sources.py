@@ -108,7 +108,7 @@ class Claims:
         is believed, and counted.
         """
         claimed = {each: self._evaluations[each] for each in wanted if each in self._evaluations}
-        derived = self._derived(coalitions, wanted)
+        derived = self.derived(coalitions, wanted)
         missing = [each for each in wanted if each not in claimed]
         if missing and self._report is not None:
             what = "the report lacks results of coalitions that verdicts or scores follow from"
@@ -131,7 +131,7 @@ class Claims:
             )
         return [claimed[each] if each in claimed else derived[each] for each in wanted]
 
-    def _derived(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> dict[Coalition, Evaluation]:
+    def derived(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> dict[Coalition, Evaluation]:
         """What is got here. That the task fails here says nothing, unless it failed there, too."""
         if self._evaluator is None:
             return {}

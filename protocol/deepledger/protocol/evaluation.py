@@ -26,6 +26,10 @@ TRIES = 2
 ROUNDING = 4e-6
 """Of max(1, loss): ten times what ways of computing one evaluation were measured to differ by, see
 benchmarks/tolerance.py, and what telling millionths adds."""
+NEAR_TIES = 1e-5
+"""Of samples: more than another machine classifies otherwise, because their two best outputs are all but equal; see
+docs/contributions.md.
+"""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
