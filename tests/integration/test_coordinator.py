@@ -609,13 +609,20 @@ class Forgetful(Real):
 
     def __init__(self, real):
         super().__init__(real)
-        self.refused, self.pinned = set(), set()
+        self.refused, self.pinned, self.pins = set(), set(), threading.Condition()
 
     def pin(self, digest):
         if digest not in self.refused:
             self.refused.add(digest)
             raise StoreUnreachable("the store is busy")
-        self.pinned.add(digest)
+        with self.pins:
+            self.pinned.add(digest)
+            self.pins.notify_all()
+
+    def has_pinned(self, digests):
+        """Sooner or later."""
+        with self.pins:
+            return self.pins.wait_for(lambda: self.pinned >= digests, timeout=60)
 
 
 def test_what_was_judged_is_kept_before_the_settlement_is_posted(world, play_of):
@@ -707,7 +714,7 @@ def test_a_successor_has_what_screening_remembers_before_it_is_needed(world, pla
         while "The earlier update" not in successor.until(Warned).message:
             pass
         play_round(play)
-        assert store.pinned >= set(others), "while another one serves"
+        assert store.has_pinned(set(others)), "while another one serves"
         assert successor.until(TookOver).round == 1
         assert successor.until(RoundSettled).round == 1
     report = parse_report(world.store.read(play.see().history[1].settled.report_digest, limit=1 << 20))

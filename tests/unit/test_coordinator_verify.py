@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from deepledger.coordinator import verify
-from deepledger.coordinator.verify import Verifier
+from deepledger.coordinator.verify import Known, Verifier
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.blobs.spool import FileVector, room_for
 from deepledger.protocol.errors import BlobMissing, StateError
@@ -136,7 +136,7 @@ class Dripping:
 
     def __init__(self, real: DirectoryStore) -> None:
         self.real, self.slow, self.asked = real, set[Digest](), list[Digest]()
-        self.pinned = set[Digest]()
+        self.pinned, self.pins = list[Digest](), threading.Condition()
 
     def read_into(self, digest: Digest, buffer: Any) -> None:
         self.asked.append(digest)
@@ -145,7 +145,14 @@ class Dripping:
         self.real.read_into(digest, buffer)
 
     def pin(self, digest: Digest) -> None:
-        self.pinned.add(digest)
+        with self.pins:
+            self.pinned.append(digest)
+            self.pins.notify_all()
+
+    def has_pinned(self, digests: set[Digest]) -> bool:
+        """Sooner or later."""
+        with self.pins:
+            return self.pins.wait_for(lambda: digests <= set(self.pinned), timeout=60)
 
 
 def test_earlier_updates_that_are_gone_are_waited_for_by_nobody(
@@ -166,12 +173,12 @@ def test_earlier_updates_that_are_gone_are_waited_for_by_nobody(
     assert [verifier.recall(each)[0:1].tolist() for each in there] == [[1], [2], [3]]
     late.set()
     assert [verifier.recall(each) for each in hanging] == [None] * 4
-    verifier.keep()
-    assert dripping.pinned == {each.digest for each in there}
+    assert dripping.has_pinned({each.digest for each in there})
+    assert len(dripping.pinned) == len(there)
     verifier.close()
 
 
-def test_what_was_fetched_for_one_round_is_not_fetched_again_for_the_next(
+def test_what_was_fetched_for_one_round_is_neither_fetched_nor_pinned_again_for_the_next(
     spec_of: Callable[..., JobSpec], store
 ) -> None:
     spec, served = spec_of(), Dripping(store)
@@ -182,8 +189,44 @@ def test_what_was_fetched_for_one_round_is_not_fetched_again_for_the_next(
     one, two = (reveal(store, spec, seat) for seat in range(2))
     made[0].expect(one)
     made[0].fetch(one)
+    made[0].keep()
     earlier = [Earlier(each.participant, each.digest) for each in (one, two)]
     made[1].remember(earlier, known=made[0].found())
     made[0].close()
     assert [made[1].recall(each)[0:1].tolist() for each in earlier] == [[1], [2]]
     assert served.asked == [one.digest, two.digest]
+    assert served.has_pinned({two.digest})
+    assert served.pinned == [one.digest, two.digest]
+
+
+class Slow(Dripping):
+    """A store that is long about a pin."""
+
+    def __init__(self, real: DirectoryStore) -> None:
+        super().__init__(real)
+        self.begun, self.over = threading.Semaphore(0), threading.Event()
+
+    def pin(self, digest: Digest) -> None:
+        self.begun.release()
+        self.over.wait(60)
+        super().pin(digest)
+
+
+def test_nothing_waits_for_pins_of_earlier_updates_nor_are_there_many_at_once(
+    spec_of: Callable[..., JobSpec], store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_TURN", 60.0)
+    spec, warned, slow = spec_of(), list[str](), Slow(store)
+    served: Any = slow
+    verifier = Verifier(served, spec, too_late=lambda _: True, warn=warned.append, stop=threading.Event())
+    reveals = [reveal(store, spec, seat) for seat in range(6)]
+    with room_for(spec.update_bytes) as file, file:
+        vector = FileVector(file, np.dtype("<i2"))
+    known = {each.digest: Known(vector, kept=False) for each in reveals}
+    verifier.remember([Earlier(each.participant, each.digest) for each in reveals], known=known)
+    verifier.keep()
+    assert not warned
+    assert [slow.begun.acquire(timeout=wait) for wait in (60, 60, 0.1)] == [True, True, False]
+    slow.over.set()
+    assert slow.has_pinned(set(known))
+    verifier.close()

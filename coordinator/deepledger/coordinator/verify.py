@@ -46,6 +46,13 @@ class _Key(NamedTuple):
     root: Root | None  # None: an earlier update, which is not judged
 
 
+class Known(NamedTuple):
+    """An update that an attempt before has fetched."""
+
+    vector: FileVector
+    kept: bool  # the store has it pinned
+
+
 class Verifier:
     """Updates for one attempt, in temporary files: memory does not grow with the number of participants."""
 
@@ -66,6 +73,7 @@ class Verifier:
         fitting = max(spec.model_bytes, _MAPPED) // spec.update_bytes
         self._fresh, self._again = threading.Semaphore(min(fitting, _AT_ONCE)), threading.Semaphore(_AGAIN_AT_ONCE)
         self._past = threading.Semaphore(_AGAIN_AT_ONCE)
+        self._pins, self._past_pins = threading.Semaphore(_AT_ONCE), threading.Semaphore(_AGAIN_AT_ONCE)
         self._found: dict[_Key, Future[Found]] = {}
         self._trouble: dict[_Key, BlobError] = {}  # the latest
         self._kept: dict[_Key, threading.Event] = {}  # of what was found
@@ -79,13 +87,17 @@ class Verifier:
         if contribution.copy_of is None:
             self._begin(_key(contribution), lambda: self._obtain(contribution))
 
-    def remember(self, earlier: Iterable[Earlier], *, known: Mapping[Digest, FileVector]) -> None:
+    def remember(self, earlier: Iterable[Earlier], *, known: Mapping[Digest, Known]) -> None:
         """Begin to fetch what could be read before this attempt, except what is `known`.
 
         The store is to keep it, whoever published it: later settlements and audits will want it.
         """
         for each in earlier:
-            self._begin(_Key(each.digest, None), partial(self._obtain_earlier, each, known.get(each.digest)))
+            key = _Key(each.digest, None)
+            if each.digest not in known:
+                self._begin(key, partial(self._obtain_earlier, each))
+            elif key not in self._found:
+                self._adopt(key, known[each.digest])
 
     def fetch(self, contribution: Contribution) -> Found:
         """What `settle` asks for. Blocks until the update is there or given up. Raises `Stopped`, `StateError`.
@@ -102,10 +114,23 @@ class Verifier:
         found = self._await(_Key(earlier.digest, None), _name(earlier), enough=_GONE)
         return None if isinstance(found, Verdict) else found
 
-    def found(self) -> dict[Digest, FileVector]:
+    def found(self) -> dict[Digest, Known]:
         """What is here, by digest."""
-        results = {key.digest: future.result() for key, future in self._found.items() if _is_here(future)}
-        return {digest: found for digest, found in results.items() if not isinstance(found, Verdict)}
+        results = {key: future.result() for key, future in self._found.items() if _is_here(future)}
+        return {
+            key.digest: Known(found, self._kept[key].is_set())
+            for key, found in results.items()
+            if not isinstance(found, Verdict)
+        }
+
+    def _adopt(self, key: _Key, known: Known) -> None:
+        self._kept[key] = threading.Event()
+        self._found[key] = Future()
+        self._found[key].set_result(known.vector)
+        if known.kept:
+            self._kept[key].set()
+        else:
+            threading.Thread(target=self._keep, args=(key,), name="keep", daemon=True).start()
 
     def _begin(self, key: _Key, obtain: Callable[[], Found]) -> None:
         former = self._found.get(key)
@@ -137,10 +162,11 @@ class Verifier:
         """Blocks until all bytes that were judged are pinned, or it is too late. Raises `Stopped`.
 
         Auditors will want them after their participants have gone, and those that were not accepted most of all:
-        whoever could take them away could make the audit of an honest run fail.
+        whoever could take them away could make the audit of an honest run fail. Earlier updates are not waited for:
+        there has been time for them since the attempt began.
         """
         for key, kept in list(self._kept.items()):
-            while True:
+            while key.root is not None:
                 late = self._too_late(self._loose.get(key))
                 if kept.wait(self._rest_of_last_call() if late else _GLANCE):
                     break
@@ -181,9 +207,7 @@ class Verifier:
         turns = (self._fresh, self._again)
         return self._persist(_key(contribution), _name(contribution), turns=turns, judge=judge)
 
-    def _obtain_earlier(self, earlier: Earlier, known: FileVector | None) -> Found:
-        if known is not None:
-            return known
+    def _obtain_earlier(self, earlier: Earlier) -> Found:
         turns = (self._past, self._past)
         return self._persist(_Key(earlier.digest, None), _name(earlier), turns=turns, judge=lambda _: None)
 
@@ -224,10 +248,13 @@ class Verifier:
             return judged if isinstance(judged, Verdict) else FileVector(file, update_dtype(self._spec.update))
 
     def _keep(self, key: _Key) -> None:
-        pause = _FIRST_PAUSE
+        pause, slots = _FIRST_PAUSE, self._past_pins if key.root is None else self._pins
         while True:
             try:
-                self._store.pin(key.digest)
+                with _turn(slots, _TURN + self._spec.update_bytes / _USUAL):
+                    if self._closed.is_set():
+                        return
+                    self._store.pin(key.digest)
                 break
             except BlobError as error:
                 self._loose[key] = error
@@ -272,4 +299,3 @@ def _is_here(future: Future[Found]) -> bool:
 
 def _in_vain(future: Future[Found]) -> bool:
     return future.done() and (future.exception() is not None or future.result() is Verdict.UNAVAILABLE)
-
