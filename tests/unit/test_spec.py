@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from deepledger.cli.simulation import _remembered
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.spec import MAX_SPEC_BYTES, build_spec, parse_json, parse_spec, spec_bytes
 
@@ -20,6 +22,17 @@ def test_a_spec_is_one_byte_string(spec_of):
     assert spec.model.coordinates == 15
     assert (spec.model_bytes, spec.update_bytes) == (60, 30)
     assert spec.validation_digest == bytes.fromhex("cd" * 32)
+
+
+@pytest.mark.parametrize(
+    ("screening", "rounds"),
+    [(None, 0), ({}, 2), ({"memory_rounds": 4}, 4), ({"memory_rounds": 0}, 0), ({"copy_percent": 0}, 0)],
+)
+def test_nothing_is_remembered_where_copies_are_not_looked_for(spec_of, screening, rounds):
+    spec = spec_of() if screening is None else spec_of(screening=screening)
+    assert spec.remembered_rounds == rounds
+    game = SimpleNamespace(bench=SimpleNamespace(spec=spec), history=[[number] for number in range(5)])
+    assert _remembered(game) == tuple(range(4, 4 - rounds, -1))
 
 
 def test_numbers_survive_canonical_form(spec_of):

@@ -211,7 +211,7 @@ def _accepted(settlement: Settlement) -> list[Judged]:
 
 
 def _remembered(game: _Game) -> tuple[Earlier, ...]:
-    memory = game.bench.spec.screening.memory_rounds if game.bench.spec.screening else 0
+    memory = game.bench.spec.remembered_rounds
     return tuple(each for over in reversed(game.history[-memory:] if memory else []) for each in over)
 
 

@@ -126,11 +126,19 @@ def stands_by(job: Job, me: Address) -> bool:
 def lets_go(job: Job, now: Seconds, trust: Trust) -> bool:
     """Whether a successor takes its bond away rather than be made to serve.
 
-    The next round can be overdue one settle window after the last settlement at the earliest: half of it is for the
-    model to be found, the other half for the bond to leave. Without a bond there is all the time in the world.
+    The next round can be overdue one settle window after the last settlement at the earliest. Without a bond there is
+    all the time in the world.
     """
-    late = now >= job.history[-1].settled.at.timestamp + job.terms.settle_window // 2
+    overdue = Seconds(job.history[-1].settled.at.timestamp + job.terms.settle_window)
+    late = now >= waits_until(job, overdue)
     return trust is Trust.WRONG or (trust is Trust.MISSING and late and job.terms.bond > 0)
+
+
+def waits_until(job: Job, end: Seconds) -> Seconds:
+    """How long a successor, which may have to serve from `end` on, waits for what it would need: the last half of a
+    settle window is for its bond to leave.
+    """
+    return Seconds(end - job.terms.settle_window // 2)
 
 
 def at_stake(job: Job, me: Address, *, stranger: bool = False) -> bool:

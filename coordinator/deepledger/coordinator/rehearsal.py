@@ -94,7 +94,6 @@ def _revealed(spec: JobSpec, participants: int) -> Revealed:
     names = [Address(f"0x{seat:040x}") for seat in range(participants)]
     if isinstance(spec.aggregation, FLTrust):
         names[0] = Address(spec.aggregation.trusted)
-    remembered = spec.screening is not None and spec.screening.copy_percent and spec.screening.memory_rounds
     return Revealed(
         contributions=tuple(
             Contribution(name, seat, spec.max_samples, _digest(seat), Root(bytes(32)), None, committed=seat)
@@ -103,7 +102,7 @@ def _revealed(spec: JobSpec, participants: int) -> Revealed:
         seed=bytes(32),
         earlier=tuple(
             Earlier(name, _digest((1 + back) * participants + seat), 0 if back < MOST_SHOWN else None)
-            for back in range(MOST_SHOWN + remembered if remembered else 0)
+            for back in range(MOST_SHOWN + spec.remembered_rounds if spec.remembered_rounds else 0)
             for seat, name in enumerate(names)
         ),
         model_before_last=Digest(bytes(32)),

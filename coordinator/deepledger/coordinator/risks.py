@@ -78,8 +78,7 @@ def check_window(job: Job, spec: JobSpec, pace: Pace) -> None:
 
 def check_room(job: Job, spec: JobSpec) -> None:
     """Raises `StateError` where the temporary folder could not hold what a round may bring."""
-    rounds = spec.screening.memory_rounds if spec.screening and spec.screening.copy_percent else 0
-    memory = MOST_SHOWN + rounds if rounds else 0  # see `settlement.Revealed.earlier`
+    memory = MOST_SHOWN + spec.remembered_rounds if spec.remembered_rounds else 0  # see `settlement.Revealed.earlier`
     handed_on = most_coalitions(spec, job.terms.max_participants) > 0  # to the processes that evaluate
     needed = (1 + memory + handed_on) * job.terms.max_participants * spec.update_bytes
     try:

@@ -24,7 +24,7 @@ from deepledger.protocol.patience import is_transient, persist
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.task import Evaluation, find_source
 from deepledger.protocol.trail import Job, has_bond
-from deepledger.protocol.types import Address
+from deepledger.protocol.types import Address, Seconds
 from deepledger.protocol.vectors import ModelVector
 
 
@@ -61,7 +61,7 @@ def get_ready(
     def passes(error: DeepledgerError) -> bool:
         job = follower.job
         if decision.stands_by(job, me) and isinstance(error, BlobError) and me in job.bonded:
-            return follower.now() < began + job.terms.settle_window // 2  # as in `decision.lets_go`
+            return follower.now() < decision.waits_until(job, Seconds(began + job.terms.settle_window))
         at_stake = decision.at_stake(job, me, stranger=stranger)
         return is_transient(error) or (at_stake and isinstance(error, BlobError | ChainError | StateError))
 
@@ -126,7 +126,7 @@ def get_key(
     def passes(error: DeepledgerError) -> bool:
         job = follower.job
         if decision.stands_by(job, me) and isinstance(error, BlobError) and job.disclosure_end is not None:
-            return follower.now() < job.disclosure_end - job.terms.settle_window // 2  # as in `decision.lets_go`
+            return follower.now() < decision.waits_until(job, job.disclosure_end)
         return is_transient(error) or isinstance(error, BlobError)
 
     return persist(attempt, warn=lambda message: warn(f"cannot open the key: {message}"), stop=stop, passes=passes)

@@ -183,9 +183,9 @@ def _earlier(job: Job, attempt: Attempt, spec: JobSpec) -> tuple[Earlier, ...]:
     Of the former everybody's first `MOST_SHOWN` and, were there still more, the oldest: so that whatever others show
     afterwards, nobody's own update is forgotten first.
     """
-    if spec.screening is None or not spec.screening.copy_percent or not spec.screening.memory_rounds:
+    if not spec.remembered_rounds:
         return ()
-    oldest = max(0, attempt.round - spec.screening.memory_rounds)
+    oldest = max(0, attempt.round - spec.remembered_rounds)
     shown: dict[Digest, Earlier] = {}
     count: Counter[Address] = Counter()
     for number, starved in enumerate(job.abandoned):

@@ -361,6 +361,12 @@ class JobSpec(_Part):
         return self.model.coordinates * self.update.bits // 8
 
     @property
+    def remembered_rounds(self) -> int:
+        """Of how many earlier rounds copies are looked for."""
+        screening = self.screening
+        return screening.memory_rounds if screening is not None and screening.copy_percent else 0
+
+    @property
     def model_bytes(self) -> int:
         return self.model.coordinates * 4
 
