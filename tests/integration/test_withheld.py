@@ -131,9 +131,9 @@ def test_who_stood_by_without_a_bond_discloses_what_nobody_else_did(world):
     keeps_it = coordinator(world, job, kill_on=happenings.RoundSettled)
     standby = coordinator(world, job, 8)
     until(Follower(world.reader(), job), lambda seen: len(seen.bonded) == 2)
-    world.ledger(8).release_bond(job)
     standby.stop.set()
     standby.join()
+    world.ledger(8).release_bond(job)
     nodes = [node(world, job, number) for number in range(2)]
     keeps_it.join()
     actors = [coordinator(world, job, 8), *nodes]  # starts when the key is due already

@@ -20,11 +20,12 @@ DATA = bytes(range(256)) * 2000
 LENGTH = len(DATA)
 DIGEST = digest_of(DATA)
 
-PUT_FOREVER = """
-import os, sys
+PUT_MANY = """
+import os, signal, sys
 from deepledger.protocol.blobs.directory import DirectoryStore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
 store = DirectoryStore(sys.argv[1])
-while True:
+for _ in range(100):
     store.put(os.urandom(8) * 4_000_000)
 """
 
@@ -192,7 +193,7 @@ def test_several_processes_at_once(store):
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_put_leaves_no_partial_blob(store, blow):
     store.path.mkdir()
-    with subprocess.Popen([sys.executable, "-c", PUT_FOREVER, str(store.path)], stderr=subprocess.DEVNULL) as writer:
+    with subprocess.Popen([sys.executable, "-c", PUT_MANY, str(store.path)], stderr=subprocess.DEVNULL) as writer:
         while not unfinished(store.path):
             assert writer.poll() is None
         writer.send_signal(blow)
