@@ -191,13 +191,14 @@ class TestDevnet:
                 each["name"]: each["address"] for each in json.loads(far("run", "--rm", "account", "list", "--json"))
             }
             create_small_job(devnet, tmp_path, coordinator=accounts["boss"])
-            far("up", "--detach", "--wait", "coordinator", DEEPLEDGER_ACCOUNT="boss")
+            far("up", "--detach", "--wait", "coordinator", DEEPLEDGER_JOB="2", DEEPLEDGER_ACCOUNT="boss")
             thread = ("--env", "OMP_NUM_THREADS=1")  # on a busy machine two of them wait for each other for minutes
-            hand = far("run", "--detach", *thread, "participant", "--yes", DEEPLEDGER_ACCOUNT="hand").split()[-1]
+            agree = partial(far, "run", "--detach", *thread, "participant", "--yes")
+            hand = agree(DEEPLEDGER_JOB="2", DEEPLEDGER_ACCOUNT="hand").split()[-1]
             over = devnet.wait(lambda job: job.outcome is not None, job=2, tell=lambda: far("logs", "--tail", "20"))
             assert engine("wait", hand).strip() == "0"
             assert [len(settled.opened.reveals) for settled in over.history] == [1, 1]
-            assert "Everything matches" in far("run", "--rm", "--no-TTY", "audit")
+            assert "Everything matches" in far("run", "--rm", "--no-TTY", "audit", DEEPLEDGER_JOB="2")
 
     def test_only_chain_and_api_are_published_and_only_here(self, devnet: Devnet) -> None:
         for container in devnet.inspect():
@@ -284,7 +285,6 @@ def elsewhere(devnet: Devnet, folder: Path) -> Iterator[Callable[..., str]]:
         "DEEPLEDGER_RPC_URL": "http://chain:8545",
         "DEEPLEDGER_STORE": "ipfs+http://ipfs:5001",
         "DEEPLEDGER_CONTRACT": devnet.contract,
-        "DEEPLEDGER_JOB": "2",
         "DEEPLEDGER_PASSWORD_FILE": str(password),
         "DEEPLEDGER_DATA": str(folder / "job/data/participant-0.safetensors"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,17 @@ def test_updates_do_not_go_to_a_folder_in_memory(compose: dict[str, str]) -> Non
 
 def test_nobody_acts_in_a_job_that_nobody_named() -> None:
     """A bond or a stake would go into whichever job is the first of a contract that others use, too."""
-    used = re.findall(r"\$\{DEEPLEDGER_JOB\b[^}]*\}", (ROOT / "compose.external.yml").read_text())
-    assert used
-    assert set(used) == {"${DEEPLEDGER_JOB:?say in .env which job}"}
+    text = (ROOT / "compose.external.yml").read_text()
+    assert set(re.findall(r"\$\{DEEPLEDGER_JOB\b[^}]*\}", text)) == {
+        "${DEEPLEDGER_JOB:-}",  # for compose, else it would refuse to make an account
+        "${DEEPLEDGER_JOB:?say in .env which job}",  # for the shell in the container
+    }
+    script = re.search(r"&in-the-job '(.*)'", text)
+    assert script is not None
+    shell = ["sh", "-ec", script[1].replace("$$", "$").replace("exec deepledger", "echo"), "join", "--yes"]
+    refused = subprocess.run(shell, env={"DEEPLEDGER_JOB": ""}, capture_output=True, text=True, check=False)
+    assert (refused.returncode != 0, "say in .env which job" in refused.stderr) == (True, True)
+    assert subprocess.check_output(shell, env={"DEEPLEDGER_JOB": "7"}, text=True) == "join 7 --yes\n"
+    services = blocks(blocks(text, "")["services"], "  ")
+    for name, role in {"participant": "join", "coordinator": "coordinator", "audit": "audit"}.items():
+        assert f"entrypoint: [/bin/sh, -ec, *in-the-job, {role}]" in services[name]
