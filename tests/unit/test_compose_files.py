@@ -50,11 +50,12 @@ def test_plain_up_builds_and_plain_down_clears_every_service_of_the_devnet() -> 
     assert re.search(r"^  scale: 0$", blocks(text, "")["x-on-demand"], re.MULTILINE)
 
 
-def test_updates_do_not_go_to_a_folder_in_memory(compose: dict[str, str]) -> None:
+def test_updates_go_neither_to_a_folder_in_memory_nor_to_that_of_keys(compose: dict[str, str]) -> None:
     services = blocks(compose["services"], "  ")
-    for name, folder in {"coordinator": "/home/deepledger", "audit": "/var/tmp"}.items():
-        assert f"TMPDIR: {folder}}}" in services[name]
-        assert re.search(rf"volumes: \[.*{folder}\"?\]", services[name])
+    for name, volume in {"coordinator": '"temporary:/var/tmp"', "audit": "/var/tmp"}.items():
+        assert "TMPDIR: /var/tmp}" in services[name]
+        assert re.search(rf"volumes: \[.*{volume}\]", services[name])
+    assert re.search(r"^  temporary:$", compose["volumes"], re.MULTILINE)
 
 
 def test_nobody_acts_in_a_job_that_nobody_named() -> None:
