@@ -81,8 +81,9 @@ def simulate(folder, *numbers, options=()):
 
 
 def test_honest_work_is_compared_with_less_and_with_more_seats(folder):
-    done = simulate(folder, 0, 1, 2, 3, options=["--json", "--rounds", "3"])
+    done = simulate(folder, 0, 1, 2, 3, options=["--json"])
     assert done.exit_code == 0, done.output
+    assert (json.loads(done.stdout)["rounds"], json.loads(done.stdout)["job_rounds"]) == (3, 3), "the job's own"
     played = json.loads(done.stdout)["behaviours"]
     assert list(played) == ["honest", "lazy", "copying", "splitting", "inflating"]
     honest = {policy: int(amount) for policy, amount in played["honest"]["paid"].items()}
@@ -106,6 +107,7 @@ def test_the_table_says_what_deters_splitting(folder):
     assert "equal: splitting pays" in done.output
     assert "gwei" in done.output
     assert "where they close early, it has to be larger" in " ".join(done.output.split())
+    assert "over 1 of the job's 3 rounds; --rounds 3 plays all" in done.output
 
 
 def test_two_participants_are_too_few(folder):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SEAT_GAS = 210_000  # join, leave and withdraw, see contracts/snapshots
 ROUND_GAS = 75_000  # commit and reveal
+MOST_ROUNDS = 1000
 YEAR = 365 * 24 * 3600  # seconds
 
 
@@ -26,7 +27,10 @@ def simulate(
     data: Annotated[
         list[Path], typer.Option("--data", metavar="FILE", help="A participant's data; repeat it: three at least.")
     ],
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How many rounds to play.")] = 5,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_ROUNDS, help="How many rounds to play; all of the job's unless it has more."),
+    ] = None,
     interest: Annotated[
         float, typer.Option(min=0.01, max=1000, help="Per cent a year that a stake would earn elsewhere.")
     ] = 5.0,
@@ -50,9 +54,12 @@ def simulate(
     job = read_job_file(file)
     # Nothing is published, so that nothing has to be kept from anybody.
     prepared = draft(job.model_copy(update={"validation_withheld": False}), file.parent)
+    whole = job.terms.rounds
+    rounds = rounds or min(whole, MOST_ROUNDS)
     played = _play(prepared, file.parent / job.task, file.parent / job.validation, data, rounds, workers)
     if json:
-        show.as_json({"rounds": rounds, "behaviours": {outcome.behaviour: _json(outcome) for outcome in played}})
+        behaviours = {outcome.behaviour: _json(outcome) for outcome in played}
+        show.as_json({"rounds": rounds, "job_rounds": whole, "behaviours": behaviours})
         return
     honest = played[0]
     show.table(
@@ -67,10 +74,17 @@ def simulate(
             for outcome in played
         ],
     )
-    show.note(f"pay of the first participant over {rounds} rounds, and of what honest work would have earned it")
+    show.note(f"pay of the first participant, and of what honest work would have earned it, {_over(rounds, whole)}")
     splitting = next(outcome for outcome in played if outcome.behaviour is Behaviour.SPLITTING)
     for policy in honest.paid:
         show.note(_deterrence(policy, splitting.paid[policy] - honest.paid[policy], rounds, prepared, interest))
+
+
+def _over(rounds: int, whole: int) -> str:
+    if rounds < whole:
+        rest = f"--rounds {whole} plays all" if whole <= MOST_ROUNDS else "later ones may pay otherwise"
+        return f"over {rounds} of the job's {whole} rounds; {rest}"
+    return f"over {show.count(rounds, 'round')}" + ("" if rounds == whole else f", more than the job's {whole}")
 
 
 def _play(
