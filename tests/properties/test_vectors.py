@@ -157,5 +157,5 @@ def test_nan_is_refused(bad: float, compiled: bool, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(vectors, "FAST_FROM", 0)
     update = UpdateFormat(bits=16, fraction_bits=10, norm_bound=1.0)
     change = np.array([0.0, bad], np.float32)
-    with pytest.raises(BadVector, match="lower the learning rate"):
+    with pytest.raises(BadVector, match="in the data, or is the learning rate too high"):
         encode_update(change, np.zeros_like(change), update=update, seed=1)

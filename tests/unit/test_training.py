@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from deepledger.node.training import Trainer, _add_momentum, load_trainer, make_update, rehearse
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.spec import build_spec
-from deepledger.protocol.task import Task, layout_of, read_floats, read_source
+from deepledger.protocol.task import WORST_LOSS, Task, layout_of, read_floats, read_source
 from deepledger.protocol.vectors import encode_model
 
 SOURCE = """
@@ -85,14 +85,22 @@ SUBCLASS = "type('Own', (torch.utils.data.TensorDataset,), {})"
 
 @pytest.fixture
 def table_of(tmp_path: Path, spec_fields: Any) -> Any:
-    """A trainer with 3000 rows of four columns; `kind` of data set, what `train` needs, and what is wrong with them."""
+    """A trainer with 3000 rows of four columns; `kind` of data set, what `train` needs, and what is wrong with them.
+
+    `last_value` stands in the last row's first column.
+    """
 
     def trainer(
-        *, columns: int = 4, last_label: int = 1, kind: str = "torch.utils.data.TensorDataset", needs: str = "pass"
+        *,
+        columns: int = 4,
+        last_label: int = 1,
+        last_value: float = 0,
+        kind: str = "torch.utils.data.TensorDataset",
+        needs: str = "pass",
     ) -> Trainer:
-        labels = torch.zeros(3000, dtype=torch.int64)
-        labels[-1] = last_label
-        save_file({"x": torch.zeros(3000, columns), "y": labels}, tmp_path / "data")
+        labels, values = torch.zeros(3000, dtype=torch.int64), torch.zeros(3000, columns)
+        labels[-1], values[-1, 0] = last_label, last_value
+        save_file({"x": values, "y": labels}, tmp_path / "data")
         path = tmp_path / "table.py"
         path.write_text(TABLE.replace("KIND", kind).replace("NEEDS", needs))
         source = read_source(path)
@@ -120,6 +128,27 @@ def test_a_rehearsal_tells_data_that_fits_from_data_that_does_not(table_of: Any,
 
 def test_a_rehearsal_does_not_refuse_a_task_that_needs_all_data(table_of: Any) -> None:
     rehearse(table_of(needs="assert len(data) == 3000"))
+
+
+@pytest.mark.parametrize(
+    ("value", "needs", "said"),
+    [
+        (float("nan"), "pass", "loss on your data is nan: look for NaN"),
+        (float("inf"), "pass", "loss on your data is (nan|inf): look for NaN"),
+        (0, "step = float('inf')", "training on your data makes NaN or infinity of the model"),
+        (1e30, "model.weight.data *= data[:][0].abs().max() ** 2", "training on your data makes NaN or infinity"),
+    ],
+)
+def test_a_rehearsal_refuses_data_that_no_number_comes_of(table_of: Any, value: float, needs: str, said: str) -> None:
+    """Also where it is in the last row only, which the little that is trained on does not hold."""
+    with pytest.raises(BadInput, match=said):
+        rehearse(table_of(last_value=value, needs=needs))
+
+
+def test_a_rehearsal_does_not_refuse_a_great_loss_that_can_be_trained_on(table_of: Any) -> None:
+    trainer = table_of(last_value=1e20)
+    assert trainer.task.evaluate(trainer.model, trainer.data, seed=1).loss_millionths == WORST_LOSS
+    rehearse(trainer)
 
 
 def sent(trainer: Trainer, last: list[float] | None, residual: float = 0) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -15,7 +16,7 @@ import torch
 
 from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.spec import CenteredClipping, JobSpec
-from deepledger.protocol.task import Task, TaskSource, layout_of, read_floats, write_floats
+from deepledger.protocol.task import WORST_LOSS, Task, TaskSource, layout_of, read_floats, write_floats
 from deepledger.protocol.types import Address, RoundNumber
 from deepledger.protocol.vectors import (
     BLOCK,
@@ -44,6 +45,7 @@ class Trainer:
 
 _EVALUATED, _TRAINED = 1024, 64
 """Samples that a rehearsal evaluates at a time, and that it trains on."""
+_LOOK_FOR = "look for NaN, infinity and values that are far too large in it"
 
 
 class MakeUpdate(Protocol):
@@ -73,22 +75,37 @@ def load_trainer(spec: JobSpec, source: TaskSource, data: Path) -> Trainer:
 def rehearse(trainer: Trainer) -> None:
     """Evaluate all data and train on a little of it, on copies of the model: before a stake depends on that.
 
-    What fails with a part of the data counts only if it fails with all of it. Raises `BadInput` then.
+    What fails with a part of the data counts only if it fails with all of it. Raises `BadInput` then; NaN and infinity
+    are failures, too.
     """
-    task, hyperparameters = trainer.task, trainer.spec.training.hyperparameters
-    task.check_hyperparameters(hyperparameters)
-    seed = trainer.spec.training.seed
-    evaluate: Callable[[Any], object] = lambda data: task.evaluate(copy.deepcopy(trainer.model), data, seed=seed)  # noqa: E731
-    train: Callable[[Any], object] = lambda data: task.train(  # noqa: E731
-        copy.deepcopy(trainer.model), data, seed=seed, hyperparameters=hyperparameters
-    )
+    trainer.task.check_hyperparameters(trainer.spec.training.hyperparameters)
     first = islice(_parts(trainer.data, _TRAINED), 1)
-    for use, parts in ((evaluate, _parts(trainer.data, _EVALUATED)), (train, first)):
+    for attempt, parts in ((_try_evaluation, _parts(trainer.data, _EVALUATED)), (_try_training, first)):
         try:
             for part in parts:
-                use(part)
+                attempt(trainer, part)
         except BadInput:
-            use(trainer.data)
+            attempt(trainer, trainer.data)
+
+
+def _try_evaluation(trainer: Trainer, data: Any) -> None:
+    """Where the loss is greater than any that counts, what training makes of such data is looked at, too."""
+    model = copy.deepcopy(trainer.model)
+    evaluation, loss = trainer.task.measure(model, data, seed=trainer.spec.training.seed)
+    if not math.isfinite(loss):
+        raise BadInput(f"the first model's loss on your data is {loss}: {_LOOK_FOR}")
+    if evaluation.loss_millionths == WORST_LOSS:
+        _try_training(trainer, data)
+
+
+def _try_training(trainer: Trainer, data: Any) -> None:
+    model, training = copy.deepcopy(trainer.model), trainer.spec.training
+    trainer.task.train(model, data, seed=training.seed, hyperparameters=training.hyperparameters)
+    if not np.isfinite(read_floats(model)).all():
+        raise BadInput(
+            f"training on your data makes NaN or infinity of the model: {_LOOK_FOR}; if it is sound, the job's "
+            "hyperparameters do not suit it"
+        )
 
 
 def _parts(data: Any, size: int) -> Iterator[Any]:

@@ -189,6 +189,10 @@ class Task:
 
         torch's are the whole process's: in threads only tasks that draw nothing are evaluated alike, see `Bench.draws`.
         """
+        return self.measure(model, data, seed=seed)[0]
+
+    def measure(self, model: torch.nn.Module, data: Any, *, seed: int) -> tuple[Evaluation, float]:
+        """As `evaluate`, with the loss as the task gave it."""
         import torch
 
         model.eval()
@@ -197,7 +201,7 @@ class Task:
             result = self._call("evaluate", model, data)
         try:
             loss = float(result["loss"])
-            return Evaluation(
+            evaluation = Evaluation(
                 samples=int(result["samples"]),
                 correct=int(result["correct"]),
                 loss_millionths=WORST_LOSS if math.isnan(loss) else round(min(max(loss, 0.0), 1e9) * 1e6),
@@ -206,6 +210,7 @@ class Task:
             raise BadInput(
                 f"evaluate of task {self._path} does not do what it must: {FUNCTIONS['evaluate']}"
             ) from error
+        return evaluation, loss
 
     def _call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
         try:

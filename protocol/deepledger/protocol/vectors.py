@@ -125,7 +125,9 @@ def encode_update(
     wanted, squares = _add(change, residual, out)
     norm = math.sqrt(squares)
     if not math.isfinite(norm):
-        raise BadVector("training produced NaN or infinity; lower the learning rate")
+        raise BadVector(
+            "training produced NaN or infinity: is one, or a huge value, in the data, or is the learning rate too high?"
+        )
     # Rounding moves a coordinate by less than one unit. Where even that cannot reach the bound, one pass does it all.
     if ((norm * 2.0**update.fraction_bits + math.sqrt(len(wanted))) * (1 + 1e-9)) ** 2 < update.square_limit:
         vector, saturated = _round(wanted, update, seed, subtract=True)
