@@ -1,13 +1,21 @@
-"""What `status` says of why nothing goes on."""
+"""What `status` says of why nothing goes on, and of who earned what."""
 
 from __future__ import annotations
 
+import json
+import re
+from typing import Any
+
 import pytest
 
-from deepledger.cli.status import _cause
-from deepledger.protocol.chain.events import Phase
+from deepledger.cli import status
+from deepledger.cli.status import _cause, _job, work_of
+from deepledger.protocol.blobs.digest import cid_of
+from deepledger.protocol.chain.events import Departure, JobEnded, Left, Outcome, Phase, Settled
+from deepledger.protocol.chain.ledger import Head
+from deepledger.protocol.errors import BlobMissing
 
-from .scripted import A, Script
+from .scripted import FIRST, A, B, C, Script, digest
 
 
 @pytest.mark.parametrize(
@@ -23,3 +31,89 @@ def test_a_bond_is_waited_for_only_where_the_job_asks_for_one(bond: int, said: s
     script.join(A)
     assert script.job is not None
     assert _cause(script.job, Phase.WAITING) == said
+
+
+class Chain:
+    """A reader of one scripted job, at rest."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    def created_in(self, job: int) -> int:
+        return 1
+
+    def head(self) -> Head:
+        last = self._script.events[-1].at
+        return Head(number=last.block, hash="0x", timestamp=last.timestamp, now=last.timestamp)
+
+    def pending_time(self) -> int:
+        return self.head().now
+
+    def events(self, *_: int, **__: int) -> list[Any]:
+        return self._script.events
+
+    def credit(self, job: int, account: str) -> int:
+        return 6 if account == A else 0
+
+
+class Nothing:
+    def read(self, digest: bytes, *, limit: int) -> bytes:
+        raise BlobMissing("nobody serves it")
+
+
+@pytest.fixture
+def over() -> Script:
+    """A job in which A earned 6 of 9 and B, who left, 3; C's update was not accepted."""
+    script = Script()
+    script.create()
+    script.join(A, B, C)
+    script.open(1000)
+    for participant in (A, B, C):
+        script.commit(1010, participant)
+    for number, participant in enumerate((A, B, C)):
+        script.reveal(1020, participant, number)
+    said = {"model_digest": digest(8), "model_root": digest(8), "report_digest": digest(9)}
+    script.say(Settled, 1030, round=0, coordinator=FIRST, **said, accepted=0b011, scores=(2, 1), pot=9)
+    script.say(JobEnded, 1030, outcome=Outcome.COMPLETED)
+    for seat, participant in enumerate((B, C), 1):
+        script.say(Left, 1040, participant=participant, seat=seat, departure=Departure.VOLUNTARY, stake=5)
+    return script
+
+
+def test_who_earned_what_is_told_after_everybody_has_left(over: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    assert over.job is not None
+    told = [(each.participant.address, each.is_seated, each.accepted, each.earned) for each in work_of(over.job)]
+    assert told == [(A, True, 1, 6), (B, False, 1, 3), (C, False, 0, 0)]
+    _job(Chain(over), Nothing(), 1, json=True)  # type: ignore[arg-type]
+    answer = json.loads(capsys.readouterr().out)
+    assert [(each["seat"], each["stake"], each["earned"]) for each in answer["participants"]] == [
+        (0, "5", "6"),
+        (None, "0", "3"),
+        (None, "0", "0"),
+    ]
+    assert [(each["rounds_accepted"], each["rounds_revealed"]) for each in answer["participants"]] == [
+        (1, 1),
+        (1, 1),
+        (0, 1),
+    ]
+    assert answer["history"][0]["pay"] == [
+        {"address": A, "score": 2, "amount": "6"},
+        {"address": B, "score": 1, "amount": "3"},
+    ]
+    _job(Chain(over), Nothing(), 1, json=False)  # type: ignore[arg-type]
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(re.fullmatch(r"0 0xa.* 100% 1 of 1 6 wei 5 wei 6 wei", row) for row in rows), rows
+    assert any(re.fullmatch(r"left 0xb.* 100% 1 of 1 3 wei 0 ETH 0 ETH", row) for row in rows), rows
+    assert any(re.fullmatch(r"left 0xc.* 0 of 1 0 ETH 0 ETH 0 ETH", row) for row in rows), rows
+
+
+@pytest.mark.parametrize("columns", ["80", "140"])
+def test_addresses_of_models_can_be_copied_whatever_else_is_in_the_table(
+    over: Script, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "_refused", lambda _: [f"seat {seat}: norm too large" for seat in range(9)])
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", columns)
+    _job(Chain(over), Nothing(), 1, json=False)  # type: ignore[arg-type]
+    shown = capsys.readouterr().out
+    assert all(cid_of(each) in shown for each in (b"\2" * 32, digest(8)))

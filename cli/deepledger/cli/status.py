@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,8 +19,20 @@ if TYPE_CHECKING:
     from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.chain.ledger import Reader
     from deepledger.protocol.report import Report
-    from deepledger.protocol.trail import Job, SettledRound
-    from deepledger.protocol.types import Address
+    from deepledger.protocol.trail import Job, Participant, SettledRound
+    from deepledger.protocol.types import Address, Wei
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What somebody did in a job, in settled rounds, and what it was paid for that."""
+
+    participant: Participant  # as it is seated, or was last
+    is_seated: bool
+    stake: Wei  # in deposit
+    revealed: int
+    accepted: int
+    earned: Wei
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,9 +48,9 @@ def status(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show where a job stands, round by round; without a job, what this machine's accounts have and are owed.
+    """Show where a job stands, who earned what, and every round; without a job, what this machine's accounts have.
 
-    Figures of a round are what its coordinator reported. `deepledger audit` checks them.
+    Loss, accuracy and verdicts of a round are what its coordinator reported. `deepledger audit` checks them.
 
     Example: deepledger status 1
     """
@@ -113,6 +126,7 @@ def _roles(job: Job, account: Address) -> list[str]:
 
 
 def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None:
+    from deepledger.protocol.blobs.digest import cid_of
     from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.reputation import FULL
     from deepledger.protocol.trail import bond_of, deadline
@@ -139,29 +153,65 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
             "block": f"{follower.head.number}, {show.moment(follower.head.timestamp)}",
         },
     )
-    attempt, names = job.attempt, show.names(job.participants)
-    if job.participants:
+    everybody = work_of(job)
+    names = show.names(each.participant.address for each in everybody)
+    if everybody:
         show.table(
-            ["seat", "participant", "samples", "reputation", "committed", "revealed", "in deposit", "is owed"],
+            ["seat", "participant", "samples", "reputation", "now", "accepted", "earned", "in deposit", "is owed"],
             [
                 (
-                    seat.seat,
-                    names[address],
-                    f"{seat.samples:,}",
-                    f"{job.reputation(address) / FULL:.0%}",
-                    "yes" if attempt and attempt.has_committed(address) else "",
-                    "yes" if attempt and attempt.has_revealed(address) else "",
-                    show.eth(seat.stake),
-                    show.eth(reader.credit(number, address)),
+                    each.participant.seat if each.is_seated else "left",
+                    names[each.participant.address],
+                    f"{each.participant.samples:,}",
+                    f"{job.reputation(each.participant.address) / FULL:.0%}",
+                    _act(job, each.participant.address),
+                    f"{each.accepted} of {each.revealed}",
+                    show.eth(each.earned),
+                    show.eth(each.stake),
+                    show.eth(reader.credit(number, each.participant.address)),
                 )
-                for address, seat in sorted(job.participants.items(), key=lambda item: item[1].seat)
+                for each in everybody
             ],
         )
     if job.history:
         show.table(
-            ["round", "updates", "not accepted", "paid", "accuracy", "loss", "model", "block"],
+            ["round", "updates", "not accepted", "pot", "accuracy", "loss", "block"],
             [_round_row(over, report) for over, report in zip(job.history, reported, strict=True)],
         )
+        after = {f"after round {over.opened.round}": cid_of(over.settled.model_digest) for over in job.history}
+        show.pairs("Models", {"first": cid_of(job.terms.model_digest)} | after)
+
+
+def work_of(job: Job) -> list[Work]:
+    """Of everybody who was seated when a round was settled, or is now: those who are, by seat, then those who left."""
+    from deepledger.protocol.rewards import pay
+    from deepledger.protocol.types import Wei
+
+    last: dict[Address, Participant] = {}
+    for over in job.history:
+        last |= over.participants
+    pays = [pay(over) for over in job.history]
+    every = []
+    for address, participant in (last | dict(job.participants)).items():
+        mine = [each[address].amount for each in pays if address in each]
+        every.append(
+            Work(
+                participant,
+                is_seated=address in job.participants,
+                stake=participant.stake if address in job.participants else Wei(0),
+                revealed=sum(over.opened.has_revealed(address) for over in job.history),
+                accepted=len(mine),
+                earned=Wei(sum(mine)),
+            )
+        )
+    return sorted(every, key=lambda each: (not each.is_seated, each.participant.seat))
+
+
+def _act(job: Job, participant: Address) -> str:
+    """What it has done in the open round."""
+    if job.attempt is None or not job.attempt.has_committed(participant):
+        return ""
+    return "revealed" if job.attempt.has_revealed(participant) else "committed"
 
 
 def _cause(job: Job, phase: Phase) -> str:
@@ -186,8 +236,6 @@ def _cause(job: Job, phase: Phase) -> str:
 
 
 def _round_row(over: SettledRound, report: Report | None) -> tuple[object, ...]:
-    from deepledger.protocol.blobs.digest import cid_of
-
     evaluation = report.evaluation if report else None
     return (
         over.opened.round,
@@ -196,7 +244,6 @@ def _round_row(over: SettledRound, report: Report | None) -> tuple[object, ...]:
         show.eth(over.settled.pot),
         f"{evaluation.accuracy:.1%}" if evaluation else "—",
         f"{evaluation.loss:.4f}" if evaluation else "—",
-        cid_of(over.settled.model_digest),
         over.settled.at.block,
     )
 
@@ -223,6 +270,7 @@ def _reported(blobs: BlobStore, over: SettledRound) -> Report | None:
 def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, Any]:
     from deepledger.protocol.blobs.digest import cid_of
     from deepledger.protocol.reputation import FULL
+    from deepledger.protocol.rewards import pay
     from deepledger.protocol.trail import bond_of, deadline
 
     job, attempt = follower.job, follower.job.attempt
@@ -240,15 +288,18 @@ def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, An
         "model": cid_of(job.model_digest),
         "participants": [
             {
-                "address": address,
-                "seat": seat.seat,
-                "samples": seat.samples,
-                "stake": str(seat.stake),
-                "reputation": job.reputation(address) / FULL,
-                "committed": bool(attempt and attempt.has_committed(address)),
-                "revealed": bool(attempt and attempt.has_revealed(address)),
+                "address": each.participant.address,
+                "seat": each.participant.seat if each.is_seated else None,
+                "samples": each.participant.samples,
+                "stake": str(each.stake),
+                "reputation": job.reputation(each.participant.address) / FULL,
+                "committed": bool(attempt and attempt.has_committed(each.participant.address)),
+                "revealed": bool(attempt and attempt.has_revealed(each.participant.address)),
+                "rounds_revealed": each.revealed,
+                "rounds_accepted": each.accepted,
+                "earned": str(each.earned),
             }
-            for address, seat in job.participants.items()
+            for each in work_of(job)
         ],
         "history": [
             {
@@ -256,6 +307,10 @@ def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, An
                 "accepted": over.settled.accepted.bit_count(),
                 "revealed": len(over.opened.reveals),
                 "pot": str(over.settled.pot),
+                "pay": [
+                    {"address": address, "score": paid.score, "amount": str(paid.amount)}
+                    for address, paid in pay(over).items()
+                ],
                 "model": cid_of(over.settled.model_digest),
                 "report": cid_of(over.settled.report_digest),
                 "block": over.settled.at.block,

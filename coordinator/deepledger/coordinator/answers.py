@@ -16,7 +16,7 @@ from deepledger.protocol.chain.events import Event, Phase
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.report import Report
 from deepledger.protocol.reputation import FULL
-from deepledger.protocol.rewards import shares
+from deepledger.protocol.rewards import pay
 from deepledger.protocol.spec import JobSpec
 from deepledger.protocol.trail import Attempt, Job, Participant, SettledRound
 from deepledger.protocol.types import Address, Wei
@@ -261,11 +261,8 @@ def participant_summaries(job: Job) -> list[ParticipantSummary]:
 
 def _paid(over: SettledRound) -> Iterator[tuple[Address, int, int, Wei]]:
     """Participant, seat, score and amount."""
-    settled = over.settled
-    by_seat = {each.seat: each.address for each in over.participants.values()}
-    amounts = shares(settled.pot, settled.scores)
-    for seat, score, amount in zip(_seats(settled.accepted), settled.scores, amounts, strict=True):
-        yield by_seat[seat], seat, score, amount
+    for address, paid in pay(over).items():
+        yield address, over.participants[address].seat, paid.score, paid.amount
 
 
 def event_summary(event: Event) -> EventSummary:

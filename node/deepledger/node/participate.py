@@ -33,7 +33,7 @@ from deepledger.protocol.errors import (
 )
 from deepledger.protocol.happenings import Happening, Warned, waiting
 from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
-from deepledger.protocol.rewards import shares
+from deepledger.protocol.rewards import pay
 from deepledger.protocol.trail import SettledRound
 from deepledger.protocol.types import JobId, RoundNumber, Wei
 
@@ -208,14 +208,12 @@ def _report_settled(node: Node) -> None:
 
 
 def _outcome(over: SettledRound, node: Node) -> RoundOver:
-    me = over.participants.get(node.ledger.account)
-    accepted = me is not None and bool(over.settled.accepted >> me.seat & 1)
-    earned = Wei(0)
-    if me is not None and accepted:
-        rank = (over.settled.accepted & ((1 << me.seat) - 1)).bit_count()
-        earned = shares(over.settled.pot, over.settled.scores)[rank]
+    mine = pay(over).get(node.ledger.account)
+    earned = mine.amount if mine else Wei(0)
     took_part = over.opened.has_revealed(node.ledger.account)
-    return RoundOver(job=node.job, round=over.opened.round, took_part=took_part, accepted=accepted, earned=earned)
+    return RoundOver(
+        job=node.job, round=over.opened.round, took_part=took_part, accepted=mine is not None, earned=earned
+    )
 
 
 def _finish(node: Node) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 from deepledger.protocol.spec import ContributionRewards, EqualRewards, Rewards
-from deepledger.protocol.types import Wei
+from deepledger.protocol.trail import SettledRound
+from deepledger.protocol.types import Address, Wei
 from deepledger.protocol.valuation import Worths
 
 WHOLE = 1_000_000
@@ -37,3 +39,22 @@ def shares(pot: Wei, scores: Sequence[int]) -> list[Wei]:
     """floor(pot · score / sum of scores) each, as `settle` of TrainingLedger; nothing if all scores are 0."""
     total = sum(scores)
     return [Wei(pot * score // total) if total else Wei(0) for score in scores]
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """What an accepted update earned in its round."""
+
+    score: int
+    amount: Wei
+
+
+def pay(over: SettledRound) -> dict[Address, Pay]:
+    """Of who was accepted in a settled round, by seat."""
+    accepted = [
+        address
+        for address, seat in sorted(over.participants.items(), key=lambda item: item[1].seat)
+        if over.settled.accepted >> seat.seat & 1
+    ]
+    scored = over.settled.scores
+    return dict(zip(accepted, map(Pay, scored, shares(over.settled.pot, scored)), strict=True))
