@@ -408,8 +408,8 @@ BAD: dict[str, Callable[[Desk, int], Case]] = {
     "wrong password": lambda desk, job: (
         ["withdraw", str(job), "--account", "ann"], {PASSWORD: "?"}, 3, "wrong password for account ann",
     ),
-    "not the sponsor": lambda desk, job: (["job", "close", str(job), "--account", "ann"], {}, 4, ""),
-    "not seated": lambda desk, job: (["leave", str(job), "--account", "sponsor"], {}, 4, "nothing to leave"),
+    "not the sponsor": lambda desk, job: (["job", "close", str(job), "--account", "ann"], {}, 3, "only the job's"),
+    "not seated": lambda desk, job: (["leave", str(job), "--account", "sponsor"], {}, 3, "nothing to leave"),
     "not a coordinator": lambda desk, job: (
         ["coordinator", str(job), "--account", "ann"], {}, 3, "list of coordinators",
     ),

@@ -195,9 +195,16 @@ def close(job: JobNumber, chain: Chain, signer: Signer, json: Json = False) -> N
 
     Example: deepledger job close 1 && deepledger withdraw 1
     """
+    from deepledger.protocol.errors import BadInput, LedgerRejected
+
     ledger = chain.ledger(signer)
     ledger.created_in(JobId(job))
-    receipt = ledger.close_job(JobId(job))
+    try:
+        receipt = ledger.close_job(JobId(job))
+    except LedgerRejected as refusal:
+        if refusal.name == "NotSponsor":
+            raise BadInput(str(refusal)) from None
+        raise
     credit = ledger.credit(JobId(job), ledger.account)
     if json:
         show.as_json({"job": job, "transaction": receipt.transaction, "block": receipt.block, "credit": str(credit)})

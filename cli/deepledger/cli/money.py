@@ -10,7 +10,7 @@ from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.lock import held
 from deepledger.cli.options import Chain, JobNumber, Json, Signer
-from deepledger.protocol.errors import LedgerRejected
+from deepledger.protocol.errors import BadInput, LedgerRejected
 from deepledger.protocol.types import JobId
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ def leave(job: JobNumber, chain: Chain, signer: Signer, json: Json = False) -> N
         if each.name not in _NOTHING_THERE:
             raise each
     if not left:
-        raise LedgerRejected(
+        raise BadInput(
             f"{ledger.account} has neither a seat nor a bond in job {job}, so there is nothing to leave; what the job "
-            f"owes it is paid by `deepledger withdraw {job}`",
-            name=refusals[-1].name,
-            arguments=refusals[-1].arguments,
+            f"owes it is paid by `deepledger withdraw {job}`"
         )
