@@ -263,10 +263,25 @@ def test_a_sponsors_way(desk: Desk) -> None:
     assert agreed["coordinators"] == [dev_accounts()[0].address]
     shown = desk.run("job", "show", job)
     assert shown.exit_code == 0
-    for text in ("signs", "open: every update is published", "0.02 ETH of it each time", agreed["terms"]["spec"]):
+    for text in (
+        "signs",
+        "withstands no bad update",
+        "open: every update is published",
+        "0.02 ETH of it each time",
+        agreed["terms"]["spec"],
+    ):
         assert text in " ".join(shown.stdout.split())
     assert job in [entry["job"] for entry in desk.json("job", "list") if entry["name"] == "signs"]
     assert "signs" in desk.run("job", "list").stdout
+    file = desk.folder / "krum.toml"
+    krum = '{rule = "multi_krum", byzantine_percent = 40}'
+    file.write_text(
+        JOB.replace('{rule = "weighted_mean"}', krum).replace("max_participants = 2", "max_participants = 10")
+    )
+    created = desk.run("job", "create", file, "--account", "sponsor")
+    withstands = "3 bad updates of 9; none of fewer than 7, nor of 8 or 10"
+    assert f"multi_krum withstands {withstands}" in created.stderr
+    assert f"withstands {withstands}" in " ".join(desk.run("job", "show", created.stdout.strip()).stdout.split())
     later = desk.create()
     newest = desk.run("job", "list", "--newest", "1", "--json")
     assert [entry["job"] for entry in json.loads(newest.stdout)] == [later]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,36 @@ def test_a_wrong_key_is_named(old: str, new: str, says: str, tmp_path: Path) -> 
         read_job_file(path)
     assert says in str(error.value)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "seats", "says"),
+    [
+        ("multi_krum", 2, "byzantine_percent = 40: with no more than 2 participants multi_krum withstands no bad"),
+        ("multi_krum", 6, "set terms.max_participants to 7 or more"),
+        ("multi_krum", 7, None),
+        ("dnc", 2, "set terms.max_participants to 3 or more"),
+        ("dnc", 3, None),
+        ("median", 2, None),  # it states no number
+    ],
+)
+def test_a_rule_that_cannot_do_what_it_says_is_refused(rule: str, seats: int, says: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    percent = "" if rule == "median" else "\nbyzantine_percent = 40"
+    text = JOB.replace('rule = "weighted_mean"', f'rule = "{rule}"{percent}\n', 1)
+    path.write_text(re.sub(r"max_participants = \d+", f"max_participants = {seats}", text))
+    if says is None:
+        read_job_file(path)
+        return
+    with pytest.raises(BadSpec, match=re.escape(says)):
+        read_job_file(path)
+
+
+def test_a_percentage_too_small_for_any_number_of_seats_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(JOB.replace('rule = "weighted_mean"', 'rule = "trimmed_mean"\ntrim_percent = 1\n', 1))
+    with pytest.raises(BadSpec, match=r"withstands no bad update; raise aggregation\.trim_percent"):
+        read_job_file(path)
 
 
 def test_the_terms_pin_what_is_published(tmp_path: Path, digits: Path) -> None:

@@ -180,3 +180,20 @@ def test_the_square_limit_is_exact(spec_of):
     update = spec_of(update={"bits": 16, "fraction_bits": 16, "norm_bound": 0.1}).update
     assert update.square_limit == int(0.1 * 2**16 * 0.1 * 2**16)
     assert spec_of(update={"bits": 8, "fraction_bits": 0, "norm_bound": 3}).update.square_limit == 9
+
+
+@pytest.mark.parametrize(
+    ("rule", "withstood"),
+    [
+        ({"rule": "weighted_mean"}, {64: 0}),
+        ({"rule": "median"}, {0: 0, 1: 0, 2: 0, 3: 1, 4: 1, 5: 2}),
+        ({"rule": "median", "bucket_size": 2}, {4: 0, 5: 1, 6: 1, 9: 2}),
+        ({"rule": "trimmed_mean", "trim_percent": 20}, {4: 0, 5: 1, 10: 2}),
+        ({"rule": "multi_krum", "byzantine_percent": 40}, {6: 0, 7: 2, 8: 0, 9: 3, 10: 0, 11: 4, 12: 4}),
+        ({"rule": "dnc", "byzantine_percent": 30}, {3: 0, 4: 1, 10: 3}),
+        ({"rule": "centered_clipping", "radius": 1.0}, {10: None}),
+    ],
+)
+def test_how_many_bad_updates_a_rule_withstands(spec_of, rule, withstood):
+    aggregation = spec_of(aggregation=rule).aggregation
+    assert {updates: aggregation.withstands(updates) for updates in withstood} == withstood

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepledger.cli.show import duration, eth
+from deepledger.cli.show import count, duration, eth
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.spec import (
@@ -80,6 +80,19 @@ def of_rule(rule: AggregationRule) -> str:
     return text if rule.bucket_size == 1 else f"{text}; of means of {rule.bucket_size} updates drawn by lot"
 
 
+def of_what_it_withstands(rule: AggregationRule, seats: int) -> str | None:
+    """How many bad updates a rule withstands, and from how many on; None where that cannot be said in numbers."""
+    bad = [rule.withstands(updates) for updates in range(seats + 1)]
+    if None in bad:
+        return None
+    some = [updates for updates, withstood in enumerate(bad) if withstood]
+    if not some:
+        return "no bad update"
+    gaps = [str(updates) for updates in range(some[0], seats + 1) if updates not in some]
+    others = f", nor of {' or '.join(gaps)}" if gaps else ""
+    return f"{count(bad[some[-1]] or 0, 'bad update')} of {some[-1]}; none of fewer than {some[0]}{others}"
+
+
 def of_rewards(rewards: Rewards) -> str:
     match rewards:
         case EqualRewards():
@@ -115,12 +128,14 @@ def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
     """How long it lasts, what is paid and what can be lost; enforced by the contract."""
     longest = terms.rounds * (terms.commit_window + terms.reveal_window + terms.settle_window)
     shared = f", divided {of_rewards(spec.rewards)} among accepted updates" if spec else ""
+    withstood = of_what_it_withstands(spec.aggregation, terms.max_participants) if spec else None
     kept = ", all of it if it does not disclose the validation set in the end" if terms.withheld else ""
     return {
         "spec": cid_of(terms.spec_digest),
         "first model": cid_of(terms.model_digest),
         "rounds": f"{terms.rounds}, {duration(longest)} at the longest if none starves",
         "participants": f"{terms.min_participants} to {terms.max_participants}",
+        **({"withstands": withstood} if withstood else {}),
         "windows": f"{duration(terms.commit_window)} to train and commit, {duration(terms.reveal_window)} to reveal, "
         f"{duration(terms.settle_window)} to settle; each ends early when all have acted",
         "reward": f"{eth(terms.reward)} a round{shared}; {eth(Wei(terms.reward * terms.rounds))} in all, in escrow",

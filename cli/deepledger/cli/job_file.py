@@ -191,6 +191,7 @@ def read_job_file(path: Path) -> JobFile:
     except ValidationError as error:
         raise BadSpec(f"{path}: {describe(error)}{_meant(error)}") from None
     _check(job.terms, path)
+    _check_rule(job, path)
     return job
 
 
@@ -305,6 +306,20 @@ def _check(terms: TermsSection, path: Path) -> None:
         raise BadSpec(f"{path}: terms.settle_penalty exceeds terms.bond, from which it is taken")
     if len({_address_of(text) for text in terms.coordinators}) != len(terms.coordinators):
         raise BadSpec(f"{path}: terms.coordinators has an address twice")
+
+
+def _check_rule(job: JobFile, path: Path) -> None:
+    """A rule whose percentage comes to no update at all, however many seats are taken, promises what it cannot do."""
+    rule, seats = job.aggregation, job.terms.max_participants
+    percentage = next((name for name in ("trim_percent", "byzantine_percent") if getattr(rule, name, 0)), None)
+    if percentage is None or any(rule.withstands(updates) for updates in range(seats + 1)):
+        return
+    enough = next((updates for updates in range(seats, MAX_SEATS + 1) if rule.withstands(updates)), None)
+    mend = f"set terms.max_participants to {enough} or more" if enough else f"raise aggregation.{percentage}"
+    raise BadSpec(
+        f"{path}: aggregation.{percentage} = {getattr(rule, percentage)}: with no more than {seats} participants "
+        f"{rule.rule} withstands no bad update; {mend}, or choose another rule"
+    )
 
 
 def _read_blob(path: Path) -> bytes:

@@ -127,6 +127,13 @@ class _Rule(_Part):
         """A bound on what the rule's int64 sums reach."""
         return MAX_SEATS << shape.bits
 
+    def withstands(self, updates: int) -> int | None:
+        """How many bad ones among so many accepted updates; None if what the rule promises is not such a number."""
+        return self._bad_rows(-(-updates // self.bucket_size))  # one spoils one bucket
+
+    def _bad_rows(self, rows: int) -> int | None:  # noqa: ARG002
+        return None
+
 
 class WeightedMean(_Rule):
     """Mean weighted by declared samples (FedAvg, McMahan et al. 2017)."""
@@ -137,11 +144,17 @@ class WeightedMean(_Rule):
     def largest(self, shape: SumShape) -> int:
         return MAX_SEATS * shape.max_samples << shape.bits
 
+    def _bad_rows(self, rows: int) -> int:  # noqa: ARG002
+        return 0
+
 
 class Median(_Rule):
     """Coordinate-wise median (Yin et al. 2018)."""
 
     rule: Literal["median"] = "median"
+
+    def _bad_rows(self, rows: int) -> int:
+        return max(rows - 1, 0) // 2
 
 
 class TrimmedMean(_Rule):
@@ -150,12 +163,19 @@ class TrimmedMean(_Rule):
     rule: Literal["trimmed_mean"] = "trimmed_mean"
     trim_percent: Minority
 
+    def _bad_rows(self, rows: int) -> int:
+        return rows * self.trim_percent // 100
+
 
 class MultiKrum(_Rule):
     """The mean of the updates nearest to their neighbours (Blanchard et al. 2017)."""
 
     rule: Literal["multi_krum"] = "multi_krum"
     byzantine_percent: Minority
+
+    def _bad_rows(self, rows: int) -> int:
+        bad = rows * self.byzantine_percent // 100
+        return bad if rows > 2 * bad + 2 else 0
 
 
 class CenteredClipping(_Rule):
@@ -193,6 +213,9 @@ class DnC(_Rule):
     byzantine_percent: Minority
     iterations: Annotated[int, Field(ge=1, le=8)] = 3
     sample: Annotated[int, Field(ge=1, le=1 << 16)] = 10_000
+
+    def _bad_rows(self, rows: int) -> int:
+        return rows * self.byzantine_percent // 100
 
 
 AggregationRule = Annotated[
