@@ -308,7 +308,7 @@ def test_stopping_and_leaving(desk: Desk) -> None:
     assert node.returncode == 0
     assert "run the same command again to go on" in err
     shown = " ".join(desk.run("status", job).stdout.split())
-    assert "waiting for 1 more participant, of at least 2, and the coordinator's bond" in shown
+    assert "waiting for participants, 1 of at least 2 seated, and the coordinator's bond" in shown
     again = desk.start("join", job, "--data", desk.folder / "data-1.safetensors", "--account", "ann", "--samples", "7")
     until(again, "--samples 7 changes nothing: this account declared 40")
     again.send_signal(signal.SIGTERM)

@@ -544,10 +544,16 @@ def test_the_creation_of_a_job_is_found_where_wide_ranges_are_refused(node: Node
     reader.close()
 
 
-@pytest.mark.parametrize("absurd", ["0x", "0x01", 5, None, "0x" + "f" * 63])
+@pytest.mark.parametrize("absurd", ["0x01", 5, None, "0x" + "f" * 63])
 def test_absurd_results_of_calls_are_nonsense(node: Node, reader: ChainReader, absurd: Any) -> None:
     node.says["eth_call"] = absurd
     with pytest.raises(ChainNonsense):
+        reader.job_count()
+
+
+def test_a_contract_that_is_gone_with_its_chain_is_said_to_be_gone(node: Node, reader: ChainReader) -> None:
+    node.says["eth_call"] = "0x"
+    with pytest.raises(NoLedger, match=f"no contract at {ADDRESS} on chain 31337"):
         reader.job_count()
 
 

@@ -1,11 +1,13 @@
-"""What `join` says of the terms, besides showing them."""
+"""What `join` says of the terms, besides showing them, and of what happens."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from deepledger.cli.join import hasty
+from deepledger.cli.join import _line, hasty
+from deepledger.node.happenings import Finished, Trained
+from deepledger.protocol.types import JobId, RoundNumber, Wei
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,16 @@ def test_a_reveal_window_of_a_few_blocks_is_warned_of(
     if said is not None:
         assert "lose 1 ETH" in said
         assert ("12 more" in said) == (confirmations > 0)
+
+
+@pytest.mark.parametrize(
+    ("saturated", "said"), [(0, ""), (1, ", 1 coordinate saturated"), (2_000, ", 2,000 coordinates saturated")]
+)
+def test_saturated_coordinates_are_counted(saturated: int, said: str) -> None:
+    happening = Trained(job=JobId(1), round=RoundNumber(4), seconds=0.5, clipped=False, saturated=saturated)
+    assert _line(happening) == f"round 4: trained in 0.50 s{said}"
+
+
+def test_nothing_is_said_to_be_paid_to_who_is_owed_nothing() -> None:
+    assert _line(Finished(job=JobId(1), withdrawn=Wei(0))) == "the job is over, and owes this account nothing"
+    assert _line(Finished(job=JobId(1), withdrawn=Wei(10**18))) == "the job is over; 1 ETH were paid to this account"

@@ -21,8 +21,8 @@ from .scripted import FIRST, A, B, C, Script, digest
 @pytest.mark.parametrize(
     ("bond", "said"),
     [
-        (7, " for 1 more participant, of at least 2, and the coordinator's bond"),
-        (0, " for 1 more participant, of at least 2"),
+        (7, " for participants, 1 of at least 2 seated, and the coordinator's bond"),
+        (0, " for participants, 1 of at least 2 seated"),
     ],
 )
 def test_a_bond_is_waited_for_only_where_the_job_asks_for_one(bond: int, said: str) -> None:

@@ -195,7 +195,7 @@ def _line(happening: Happening) -> str | None:
             return f"round {happening.round}: not open yet, {happening.seated} seated; {opens}"
         case node.Trained():
             clipped = ", clipped to the norm bound" if happening.clipped else ""
-            saturated = f", {happening.saturated:,} coordinates saturated" if happening.saturated else ""
+            saturated = f", {show.count(happening.saturated, 'coordinate')} saturated" if happening.saturated else ""
             return f"round {happening.round}: trained in {happening.seconds:.2f} s{clipped}{saturated}"
         case node.CommittedUpdate():
             return f"round {happening.round}: committed {gas}"
@@ -211,6 +211,8 @@ def _line(happening: Happening) -> str | None:
             return f"{happening.what} {gas}"
         case Warned():
             return happening.message
+        case node.Finished(withdrawn=0):
+            return "the job is over, and owes this account nothing"
         case node.Finished():
             return f"the job is over; {show.eth(happening.withdrawn)} were paid to this account"
         case _:

@@ -223,7 +223,7 @@ def _cause(job: Job, phase: Phase) -> str:
     if phase is Phase.WAITING:
         lacking = []
         if len(job.participants) < least:
-            lacking.append(f"{show.count(least - len(job.participants), 'more participant')}, of at least {least},")
+            lacking.append(f"participants, {len(job.participants)} of at least {least} seated,")
         if not has_bond(job, job.coordinator):
             lacking.append("the coordinator's bond")
         return f" for {' and '.join(lacking).rstrip(',')}" if lacking else ""

@@ -18,7 +18,7 @@ from deepledger.protocol.chain.http import OversizedAnswer
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.chain.refusals import refusal, revert_data
 from deepledger.protocol.chain.rpc import METHOD_NOT_FOUND, NodeRefused, Rpc, result
-from deepledger.protocol.errors import BadInput, ChainNonsense, ChainUnreachable
+from deepledger.protocol.errors import BadInput, ChainNonsense, ChainUnreachable, NoLedger
 from deepledger.protocol.types import Address, JobId, Seconds, Wei
 
 _FIRST_PAUSE: Final = 0.25
@@ -172,7 +172,10 @@ class ChainReader:
         except NodeRefused as error:
             data = revert_data(error.data)
             raise error if data is None else refusal(self._abi, data) from None
-        return codec.returned(self._abi, function, wire.data(answer, "the result of a call"))
+        data = wire.data(answer, "the result of a call")
+        if not data:  # as of an address without code: the chain was replaced meanwhile
+            raise no_contract(self.address, self.chain_id)
+        return codec.returned(self._abi, function, data)
 
     def decoded(self, logs: list[Any], *, first_block: int, last_block: int, job: JobId | None = None) -> list[Event]:
         """Logs of the ledger as events, checked against what was asked for."""
@@ -285,3 +288,10 @@ def _may_be_too_wide(error: NodeRefused | OversizedAnswer) -> bool:
 def _follows(pushed: Head, after: Head) -> bool:
     """A head of lower number may be an old push that we are only now reading."""
     return pushed.number > after.number or (pushed.number == after.number and pushed.hash != after.hash)
+
+
+def no_contract(address: Address, chain_id: int) -> NoLedger:
+    return NoLedger(
+        f"there is no contract at {address} on chain {chain_id}; check the address and the RPC URL, or deploy one with "
+        "`deepledger deploy`"
+    )

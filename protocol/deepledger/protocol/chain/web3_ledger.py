@@ -15,7 +15,7 @@ from deepledger.protocol.chain.events import JobCreated, JobTerms
 from deepledger.protocol.chain.heads import HeadFeed, websocket_url
 from deepledger.protocol.chain.inclusion import STUCK_AFTER, Sender
 from deepledger.protocol.chain.ledger import Head, Receipt
-from deepledger.protocol.chain.reading import ChainReader
+from deepledger.protocol.chain.reading import ChainReader, no_contract
 from deepledger.protocol.chain.rpc import Rpc, reach, result
 from deepledger.protocol.chain.sending import transact
 from deepledger.protocol.chain.signing import MOST_PER_GAS, REPEAT, Call
@@ -268,10 +268,7 @@ def _verified(rpc: Rpc, address: Address, *, expected: int | None) -> int:
     _expect(found, expected, rpc)
     deployed = wire.data(result(code), "a contract's code")
     if not deployed:
-        raise NoLedger(
-            f"there is no contract at {address} on chain {found}; check the address and the RPC URL, or "
-            "deploy one with `deepledger deploy`"
-        )
+        raise no_contract(address, found)
     if deployed != load().deployed_bytecode:
         raise NoLedger(
             f"the contract at {address} on chain {found} is not the TrainingLedger of this version; check the address, "
