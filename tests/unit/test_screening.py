@@ -269,6 +269,48 @@ def test_direction_alone_proves_nothing(training):
     assert found(training, updates) == {}
 
 
+def test_where_all_pull_apart_nobody_is_flipped(training):
+    """Near the end of training: updates that add up to little, one of which makes the model worse."""
+    training.common = 0
+    drawn = [training.honest() for _ in range(4)]
+    updates = [update - np.mean(drawn, axis=0) for update in drawn]
+    training.towards = -updates[0]
+    result = screened(training, updates)
+    assert max(result.alignments.values()) < -200_000
+    whole, without = training.losses(updates)([0b1111, 0b1110])
+    assert whole - without > 10_000
+    assert result.found == {}
+
+
+def test_a_little_harm_is_no_sign(training):
+    """What honest updates near the end of training do, too, however exact evaluations are."""
+    updates = [*(training.honest() for _ in range(5)), -2 * training.honest()]
+    stack = Stack(tuple(row(seat, update) for seat, update in enumerate(updates)), SIZE, 0)
+
+    def found_with(harm: int) -> dict[int, Sign]:
+        return screen(
+            stack, [], Screening(), order=range(6), layout=LAYOUT,
+            losses=lambda masks: [3 * ONE + harm * (mask >> 5 & 1) for mask in masks], margin=lambda loss: 60,
+        ).found  # fmt: skip
+
+    assert found_with(6000) == {}
+    assert found_with(6100) == {5: Sign.SIGN_FLIPPED}
+
+
+def test_who_still_learns_as_before_when_others_are_done_is_not_scaled(training):
+    last = [training.honest() for _ in range(4)]
+    updates = [0.8 * training.honest(), *(0.01 * training.honest() for _ in range(3))]
+    assert found(training, updates) == {0: Sign.SCALED}
+    assert found(training, updates, earlier=list(enumerate(last))) == {}
+    assert found(training, [3 * updates[0], *updates[1:]], earlier=list(enumerate(last))) == {0: Sign.SCALED}
+
+
+def test_one_of_three_that_stays_near_its_past_may_be_done_learning(training):
+    last = [training.honest() for _ in range(3)]
+    updates = [last[0] + training.noise(last[0], 0.05), *(training.honest() for _ in range(2))]
+    assert found(training, updates, earlier=list(enumerate(last))) == {}
+
+
 def test_two_flipped_ones_are_found_one_after_the_other(training):
     updates = [*(training.honest() for _ in range(5)), -3 * training.honest(), -2 * training.honest()]
     assert found(training, updates) == {5: Sign.SIGN_FLIPPED, 6: Sign.SIGN_FLIPPED}

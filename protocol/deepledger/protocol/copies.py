@@ -24,6 +24,8 @@ from deepledger.protocol.aggregation.stack import Row, Vector
 from deepledger.protocol.similarity import ONE, Cosines, upper_median
 from deepledger.protocol.types import Address
 
+_LEAST_COMPANY = 3  # others, below which nobody can say that one stays unusually near to one's own past
+
 
 class Known(NamedTuple):
     """An update that everybody could read before this round's were committed to."""
@@ -65,10 +67,10 @@ class _Updates:
         """
         others = [third for third in self.candidates if third not in (index, other)]
         if other in self.past[index]:
-            usual = [self._to_past(third) for third in others if self.past[third]]
+            usual, least = [self._to_past(third) for third in others if self.past[third]], _LEAST_COMPANY
         else:
-            usual = [self.cosine[third][other] for third in others]
-        if not usual or (distance := ONE - upper_median(usual)) <= 0:
+            usual, least = [self.cosine[third][other] for third in others], 1
+        if len(usual) < least or (distance := ONE - upper_median(usual)) <= 0:
             return None
         return (ONE - self.cosine[index if sent is None else sent][other]) * ONE // distance
 

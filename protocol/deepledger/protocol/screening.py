@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import combinations
 from math import isqrt
 
 from deepledger.protocol.aggregation.stack import Row, Stack, gram
@@ -23,6 +24,7 @@ _IDLE = HUNDREDTH  # of the median norm: less is the model sent back
 _AGAINST = 20 * HUNDREDTH  # cosine with the others, below the negative of which an output is pushed against them
 _MOST_OUTPUTS = 1000
 _LEAST_COMPANY = 3  # updates, below which nothing can be called unusual
+_LEAST_HARM = 2000  # millionths of max(1, loss): less is what honest updates near the end of training do, too
 _FAR = 10**15  # beyond this a length is not measured
 
 Losses = Callable[[Sequence[int]], Sequence[int]]
@@ -34,8 +36,8 @@ class Sign(StrEnum):
     COLLUDING = "colluding"  # nearly an update of the same round, which was still hidden
     UNCHANGED = "unchanged"  # the model was sent back as it was
     NOISE = "noise"  # moves the model everywhere alike, as training does not
-    SCALED = "scaled"  # far longer than the others
-    SIGN_FLIPPED = "sign flipped"  # points against the others, and the model is better without it
+    SCALED = "scaled"  # far longer than the others, and half as long again as what was accepted before
+    SIGN_FLIPPED = "sign flipped"  # points against the others, which agree, and the model is better without it
     LABEL_FLIPPED = "label flipped"  # pushes some outputs against the others, and the model is much better without it
     HARMFUL = "harmful"  # the model is much better without it
 
@@ -109,7 +111,9 @@ def screen(
     left = _left(screened, stack)
     if len(left) < _LEAST_COMPANY:
         return screened
-    _find_noise(screened, stack, screening, left)
+    accepted = [at for at, row in enumerate(rows) if isinstance(row, Known) and row.shown is None]
+    longest = max((products[at][at] for at in accepted), default=0)
+    _find_noise(screened, stack, screening, left, longest)
     _find_opposed(screened, stack, screening, cosine, order, layout, losses, margin)
     return screened
 
@@ -136,12 +140,19 @@ def _find_idle(screened: Screened, stack: Stack) -> None:
             screened.found[index] = Sign.UNCHANGED
 
 
-def _find_noise(screened: Screened, stack: Stack, screening: Screening, left: Sequence[int]) -> None:
-    """What is far longer than the others, and what moves everything alike."""
+def _find_noise(
+    screened: Screened, stack: Stack, screening: Screening, left: Sequence[int], longest: int
+) -> None:
+    """What is far longer than the others, and what moves everything alike.
+
+    Who still learns when others have nothing left to learn is far longer than they are, but not half as long again as
+    what was accepted in the rounds before, the squared length of which is `longest` at the most.
+    """
     alike = profiles([stack.rows[index].vector for index in left], stack.length)
     for place, index in enumerate(left):
         screened.profiles[index] = upper_median([value for other, value in enumerate(alike[place]) if other != place])
-        if screened.norms[index] > screening.scaled_percent * HUNDREDTH > 0:
+        longer = 4 * stack.gram[index][index] > 9 * longest
+        if longer and screened.norms[index] > screening.scaled_percent * HUNDREDTH > 0:
             screened.found[index] = Sign.SCALED
         elif screening.profile_percent and screened.profiles[index] < screening.profile_percent * HUNDREDTH:
             screened.found[index] = Sign.NOISE
@@ -160,14 +171,21 @@ def _find_opposed(
     """What points against the others, or does harm: the most harmful first (of equal ones, who committed last), until
     nobody is found any more.
 
-    Direction alone proves nothing: where data differ, the update that differs most may be the most useful one.
+    Direction alone proves nothing: where data differ, the update that differs most may be the most useful one. And
+    where the others do not agree, as near the end of training, when everybody's updates turn against everybody's, there
+    is nothing that one could be turned against.
     """
     places = {index: place for place, index in enumerate(order)}
     majority = len(_left(screened, stack)) // 2 + 1
     while len(left := _left(screened, stack)) >= max(_LEAST_COMPANY, majority + 1):
         for index in left:
             screened.alignments[index] = upper_median([cosine[index][other] for other in left if other != index])
-        opposed = [index for index in left if screened.alignments[index] <= -screening.opposed_percent * HUNDREDTH < 0]
+        opposed = [
+            index
+            for index in left
+            if screened.alignments[index] <= -screening.opposed_percent * HUNDREDTH < 0
+            and upper_median([cosine[i][j] for i, j in combinations((each for each in left if each != index), 2)]) > 0
+        ]
         suspects = left if screening.harm_percent else opposed
         if not suspects:
             return
@@ -177,7 +195,8 @@ def _find_opposed(
         for index, rest in zip(suspects, without, strict=True):
             screened.harms[index] = harm = whole - rest
             harmful = screening.harm_percent and harm * 100 > rest * screening.harm_percent
-            if harm > margin(whole) and (index in opposed or harmful):
+            least = max(margin(whole), _LEAST_HARM * max(ONE, whole) // ONE)
+            if harm > least and (index in opposed or harmful):
                 guilty.append((harm, places[index], index))
         if not guilty:
             return
