@@ -95,6 +95,7 @@ def test_honest_work_is_compared_with_less_and_with_more_seats(folder):
     assert played["copying"]["verdicts"] == ["unchanged", "near copy"], "in the first round there is nothing to copy"
     assert set(played["copying"]["paid"].values()) == {"0"}
     assert played["splitting"]["sent"] == 6
+    assert played["honest"]["fit"] == {"updates": 12, "clipped": 0, "saturated": 0, "held": 0}
     for outcome in played.values():
         for policy, amount in outcome["paid"].items():
             others = len([0, 1, 2])
@@ -108,6 +109,20 @@ def test_the_table_says_what_deters_splitting(folder):
     assert "gwei" in done.output
     assert "where they close early, it has to be larger" in " ".join(done.output.split())
     assert "over 1 of the job's 3 rounds; --rounds 3 plays all" in done.output
+
+
+def test_what_does_not_fit_is_said_and_what_can_be_done(folder):
+    """As with BatchNorm on features that are not scaled, whose running statistics are large."""
+    task = folder / "task.py"
+    task.write_text(TASK.replace("torch.nn.Sequential(", "torch.nn.Sequential(torch.nn.BatchNorm1d(8), "))
+    done = simulate(folder, 0, 1, 2, options=["--rounds", "1"])
+    assert "of 3 honest updates, 0 had to be clipped to the norm bound of 50, and 0 had coordinates" in done.output
+    assert "scale features" not in done.output
+    task.write_text(task.read_text().replace('data["x"]', '1000 * data["x"]'))
+    done = simulate(folder, 0, 1, 2, options=["--rounds", "1"])
+    assert done.exit_code == 0, done.output
+    assert "of 3 honest updates, 3 had to be clipped to the norm bound of 50, and 3 had coordinates" in done.output
+    assert "beyond ±8: scale features in the task's load_data" in done.output
 
 
 def test_two_participants_are_too_few(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,8 @@ from deepledger.cli.options import Json, Workers
 
 if TYPE_CHECKING:
     from deepledger.cli.job_file import Draft
-    from deepledger.cli.simulation import Outcome
+    from deepledger.cli.simulation import Fit, Outcome
+    from deepledger.protocol.spec import JobSpec
 
 SEAT_GAS = 210_000  # join, leave and withdraw, see contracts/snapshots
 ROUND_GAS = 75_000  # commit and reveal
@@ -75,6 +77,7 @@ def simulate(
         ],
     )
     show.note(f"pay of the first participant, and of what honest work would have earned it, {_over(rounds, whole)}")
+    show.note(_fit(honest.fit, prepared.spec))
     splitting = next(outcome for outcome in played if outcome.behaviour is Behaviour.SPLITTING)
     for policy in honest.paid:
         show.note(_deterrence(policy, splitting.paid[policy] - honest.paid[policy], rounds, prepared, interest))
@@ -85,6 +88,21 @@ def _over(rounds: int, whole: int) -> str:
         rest = f"--rounds {whole} plays all" if whole <= MOST_ROUNDS else "later ones may pay otherwise"
         return f"over {rounds} of the job's {whole} rounds; {rest}"
     return f"over {show.count(rounds, 'round')}" + ("" if rounds == whole else f", more than the job's {whole}")
+
+
+def _fit(fit: Fit, spec: JobSpec) -> str:
+    """What of everybody's honest work did not fit into the job's formats."""
+    update, model = spec.update, spec.model
+    of_update, of_model = 2.0 ** (update.bits - 1 - update.fraction_bits), 2.0 ** (31 - model.fraction_bits)
+    text = (
+        f"of {show.count(fit.updates, 'honest update')}, {fit.clipped:,} had to be clipped to the norm bound of "
+        f"{update.norm_bound:g}, and {fit.saturated:,} had coordinates beyond ±{of_update:g}"
+    )
+    if fit.held:
+        text += f"; {show.count(fit.held, 'coordinate')} of the model would have left ±{of_model:g}"
+    if not (fit.clipped or fit.saturated or fit.held):
+        return text
+    return f"{text}: scale features in the task's load_data, or see docs/your-own-training.md about [update]"
 
 
 def _play(
@@ -162,4 +180,5 @@ def _json(outcome: Outcome) -> dict[str, Any]:
         "sent": outcome.sent,
         "verdicts": list(outcome.verdicts),
         "accuracy": outcome.evaluation.accuracy,
+        "fit": asdict(outcome.fit),
     }

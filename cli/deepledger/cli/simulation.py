@@ -90,6 +90,17 @@ class Outcome:
     sent: int
     verdicts: tuple[Verdict, ...]  # of those that were not accepted, each once
     evaluation: Evaluation  # of the last model
+    fit: Fit
+
+
+@dataclass(slots=True)
+class Fit:
+    """How everybody's updates fitted into the job's formats."""
+
+    updates: int = 0
+    clipped: int = 0  # of these, to the norm bound
+    saturated: int = 0  # of these, in some coordinates
+    held: int = 0  # coordinates of the model at the ends of int32, over all rounds
 
 
 @dataclass(slots=True)
@@ -132,6 +143,7 @@ class _Game:
     updates: dict[Digest, UpdateVector] = field(default_factory=dict)
     models: dict[Digest, ModelVector] = field(default_factory=dict)
     history: list[list[Earlier]] = field(default_factory=list)  # accepted ones
+    fit: Fit = field(default_factory=Fit)
 
 
 def simulate(
@@ -180,6 +192,7 @@ def simulate(
         sent=rounds * len(game.operated),
         verdicts=tuple(own),
         evaluation=bench.evaluate(game.model),
+        fit=game.fit,
     )
 
 
@@ -199,6 +212,7 @@ def _play_round(game: _Game, number: int) -> dict[str, Settlement]:
     for name, policy in game.policies.items():
         game.model = start.copy()
         settlements[name] = settle(spec.model_copy(update={"rewards": policy}), game.model, revealed, sources)
+    game.fit.held += settlements[name].saturated
     accepted = (judged.contribution for judged in _accepted(settlements[name]))
     game.history.append([Earlier(each.participant, each.digest) for each in accepted])
     for seat, judged in zip(game.seats, settlements[name].judged, strict=True):
@@ -230,6 +244,9 @@ def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
             seat.trainer, game.model, seat.residual, last=seat.last, training_seed=seed, rounding_seed=seed
         )
     seat.residual, seat.last = encoded.residual, encoded.vector
+    game.fit.updates += 1
+    game.fit.clipped += encoded.clipped
+    game.fit.saturated += encoded.saturated > 0
     digest = Digest(sha256(encoded.vector.tobytes() + bytes([seat.number])).digest())
     game.updates[digest] = encoded.vector
     return Contribution(
