@@ -1,6 +1,7 @@
 """The rooms: who may import whom, and that one namespace package spans them."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,8 @@ def test_no_registry_is_named():
     for name in ("constraints.txt", "pyproject.toml", "tests/services/package-lock.json", "tests/services/kubo/go.sum"):
         text = (ROOT / name).read_text()
         assert not any(host in text for host in hosts), name
+
+
+def test_git_does_not_show_the_store_that_the_readme_makes():
+    (folder,) = set(re.findall(r'DEEPLEDGER_STORE="\$PWD/(\w+)"', (ROOT / "README.md").read_text()))
+    assert f"/{folder}/" in (ROOT / ".gitignore").read_text().splitlines()
