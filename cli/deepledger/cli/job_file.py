@@ -196,10 +196,21 @@ def read_job_file(path: Path) -> JobFile:
 
 
 def _meant(error: ValidationError) -> str:
-    """Which keys may have been meant by those that there are not."""
-    unknown = [str(item["loc"][-1]) for item in error.errors(include_url=False) if item["type"] == "extra_forbidden"]
-    known = sorted(_keys(JobFile))
-    near = {name: found[0] for name in unknown if (found := get_close_matches(name, known, n=1))}
+    """Which keys and words may have been meant by those that there are not."""
+    keys, near = sorted(_keys(JobFile)), {}
+    for item in error.errors(include_url=False):
+        context = item.get("ctx", {})
+        match item["type"]:
+            case "extra_forbidden":
+                name, known = str(item["loc"][-1]), keys
+            case "union_tag_invalid":
+                name, known = context["tag"], re.findall(r"'(.*?)'", context["expected_tags"])
+            case "literal_error":
+                name, known = str(item["input"]), re.findall(r"'(.*?)'", context["expected"])
+            case _:
+                continue
+        if found := get_close_matches(name, known, n=1):
+            near[name] = found[0]
     return "".join(f"; did you mean {meant}, not {shown(name)}?" for name, meant in near.items())
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.types import Digest
@@ -25,6 +26,8 @@ MAX_SPEC_BYTES = 1 << 20
 MAX_COORDINATES = 1 << 30
 MAX_SEATS = 64
 MAX_NESTING = 32
+_MOST_REPEATED = 60
+"""Letters or bits of a wrong value that a message repeats."""
 FIXED_ONE = 1 << 20
 """Factors of aggregation rules are integers in units of 1 / FIXED_ONE."""
 
@@ -421,11 +424,59 @@ def build_spec(fields: Any) -> JobSpec:
         raise BadSpec("the job spec does not validate: " + describe(error)) from None
 
 
+_PLAIN = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such key",
+    "int_type": "{input} is not a whole number",
+    "int_parsing": "{input} is not a whole number",
+    "int_from_float": "{input} is not a whole number",
+    "float_type": "{input} is not a number",
+    "float_parsing": "{input} is not a number",
+    "finite_number": "{input} is not a finite number",
+    "bool_type": "{input} is neither true nor false",
+    "string_type": "{input} is not a text",
+    "string_too_short": "{input} has fewer than {min_length} letters",
+    "string_too_long": "{input}… has more than {max_length} letters",
+    "string_pattern_mismatch": "{input} does not match {pattern}",
+    "model_type": "{input} is not a table of keys",
+    "model_attributes_type": "{input} is not a table of keys",
+    "dict_type": "{input} is not a table of keys",
+    "tuple_type": "{input} is not a list",
+    "greater_than_equal": "{input} is less than {ge}",
+    "greater_than": "{input} is not more than {gt}",
+    "less_than_equal": "{input} is more than {le}",
+    "less_than": "{input} is not less than {lt}",
+    "literal_error": "{input} is not {expected}",
+    "union_tag_invalid": "{tag!r} is none of {expected_tags}",
+    "union_tag_not_found": "{discriminator} is missing",
+}
+"""What pydantic's kinds of errors are in the words of somebody who writes a file."""
+
+
 def describe(error: ValidationError) -> str:
     return "; ".join(
-        f"{shown('.'.join(map(str, item['loc']))) or 'spec'}: {shown(item['msg'].removeprefix('Value error, '))}"
+        f"{shown('.'.join(map(str, item['loc']))) or 'spec'}: {shown(_plain(item))}"
         for item in error.errors(include_url=False)[:8]
     )
+
+
+def _plain(item: ErrorDetails) -> str:
+    text = _PLAIN.get(item["type"])
+    if text is None:
+        return item["msg"].removeprefix("Value error, ")
+    return text.format(input=_repeated(item["input"]), **item.get("ctx", {}))
+
+
+def _repeated(value: object) -> str:
+    match value:
+        case dict():
+            return "a table"
+        case list() | tuple():
+            return "a list"
+        case int() if value.bit_length() > _MOST_REPEATED:  # Python does not print every integer
+            return "a number this large" if value > 0 else "a number this small"
+        case _:
+            return repr(value)[:_MOST_REPEATED]
 
 
 def shown(text: str) -> str:
