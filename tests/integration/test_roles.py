@@ -420,6 +420,8 @@ def test_a_commitment_that_lands_in_the_next_attempt_is_revealed(world):
 
     def commit(*arguments, **options):
         if not sent:
+            seen = Follower(world.reader(), job)
+            until(lambda: len(seen.update().attempt.commits) == 1)  # else the other one would be too late, too
             world.rpc("evm_increaseTime", 61)
             world.rpc("evm_mine")
             world.ledger(9).restart_round(job)
