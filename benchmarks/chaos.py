@@ -154,8 +154,8 @@ def strike(
     direct: str,
 ) -> tuple[Counter[str], Any]:
     """Deal blows until the job is over."""
-    from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.chain.web3_ledger import connect
+    from deepledger.protocol.job.follow import Follower
     from deepledger.protocol.types import JobId
 
     dice = random.Random(arguments.seed)

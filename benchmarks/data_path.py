@@ -28,17 +28,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from deepledger.protocol.aggregation import advance
-from deepledger.protocol.aggregation.context import Context
-from deepledger.protocol.aggregation.stack import Row, Stack
-from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs import BlobStore, digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.settlement import Contribution, Revealed, inspect, settle
-from deepledger.protocol.spec import JobSpec, build_spec
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec, build_spec
+from deepledger.protocol.formats.vectors import Encoded, encode_update, update_dtype
+from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.settlement.aggregation import advance
+from deepledger.protocol.settlement.aggregation.context import Context
+from deepledger.protocol.settlement.aggregation.stack import Row, Stack
+from deepledger.protocol.settlement.inputs import Contribution, Revealed
+from deepledger.protocol.settlement.judging import inspect
+from deepledger.protocol.settlement.settle import settle
 from deepledger.protocol.types import Address
-from deepledger.protocol.vectors import Encoded, encode_update, update_dtype
 
 PARTICIPANTS = 4
 FRACTION_BITS = {8: 9, 16: 16, 32: 20}

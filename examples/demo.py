@@ -135,7 +135,7 @@ def main() -> None:
 
 def set_the_stage(stage: Stage, dataset: str, kind: str = "embedded") -> int:
     from deepledger.devnet import dev_accounts
-    from deepledger.protocol.keystore import import_key
+    from deepledger.protocol.local.keystore import import_key
 
     devnet = stage.spawn("devnet", "devnet", "--kind", kind, "--port", "0", stdout=subprocess.PIPE)
     assert devnet.stdout is not None
@@ -162,9 +162,9 @@ def watch(
 ) -> tuple[dict[Any, Any], Any, Any]:
     """The live view: whatever it shows, it has read from the chain and the blob store."""
     from deepledger.protocol.blobs import open_store
-    from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.chain.web3_ledger import connect
-    from deepledger.protocol.report import MAX_REPORT_BYTES, parse_report
+    from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
+    from deepledger.protocol.job.follow import Follower
     from deepledger.protocol.types import JobId
 
     reader = connect(stage.env["DEEPLEDGER_RPC_URL"], stage.env["DEEPLEDGER_CONTRACT"])
@@ -194,7 +194,7 @@ def watch(
 
 
 def _state(follower: Any, accuracies: list[float]) -> Table:
-    from deepledger.protocol.trail import Attempt
+    from deepledger.protocol.job.state import Attempt
 
     job, attempt = follower.job, follower.job.attempt
     table = Table(box=None, header_style="dim")
@@ -224,9 +224,10 @@ def train_without_deepledger(stage: Stage, job: Any) -> list[float]:
     import torch
 
     from deepledger.node.training import training_seed
-    from deepledger.protocol.agreement import fetch_spec
     from deepledger.protocol.blobs import open_store
-    from deepledger.protocol.task import Task, read_floats, read_source, write_floats
+    from deepledger.protocol.evaluation.state_dict import read_floats, write_floats
+    from deepledger.protocol.evaluation.task import Task, read_source
+    from deepledger.protocol.job.fetch import fetch_spec
 
     torch.set_num_threads(1)
     spec = fetch_spec(open_store(stage.env["DEEPLEDGER_STORE"]), job.terms)

@@ -15,30 +15,27 @@ import pytest
 from hypothesis import settings
 
 from deepledger.devnet import dev_accounts, find_anvil, start
-from deepledger.protocol.aggregation.stack import Row, Stack
-from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.chain.events import JobTerms
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
-from deepledger.protocol.commitment import Slot, commitment_for
 from deepledger.protocol.errors import BlobMissing
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.report import Report, build_report, report_bytes
-from deepledger.protocol.settlement import (
-    Coalition,
-    Coalitions,
-    Contribution,
-    Earlier,
-    Settlement,
-    inspect,
-    revealed_in,
-    settle,
-)
-from deepledger.protocol.spec import JobSpec, build_spec, spec_bytes
-from deepledger.protocol.task import Task, layout_of, read_floats, read_source
-from deepledger.protocol.vectors import as_update, encode_model
-from deepledger.protocol.withheld import encrypt, lock_of, new_key, public_key_of, seal
+from deepledger.protocol.evaluation.state_dict import layout_of, read_floats
+from deepledger.protocol.evaluation.task import Task, read_source
+from deepledger.protocol.evaluation.withheld import encrypt, lock_of, new_key, public_key_of, seal
+from deepledger.protocol.formats.commitment import Slot, commitment_for
+from deepledger.protocol.formats.evaluation import Coalition
+from deepledger.protocol.formats.report import Report, report_bytes
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec, build_spec, spec_bytes
+from deepledger.protocol.formats.vectors import as_update, encode_model
+from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.settlement.aggregation.stack import Row, Stack
+from deepledger.protocol.settlement.coalitions import Coalitions
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, revealed_in
+from deepledger.protocol.settlement.judging import inspect
+from deepledger.protocol.settlement.reporting import build_report
+from deepledger.protocol.settlement.settle import Settlement, settle
 
 settings.register_profile("deepledger", deadline=None)  # machines are noisy: never assert a time
 settings.load_profile("deepledger")
@@ -267,8 +264,8 @@ class Play:
         self.settle(lie)
 
     def settle(self, lie: Callable[[Claim], None] | None = None) -> None:
-        from deepledger.protocol.evaluation import bench_with
-        from deepledger.protocol.evaluators import OneByOne
+        from deepledger.protocol.evaluation.bench import bench_with
+        from deepledger.protocol.evaluation.evaluators import OneByOne
 
         job, world = self.see(), self.world
         model = fetch_model(world.store, job.model_digest, self.spec)

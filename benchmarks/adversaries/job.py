@@ -26,18 +26,19 @@ from deepledger.node.participate import participate
 from deepledger.node.training import make_update
 from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.chain.events import JobTerms
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.report import MAX_REPORT_BYTES, Report, parse_report
-from deepledger.protocol.rewards import shares
-from deepledger.protocol.settlement import Verdict
-from deepledger.protocol.spec import JobSpec, build_spec, spec_bytes
-from deepledger.protocol.task import Task, TaskSource, layout_of, read_floats, read_source, write_floats
-from deepledger.protocol.trail import Job
+from deepledger.protocol.evaluation.state_dict import layout_of, read_floats, write_floats
+from deepledger.protocol.evaluation.task import Task, TaskSource, read_source
+from deepledger.protocol.formats.report import MAX_REPORT_BYTES, Report, parse_report
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec, build_spec, spec_bytes
+from deepledger.protocol.formats.vectors import as_model, as_update, decode_model, encode_model, encode_update
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.job.state import Job
+from deepledger.protocol.settlement.rewards import shares
 from deepledger.protocol.types import JobId
-from deepledger.protocol.vectors import as_model, as_update, decode_model, encode_model, encode_update
 
 ETHER = 10**18
 NORM_BOUND = 10.0  # honest updates are 0.5 to 7 long

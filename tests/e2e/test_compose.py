@@ -24,9 +24,9 @@ from typing import Any
 
 import pytest
 
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.web3_ledger import connect
-from deepledger.protocol.trail import Job
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.job.state import Job
 from deepledger.protocol.types import JobId
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,9 +16,11 @@ from deepledger.auditor.render import as_json, render
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import Credited, Departure, Joined, Left, Phase, Settled
 from deepledger.protocol.errors import BadInput, StateError, StoreUnreachable
-from deepledger.protocol.evaluators import InProcesses
-from deepledger.protocol.settlement import Coalition, Judged, Verdict
-from deepledger.protocol.task import WORST_LOSS, Task
+from deepledger.protocol.evaluation.evaluators import InProcesses
+from deepledger.protocol.evaluation.task import Task
+from deepledger.protocol.formats.evaluation import WORST_LOSS, Coalition
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.settlement.judging import Judged
 
 
 def audited(play):

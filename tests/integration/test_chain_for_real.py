@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from deepledger.devnet import dev_accounts, find_anvil, start
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.web3_ledger import ChainLedger, ChainReader, connect, connect_as, deploy
 from deepledger.protocol.errors import ChainUnreachable, LedgerRejected
+from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.types import Address, JobId
 from tests.conftest import need
 from tests.integration.test_ledger import TERMS

@@ -23,7 +23,7 @@ from deepledger.cli.main import app
 from deepledger.cli.options import PASSWORD
 from deepledger.devnet import dev_accounts, start
 from deepledger.protocol.chain.web3_ledger import connect_as
-from deepledger.protocol.keystore import import_key
+from deepledger.protocol.local.keystore import import_key
 
 TASK = """
 import torch
@@ -79,7 +79,7 @@ ACCOUNTS = ("sponsor", "ann", "ben", "coordinator")
 
 
 @dataclass
-class Desk:
+class JobRunner:
     """A terminal in which everything is set."""
 
     settings: dict[str, str]
@@ -119,8 +119,8 @@ def chain() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def desk(chain: str, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    folder = tmp_path_factory.mktemp("desk")
+def runner(chain: str, tmp_path_factory: pytest.TempPathFactory) -> JobRunner:
+    folder = tmp_path_factory.mktemp("runner")
     for number, name in enumerate(ACCOUNTS):  # few scrypt rounds: unlocking is tested elsewhere
         import_key(folder / "home/accounts", name, dev_accounts()[number].key.hex(), "secret", iterations=2)
     import_key(folder / "home/accounts", "poor", "22" * 32, "secret", iterations=2)
@@ -137,18 +137,18 @@ def desk(chain: str, tmp_path_factory: pytest.TempPathFactory) -> Desk:
         "DEEPLEDGER_TASKS": str(folder / "task.py"),
         PASSWORD: "secret",
     }
-    deployed = Desk(settings, folder).json("deploy", "--account", "sponsor")
-    return Desk(settings | {"DEEPLEDGER_CONTRACT": deployed["contract"]}, folder)
+    deployed = JobRunner(settings, folder).json("deploy", "--account", "sponsor")
+    return JobRunner(settings | {"DEEPLEDGER_CONTRACT": deployed["contract"]}, folder)
 
 
 @pytest.fixture(scope="module")
-def finished(desk: Desk) -> int:
+def finished(runner: JobRunner) -> int:
     """A job that two participants and a coordinator brought to its end, each in a process of its own."""
-    job = desk.create("--coordinator", dev_accounts()[3].address)
-    running = [desk.start("coordinator", job, "--account", "coordinator")]
+    job = runner.create("--coordinator", dev_accounts()[3].address)
+    running = [runner.start("coordinator", job, "--account", "coordinator")]
     for number, name in enumerate(("ann", "ben"), 1):
-        data = desk.folder / f"data-{number}.safetensors"
-        running.append(desk.start("join", job, "--data", data, "--account", name, "--yes"))
+        data = runner.folder / f"data-{number}.safetensors"
+        running.append(runner.start("join", job, "--data", data, "--account", name, "--yes"))
     for process in running:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, out + err
@@ -157,29 +157,29 @@ def finished(desk: Desk) -> int:
     return job
 
 
-def test_a_whole_job_by_command_line(desk: Desk, finished: int) -> None:
-    status = desk.json("status", finished)
+def test_a_whole_job_by_command_line(runner: JobRunner, finished: int) -> None:
+    status = runner.json("status", finished)
     assert (status["phase"], status["outcome"], status["settled_rounds"]) == ("over", "completed", 2)
     assert [entry["accepted"] for entry in status["history"]] == [2, 2]
     assert all(entry["reported"]["samples"] == 40 for entry in status["history"])
-    shown = desk.run("status", finished)
+    shown = runner.run("status", finished)
     assert shown.exit_code == 0
     assert status["history"][1]["model"] in shown.stdout
 
 
-def test_the_audit_matches(desk: Desk, finished: int) -> None:
-    found = desk.json("audit", finished)
+def test_the_audit_matches(runner: JobRunner, finished: int) -> None:
+    found = runner.json("audit", finished)
     assert found["matches"] is True
     assert found["evaluation"] == "checked"
-    assert desk.run("audit", finished).exit_code == 0
+    assert runner.run("audit", finished).exit_code == 0
 
 
-def test_an_audit_of_a_spoilt_store_exits_with_1(desk: Desk, finished: int) -> None:
-    report = desk.folder / "store" / desk.json("status", finished)["history"][0]["report"]
+def test_an_audit_of_a_spoilt_store_exits_with_1(runner: JobRunner, finished: int) -> None:
+    report = runner.folder / "store" / runner.json("status", finished)["history"][0]["report"]
     content = report.read_bytes()
     report.write_bytes(content.replace(b"accepted", b"excepted", 1))
     try:
-        result = desk.run("audit", finished)
+        result = runner.run("audit", finished)
     finally:
         report.write_bytes(content)
     assert result.exit_code == 1
@@ -187,9 +187,9 @@ def test_an_audit_of_a_spoilt_store_exits_with_1(desk: Desk, finished: int) -> N
 
 
 def test_an_audit_from_an_empty_store_is_incomplete_and_accuses_nobody(
-    desk: Desk, finished: int, tmp_path: Path
+    runner: JobRunner, finished: int, tmp_path: Path
 ) -> None:
-    result = desk.run("audit", finished, DEEPLEDGER_STORE=str(tmp_path))
+    result = runner.run("audit", finished, DEEPLEDGER_STORE=str(tmp_path))
     said = " ".join(result.stdout.split())
     assert result.exit_code == 1
     assert "Incomplete: 1 blob cannot be had here. Is this the store" in said
@@ -197,71 +197,71 @@ def test_an_audit_from_an_empty_store_is_incomplete_and_accuses_nobody(
     assert "mismatch" not in said
 
 
-def test_an_audit_with_another_task_than_the_pinned_one_is_refused(desk: Desk, finished: int) -> None:
-    result = desk.run("audit", finished, "--task", __file__)
+def test_an_audit_with_another_task_than_the_pinned_one_is_refused(runner: JobRunner, finished: int) -> None:
+    result = runner.run("audit", finished, "--task", __file__)
     assert (result.exit_code, result.stdout) == (3, "")
     assert "the job pins the source of task 'task' with SHA-256" in result.stderr
 
 
-def test_models_are_exported(desk: Desk, finished: int, tmp_path: Path) -> None:
+def test_models_are_exported(runner: JobRunner, finished: int, tmp_path: Path) -> None:
     first, last = tmp_path / "first.safetensors", tmp_path / "last.safetensors"
-    assert desk.json("model", "export", finished, "--to", first, "--round", 0)["settled_rounds"] == 0
-    assert desk.json("model", "export", finished, "--to", last)["settled_rounds"] == 2
+    assert runner.json("model", "export", finished, "--to", first, "--round", 0)["settled_rounds"] == 0
+    assert runner.json("model", "export", finished, "--to", last)["settled_rounds"] == 2
     before, after = load_file(first), load_file(last)
     assert {name: tensor.shape for name, tensor in after.items()} == {"weight": (2, 4), "bias": (2,)}
     assert not np.array_equal(before["weight"], after["weight"])
-    x = load_file(desk.folder / "data-0.safetensors")
+    x = load_file(runner.folder / "data-0.safetensors")
     right = (x["x"] @ after["weight"].T + after["bias"]).argmax(1) == x["y"]
     assert right.mean() > 0.8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.safetensors", "last.safetensors"]
-    late = desk.run("model", "export", finished, "--to", last, "--round", 3)
+    late = runner.run("model", "export", finished, "--to", last, "--round", 3)
     assert (late.exit_code, "has settled 2 rounds" in late.stderr) == (3, True)
-    nowhere = desk.run("model", "export", finished, "--to", tmp_path / "no/model.safetensors")
+    nowhere = runner.run("model", "export", finished, "--to", tmp_path / "no/model.safetensors")
     assert (nowhere.exit_code, "cannot write" in nowhere.stderr) == (6, True)
 
 
-def test_a_withheld_validation_set_by_command_line(desk: Desk) -> None:
-    shown = desk.json("account", "show", "coordinator")
+def test_a_withheld_validation_set_by_command_line(runner: JobRunner) -> None:
+    shown = runner.json("account", "show", "coordinator")
     assert shown["address"] == dev_accounts()[3].address
-    assert shown["public_key"] in desk.run("account", "show", "coordinator").stdout
-    file = desk.folder / "withheld.toml"
+    assert shown["public_key"] in runner.run("account", "show", "coordinator").stdout
+    file = runner.folder / "withheld.toml"
     withheld = JOB.replace("max_samples", "validation_withheld = true\nmax_samples", 1)
     file.write_text(withheld.replace("rounds = 2", "rounds = 1").replace("participants = 2", "participants = 1"))
-    refused = desk.run("job", "create", file, "--account", "sponsor", "--coordinator", shown["address"])
+    refused = runner.run("job", "create", file, "--account", "sponsor", "--coordinator", shown["address"])
     assert (refused.exit_code, "`deepledger account show NAME` prints it" in refused.stderr) == (3, True)
-    alone = desk.json("job", "create", file, "--account", "sponsor")
+    alone = runner.json("job", "create", file, "--account", "sponsor")
     assert alone["coordinators"] == [dev_accounts()[0].address], "the sponsor, who can open it"
-    job = desk.json("job", "create", file, "--account", "sponsor", "--coordinator", shown["public_key"])["job"]
-    agreed = desk.json("job", "show", job)
+    job = runner.json("job", "create", file, "--account", "sponsor", "--coordinator", shown["public_key"])["job"]
+    agreed = runner.json("job", "show", job)
     assert agreed["coordinators"] == [shown["address"]]
     assert (agreed["validation"], len(agreed["terms"]["validation_lock"])) == ("withheld", 64)
-    text = " ".join(desk.run("job", "show", job).stdout.split())
+    text = " ".join(runner.run("job", "show", job).stdout.split())
     assert "withheld: encrypted, and only 1 coordinators can open it" in text
     assert "all of it if it does not disclose the validation set" in text
-    early = desk.run("job", "disclose", job, "--account", "coordinator")
+    early = runner.run("job", "disclose", job, "--account", "coordinator")
     assert (early.exit_code, "still running" in early.stderr) == (3, True)
     running = [
-        desk.start("coordinator", job, "--account", "coordinator"),
-        desk.start("join", job, "--data", desk.folder / "data-1.safetensors", "--account", "ann", "--yes"),
+        runner.start("coordinator", job, "--account", "coordinator"),
+        runner.start("join", job, "--data", runner.folder / "data-1.safetensors", "--account", "ann", "--yes"),
     ]
     told = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0], told
     assert "disclosed the validation set" in told[0][1]
-    status = desk.json("status", job)
+    status = runner.json("status", job)
     assert (status["phase"], status["outcome"], status["validation"]) == ("over", "completed", "disclosed")
-    assert desk.json("audit", job)["evaluation"] == "checked"
-    again = desk.run("job", "disclose", job, "--account", "coordinator")
+    assert runner.json("audit", job)["evaluation"] == "checked"
+    again = runner.run("job", "disclose", job, "--account", "coordinator")
     assert (again.exit_code, "on the chain already" in again.stderr) == (4, True)
-    public = desk.run("job", "disclose", desk.create(), "--account", "coordinator")
+    public = runner.run("job", "disclose", runner.create(), "--account", "coordinator")
     assert (public.exit_code, "is public" in public.stderr) == (3, True)
 
 
-def test_a_sponsors_way(desk: Desk) -> None:
-    job = desk.create()
-    agreed = desk.json("job", "show", job)
+def test_a_sponsors_way(runner: JobRunner) -> None:
+    job = runner.create()
+    agreed = runner.json("job", "show", job)
     assert agreed["terms"]["reward"] == str(10**16)
     assert agreed["coordinators"] == [dev_accounts()[0].address]
-    shown = desk.run("job", "show", job)
+    shown = runner.run("job", "show", job)
     assert shown.exit_code == 0
     for text in (
         "signs",
@@ -271,35 +271,35 @@ def test_a_sponsors_way(desk: Desk) -> None:
         agreed["terms"]["spec"],
     ):
         assert text in " ".join(shown.stdout.split())
-    assert job in [entry["job"] for entry in desk.json("job", "list") if entry["name"] == "signs"]
-    assert "signs" in desk.run("job", "list").stdout
-    file = desk.folder / "krum.toml"
+    assert job in [entry["job"] for entry in runner.json("job", "list") if entry["name"] == "signs"]
+    assert "signs" in runner.run("job", "list").stdout
+    file = runner.folder / "krum.toml"
     krum = '{rule = "multi_krum", byzantine_percent = 40}'
     file.write_text(
         JOB.replace('{rule = "weighted_mean"}', krum).replace("max_participants = 2", "max_participants = 10")
     )
-    created = desk.run("job", "create", file, "--account", "sponsor")
+    created = runner.run("job", "create", file, "--account", "sponsor")
     withstands = "3 bad updates of 9; none of fewer than 7, nor of 8 or 10"
     assert f"multi_krum withstands {withstands}" in created.stderr
-    assert f"withstands {withstands}" in " ".join(desk.run("job", "show", created.stdout.strip()).stdout.split())
-    later = desk.create()
-    newest = desk.run("job", "list", "--newest", "1", "--json")
+    assert f"withstands {withstands}" in " ".join(runner.run("job", "show", created.stdout.strip()).stdout.split())
+    later = runner.create()
+    newest = runner.run("job", "list", "--newest", "1", "--json")
     assert [entry["job"] for entry in json.loads(newest.stdout)] == [later]
     assert f"the newest 1 of {later} jobs" in newest.stderr
-    desk.json("job", "close", later, "--account", "sponsor")
-    accounts = {entry["name"]: entry for entry in desk.json("status")["accounts"]}
+    runner.json("job", "close", later, "--account", "sponsor")
+    accounts = {entry["name"]: entry for entry in runner.json("status")["accounts"]}
     entry = {"job": job, "roles": ["sponsor", "coordinator"], "deposit": "0", "credit": "0"}
     assert entry in accounts["sponsor"]["jobs"]
-    assert desk.run("status").exit_code == 0
-    closed = desk.json("job", "close", job, "--account", "sponsor")
+    assert runner.run("status").exit_code == 0
+    closed = runner.json("job", "close", job, "--account", "sponsor")
     assert closed["credit"] == str(2 * 10**16)
-    assert desk.json("withdraw", job, "--account", "sponsor")["amount"] == str(2 * 10**16)
-    assert desk.json("withdraw", job, "--account", "sponsor")["amount"] == "0"
+    assert runner.json("withdraw", job, "--account", "sponsor")["amount"] == str(2 * 10**16)
+    assert runner.json("withdraw", job, "--account", "sponsor")["amount"] == "0"
 
 
-def test_stopping_and_leaving(desk: Desk) -> None:
-    job = desk.create()
-    node = desk.start("join", job, "--data", desk.folder / "data-1.safetensors", "--account", "ann", "--yes")
+def test_stopping_and_leaving(runner: JobRunner) -> None:
+    job = runner.create()
+    node = runner.start("join", job, "--data", runner.folder / "data-1.safetensors", "--account", "ann", "--yes")
     assert node.stderr is not None
     while "not open yet" not in (line := node.stderr.readline()):
         assert line, "the node ended"
@@ -307,164 +307,166 @@ def test_stopping_and_leaving(desk: Desk) -> None:
     _, err = node.communicate(timeout=60)
     assert node.returncode == 0
     assert "run the same command again to go on" in err
-    shown = " ".join(desk.run("status", job).stdout.split())
+    shown = " ".join(runner.run("status", job).stdout.split())
     assert "waiting for participants, 1 of at least 2 seated, and the coordinator's bond" in shown
-    again = desk.start("join", job, "--data", desk.folder / "data-1.safetensors", "--account", "ann", "--samples", "7")
+    again = runner.start(
+        "join", job, "--data", runner.folder / "data-1.safetensors", "--account", "ann", "--samples", "7"
+    )
     until(again, "--samples 7 changes nothing: this account declared 40")
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=60)
-    assert desk.json("leave", job, "--account", "ann")["credit"] == str(10**17)
-    assert "0.1 ETH were paid" in desk.run("withdraw", job, "--account", "ann").stdout
+    assert runner.json("leave", job, "--account", "ann")["credit"] == str(10**17)
+    assert "0.1 ETH were paid" in runner.run("withdraw", job, "--account", "ann").stdout
 
 
-def test_a_coordinator_that_is_stopped_takes_its_bond_home_with_leave(desk: Desk) -> None:
+def test_a_coordinator_that_is_stopped_takes_its_bond_home_with_leave(runner: JobRunner) -> None:
     address = dev_accounts()[3].address
-    job = desk.create("--coordinator", address)
-    running = desk.start("coordinator", job, "--account", "coordinator")
+    job = runner.create("--coordinator", address)
+    running = runner.start("coordinator", job, "--account", "coordinator")
     until(running, "deposited the bond")
-    early = desk.run("leave", job, "--account", "coordinator")
+    early = runner.run("leave", job, "--account", "coordinator")
     assert (early.exit_code, "stop it first" in early.stderr) == (6, True), "it would deposit again"
     running.send_signal(signal.SIGTERM)
     _, err = running.communicate(timeout=60)
     assert f"job {job}: the bond of 0.5 ETH stays in deposit" in err
     assert f"`deepledger leave {job}` takes it home, also now" in err
-    assert desk.json("status", job)["bonds"] == {address: str(5 * 10**17)}
-    assert f"{address}, 0.5 ETH in deposit" in " ".join(desk.run("status", job).stdout.split())
-    assert deposits(desk, "coordinator", job) == (str(5 * 10**17), "0")
-    left = desk.json("leave", job, "--account", "coordinator")
+    assert runner.json("status", job)["bonds"] == {address: str(5 * 10**17)}
+    assert f"{address}, 0.5 ETH in deposit" in " ".join(runner.run("status", job).stdout.split())
+    assert deposits(runner, "coordinator", job) == (str(5 * 10**17), "0")
+    left = runner.json("leave", job, "--account", "coordinator")
     assert (left["seat"], len(left["bond"]), left["credit"]) == (None, 66, str(5 * 10**17))
-    assert deposits(desk, "coordinator", job) == ("0", str(5 * 10**17))
-    assert "0.5 ETH were paid" in desk.run("withdraw", job, "--account", "coordinator").stdout
-    desk.json("job", "close", job, "--account", "sponsor")
+    assert deposits(runner, "coordinator", job) == ("0", str(5 * 10**17))
+    assert "0.5 ETH were paid" in runner.run("withdraw", job, "--account", "coordinator").stdout
+    runner.json("job", "close", job, "--account", "sponsor")
 
 
-def test_a_bond_that_is_in_use_stays_and_a_successors_comes_home(desk: Desk) -> None:
+def test_a_bond_that_is_in_use_stays_and_a_successors_comes_home(runner: JobRunner) -> None:
     serving, standby = (dev_accounts()[number].address for number in (2, 0))
-    job = desk.create("--coordinator", serving, "--coordinator", standby)
+    job = runner.create("--coordinator", serving, "--coordinator", standby)
     for number in (2, 0):
-        desk.ledger(number).post_bond(job, value=5 * 10**17)
+        runner.ledger(number).post_bond(job, value=5 * 10**17)
     for number in (1, 2):
-        desk.ledger(number).join(job, 40, value=10**17)
-    assert [each["stake"] for each in desk.json("status", job)["participants"]] == [str(10**17)] * 2
-    assert deposits(desk, "ben", job) == (str(6 * 10**17), "0")
-    shown = " ".join(desk.run("status", job).stdout.split())
+        runner.ledger(number).join(job, 40, value=10**17)
+    assert [each["stake"] for each in runner.json("status", job)["participants"]] == [str(10**17)] * 2
+    assert deposits(runner, "ben", job) == (str(6 * 10**17), "0")
+    shown = " ".join(runner.run("status", job).stdout.split())
     assert f"{serving}, 0.5 ETH in deposit successors {standby}, 0.5 ETH in deposit" in shown
-    assert desk.json("leave", job, "--account", "sponsor")["credit"] == str(5 * 10**17)
-    desk.ledger(2).commit(job, 0, b"\7" * 32)
+    assert runner.json("leave", job, "--account", "sponsor")["credit"] == str(5 * 10**17)
+    runner.ledger(2).commit(job, 0, b"\7" * 32)
     for says in ("serving coordinator's bond stays while a round can be settled", "participants are committing"):
-        refused = desk.run("leave", job, "--account", "ben")
+        refused = runner.run("leave", job, "--account", "ben")
         assert (refused.exit_code, refused.stdout, says in refused.stderr) == (4, "", True)
-    assert desk.json("status", job)["bonds"] == {serving: str(5 * 10**17), standby: "0"}
+    assert runner.json("status", job)["bonds"] == {serving: str(5 * 10**17), standby: "0"}
 
 
-def test_who_is_coordinator_and_participant_gives_up_what_can_be_given_up(desk: Desk) -> None:
-    job = desk.create("--coordinator", dev_accounts()[2].address)
-    desk.ledger(2).post_bond(job, value=5 * 10**17)
+def test_who_is_coordinator_and_participant_gives_up_what_can_be_given_up(runner: JobRunner) -> None:
+    job = runner.create("--coordinator", dev_accounts()[2].address)
+    runner.ledger(2).post_bond(job, value=5 * 10**17)
     for number in (1, 2):
-        desk.ledger(number).join(job, 40, value=10**17)
-    result = desk.run("leave", job, "--account", "ben")
+        runner.ledger(number).join(job, 40, value=10**17)
+    result = runner.run("leave", job, "--account", "ben")
     assert (result.exit_code, "0.1 ETH can be taken home" in result.stdout) == (4, True)
     assert "bond stays" in result.stderr
 
 
-def test_a_bond_comes_home_from_a_round_that_starved(desk: Desk) -> None:
-    (desk.folder / "brief.toml").write_text(JOB.replace("commit_window = 60", "commit_window = 1"))
-    job = desk.create("--coordinator", dev_accounts()[2].address, file="brief.toml")
-    desk.ledger(2).post_bond(job, value=5 * 10**17)
+def test_a_bond_comes_home_from_a_round_that_starved(runner: JobRunner) -> None:
+    (runner.folder / "brief.toml").write_text(JOB.replace("commit_window = 60", "commit_window = 1"))
+    job = runner.create("--coordinator", dev_accounts()[2].address, file="brief.toml")
+    runner.ledger(2).post_bond(job, value=5 * 10**17)
     for number in (1, 3):
-        desk.ledger(number).join(job, 40, value=10**17)
-    while desk.json("status", job)["phase"] != "starved":
+        runner.ledger(number).join(job, 40, value=10**17)
+    while runner.json("status", job)["phase"] != "starved":
         pass
-    assert desk.json("leave", job, "--account", "ben")["credit"] == str(5 * 10**17)
+    assert runner.json("leave", job, "--account", "ben")["credit"] == str(5 * 10**17)
 
 
-def deposits(desk: Desk, account: str, job: int) -> tuple[str, str]:
+def deposits(runner: JobRunner, account: str, job: int) -> tuple[str, str]:
     """What it has in deposit in a job, and what the job owes it."""
-    (found,) = (each for each in desk.json("status")["accounts"] if each["name"] == account)
+    (found,) = (each for each in runner.json("status")["accounts"] if each["name"] == account)
     (part,) = (each for each in found["jobs"] if each["job"] == job)
     return part["deposit"], part["credit"]
 
 
 Case = tuple[list[str], dict[str, str], int, str]
-BAD: dict[str, Callable[[Desk, int], Case]] = {
-    "unknown job": lambda desk, job: (["job", "show", "999"], {}, 3, "999"),
-    "unknown job to withdraw from": lambda desk, job: (["withdraw", "999", "--account", "ann"], {}, 3, "999"),
-    "another chain": lambda desk, job: (["job", "list", "--chain-id", "1"], {}, 4, "chain 1 is expected"),
-    "no contract there": lambda desk, job: (["job", "list"], {"DEEPLEDGER_CONTRACT": "0x" + "11" * 20}, 4, "deploy"),
-    "chain down": lambda desk, job: (["job", "list"], {"DEEPLEDGER_RPC_URL": "http://127.0.0.1:9"}, 4, "127.0.0.1:9"),
-    "store without the spec": lambda desk, job: (
-        ["job", "show", str(job)], {"DEEPLEDGER_STORE": str(desk.folder / "home")}, 5,
+BAD: dict[str, Callable[[JobRunner, int], Case]] = {
+    "unknown job": lambda runner, job: (["job", "show", "999"], {}, 3, "999"),
+    "unknown job to withdraw from": lambda runner, job: (["withdraw", "999", "--account", "ann"], {}, 3, "999"),
+    "another chain": lambda runner, job: (["job", "list", "--chain-id", "1"], {}, 4, "chain 1 is expected"),
+    "no contract there": lambda runner, job: (["job", "list"], {"DEEPLEDGER_CONTRACT": "0x" + "11" * 20}, 4, "deploy"),
+    "chain down": lambda runner, job: (["job", "list"], {"DEEPLEDGER_RPC_URL": "http://127.0.0.1:9"}, 4, "127.0.0.1:9"),
+    "store without the spec": lambda runner, job: (
+        ["job", "show", str(job)], {"DEEPLEDGER_STORE": str(runner.folder / "home")}, 5,
         "the job's spec cannot be had: no blob",
     ),
-    "store that is not there": lambda desk, job: (
-        ["job", "show", str(job)], {"DEEPLEDGER_STORE": str(desk.folder / "no")}, 5, "make it with mkdir",
+    "store that is not there": lambda runner, job: (
+        ["job", "show", str(job)], {"DEEPLEDGER_STORE": str(runner.folder / "no")}, 5, "make it with mkdir",
     ),
-    "store down": lambda desk, job: (
+    "store down": lambda runner, job: (
         ["job", "show", str(job)], {"DEEPLEDGER_STORE": "ipfs+http://127.0.0.1:9"}, 5, "127.0.0.1",
     ),
-    "another task": lambda desk, job: (
-        ["join", str(job), "--data", str(desk.folder), "--account", "sponsor"],
+    "another task": lambda runner, job: (
+        ["join", str(job), "--data", str(runner.folder), "--account", "sponsor"],
         {"DEEPLEDGER_TASKS": __file__}, 3, "not installed here",
     ),
-    "no data": lambda desk, job: (
+    "no data": lambda runner, job: (
         ["join", str(job), "--data", "/nowhere", "--account", "sponsor"], {}, 3, "there is no data at /nowhere",
     ),
-    "job over": lambda desk, job: (
-        ["join", str(job), "--data", str(desk.folder), "--account", "sponsor", "--yes"], {}, 3, "is over (completed)",
+    "job over": lambda runner, job: (
+        ["join", str(job), "--data", str(runner.folder), "--account", "sponsor", "--yes"], {}, 3, "is over (completed)",
     ),
-    "fees over the limit": lambda desk, job: (
+    "fees over the limit": lambda runner, job: (
         ["deploy", "--account", "ann"], {"DEEPLEDGER_MOST_PER_GAS": "5 wei"}, 4, "allow more with --most-per-gas",
     ),
-    "fees of a job over the limit": lambda desk, job: (
+    "fees of a job over the limit": lambda runner, job: (
         ["job", "close", str(job), "--account", "sponsor", "--most-per-gas", "5 wei"], {}, 4, "--most-per-gas",
     ),
-    "no such account": lambda desk, job: (["withdraw", str(job), "--account", "eve"], {}, 3, "no account 'eve'"),
-    "no account chosen": lambda desk, job: (["withdraw", str(job)], {}, 3, "no account is chosen"),
-    "wrong password": lambda desk, job: (
+    "no such account": lambda runner, job: (["withdraw", str(job), "--account", "eve"], {}, 3, "no account 'eve'"),
+    "no account chosen": lambda runner, job: (["withdraw", str(job)], {}, 3, "no account is chosen"),
+    "wrong password": lambda runner, job: (
         ["withdraw", str(job), "--account", "ann"], {PASSWORD: "?"}, 3, "wrong password for account ann",
     ),
-    "not the sponsor": lambda desk, job: (["job", "close", str(job), "--account", "ann"], {}, 3, "only the job's"),
-    "not seated": lambda desk, job: (["leave", str(job), "--account", "sponsor"], {}, 3, "nothing to leave"),
-    "not a coordinator": lambda desk, job: (
+    "not the sponsor": lambda runner, job: (["job", "close", str(job), "--account", "ann"], {}, 3, "only the job's"),
+    "not seated": lambda runner, job: (["leave", str(job), "--account", "sponsor"], {}, 3, "nothing to leave"),
+    "not a coordinator": lambda runner, job: (
         ["coordinator", str(job), "--account", "ann"], {}, 3, "list of coordinators",
     ),
-    "cannot pay": lambda desk, job: (
-        ["job", "create", str(desk.folder / "job.toml"), "--account", "poor"], {}, 4, "0x",
+    "cannot pay": lambda runner, job: (
+        ["job", "create", str(runner.folder / "job.toml"), "--account", "poor"], {}, 4, "0x",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_goes_wrong_is_said_in_one_line(case: str, desk: Desk, finished: int) -> None:
-    arguments, settings, code, says = BAD[case](desk, finished)
-    result = desk.run(*arguments, **settings)
+def test_what_goes_wrong_is_said_in_one_line(case: str, runner: JobRunner, finished: int) -> None:
+    arguments, settings, code, says = BAD[case](runner, finished)
+    result = runner.run(*arguments, **settings)
     (last,) = result.stderr.splitlines()
     assert (result.exit_code, result.exception and type(result.exception)) == (code, SystemExit), result.output
     assert says in last
     assert last.startswith("deepledger: ")
 
 
-def test_joining_is_refused_before_anything_is_staked(desk: Desk, tmp_path: Path) -> None:
-    job = desk.create()
-    data = desk.folder / "data-1.safetensors"
-    unread = desk.run("join", job, "--data", data, "--account", "ann")
+def test_joining_is_refused_before_anything_is_staked(runner: JobRunner, tmp_path: Path) -> None:
+    job = runner.create()
+    data = runner.folder / "data-1.safetensors"
+    unread = runner.run("join", job, "--data", data, "--account", "ann")
     assert (unread.exit_code, "--yes" in unread.stderr) == (3, True)
     assert "0.1 ETH, yours again when you leave" in " ".join(unread.stdout.split())
-    poor = desk.run("join", job, "--data", data, "--account", "poor", "--yes")
+    poor = runner.run("join", job, "--data", data, "--account", "poor", "--yes")
     assert (poor.exit_code, "has 0 ETH, and the stake is 0.1 ETH" in poor.stderr) == (4, True)
     save_file({"x": np.zeros((40, 7), np.float32), "y": np.zeros(40, np.int64)}, tmp_path / "wide")
-    wide = desk.run("join", job, "--data", tmp_path / "wide", "--account", "ann", "--yes")
+    wide = runner.run("join", job, "--data", tmp_path / "wide", "--account", "ann", "--yes")
     assert (wide.exit_code, "evaluate of task" in wide.stderr.splitlines()[-1]) == (3, True)
-    assert desk.json("status", job)["participants"] == []
+    assert runner.json("status", job)["participants"] == []
 
 
-def test_training_that_fails_later_says_where_the_stake_is(desk: Desk, tmp_path: Path) -> None:
+def test_training_that_fails_later_says_where_the_stake_is(runner: JobRunner, tmp_path: Path) -> None:
     """The rehearsal is the only training that this task allows."""
     failing = "def train(model, data, *, learning_rate, seen=[]):\n    assert not seen, 'no'\n    seen.append(1)\n"
     (tmp_path / "task.py").write_text(TASK.replace("def train(model, data, *, learning_rate):\n", failing))
     (tmp_path / "job.toml").write_text(JOB.replace("participants = 2", "participants = 1"))
-    (tmp_path / "data-0.safetensors").write_bytes((desk.folder / "data-0.safetensors").read_bytes())
-    made = Desk(desk.settings | {"DEEPLEDGER_TASKS": str(tmp_path / "task.py")}, tmp_path)
+    (tmp_path / "data-0.safetensors").write_bytes((runner.folder / "data-0.safetensors").read_bytes())
+    made = JobRunner(runner.settings | {"DEEPLEDGER_TASKS": str(tmp_path / "task.py")}, tmp_path)
     job = made.create()
     coordinator = made.start("coordinator", job, "--account", "sponsor")
     node = made.start("join", job, "--data", tmp_path / "data-0.safetensors", "--account", "ann", "--yes")
@@ -477,16 +479,16 @@ def test_training_that_fails_later_says_where_the_stake_is(desk: Desk, tmp_path:
     assert made.json("leave", job, "--account", "ann")["credit"] == str(10**17)
 
 
-def test_what_was_committed_to_is_revealed_before_the_data_is_missed(desk: Desk) -> None:
-    job = desk.create()
-    ben, data = desk.ledger(2), desk.folder / "data-1.safetensors"
+def test_what_was_committed_to_is_revealed_before_the_data_is_missed(runner: JobRunner) -> None:
+    job = runner.create()
+    ben, data = runner.ledger(2), runner.folder / "data-1.safetensors"
     ben.join(job, 40, value=10**17)
-    desk.ledger(0).post_bond(job, value=5 * 10**17)
-    node = desk.start("join", job, "--data", data, "--account", "ann", "--yes")
+    runner.ledger(0).post_bond(job, value=5 * 10**17)
+    node = runner.start("join", job, "--data", data, "--account", "ann", "--yes")
     until(node, "committed")
     node.kill()
     node.communicate(timeout=60)
-    again = desk.start("join", job, "--data", desk.folder / "nowhere", "--account", "ann", "--task", "nowhere.py")
+    again = runner.start("join", job, "--data", runner.folder / "nowhere", "--account", "ann", "--task", "nowhere.py")
     until(again, "it has committed to an update: first this is revealed")
     ben.commit(job, 0, b"\1" * 32)
     _, err = again.communicate(timeout=60)
@@ -497,26 +499,26 @@ def test_what_was_committed_to_is_revealed_before_the_data_is_missed(desk: Desk)
     assert "Your stake is still in: mend this" in missed
 
 
-def test_a_full_job_is_said(desk: Desk) -> None:
-    job = desk.create()
+def test_a_full_job_is_said(runner: JobRunner) -> None:
+    job = runner.create()
     for number in (1, 2):
-        desk.ledger(number).join(job, 40, value=10**17)
-    result = desk.run("join", job, "--data", desk.folder, "--account", "coordinator", "--yes")
+        runner.ledger(number).join(job, 40, value=10**17)
+    result = runner.run("join", job, "--data", runner.folder, "--account", "coordinator", "--yes")
     assert (result.exit_code, f"job {job} is full" in result.stderr) == (4, True)
 
 
-def test_a_job_that_would_overflow_is_refused(desk: Desk, tmp_path: Path) -> None:
+def test_a_job_that_would_overflow_is_refused(runner: JobRunner, tmp_path: Path) -> None:
     for name in ("task.py", "data-0.safetensors"):
-        (tmp_path / name).write_bytes((desk.folder / name).read_bytes())
+        (tmp_path / name).write_bytes((runner.folder / name).read_bytes())
     (tmp_path / "job.toml").write_text(JOB.replace("bits = 16", "bits = 32").replace("1000", "4000000000"))
-    result = desk.run("job", "create", tmp_path / "job.toml", "--account", "sponsor")
+    result = runner.run("job", "create", tmp_path / "job.toml", "--account", "sponsor")
     assert (result.exit_code, "overflow" in result.stderr) == (3, True)
     assert result.stderr.count("\n") == 1
 
 
-def test_what_happens_is_told_as_json_and_as_metrics(desk: Desk) -> None:
-    job = desk.create("--coordinator", dev_accounts()[3].address)
-    coordinator = desk.start(
+def test_what_happens_is_told_as_json_and_as_metrics(runner: JobRunner) -> None:
+    job = runner.create("--coordinator", dev_accounts()[3].address)
+    coordinator = runner.start(
         "coordinator", job, "--account", "coordinator", "--log-json", "--metrics", "127.0.0.1:0"
     )  # fmt: skip
     assert coordinator.stderr is not None
@@ -534,7 +536,9 @@ def test_what_happens_is_told_as_json_and_as_metrics(desk: Desk) -> None:
     assert samples["deepledger_balance_ether"] > 1
 
     running = [
-        desk.start("join", job, "--data", desk.folder / f"data-{number}.safetensors", "--account", name, "--yes", flag)
+        runner.start(
+            "join", job, "--data", runner.folder / f"data-{number}.safetensors", "--account", name, "--yes", flag
+        )
         for number, name, flag in ((1, "ann", "--log-json"), (2, "ben", "--log-json"))
     ]
     for process in running:
@@ -549,15 +553,15 @@ def test_what_happens_is_told_as_json_and_as_metrics(desk: Desk) -> None:
     assert [event["accepted"] for event in settled] == [2, 2]
 
 
-def test_metrics_that_cannot_be_served_are_refused_before_anything_is_done(desk: Desk, finished: int) -> None:
+def test_metrics_that_cannot_be_served_are_refused_before_anything_is_done(runner: JobRunner, finished: int) -> None:
     for place in ("9101", "127.0.0.1:no", "127.0.0.1:99999"):
-        result = desk.run("coordinator", finished, "--account", "coordinator", "--metrics", place)
+        result = runner.run("coordinator", finished, "--account", "coordinator", "--metrics", place)
         assert result.exit_code == 3
         assert "HOST:PORT" in result.stderr
 
 
-def test_the_doctor_finds_nothing_to_mend(desk: Desk, finished: int) -> None:
-    checks = {each["check"]: each for each in desk.json("doctor", finished, "--account", "ann")}
+def test_the_doctor_finds_nothing_to_mend(runner: JobRunner, finished: int) -> None:
+    checks = {each["check"]: each for each in runner.json("doctor", finished, "--account", "ann")}
     assert list(checks) == [
         "software", "chain and contract", "clock", "blob store", "account", f"job {finished}", "task source", "disk"
     ]  # fmt: skip
@@ -577,18 +581,18 @@ def test_the_doctor_finds_nothing_to_mend(desk: Desk, finished: int) -> None:
     ],
 )
 def test_the_doctor_names_what_is_wrong(
-    desk: Desk, finished: int, setting: str, value: str, check: str, code: int
+    runner: JobRunner, finished: int, setting: str, value: str, check: str, code: int
 ) -> None:
-    result = desk.run("doctor", finished, "--json", **{"DEEPLEDGER_ACCOUNT": "ann", setting: value})
+    result = runner.run("doctor", finished, "--json", **{"DEEPLEDGER_ACCOUNT": "ann", setting: value})
     assert result.exit_code == code
     wrong = [each for each in json.loads(result.stdout) if not each["ok"]]
     assert wrong[0]["check"] == check
     assert "\n" not in wrong[0]["found"]
 
 
-def test_the_doctor_looks_at_chain_and_clock_also_without_a_contract(desk: Desk) -> None:
-    settings = {name: value for name, value in desk.settings.items() if name != "DEEPLEDGER_CONTRACT"}
-    result = Desk(settings, desk.folder).run("doctor", "--json", "--account", "ann")
+def test_the_doctor_looks_at_chain_and_clock_also_without_a_contract(runner: JobRunner) -> None:
+    settings = {name: value for name, value in runner.settings.items() if name != "DEEPLEDGER_CONTRACT"}
+    result = JobRunner(settings, runner.folder).run("doctor", "--json", "--account", "ann")
     checks = {each["check"]: each for each in json.loads(result.stdout)}
     assert result.exit_code == 3
     assert [name for name, each in checks.items() if not each["ok"]] == ["contract"]
@@ -597,44 +601,44 @@ def test_the_doctor_looks_at_chain_and_clock_also_without_a_contract(desk: Desk)
 
 
 @pytest.mark.parametrize("step", ["release_bond", "withdraw"])
-def test_a_bond_of_a_job_that_ended_while_its_coordinator_was_down_comes_home(desk: Desk, step: str) -> None:
+def test_a_bond_of_a_job_that_ended_while_its_coordinator_was_down_comes_home(runner: JobRunner, step: str) -> None:
     """It is killed after JobEnded: before it asks for its bond, or before it is paid."""
     kill = f"import os; from deepledger.protocol.chain.web3_ledger import ChainLedger; ChainLedger.{step} = " + (
         f"lambda *_: os.kill(os.getpid(), {signal.SIGKILL:d})"
     )
     arguments = ("coordinator", "--account", "coordinator", "--most-bonds", "5 ETH")
-    job = desk.create("--coordinator", dev_accounts()[3].address)
-    dying = desk.start(*arguments, before=kill)
+    job = runner.create("--coordinator", dev_accounts()[3].address)
+    dying = runner.start(*arguments, before=kill)
     until(dying, f"job {job}: deposited the bond")
-    desk.json("job", "close", job, "--account", "sponsor")
+    runner.json("job", "close", job, "--account", "sponsor")
     dying.communicate(timeout=60)
     assert dying.returncode == -signal.SIGKILL
-    assert sum(map(int, deposits(desk, "coordinator", job))) == 5 * 10**17
-    again = desk.start(*arguments)
+    assert sum(map(int, deposits(runner, "coordinator", job))) == 5 * 10**17
+    again = runner.start(*arguments)
     until(again, f"job {job}: 0.5 ETH were paid to this account")
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=60)
-    assert deposits(desk, "coordinator", job) == ("0", "0")
+    assert deposits(runner, "coordinator", job) == ("0", "0")
 
 
-def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(desk: Desk) -> None:
-    refused = desk.run("coordinator", "--account", "coordinator")
+def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(runner: JobRunner) -> None:
+    refused = runner.run("coordinator", "--account", "coordinator")
     assert (refused.exit_code, "--most-bonds AMOUNT" in refused.stderr) == (3, True)
-    first = desk.create("--coordinator", dev_accounts()[3].address)
-    coordinator = desk.start("coordinator", "--account", "coordinator", "--most-bonds", "0.9 ETH")
+    first = runner.create("--coordinator", dev_accounts()[3].address)
+    coordinator = runner.start("coordinator", "--account", "coordinator", "--most-bonds", "0.9 ETH")
     until(coordinator, f"job {first}: deposited the bond")
-    second = desk.create("--coordinator", dev_accounts()[3].address)
+    second = runner.create("--coordinator", dev_accounts()[3].address)
     assert "ETH would be deposited, lost or paid in fees" in until(coordinator, f"job {second} is left alone")
     coordinator.send_signal(signal.SIGTERM)
     coordinator.communicate(timeout=60)
     assert coordinator.returncode == 0
 
 
-def test_a_second_coordinator_of_the_same_account_is_refused(desk: Desk) -> None:
-    job = desk.create()
-    first = desk.start("coordinator", job, "--account", "sponsor")
+def test_a_second_coordinator_of_the_same_account_is_refused(runner: JobRunner) -> None:
+    job = runner.create()
+    first = runner.start("coordinator", job, "--account", "sponsor")
     until(first, "deposited the bond")
-    second = desk.run("coordinator", job, "--account", "sponsor")
+    second = runner.run("coordinator", job, "--account", "sponsor")
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=60)
     assert (second.exit_code, f"settles job {job} already" in second.stderr) == (6, True)
@@ -649,8 +653,8 @@ def until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"it ended without saying {text!r}")
 
 
-def test_joining_again_when_all_is_over_goes_home(desk: Desk, finished: int) -> None:
-    result = desk.run("join", finished, "--data", "nowhere", "--account", "ann", "--yes", DEEPLEDGER_TASKS="")
+def test_joining_again_when_all_is_over_goes_home(runner: JobRunner, finished: int) -> None:
+    result = runner.run("join", finished, "--data", "nowhere", "--account", "ann", "--yes", DEEPLEDGER_TASKS="")
     assert result.exit_code == 0, result.output
     assert "the job is over" in result.stderr
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from deepledger.auditor.audit import audit
-from deepledger.coordinator import settling, starting, verify
+from deepledger.coordinator import readiness, settling, verify
 from deepledger.coordinator.coordinate import coordinate
-from deepledger.coordinator.happenings import (
+from deepledger.coordinator.notices import (
     BondPosted,
     BondReleased,
     Finished,
@@ -28,9 +28,7 @@ from deepledger.coordinator.happenings import (
 from deepledger.coordinator.rehearsal import Rehearsed
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import Outcome, Phase
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.web3_ledger import connect_as
-from deepledger.protocol.commitment import Slot, commitment_for
 from deepledger.protocol.errors import (
     BadInput,
     BadSpec,
@@ -42,10 +40,12 @@ from deepledger.protocol.errors import (
     StoreUnreachable,
     TaskMismatch,
 )
-from deepledger.protocol.happenings import Acted, Waiting, Warned
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.report import parse_report
-from deepledger.protocol.settlement import Verdict
+from deepledger.protocol.formats.commitment import Slot, commitment_for
+from deepledger.protocol.formats.report import parse_report
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.roles.notices import Acted, Waiting, Warned
 
 
 class Killed(BaseException):
@@ -71,15 +71,15 @@ class Running:
             self.error = error
 
     def until(self, kind, **like):
-        """The next happening of this kind, and with these values."""
+        """The next notice of this kind, and with these values."""
         while True:
             try:
-                happening = self.told.get(timeout=60)
+                notice = self.told.get(timeout=60)
             except Empty:
                 raise AssertionError(f"no {kind.__name__}: {self.seen[-5:]}, {self.error!r}") from None
-            self.seen.append(happening)
-            if isinstance(happening, kind) and all(getattr(happening, name) == like[name] for name in like):
-                return happening
+            self.seen.append(notice)
+            if isinstance(notice, kind) and all(getattr(notice, name) == like[name] for name in like):
+                return notice
 
     def ends_within(self, seconds):
         self._thread.join(seconds)
@@ -572,10 +572,10 @@ def test_a_job_that_nobody_named_is_not_waited_for(world):
     job = world.create_job(bond=0, settle_penalty=0, min_participants=1, spec_digest=b"\7" * 32)
     world.ledger(2).join(job, 1, value=10**18)
     with pytest.raises(BlobMissing):
-        Running(world, job, stranger=True).join()
+        Running(world, job, unsolicited=True).join()
     job = world.create_job(commit_window=10**9)
     with pytest.raises(BadInput, match="name the job"):
-        Running(world, job, stranger=True).join()
+        Running(world, job, unsolicited=True).join()
 
 
 class Poor(Real):
@@ -587,7 +587,7 @@ def test_in_a_job_that_nobody_named_a_round_is_nothing_at_stake(world, play_of):
     play = play_of(participants=2, coordinators=(1, 8))
     play.round()
     with pytest.raises(InsufficientFunds):
-        Running(world, play.job, number=8, ledger=Poor(world.ledger(8)), stranger=True).join()
+        Running(world, play.job, number=8, ledger=Poor(world.ledger(8)), unsolicited=True).join()
 
 
 def test_who_is_to_leave_takes_its_bond_home_as_soon_as_it_is_free(world, play_of):
@@ -742,7 +742,7 @@ def test_with_nothing_at_stake_a_fault_is_raised(world, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(starting, "prepare_bench", fail)
+    monkeypatch.setattr(readiness, "prepare_bench", fail)
     with pytest.raises(MemoryError):
         Running(world, world.create_job()).join()
 
@@ -850,7 +850,7 @@ def test_no_bond_is_posted_where_there_is_no_time_to_settle(world):
 
 
 def test_no_bond_is_posted_where_the_arithmetic_takes_too_long(world, monkeypatch):
-    monkeypatch.setattr(starting, "rehearse", lambda *_, **__: Rehearsed(coalition=0.0, settling=3.0))
+    monkeypatch.setattr(readiness, "rehearse", lambda *_, **__: Rehearsed(coalition=0.0, settling=3.0))
     with pytest.raises(BadInput, match=r"all else 3 s.* leaves 5 s for it: post no bond"):
         Running(world, world.create_job(settle_window=5)).join()
 
@@ -873,7 +873,7 @@ def test_only_a_bond_that_is_not_in_yet_waits_for_a_rehearsal(world, monkeypatch
         rehearsals.append(1)
         return Rehearsed(coalition=0.0, settling=0.0)
 
-    monkeypatch.setattr(starting, "rehearse", rehearsed)
+    monkeypatch.setattr(readiness, "rehearse", rehearsed)
     job = world.create_job()
     with running(world, job) as coordinator:
         coordinator.until(BondPosted)
@@ -899,11 +899,11 @@ class Ageless(Real):
 def test_nothing_is_prepared_twice_for_a_node_that_is_busy(world, monkeypatch):
     prepared = []
 
-    def prepare(*arguments, real=starting.prepare_bench, **options):
+    def prepare(*arguments, real=readiness.prepare_bench, **options):
         prepared.append(1)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(starting, "prepare_bench", prepare)
+    monkeypatch.setattr(readiness, "prepare_bench", prepare)
     with running(world, world.create_job(), ledger=Ageless(world.ledger(1))) as coordinator:
         coordinator.until(Ready)
     assert len(prepared) == 1

@@ -10,13 +10,13 @@ from sklearn.datasets import load_iris
 
 from deepledger.cli.job_file import draft, read_job_file
 from deepledger.node.training import load_trainer, make_update
-from deepledger.protocol.aggregation import advance
-from deepledger.protocol.aggregation.context import Context
-from deepledger.protocol.aggregation.stack import Row, Stack
 from deepledger.protocol.blobs.directory import DirectoryStore
-from deepledger.protocol.evaluation import prepare_bench
-from deepledger.protocol.task import read_source
-from deepledger.protocol.vectors import as_model
+from deepledger.protocol.evaluation.bench import prepare_bench
+from deepledger.protocol.evaluation.task import read_source
+from deepledger.protocol.formats.vectors import as_model
+from deepledger.protocol.settlement.aggregation import advance
+from deepledger.protocol.settlement.aggregation.context import Context
+from deepledger.protocol.settlement.aggregation.stack import Row, Stack
 
 from .guides import ROOT, blocks
 

@@ -23,9 +23,9 @@ from web3 import Web3
 from deepledger.cli.main import app
 from deepledger.devnet import dev_accounts, start
 from deepledger.protocol.chain.events import Phase
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.web3_ledger import connect, deploy
-from deepledger.protocol.keystore import import_key
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.local.keystore import import_key
 from deepledger.protocol.types import JobId
 from tests.conftest import Claim, Play, World
 

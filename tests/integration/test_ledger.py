@@ -40,11 +40,11 @@ from deepledger.protocol.chain.events import (
     ValidationDisclosed,
     Withdrawn,
 )
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.refusals import MESSAGES
 from deepledger.protocol.chain.web3_ledger import ChainLedger, ChainReader, connect, connect_as, deploy
-from deepledger.protocol.commitment import Slot, commitment_for
 from deepledger.protocol.errors import BadInput, ChainError, InsufficientFunds, LedgerRejected
+from deepledger.protocol.formats.commitment import Slot, commitment_for
+from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
 
 ETHER = 10**18

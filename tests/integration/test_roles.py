@@ -14,12 +14,12 @@ import pytest
 
 from deepledger.auditor.audit import audit
 from deepledger.coordinator.coordinate import coordinate
-from deepledger.coordinator.happenings import RoundSettled
-from deepledger.node.happenings import CommittedUpdate, Finished, RevealedUpdate, RoundOver, TookSeat
+from deepledger.coordinator.notices import RoundSettled
+from deepledger.node import notices
+from deepledger.node.notices import CommittedUpdate, Finished, RevealedUpdate, RoundOver, TookSeat
 from deepledger.node.participate import participate
 from deepledger.node.training import make_update
 from deepledger.protocol.chain.events import Committed, Outcome, Phase
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.errors import (
     AccountInUse,
     BadInput,
@@ -28,8 +28,9 @@ from deepledger.protocol.errors import (
     StateError,
     StoreUnreachable,
 )
-from deepledger.protocol.happenings import Warned
-from deepledger.protocol.settlement import Verdict
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.roles.notices import Warned
 
 
 @dataclass
@@ -55,9 +56,9 @@ class Actor:
         except BaseException as error:  # shown by `join`
             self.error = error
 
-    def _observe(self, happening):
-        self.seen.append(happening)
-        if self.kill_on is not None and isinstance(happening, self.kill_on):
+    def _observe(self, notice):
+        self.seen.append(notice)
+        if self.kill_on is not None and isinstance(notice, self.kill_on):
             raise Killed
 
     def join(self):
@@ -129,11 +130,10 @@ def test_nodes_send_momentum(world):
 
 @pytest.mark.parametrize("moment", ["Trained", "CommittedUpdate", "RevealedUpdate"])
 def test_a_killed_node_goes_on_and_never_commits_twice(world, moment):
-    from deepledger.node import happenings
 
     job = world.create_job(min_participants=2)
     actors = [coordinator(world, job), node(world, job, 0)]
-    killed = node(world, job, 1, kill_on=getattr(happenings, moment))
+    killed = node(world, job, 1, kill_on=getattr(notices, moment))
     killed.join()
     actors.append(node(world, job, 1))
     for actor in actors:

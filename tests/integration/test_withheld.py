@@ -12,13 +12,13 @@ import pytest
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.auditor.render import as_json, render
-from deepledger.coordinator import happenings
+from deepledger.coordinator import notices
 from deepledger.coordinator.coordinate import coordinate
-from deepledger.node.happenings import Finished, Poked
+from deepledger.node.notices import Finished, Poked
 from deepledger.protocol.chain.events import BondPosted, CoordinatorReplaced, Outcome, Phase
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.errors import BadInput, BadSpec, BlobMissing, StoreUnreachable
-from deepledger.protocol.withheld import new_key
+from deepledger.protocol.evaluation.withheld import new_key
+from deepledger.protocol.job.follow import Follower
 
 from .test_roles import Actor, Changed, assert_audit_matches, coordinator, node
 
@@ -47,7 +47,7 @@ def test_a_withheld_job_runs_to_its_end_and_is_audited_before_and_after(world):
     assert early.rounds[0].derived, "everything else is"
     for actor in actors:
         actor.join()
-    assert [type(each) for each in actors[0].seen].count(happenings.Disclosed) == 1
+    assert [type(each) for each in actors[0].seen].count(notices.Disclosed) == 1
     assert all(isinstance(actor.seen[-1], Finished) for actor in actors[1:])
     result = assert_audit_matches(world, job)
     assert result.job.outcome is Outcome.COMPLETED
@@ -97,13 +97,13 @@ def test_a_false_result_is_found_once_the_key_is_there(world, play):
 
 def test_who_never_discloses_loses_its_bond_and_the_successor_discloses(world):
     job = world.create_job(min_participants=2, rounds=1, settle_window=3, **world.withhold((1, 8)))
-    keeps_it = coordinator(world, job, kill_on=happenings.RoundSettled)
+    keeps_it = coordinator(world, job, kill_on=notices.RoundSettled)
     successor = coordinator(world, job, 8)
     until(Follower(world.reader(), job), lambda seen: len(seen.bonded) == 2)
     nodes = [node(world, job, number) for number in range(2)]
     for actor in (keeps_it, *nodes, successor):
         actor.join()
-    assert any(isinstance(each, happenings.Disclosed) for each in successor.seen)
+    assert any(isinstance(each, notices.Disclosed) for each in successor.seen)
     result = assert_audit_matches(world, job)
     assert result.job.outcome is Outcome.COMPLETED
     (replaced,) = [event for event in result.events if isinstance(event, CoordinatorReplaced)]
@@ -114,7 +114,7 @@ def test_who_never_discloses_loses_its_bond_and_the_successor_discloses(world):
 
 def test_nobody_discloses_and_the_nodes_end_the_job(world):
     job = world.create_job(min_participants=2, rounds=1, settle_window=2, **world.withhold())
-    keeps_it = coordinator(world, job, kill_on=happenings.RoundSettled)
+    keeps_it = coordinator(world, job, kill_on=notices.RoundSettled)
     nodes = [node(world, job, number) for number in range(2)]
     for actor in (keeps_it, *nodes):
         actor.join()
@@ -128,7 +128,7 @@ def test_nobody_discloses_and_the_nodes_end_the_job(world):
 
 def test_who_stood_by_without_a_bond_discloses_what_nobody_else_did(world):
     job = world.create_job(min_participants=2, rounds=1, settle_window=8, **world.withhold((1, 8)))
-    keeps_it = coordinator(world, job, kill_on=happenings.RoundSettled)
+    keeps_it = coordinator(world, job, kill_on=notices.RoundSettled)
     standby = coordinator(world, job, 8)
     until(Follower(world.reader(), job), lambda seen: len(seen.bonded) == 2)
     standby.stop.set()
@@ -150,7 +150,7 @@ def test_who_stood_by_without_a_bond_discloses_what_nobody_else_did(world):
 def test_no_model_and_no_task_is_needed_to_disclose(world):
     job = world.create_job(min_participants=2, rounds=1, **world.withhold())
     nodes = [node(world, job, number) for number in range(2)]
-    coordinator(world, job, kill_on=happenings.RoundSettled).join()
+    coordinator(world, job, kill_on=notices.RoundSettled).join()
 
     def read_into(digest, buffer):
         raise BlobMissing("gone")
@@ -183,7 +183,7 @@ def test_who_stands_by_without_the_key_sees_that_the_job_ends(world, play):
     world.ledger(9).disclose(made.job, world.key)
     standby.join()
     assert [type(each) for each in standby.seen[-3:]] == [
-        happenings.BondReleased, happenings.Withdrawn, happenings.Finished
+        notices.BondReleased, notices.Withdrawn, notices.Finished
     ]  # fmt: skip
     assert world.accounts[8].address not in made.see().bonded
 
@@ -193,7 +193,7 @@ def test_who_stands_by_without_the_key_takes_its_bond_away_in_time(world, play):
     with pytest.raises(StoreUnreachable):
         standby.join()
     released, withdrawn = standby.seen[-2:]
-    assert isinstance(released, happenings.BondReleased)
+    assert isinstance(released, notices.BondReleased)
     assert withdrawn.amount == made.terms.bond
     assert world.accounts[8].address not in made.see().bonded
 
@@ -201,7 +201,7 @@ def test_who_stands_by_without_the_key_takes_its_bond_away_in_time(world, play):
 def test_a_coordinator_that_is_killed_before_it_discloses_goes_on(world):
     job = world.create_job(min_participants=2, rounds=1, **world.withhold())
     nodes = [node(world, job, number) for number in range(2)]
-    coordinator(world, job, kill_on=happenings.RoundSettled).join()
+    coordinator(world, job, kill_on=notices.RoundSettled).join()
     for actor in (coordinator(world, job), *nodes):
         actor.join()
     assert assert_audit_matches(world, job).job.outcome is Outcome.COMPLETED

@@ -12,8 +12,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from deepledger.protocol.aggregation.context import Context
-from deepledger.protocol.spec import FIXED_ONE, AggregationRule
+from deepledger.protocol.formats.rules import FIXED_ONE, AggregationRule
+from deepledger.protocol.settlement.aggregation.context import Context
 
 Numbers = Sequence[int]
 

@@ -12,15 +12,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from deepledger.protocol import vectors
-from deepledger.protocol.aggregation import RULES, advance
-from deepledger.protocol.aggregation.context import Context
-from deepledger.protocol.aggregation.dnc import centred, draw, top_direction
-from deepledger.protocol.aggregation.sorting import sorting_network
-from deepledger.protocol.aggregation.stack import Scaled, Stack, gram
-from deepledger.protocol.aggregation.step import div_half_even
 from deepledger.protocol.errors import BadSpec
-from deepledger.protocol.spec import FIXED_ONE, MAX_SEATS, JobSpec
+from deepledger.protocol.formats import vectors
+from deepledger.protocol.formats.rules import FIXED_ONE, MAX_SEATS
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.settlement.aggregation import RULES, advance
+from deepledger.protocol.settlement.aggregation.context import Context
+from deepledger.protocol.settlement.aggregation.dnc import centred, draw, top_direction
+from deepledger.protocol.settlement.aggregation.sorting import sorting_network
+from deepledger.protocol.settlement.aggregation.stack import Scaled, Stack, gram
+from deepledger.protocol.settlement.aggregation.step import div_half_even
 
 from .slow_rules import Update, dnc_by_svd, mean_after, minus, square, weighted_mean
 
@@ -359,7 +360,7 @@ def test_div_half_even_is_exact(numerators: list[int], denominator: int) -> None
 )
 def test_compiled_division_is_exact(numerators: list[int], denominator: int, data: st.DataObject) -> None:
     """Also near multiples and halves of the denominator, where a float quotient goes wrong first."""
-    fast = pytest.importorskip("deepledger.protocol.vectors_fast")
+    fast = pytest.importorskip("deepledger.protocol.kernels.vectors")
     near = data.draw(
         st.integers(-(2**62) // denominator + 2, 2**62 // denominator - 2) if denominator < 2**60 else st.just(0)
     )

@@ -9,13 +9,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepledger.protocol.aggregation.stack import Row, Stack
-from deepledger.protocol.copies import Known
-from deepledger.protocol.report import SignsOf
-from deepledger.protocol.screening import Screened, Sign, screen
-from deepledger.protocol.settlement import Verdict
-from deepledger.protocol.spec import LayoutEntry, Screening
-from deepledger.protocol.task import FAILED_LOSS
+from deepledger.protocol.formats.evaluation import FAILED_LOSS
+from deepledger.protocol.formats.policies import Screening
+from deepledger.protocol.formats.report import SignsOf
+from deepledger.protocol.formats.spec import LayoutEntry
+from deepledger.protocol.formats.verdicts import Sign, Verdict
+from deepledger.protocol.settlement.aggregation.stack import Row, Stack
+from deepledger.protocol.settlement.copies import Known
+from deepledger.protocol.settlement.screening import Screened, screen
 
 SIZE = 8
 LAYOUT = (LayoutEntry(name="last", shape=(3, 2), offset=0), LayoutEntry(name="bias", shape=(2,), offset=6))

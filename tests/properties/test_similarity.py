@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepledger.protocol.aggregation.stack import Scaled, gram, gram_row
-from deepledger.protocol.similarity import ONE, cosines, cosines_with, profiles, upper_median
+from deepledger.protocol.settlement.aggregation.stack import Scaled, gram, gram_row
+from deepledger.protocol.settlement.similarity import ONE, cosines, cosines_with, profiles, upper_median
 
 
 def products(rows: list[list[int]]) -> tuple[tuple[int, ...], ...]:

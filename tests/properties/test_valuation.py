@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepledger.protocol.spec import ContributionRewards
-from deepledger.protocol.valuation import MOST_EXACT, Value, gtg_shapley, leave_one_out, mask_of, shapley, worths
+from deepledger.protocol.formats.policies import ContributionRewards
+from deepledger.protocol.settlement.valuation import (
+    MOST_EXACT,
+    Value,
+    gtg_shapley,
+    leave_one_out,
+    mask_of,
+    shapley,
+    worths,
+)
 
 Game = dict[int, int]
 """What each coalition is worth."""

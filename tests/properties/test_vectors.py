@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from deepledger.protocol import vectors
 from deepledger.protocol.errors import BadVector
-from deepledger.protocol.spec import LayoutEntry, ModelFormat, UpdateFormat
-from deepledger.protocol.vectors import (
+from deepledger.protocol.formats import vectors
+from deepledger.protocol.formats.spec import LayoutEntry, ModelFormat, UpdateFormat
+from deepledger.protocol.formats.vectors import (
     decode_model,
     encode_model,
     encode_update,

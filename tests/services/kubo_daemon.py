@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from deepledger.devnet.deathwatch import Deathwatch
+from deepledger.devnet.reaper import Reaper
 
 READY = "Daemon is ready"
 
@@ -58,7 +58,7 @@ class KuboDaemon:
             self._process = subprocess.Popen(
                 [self._binary, *arguments], env=self._environment(), stdout=subprocess.PIPE, stderr=log, text=True
             )
-        self._watch = Deathwatch(self._process.pid)
+        self._watch = Reaper(self._process.pid)
         said = _until_ready(self._process)
         if READY not in said:
             raise RuntimeError(f"the Kubo daemon stopped:\n{said}{self._log.read_text()}")

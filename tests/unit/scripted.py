@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deepledger.protocol.chain.events import Committed, JobCreated, JobTerms, Joined, Position, Revealed, RoundOpened
-from deepledger.protocol.trail import Job, apply
+from deepledger.protocol.job.state import Job
+from deepledger.protocol.job.trail import apply
 
 SPONSOR, FIRST, SECOND, STRANGER = ("0x" + letter * 40 for letter in "f123")
 A, B, C = ("0x" + letter * 40 for letter in "abc")

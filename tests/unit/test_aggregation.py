@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deepledger.protocol import vectors
-from deepledger.protocol.aggregation import RULES, advance
-from deepledger.protocol.aggregation.bucketing import bucketed
-from deepledger.protocol.aggregation.context import Context
-from deepledger.protocol.aggregation.dnc import values_at
-from deepledger.protocol.aggregation.step import div_half_even
-from deepledger.protocol.vectors import BLOCK
+from deepledger.protocol.formats import vectors
+from deepledger.protocol.kernels.cores import BLOCK
+from deepledger.protocol.settlement.aggregation import RULES, advance
+from deepledger.protocol.settlement.aggregation.bucketing import bucketed
+from deepledger.protocol.settlement.aggregation.context import Context
+from deepledger.protocol.settlement.aggregation.dnc import values_at
+from deepledger.protocol.settlement.aggregation.step import div_half_even
 
 PARAMETERS = {
     "trimmed_mean": {"trim_percent": 20},

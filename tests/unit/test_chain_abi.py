@@ -186,7 +186,7 @@ def test_calldata_has_the_selector_and_the_arguments() -> None:
 
 
 def test_events_and_protocols_are_importable_without_web3() -> None:
-    names = ["deepledger.protocol.chain.events", "deepledger.protocol.chain.ledger", "deepledger.protocol.keystore"]
+    names = [f"deepledger.protocol.{name}" for name in ("chain.events", "chain.ledger", "local.keystore")]
     probe = f"import sys, {', '.join(names)}; print({{'web3', 'eth_account', 'requests'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from deepledger.cli.job_file import coordinator, draft, read_job_file, wei
-from deepledger.protocol.agreement import check_keys, fetch_spec, fetch_validation
 from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.errors import BadInput, BadSpec
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.spec import parse_spec, spec_bytes
-from deepledger.protocol.withheld import address_of, open_key, public_key_of
+from deepledger.protocol.evaluation.validation import fetch_validation
+from deepledger.protocol.evaluation.withheld import address_of, open_key, public_key_of
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import parse_spec, spec_bytes
+from deepledger.protocol.job.fetch import check_keys, fetch_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = (ROOT / "examples/digits/job.toml").read_text()

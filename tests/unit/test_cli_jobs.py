@@ -12,7 +12,7 @@ import pytest
 from deepledger.cli import jobs as listing
 from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.errors import BlobMissing, StoreUnreachable
-from deepledger.protocol.spec import spec_bytes
+from deepledger.protocol.formats.spec import spec_bytes
 
 NOWHERE, ENDLESS = b"\1" * 32, b"\2" * 32
 

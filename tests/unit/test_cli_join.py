@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deepledger.cli.join import _line, hasty
-from deepledger.node.happenings import Finished, Trained
+from deepledger.node.notices import Finished, Trained
 from deepledger.protocol.types import JobId, RoundNumber, Wei
 
 
@@ -32,8 +32,8 @@ def test_a_reveal_window_of_a_few_blocks_is_warned_of(
     ("saturated", "said"), [(0, ""), (1, ", 1 coordinate saturated"), (2_000, ", 2,000 coordinates saturated")]
 )
 def test_saturated_coordinates_are_counted(saturated: int, said: str) -> None:
-    happening = Trained(job=JobId(1), round=RoundNumber(4), seconds=0.5, clipped=False, saturated=saturated)
-    assert _line(happening) == f"round 4: trained in 0.50 s{said}"
+    notice = Trained(job=JobId(1), round=RoundNumber(4), seconds=0.5, clipped=False, saturated=saturated)
+    assert _line(notice) == f"round 4: trained in 0.50 s{said}"
 
 
 def test_nothing_is_said_to_be_paid_to_who_is_owed_nothing() -> None:

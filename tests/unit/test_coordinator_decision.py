@@ -23,7 +23,8 @@ from deepledger.coordinator.decision import (
     reveals_are_over,
 )
 from deepledger.protocol.chain.events import Committed, JobCreated, JobTerms, Outcome, Phase, Position, Revealed
-from deepledger.protocol.trail import Attempt, Job, Participant, has_bond, phase_at, successor
+from deepledger.protocol.job.phases import has_bond, phase_at, successor
+from deepledger.protocol.job.state import Attempt, Job, Participant
 
 A, B, C = ("0x" + letter * 40 for letter in "abc")
 AT = Position(1, 0, "0x", "0x", 100)

@@ -12,9 +12,11 @@ import pytest
 
 from deepledger.coordinator import rehearsal
 from deepledger.coordinator.rehearsal import Rehearsed, rehearse
-from deepledger.protocol import cores
-from deepledger.protocol.settlement import Coalition, Settlement, Verdict, settle
-from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.formats.evaluation import Coalition
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.kernels import cores
+from deepledger.protocol.settlement.settle import Settlement, settle
 
 SpecOf = Callable[..., JobSpec]
 TRUSTED = "0x" + "ab" * 20

@@ -13,14 +13,14 @@ from deepledger.coordinator.risks import (
     Pace,
     Took,
     check_room,
-    check_stranger,
+    check_unsolicited,
     check_window,
 )
 from deepledger.protocol.chain.events import JobCreated, JobTerms, Position
 from deepledger.protocol.errors import BadInput, StateError
-from deepledger.protocol.settlement import most_coalitions
-from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.trail import Attempt, Job
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.settlement.coalitions import most_coalitions
 from deepledger.protocol.types import RoundNumber, Seconds
 
 TERMS = JobTerms(
@@ -115,8 +115,8 @@ def test_all_updates_of_a_round_have_room(spec_of: SpecOf, monkeypatch: pytest.M
 
 def test_a_strangers_job_neither_holds_a_bond_for_ever_nor_fills_the_memory(spec_of: SpecOf) -> None:
     spec = spec_of()
-    check_stranger(TERMS, spec)
+    check_unsolicited(TERMS, spec)
     with pytest.raises(BadInput, match="may hold the bond"):
-        check_stranger(replace(TERMS, commit_window=LONGEST_ROUND), spec)
+        check_unsolicited(replace(TERMS, commit_window=LONGEST_ROUND), spec)
     with pytest.raises(BadInput, match="validation set"):
-        check_stranger(TERMS, spec_of(validation={"digest": "cd" * 32, "bytes": LARGEST_VALIDATION + 1}))
+        check_unsolicited(TERMS, spec_of(validation={"digest": "cd" * 32, "bytes": LARGEST_VALIDATION + 1}))

@@ -21,9 +21,10 @@ from deepledger.coordinator.verify import Known, Verifier
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.blobs.spool import FileVector, room_for
 from deepledger.protocol.errors import BlobMissing, StateError
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.settlement import Contribution, Earlier, Verdict
-from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.settlement.inputs import Contribution, Earlier
 from deepledger.protocol.types import Address, Digest, Root
 
 

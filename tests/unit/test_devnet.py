@@ -24,9 +24,9 @@ from deepledger.devnet import anvil, dev_accounts, find_anvil, start
 from deepledger.devnet.accounts import COUNT
 from deepledger.devnet.chain import EmbeddedChain
 from deepledger.devnet.clock import ChainClock, pinned, shifted, unpinned
-from deepledger.devnet.deathwatch import Deathwatch
 from deepledger.devnet.errors import RpcRefusal, needs_extra
 from deepledger.devnet.params import octets, quantity
+from deepledger.devnet.reaper import Reaper
 from deepledger.devnet.rpc import METHODS, answer
 from deepledger.devnet.server import BACKLOG_LIMIT, BATCH_LIMIT, BODY_LIMIT, Listener
 from deepledger.protocol.errors import BadInput, StateError
@@ -279,7 +279,7 @@ def answers(url: str) -> bool:
 
 def test_a_deathwatch_that_is_closed_ends_nothing() -> None:
     with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        Deathwatch(child.pid).close()
+        Reaper(child.pid).close()
         assert child.communicate(b"alive")[0] == b"alive"
     assert child.returncode == 0
 

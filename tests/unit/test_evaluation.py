@@ -13,10 +13,12 @@ import pytest
 from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.errors import BadInput, StateError
-from deepledger.protocol.evaluation import Bench, prepare_bench
-from deepledger.protocol.spec import build_spec
-from deepledger.protocol.task import FAILED_LOSS, Evaluation, Task, layout_of, read_floats, read_source
-from deepledger.protocol.vectors import encode_model
+from deepledger.protocol.evaluation.bench import Bench, prepare_bench
+from deepledger.protocol.evaluation.state_dict import layout_of, read_floats
+from deepledger.protocol.evaluation.task import Task, read_source
+from deepledger.protocol.formats.evaluation import FAILED_LOSS, Evaluation
+from deepledger.protocol.formats.spec import build_spec
+from deepledger.protocol.formats.vectors import encode_model
 
 TASK = """
 import torch

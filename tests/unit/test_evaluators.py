@@ -12,20 +12,22 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from deepledger.protocol import evaluators
-from deepledger.protocol.aggregation.context import Context
-from deepledger.protocol.aggregation.stack import Row, Stack
 from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.blobs.spool import FileVector, room_for
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.evaluation import open_bench
-from deepledger.protocol.evaluators import InProcesses, OneByOne, OnRay, evaluator_for
-from deepledger.protocol.settlement import Coalition, Coalitions
-from deepledger.protocol.spec import build_spec
-from deepledger.protocol.task import Task, layout_of, read_floats, read_source
-from deepledger.protocol.temporary import remove_folder
+from deepledger.protocol.evaluation import evaluators
+from deepledger.protocol.evaluation.bench import open_bench
+from deepledger.protocol.evaluation.evaluators import InProcesses, OneByOne, OnRay, evaluator_for
+from deepledger.protocol.evaluation.state_dict import layout_of, read_floats
+from deepledger.protocol.evaluation.task import Task, read_source
+from deepledger.protocol.formats.evaluation import Coalition
+from deepledger.protocol.formats.spec import build_spec
+from deepledger.protocol.formats.vectors import encode_model
+from deepledger.protocol.local.temporary import remove_folder
+from deepledger.protocol.settlement.aggregation.context import Context
+from deepledger.protocol.settlement.aggregation.stack import Row, Stack
+from deepledger.protocol.settlement.coalitions import Coalitions
 from deepledger.protocol.types import Address
-from deepledger.protocol.vectors import encode_model
 
 TASK = """
 import os, torch

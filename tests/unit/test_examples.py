@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from deepledger.cli.job_file import draft, read_job_file
-from deepledger.protocol.task import Task, read_source
+from deepledger.protocol.evaluation.task import Task, read_source
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from deepledger.node.journal import Journal, Record
-from deepledger.protocol.commitment import Slot
 from deepledger.protocol.errors import StateError
+from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber
 
 SLOT = Slot(31337, Address("0x" + "11" * 20), JobId(1), RoundNumber(0), Address("0x" + "22" * 20))

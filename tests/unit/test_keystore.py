@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
-from deepledger.protocol import keystore
 from deepledger.protocol.errors import BadKey, StateError
+from deepledger.protocol.local import keystore
 
 FAST = 2  # scrypt's cost; the real one takes seconds
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"

@@ -10,8 +10,7 @@ import pytest
 from deepledger.auditor.remeasure import _Again, _beyond_ties
 from deepledger.auditor.sources import Claims
 from deepledger.protocol.errors import StateError
-from deepledger.protocol.settlement import Coalition
-from deepledger.protocol.task import FAILED_LOSS, Evaluation
+from deepledger.protocol.formats.evaluation import FAILED_LOSS, Coalition, Evaluation
 
 
 @pytest.mark.parametrize(

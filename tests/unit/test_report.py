@@ -5,19 +5,23 @@ import json
 import pytest
 
 from deepledger.protocol.errors import BadSpec
-from deepledger.protocol.report import (
+from deepledger.protocol.formats.evaluation import FAILED_LOSS, Coalition
+from deepledger.protocol.formats.report import (
     MAX_COALITIONS,
     MAX_REPORT_BYTES,
     EvaluatedCoalition,
     Evaluation,
     Report,
     SignsOf,
-    build_report,
     parse_report,
     report_bytes,
 )
-from deepledger.protocol.settlement import Coalition, Contribution, Judged, Settlement, Verdict, most_coalitions
-from deepledger.protocol.task import FAILED_LOSS
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.settlement.coalitions import most_coalitions
+from deepledger.protocol.settlement.inputs import Contribution
+from deepledger.protocol.settlement.judging import Judged
+from deepledger.protocol.settlement.reporting import build_report
+from deepledger.protocol.settlement.settle import Settlement
 
 from .scripted import A, B, C, Script, digest
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from deepledger.protocol.chain.events import Joined, Left, RoundStarved, Settled
-from deepledger.protocol.reputation import FULL, after
-from deepledger.protocol.settlement import MOST_SHOWN, Earlier, revealed_in
+from deepledger.protocol.job.reputation import FULL, after
+from deepledger.protocol.settlement.inputs import MOST_SHOWN, Earlier, revealed_in
 
 from .scripted import A, B, C, Script, digest
 from .test_trail import SETTLED

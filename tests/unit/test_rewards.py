@@ -5,8 +5,8 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepledger.protocol.rewards import scores, shares
-from deepledger.protocol.spec import ContributionRewards, EqualRewards, SampleRewards
+from deepledger.protocol.formats.policies import ContributionRewards, EqualRewards, SampleRewards
+from deepledger.protocol.settlement.rewards import scores, shares
 
 pots = st.integers(0, 2**96)
 points = st.lists(st.integers(0, 2**32 - 1), max_size=64)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from deepledger.protocol import screening
-from deepledger.protocol.aggregation.stack import Row, Stack
-from deepledger.protocol.copies import Known
-from deepledger.protocol.screening import Screened, Sign, Signs, overstated, screen
-from deepledger.protocol.similarity import ONE
-from deepledger.protocol.spec import LayoutEntry, Screening
+from deepledger.protocol.formats.policies import Screening
+from deepledger.protocol.formats.spec import LayoutEntry
+from deepledger.protocol.formats.verdicts import Sign, Signs
+from deepledger.protocol.settlement import screening
+from deepledger.protocol.settlement.aggregation.stack import Row, Stack
+from deepledger.protocol.settlement.copies import Known
+from deepledger.protocol.settlement.screening import Screened, overstated, screen
+from deepledger.protocol.settlement.similarity import ONE
 
 OUTPUTS, WIDTH = 5, 40
 BODY = 1800

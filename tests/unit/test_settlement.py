@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from deepledger.protocol.chain.events import RoundStarved, Settled
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.screening import Sign
-from deepledger.protocol.settlement import Contribution, Revealed, Verdict, contributions, inspect, settle
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.verdicts import Sign, Verdict
+from deepledger.protocol.settlement.inputs import Contribution, Revealed, contributions
+from deepledger.protocol.settlement.judging import inspect
+from deepledger.protocol.settlement.settle import settle
 
 from .scripted import A, B, C, Script, digest
 from .test_trail import SETTLED

@@ -9,23 +9,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.reputation import FULL
-from deepledger.protocol.rewards import scores
-from deepledger.protocol.settlement import (
-    Coalition,
-    Coalitions,
-    Contribution,
-    Earlier,
-    Revealed,
-    Settlement,
-    Verdict,
-    most_coalitions,
-    settle,
-)
-from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.task import Evaluation
-from deepledger.protocol.valuation import mask_of, shapley
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.reputation import FULL
+from deepledger.protocol.settlement.coalitions import Coalitions, most_coalitions
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, Revealed
+from deepledger.protocol.settlement.rewards import scores
+from deepledger.protocol.settlement.settle import Settlement, settle
+from deepledger.protocol.settlement.valuation import mask_of, shapley
 
 from .scripted import digest
 

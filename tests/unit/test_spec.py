@@ -7,7 +7,8 @@ import pytest
 
 from deepledger.cli.simulation import _remembered
 from deepledger.protocol.errors import BadSpec
-from deepledger.protocol.spec import MAX_SPEC_BYTES, build_spec, parse_json, parse_spec, spec_bytes
+from deepledger.protocol.formats.canonical import parse_json
+from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, build_spec, parse_spec, spec_bytes
 
 
 def layout(*entries):

@@ -8,19 +8,17 @@ import numpy as np
 import pytest
 
 from deepledger.protocol.errors import BadInput, TaskMismatch
-from deepledger.protocol.spec import TaskPin
-from deepledger.protocol.task import (
+from deepledger.protocol.evaluation.state_dict import layout_of, read_floats, write_floats
+from deepledger.protocol.evaluation.task import (
     FUNCTIONS,
     MAX_SOURCE_BYTES,
-    Evaluation,
     Task,
     TaskSource,
     find_source,
-    layout_of,
-    read_floats,
     read_source,
-    write_floats,
 )
+from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.spec import TaskPin
 
 torch = pytest.importorskip("torch")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from deepledger.protocol.temporary import make_folder, remove_folder
+from deepledger.protocol.local.temporary import make_folder, remove_folder
 
-_HOLD = "from deepledger.protocol.temporary import make_folder; print(make_folder(), flush=True); input()"
+_HOLD = "from deepledger.protocol.local.temporary import make_folder; print(make_folder(), flush=True); input()"
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from deepledger.protocol.chain.events import (
     Withdrawn,
 )
 from deepledger.protocol.errors import ChainNonsense
-from deepledger.protocol.trail import bond_is_free, bond_of, deadline, deposit_of, phase_at, replay
+from deepledger.protocol.job.phases import bond_is_free, bond_of, deadline, deposit_of, phase_at
+from deepledger.protocol.job.trail import replay
 
 from .scripted import FIRST, SECOND, STRANGER, TERMS, A, B, C, Script, digest
 

@@ -12,9 +12,11 @@ from safetensors.torch import save_file
 
 from deepledger.node.training import Trainer, _add_momentum, load_trainer, make_update, rehearse
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.spec import build_spec
-from deepledger.protocol.task import WORST_LOSS, Task, layout_of, read_floats, read_source
-from deepledger.protocol.vectors import encode_model
+from deepledger.protocol.evaluation.state_dict import layout_of, read_floats
+from deepledger.protocol.evaluation.task import Task, read_source
+from deepledger.protocol.formats.evaluation import WORST_LOSS
+from deepledger.protocol.formats.spec import build_spec
+from deepledger.protocol.formats.vectors import encode_model
 
 SOURCE = """
 import torch
@@ -176,8 +178,7 @@ def test_momentum_is_a_mean_over_rounds(trainer_of: Any) -> None:
 
 @pytest.mark.parametrize("percent", [50, 90])
 def test_momentum_passes_the_aim_by_less_than_the_way_there(trainer_of: Any, percent: int) -> None:
-    """Each training alone would reach the aim. Were the first one sent whole, 90 % would carry on to three times that.
-    """
+    """Each training alone would reach the aim. Were the first one sent whole, 90 % would go three times as far."""
     trainer = trainer_of(rule="centered_clipping", radius=100.0, momentum_percent=percent)
     at, last, aim, unit, farthest = 0.0, None, 1.0, 2.0**-14, 0.0
     for _ in range(40):

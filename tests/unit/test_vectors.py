@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deepledger.protocol import vectors
 from deepledger.protocol.errors import BadVector
-from deepledger.protocol.spec import LayoutEntry, ModelFormat, UpdateFormat
-from deepledger.protocol.vectors import as_model, as_update, encode_model, encode_update, sum_of_squares
+from deepledger.protocol.formats import vectors
+from deepledger.protocol.formats.spec import LayoutEntry, ModelFormat, UpdateFormat
+from deepledger.protocol.formats.vectors import as_model, as_update, encode_model, encode_update, sum_of_squares
 
 MODEL = ModelFormat(fraction_bits=20, layout=(LayoutEntry(name="w", shape=(3,), offset=0),))
 

@@ -5,8 +5,7 @@ from coincurve import PrivateKey
 from eth_account import Account
 
 from deepledger.protocol.errors import BadInput, BadSpec
-from deepledger.protocol.spec import WITHHELD_OVERHEAD, SealedKey
-from deepledger.protocol.withheld import (
+from deepledger.protocol.evaluation.withheld import (
     address_of,
     decrypt,
     encrypt,
@@ -17,6 +16,7 @@ from deepledger.protocol.withheld import (
     seal,
     unseal,
 )
+from deepledger.protocol.formats.spec import WITHHELD_OVERHEAD, SealedKey
 
 ANN, BOB = b"\1" * 32, b"\2" * 32
 SET, DIGEST = b"images and labels", b"\5" * 32

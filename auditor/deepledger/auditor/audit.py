@@ -15,19 +15,21 @@ from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind
 from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
 from deepledger.auditor.rounds import audit_round
 from deepledger.auditor.rules import Rules
-from deepledger.protocol.agreement import check_keys, fetch_model, fetch_spec, fetch_validation
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Event, JobCreated
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
-from deepledger.protocol.evaluation import Bench, bench_with
-from deepledger.protocol.evaluators import Evaluator, evaluator_for
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.task import find_source
-from deepledger.protocol.trail import Job, apply
+from deepledger.protocol.evaluation.bench import Bench, bench_with
+from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
+from deepledger.protocol.evaluation.task import find_source
+from deepledger.protocol.evaluation.validation import fetch_validation
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.job.fetch import check_keys, fetch_model, fetch_spec
+from deepledger.protocol.job.state import Job
+from deepledger.protocol.job.trail import apply
 from deepledger.protocol.types import Digest, JobId
-from deepledger.protocol.vectors import ModelVector
 
 Progress = Callable[[str, int, int], None]
 """(what, how much is done, of how much)"""
@@ -94,14 +96,14 @@ def audit(
         blobs=counted.blobs,
         bytes=counted.bytes,
         evaluation=_evaluated(rounds) if status == "checked" else status,
-        held=rules.books.held,
+        held=rules.accounts.held,
     )
 
 
 def _replay(
     events: Sequence[Event], head: Head, reader: Reader, findings: list[Finding], progress: Progress
 ) -> tuple[Job, Rules]:
-    """Fold the events, and hold them against the contract's rules and its present books."""
+    """Fold the events, and hold them against the contract's rules and its present accounts."""
     if not events or not isinstance(events[0], JobCreated):
         raise ChainNonsense("the chain does not report the creation of this job; use another RPC endpoint")
     rules = Rules(events[0].job, chain_id=reader.chain_id, contract=reader.address)
@@ -135,13 +137,13 @@ def _credits(rules: Rules, events: Sequence[Event], head: Head, reader: Reader) 
     """Whether the contract owes everybody what the trail says: an end that was withheld shows here."""
     accounts = {getattr(event, name) for event in events for name in _ACCOUNTS if hasattr(event, name)}
     owed = {account: reader.credit(rules.job, account) for account in sorted(accounts)}
-    wrong = {account: amount for account, amount in owed.items() if amount != rules.books.credits[account]}
+    wrong = {account: amount for account, amount in owed.items() if amount != rules.accounts.credits[account]}
     newest = reader.head()
     if not wrong or (newest != head and reader.events(head.number + 1, newest.number, job=rules.job)):
         return  # or it goes on meanwhile
     what = "the contract owes an account another amount than its events say: some are withheld"
     for account, amount in wrong.items():
-        derived = f"{rules.books.credits[account]} wei"
+        derived = f"{rules.accounts.credits[account]} wei"
         yield Finding(Kind.MONEY, what, f"{amount} wei", derived, events[-1].at, None, account)
 
 

@@ -8,9 +8,9 @@ from enum import StrEnum
 
 from deepledger.protocol.chain.events import Event, Position
 from deepledger.protocol.chain.ledger import Head
-from deepledger.protocol.report import Report
-from deepledger.protocol.task import Evaluation
-from deepledger.protocol.trail import Job, SettledRound
+from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.report import Report
+from deepledger.protocol.job.state import Job, SettledRound
 from deepledger.protocol.types import Address, RoundNumber, Wei
 
 
@@ -82,7 +82,7 @@ class Audit:
     blobs: int  # fetched and verified
     bytes: int
     evaluation: str  # "checked", or why not
-    held: int  # wei that the contract holds for this job, by the audit's own books
+    held: int  # wei that the contract holds for this job, by the audit's own accounts
 
     @property
     def matches(self) -> bool:

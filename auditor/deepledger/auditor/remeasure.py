@@ -11,16 +11,20 @@ from math import log
 
 from deepledger.auditor.findings import Remeasured
 from deepledger.auditor.sources import Claims
-from deepledger.protocol.aggregation.stack import Vector
 from deepledger.protocol.errors import StateError
-from deepledger.protocol.evaluation import NEAR_TIES, ROUNDING, loss_difference
-from deepledger.protocol.rewards import shares
-from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Earlier, Revealed, Verdict, settle
-from deepledger.protocol.spec import ContributionRewards, JobSpec
-from deepledger.protocol.task import Evaluation
-from deepledger.protocol.trail import SettledRound
+from deepledger.protocol.evaluation.bench import NEAR_TIES, ROUNDING, loss_difference
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.policies import ContributionRewards
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.state import SettledRound
+from deepledger.protocol.settlement.aggregation.stack import Vector
+from deepledger.protocol.settlement.coalitions import Coalitions
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, Revealed
+from deepledger.protocol.settlement.rewards import shares
+from deepledger.protocol.settlement.settle import settle
 from deepledger.protocol.types import Address, Digest, Wei
-from deepledger.protocol.vectors import ModelVector
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from deepledger.protocol.chain.events import (
     Withdrawn,
 )
 from deepledger.protocol.ether import eth
-from deepledger.protocol.settlement import Verdict
+from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.types import Wei
 
 _WHAT, _WHO = 19, 11

@@ -9,19 +9,21 @@ import numpy as np
 from deepledger.auditor.findings import AuditedRound, Finding, Kind
 from deepledger.auditor.remeasure import remeasure
 from deepledger.auditor.sources import GONE, Claims, Find, Underivable, say
-from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
-from deepledger.protocol.evaluation import Bench, agrees
-from deepledger.protocol.evaluators import Evaluator
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.report import MAX_REPORT_BYTES, Report, build_report, parse_report
-from deepledger.protocol.settlement import Settlement, revealed_in, settle
-from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.task import Evaluation
-from deepledger.protocol.trail import Job, SettledRound
+from deepledger.protocol.evaluation.bench import Bench, agrees
+from deepledger.protocol.evaluation.evaluators import Evaluator
+from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.report import MAX_REPORT_BYTES, Report, parse_report
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.state import Job, SettledRound
+from deepledger.protocol.settlement.inputs import revealed_in
+from deepledger.protocol.settlement.reporting import build_report
+from deepledger.protocol.settlement.settle import Settlement, settle
 from deepledger.protocol.types import Address
-from deepledger.protocol.vectors import ModelVector
 
 _FOLLOWING = ("updates", "saturated", "forgotten", "coalitions")
 """Fields of a report that follow from the updates."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from eth_utils.crypto import keccak
 
-from deepledger.auditor.books import Books
+from deepledger.auditor.accounting import Accounts
 from deepledger.protocol.chain.events import (
     BondPosted,
     BondReleased,
@@ -38,9 +38,9 @@ from deepledger.protocol.chain.events import (
     ValidationDisclosed,
     Withdrawn,
 )
-from deepledger.protocol.commitment import KEPT_BYTES, Slot, commitment_for
-from deepledger.protocol.rewards import shares
-from deepledger.protocol.spec import MAX_SEATS
+from deepledger.protocol.formats.commitment import KEPT_BYTES, Slot, commitment_for
+from deepledger.protocol.formats.rules import MAX_SEATS
+from deepledger.protocol.settlement.rewards import shares
 from deepledger.protocol.types import Address, JobId, RoundNumber, Seconds, Wei
 
 LAST_ATTEMPT = 2**16 - 1
@@ -68,7 +68,7 @@ class Rules:
 
     def __init__(self, job: JobId, *, chain_id: int, contract: Address) -> None:
         self.job, self._chain_id, self._contract = job, chain_id, contract
-        self.books = Books()
+        self.accounts = Accounts()
         self.number = self._serving = self._attempt = self._commit_end = self._reveal_end = 0
         self._over = False
         self._key: bytes | None = None  # of a withheld validation set, once it is disclosed
@@ -143,25 +143,25 @@ class Rules:
         covered = terms.reveal_penalty <= terms.stake and terms.settle_penalty <= terms.bond
         self._demand("no penalty exceeds its deposit", covered)
         self._demand("the coordinators are distinct", 0 < len(set(listed)) == len(listed) <= MAX_COORDINATORS)
-        self.books.deposit_budget(terms.rounds * terms.reward)
+        self.accounts.deposit_budget(terms.rounds * terms.reward)
         self._emit(JobCreated, sponsor=event.sponsor, terms=terms, coordinators=listed)
 
     def _post_bond(self, coordinator: Address) -> None:
         self._demand("nobody posts a bond in a job that is over", not self._over)
         self._demand("only listed coordinators post a bond", coordinator in self._created.coordinators)
         self._demand("nobody posts a bond twice", not self._is_bonded(coordinator))
-        self.books.deposit_bond(coordinator, self._terms.bond)
+        self.accounts.deposit_bond(coordinator, self._terms.bond)
         self._bonded_at[coordinator] = self._at.timestamp
         self._emit(BondPosted, coordinator=coordinator, amount=self._terms.bond)
         if self._is_waiting:
             self._open_or_wait()
 
     def _release_bond(self, coordinator: Address) -> None:
-        self._demand("only a bond in deposit is given back", bool(self.books.bonds.get(coordinator)))
+        self._demand("only a bond in deposit is given back", bool(self.accounts.bonds.get(coordinator)))
         if coordinator == self._coordinator:
             self._demand_phase("release of the serving coordinator's bond", Phase.WAITING, Phase.STARVED, Phase.OVER)
             self._demand("who is to disclose the validation set keeps its bond in deposit", not self._withholds)
-        self._emit(BondReleased, coordinator=coordinator, amount=self.books.return_bond(coordinator))
+        self._emit(BondReleased, coordinator=coordinator, amount=self.accounts.return_bond(coordinator))
 
     def _join(self, event: Joined) -> None:
         self._demand("nobody joins a job that is over or about to be", not self._over and not self._is_disclosing)
@@ -172,7 +172,7 @@ class Rules:
         seat = next(seat for seat in range(len(self._seats) + 1) if seat not in self._seats)
         in_time = not self._commit_end or self._at.timestamp < self._commit_end
         self._seats[seat] = Member(event.participant, 0, self.number if in_time else self.number + 1)
-        self.books.deposit_stake(event.participant, self._terms.stake)
+        self.accounts.deposit_stake(event.participant, self._terms.stake)
         self._emit(Joined, participant=event.participant, seat=seat, samples=event.samples)
         if self._is_waiting:
             self._open_or_wait()
@@ -230,14 +230,14 @@ class Rules:
         self._demand("there is one score per accepted seat", len(event.scores) == len(accepted))
         self._close_attempt()
         reward = self._terms.reward
-        pot = Wei(reward + self.books.forfeits)
+        pot = Wei(reward + self.accounts.forfeits)
         self._emit(
             Settled, round=self._round, coordinator=self._coordinator, model_digest=event.model_digest,
             model_root=event.model_root, report_digest=event.report_digest, accepted=event.accepted,
             scores=event.scores, pot=pot,
         )  # fmt: skip
         if sum(event.scores):
-            self.books.spend_reward(reward)
+            self.accounts.spend_reward(reward)
             for seat, share in zip(accepted, shares(pot, event.scores), strict=False):
                 self._pay(seat, share)
         self._attempt = 0
@@ -268,9 +268,9 @@ class Rules:
             return
         self._demand_phase("replacement", Phase.OVERDUE)
         kept_the_key = disclosing or (successor is None and self._withholds)
-        penalty = Wei(self.books.bonds.get(late, 0)) if kept_the_key else self._terms.settle_penalty
+        penalty = Wei(self.accounts.bonds.get(late, 0)) if kept_the_key else self._terms.settle_penalty
         self._emit(CoordinatorReplaced, round=self._round, coordinator=late, successor=successor, penalty=penalty)
-        self._emit(BondReleased, coordinator=late, amount=self.books.return_bond(late, penalty=penalty))
+        self._emit(BondReleased, coordinator=late, amount=self.accounts.return_bond(late, penalty=penalty))
         self._pay_equally(self._revealed or self._seats, penalty)
         if successor is None:
             if not disclosing:
@@ -297,7 +297,7 @@ class Rules:
             self._end(Outcome.COMPLETED if self.number == self._terms.rounds else Outcome.WITHDRAWN)
 
     def _withdraw(self, account: Address) -> None:
-        amount = self.books.withdraw(account)
+        amount = self.accounts.withdraw(account)
         self._demand("only what was credited is withdrawn", amount > 0)
         self._emit(Withdrawn, account=account, amount=amount)
 
@@ -325,9 +325,9 @@ class Rules:
         could_reveal = len(self._commitments) >= self._terms.min_participants
         for seat in sorted(self._commitments.keys() - self._revealed) if could_reveal else ():
             participant = self._seats[seat].address
-            self.books.take_penalty(participant, penalty)
+            self.accounts.take_penalty(participant, penalty)
             self._emit(PenaltyTaken, round=self._round, participant=participant, amount=penalty)
-            if self.books.stakes[participant] < penalty:
+            if self.accounts.stakes[participant] < penalty:
                 self._unseat(seat, Departure.EXHAUSTED)
         for seat in sorted(self._seats.keys() - self._commitments.keys()):
             member = self._seats[seat]
@@ -340,7 +340,7 @@ class Rules:
         participant = self._seats.pop(seat).address
         self._commitments.pop(seat, None)
         self._revealed.discard(seat)
-        stake = self.books.return_stake(participant)
+        stake = self.accounts.return_stake(participant)
         self._emit(Left, participant=participant, seat=seat, departure=departure, stake=stake)
 
     def _end_once_disclosed(self, outcome: Outcome) -> None:
@@ -356,8 +356,8 @@ class Rules:
         heirs = self._revealed or set(self._seats)
         self._over = True
         self._emit(JobEnded, outcome=outcome)
-        self._pay_equally(heirs, self.books.forfeits)
-        rest = self.books.close(self._created.sponsor)
+        self._pay_equally(heirs, self.accounts.forfeits)
+        rest = self.accounts.close(self._created.sponsor)
         if rest:
             self._emit(Credited, account=self._created.sponsor, amount=rest)
         self._commitments, self._revealed = {}, set()
@@ -374,7 +374,7 @@ class Rules:
     def _pay(self, seat: int, amount: int) -> None:
         if amount and seat in self._seats:
             account = self._seats[seat].address
-            self.books.pay(account, amount)
+            self.accounts.pay(account, amount)
             self._emit(Credited, account=account, amount=amount)
 
     # Look-up
@@ -402,7 +402,7 @@ class Rules:
         return self._created.coordinators[self._serving]
 
     def _is_bonded(self, coordinator: Address) -> bool:
-        return bool(self.books.bonds.get(coordinator)) or not self._terms.bond
+        return bool(self.accounts.bonds.get(coordinator)) or not self._terms.bond
 
     def _is_vacant(self, successor: Address) -> bool:
         """Whether a round waits for a bond only, which the serving coordinator had a settle window's time to post."""

@@ -10,19 +10,22 @@ from collections.abc import Callable, Sequence
 from typing_extensions import Buffer
 
 from deepledger.auditor.findings import Kind
-from deepledger.protocol.aggregation.stack import Vector
-from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.spool import FileVector, fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StateError
-from deepledger.protocol.evaluation import agrees
-from deepledger.protocol.evaluators import Evaluator
-from deepledger.protocol.report import Report
-from deepledger.protocol.settlement import Coalition, Coalitions, Contribution, Earlier, Verdict, inspect
-from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.task import Evaluation
+from deepledger.protocol.evaluation.bench import agrees
+from deepledger.protocol.evaluation.evaluators import Evaluator
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.report import Report
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import ModelVector, update_dtype
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.settlement.aggregation.stack import Vector
+from deepledger.protocol.settlement.coalitions import Coalitions
+from deepledger.protocol.settlement.inputs import Contribution, Earlier
+from deepledger.protocol.settlement.judging import inspect
 from deepledger.protocol.types import Digest
-from deepledger.protocol.vectors import ModelVector, update_dtype
 
 Find = Callable[[Kind, str, str, str], None]
 """(kind, explanation, claimed, derived)"""

@@ -14,7 +14,7 @@ from deepledger.cli.options import Home, Json, PasswordFile, password
 from deepledger.protocol.errors import BadInput
 
 if TYPE_CHECKING:
-    from deepledger.protocol.keystore import Entry
+    from deepledger.protocol.local.keystore import Entry
 
 MAX_KEY_BYTES = 1024
 
@@ -37,7 +37,7 @@ def new(name: Name, home: Home, password_file: PasswordFile = None, json: Json =
 
     Example: deepledger account new hospital-a
     """
-    from deepledger.protocol.keystore import check_free, create
+    from deepledger.protocol.local.keystore import check_free, create
 
     check_free(home.accounts, name)
     _made(create(home.accounts, name, password(password_file, what="New password", confirm=True)), json=json)
@@ -59,7 +59,7 @@ def import_(
 
     Example: deepledger account import sponsor --dev 0
     """
-    from deepledger.protocol.keystore import check_free, import_key
+    from deepledger.protocol.local.keystore import check_free, import_key
 
     check_free(home.accounts, name)
     key = _dev_key(dev) if dev is not None else _key(key_file)
@@ -73,8 +73,8 @@ def show_(name: Name, home: Home, password_file: PasswordFile = None, json: Json
 
     Example: deepledger account show hospital-a
     """
-    from deepledger.protocol.keystore import unlock
-    from deepledger.protocol.withheld import public_key_of
+    from deepledger.protocol.evaluation.withheld import public_key_of
+    from deepledger.protocol.local.keystore import unlock
 
     account = unlock(home.accounts, name, password(password_file, what=f"Password of {name}"))
     public_key = "0x" + public_key_of(bytes(account.key)).hex()
@@ -89,7 +89,7 @@ def list_(home: Home, json: Json = False) -> None:
 
     Example: deepledger account list --json
     """
-    from deepledger.protocol.keystore import listing
+    from deepledger.protocol.local.keystore import listing
 
     entries = listing(home.accounts)
     if json:

@@ -7,22 +7,18 @@ from typing import Any
 from deepledger.cli.show import count, duration, eth
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import JobTerms
-from deepledger.protocol.spec import (
+from deepledger.protocol.formats.policies import ContributionRewards, EqualRewards, Rewards, SampleRewards, Screening
+from deepledger.protocol.formats.rules import (
     AggregationRule,
     CenteredClipping,
-    ContributionRewards,
     DnC,
-    EqualRewards,
     FLTrust,
-    JobSpec,
     Median,
     MultiKrum,
-    Rewards,
-    SampleRewards,
-    Screening,
     TrimmedMean,
     WeightedMean,
 )
+from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.types import Wei
 
 PRIVACY = {

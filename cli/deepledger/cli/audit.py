@@ -10,7 +10,7 @@ import typer
 
 from deepledger.cli.commands import command
 from deepledger.cli.options import Chain, JobNumber, Json, Store, TaskPlaces, Workers, places
-from deepledger.protocol.cores import CORES
+from deepledger.protocol.kernels.cores import CORES
 from deepledger.protocol.types import JobId
 
 MISMATCH = 1

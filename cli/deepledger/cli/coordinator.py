@@ -1,4 +1,4 @@
-"""coordinator: settle the rounds of jobs that list this account, and tell what is happening over HTTP."""
+"""coordinator: settle the rounds of jobs that list this account, and tell what is notice over HTTP."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import typer
 
 from deepledger.cli import show
 from deepledger.cli.commands import command
-from deepledger.cli.desk import Desk
+from deepledger.cli.job_runner import JobRunner
+from deepledger.cli.job_selection import JobSelection
 from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, Workers, amount, places
 from deepledger.cli.reporting import Reporting
 from deepledger.cli.stopping import stop_on_signals
-from deepledger.cli.strangers import Strangers
-from deepledger.protocol.cores import CORES
 from deepledger.protocol.errors import BadInput, DeepledgerError
+from deepledger.protocol.kernels.cores import CORES
 from deepledger.protocol.types import Address, JobId, Wei
 
 if TYPE_CHECKING:
     from deepledger.protocol.chain.ledger import Reader
-    from deepledger.protocol.happenings import Happening
+    from deepledger.protocol.roles.notices import Notice
 
 
 def add_to(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def coordinator(
             envvar="DEEPLEDGER_MOST_BONDS",
             metavar="AMOUNT",
             help="Without JOB: the most to be deposited, to have been lost with bonds, and to be paid in fees, all "
-            "together; for example '2 ETH'. Other jobs are left alone. Strangers can make you lose all of it.",
+            "together; for example '2 ETH'. Other jobs are left alone. JobSelection can make you lose all of it.",
         ),
     ] = None,
     sponsor: Annotated[
@@ -102,26 +102,26 @@ def coordinator(
             url = stack.enter_context(serving(chain.reader(), blobs, host=api_host, port=api_port))
             reporting.say(f"API on {url}, its description on {url}/openapi.json")
         numbers = [JobId(number) for number in dict.fromkeys(job or ())]
-        desk = Desk(
+        runner = JobRunner(
             chain, signer, account, blobs, searched, stop, observe, reporting, workers or CORES, ray, len(numbers) == 1
         )
         try:
             if limit is None:
                 for number in numbers:
-                    desk.take(number)
-                desk.wait()
+                    runner.take(number)
+                runner.wait()
             else:
-                desk.take_all(reader, Strangers(Address(account.address), limit, sponsors))
+                runner.take_all(reader, JobSelection(Address(account.address), limit, sponsors))
         except Exception:
             stop.set()  # else the threads of the jobs would keep the process, and nobody would hear of the error
-            desk.wait()
+            runner.wait()
             raise
         if stop.is_set():
             reporting.say("stopped; run the same command again to go on")
-        for warning in partings(reader, desk.threads, Address(account.address)):
+        for warning in partings(reader, runner.threads, Address(account.address)):
             reporting.say(warning)
-    if desk.failures:
-        raise desk.failures[0]
+    if runner.failures:
+        raise runner.failures[0]
 
 
 def _limit(most_bonds: str | None) -> Wei:
@@ -142,8 +142,8 @@ def _sponsors(named: Sequence[str]) -> frozenset[Address]:
 
 def partings(reader: Reader, jobs: Iterable[JobId], account: Address) -> Iterator[str]:
     """What whoever ended a coordinator must know: which bonds are still in deposit, and how they come home."""
-    from deepledger.protocol.chain.follow import Follower
-    from deepledger.protocol.trail import bond_is_free, bond_of
+    from deepledger.protocol.job.follow import Follower
+    from deepledger.protocol.job.phases import bond_is_free, bond_of
 
     with suppress(DeepledgerError):
         for job in jobs:
@@ -158,53 +158,53 @@ def partings(reader: Reader, jobs: Iterable[JobId], account: Address) -> Iterato
                 )
 
 
-def _line(happening: Happening) -> str | None:
-    words = _words(happening)
-    return f"job {happening.job}: {words}" if words else None
+def _line(notice: Notice) -> str | None:
+    words = _words(notice)
+    return f"job {notice.job}: {words}" if words else None
 
 
-def _words(happening: Happening) -> str | None:
-    from deepledger.coordinator import happenings as seen
+def _words(notice: Notice) -> str | None:
+    from deepledger.coordinator import notices as seen
     from deepledger.protocol.chain.events import Phase
-    from deepledger.protocol.happenings import Waiting, Warned
+    from deepledger.protocol.roles.notices import Waiting, Warned
 
-    match happening:
+    match notice:
         case seen.Ready():
-            accuracy = f"{happening.evaluation.accuracy:.1%}"
-            return f"{happening.name}, {happening.round} of {happening.rounds} rounds settled, accuracy {accuracy}"
+            accuracy = f"{notice.evaluation.accuracy:.1%}"
+            return f"{notice.name}, {notice.round} of {notice.rounds} rounds settled, accuracy {accuracy}"
         case seen.BondPosted():
-            return f"deposited the bond of {show.eth(happening.amount)}"
+            return f"deposited the bond of {show.eth(notice.amount)}"
         case Waiting():
-            if happening.phase is Phase.DISCLOSING:
+            if notice.phase is Phase.DISCLOSING:
                 return "the last round is over; the key of the validation set is due"
-            if happening.attempt is None:
-                return f"round {happening.round}: waiting for participants, {happening.seated} seated"
-            acts = f"{happening.seated} seated, {happening.commits} committed, {happening.reveals} revealed"
-            return f"round {happening.round}: {happening.phase.name.lower()}, {acts}"
+            if notice.attempt is None:
+                return f"round {notice.round}: waiting for participants, {notice.seated} seated"
+            acts = f"{notice.seated} seated, {notice.commits} committed, {notice.reveals} revealed"
+            return f"round {notice.round}: {notice.phase.name.lower()}, {acts}"
         case seen.UpdateJudged():
-            contribution = happening.judged.contribution
-            return f"round {happening.round}: {contribution.participant} {happening.judged.verdict}"
+            contribution = notice.judged.contribution
+            return f"round {notice.round}: {contribution.participant} {notice.judged.verdict}"
         case seen.RoundSettled():
             return (
-                f"round {happening.round}: settled in {happening.seconds:.2f} s, {happening.accepted} of "
-                f"{happening.revealed} updates accepted, accuracy {happening.evaluation.accuracy:.1%}, "
-                f"loss {happening.evaluation.loss:.4f} ({happening.receipt.gas_used:,} gas)"
+                f"round {notice.round}: settled in {notice.seconds:.2f} s, {notice.accepted} of "
+                f"{notice.revealed} updates accepted, accuracy {notice.evaluation.accuracy:.1%}, "
+                f"loss {notice.evaluation.loss:.4f} ({notice.receipt.gas_used:,} gas)"
             )
         case seen.RoundRestarted():
-            return f"round {happening.round}: restarted, too few took part"
+            return f"round {notice.round}: restarted, too few took part"
         case seen.TookOver():
-            return f"round {happening.round}: took over from {happening.predecessor}"
+            return f"round {notice.round}: took over from {notice.predecessor}"
         case seen.Disclosed():
-            return f"disclosed the validation set ({happening.receipt.gas_used:,} gas)"
+            return f"disclosed the validation set ({notice.receipt.gas_used:,} gas)"
         case seen.BondReleased():
             return "released the bond"
         case seen.Withdrawn():
-            return f"{show.eth(happening.amount)} were paid to this account"
+            return f"{show.eth(notice.amount)} were paid to this account"
         case seen.Finished(outcome=None):
             return "was replaced by the next coordinator"
         case seen.Finished():
-            return f"over: {happening.outcome.name.lower()}" if happening.outcome is not None else None
+            return f"over: {notice.outcome.name.lower()}" if notice.outcome is not None else None
         case Warned():
-            return happening.message
+            return notice.message
         case _:
             return None

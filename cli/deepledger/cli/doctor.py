@@ -21,7 +21,7 @@ from deepledger.protocol.types import Address, JobId, Seconds
 
 if TYPE_CHECKING:
     from deepledger.protocol.chain.ledger import Reader
-    from deepledger.protocol.spec import JobSpec
+    from deepledger.protocol.formats.spec import JobSpec
 
 Found = TypeVar("Found")
 
@@ -156,8 +156,8 @@ def _account(signer: Signer, reader: Reader | None) -> str:
 
 
 def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, JobSpec]:
-    from deepledger.protocol.agreement import fetch_model, fetch_spec
-    from deepledger.protocol.chain.follow import Follower
+    from deepledger.protocol.job.fetch import fetch_model, fetch_spec
+    from deepledger.protocol.job.follow import Follower
 
     follower = Follower(reader, number)
     job, blobs = follower.job, store.open()
@@ -168,7 +168,7 @@ def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, JobSpec]:
 
 
 def _task(spec: JobSpec, searched: list[Path]) -> str:
-    from deepledger.protocol.task import find_source
+    from deepledger.protocol.evaluation.task import find_source
 
     return f"{find_source(spec.task, searched).path} is what the job pins"
 

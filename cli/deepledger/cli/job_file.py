@@ -16,30 +16,29 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from deepledger.protocol.blobs import BlobStore, digest_of
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.spec import (
+from deepledger.protocol.evaluation.state_dict import layout_of, read_floats, write_floats
+from deepledger.protocol.evaluation.task import Task, read_source
+from deepledger.protocol.formats.canonical import describe, shown
+from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.fields import Name
+from deepledger.protocol.formats.policies import Rewards, Screening
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule
+from deepledger.protocol.formats.spec import (
     CORRECT_TOLERANCE,
     LOSS_TOLERANCE,
-    MAX_SEATS,
-    AggregationRule,
     JobSpec,
     ModelFormat,
-    Name,
-    Rewards,
-    Screening,
     TaskPin,
     Training,
     UpdateFormat,
     Validation,
     Withheld,
     build_spec,
-    describe,
-    shown,
     spec_bytes,
 )
-from deepledger.protocol.task import Evaluation, Task, layout_of, read_floats, read_source, write_floats
+from deepledger.protocol.formats.vectors import decode_model, encode_model
 from deepledger.protocol.types import Address, Digest, Seconds, Wei
-from deepledger.protocol.vectors import decode_model, encode_model
 
 MAX_FILE_BYTES = 1 << 20
 MAX_COORDINATORS = 8
@@ -90,7 +89,7 @@ def _address_of(text: str) -> Address:
     """Of a coordinator as `coordinator` returns it. Raises `ValueError`."""
     if len(text) == _ADDRESS_LENGTH:
         return Address(text)
-    from deepledger.protocol.withheld import address_of
+    from deepledger.protocol.evaluation.withheld import address_of
 
     try:
         return address_of(bytes.fromhex(text.removeprefix("0x")))
@@ -271,7 +270,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Dr
 
 def _withhold(validation: bytes, coordinators: Sequence[str]) -> tuple[bytes, Withheld, bytes]:
     """What is published instead, how it is opened, and the lock for the contract. The key itself is kept nowhere."""
-    from deepledger.protocol.withheld import encrypt, lock_of, new_key, seal
+    from deepledger.protocol.evaluation.withheld import encrypt, lock_of, new_key, seal
 
     without = [text for text in coordinators if len(text) == _ADDRESS_LENGTH]
     if without or not coordinators:

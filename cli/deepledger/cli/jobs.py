@@ -21,7 +21,7 @@ from deepledger.protocol.types import JobId, Wei
 if TYPE_CHECKING:
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.events import Event
-    from deepledger.protocol.trail import Job
+    from deepledger.protocol.job.state import Job
 
 
 _NAMES_TAKE = 15.0  # seconds at most
@@ -62,7 +62,7 @@ def create(
     from deepledger.cli.job_file import coordinator as checked
     from deepledger.cli.job_file import draft, read_job_file
     from deepledger.protocol.errors import BadInput
-    from deepledger.protocol.withheld import public_key_of
+    from deepledger.protocol.evaluation.withheld import public_key_of
 
     try:
         named = [checked(text) for text in coordinator or ()]
@@ -100,8 +100,8 @@ def show_(job: JobNumber, chain: Chain, store: Store, json: Json = False) -> Non
     Example: deepledger job show 1
     """
     from deepledger.cli import agreement
-    from deepledger.protocol.agreement import fetch_spec
-    from deepledger.protocol.chain.follow import Follower
+    from deepledger.protocol.job.fetch import fetch_spec
+    from deepledger.protocol.job.follow import Follower
 
     follower = Follower(chain.reader(), JobId(job))
     found = follower.job
@@ -143,7 +143,7 @@ def list_(
 
     Example: deepledger job list --json
     """
-    from deepledger.protocol.trail import phase_at
+    from deepledger.protocol.job.phases import phase_at
 
     reader = chain.reader()
     now = reader.pending_time()
@@ -224,10 +224,10 @@ def disclose(job: JobNumber, chain: Chain, signer: Signer, store: Store, json: J
 
     Example: deepledger job disclose 1
     """
-    from deepledger.protocol.agreement import fetch_spec
-    from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.errors import BadInput
-    from deepledger.protocol.withheld import open_key
+    from deepledger.protocol.evaluation.withheld import open_key
+    from deepledger.protocol.job.fetch import fetch_spec
+    from deepledger.protocol.job.follow import Follower
 
     found = Follower(chain.reader(), JobId(job)).job
     if not found.terms.withheld:
@@ -264,7 +264,7 @@ def jobs_of(events: Iterable[Event]) -> list[Job]:
     """Every job that these events are of, oldest first."""
     from collections import defaultdict
 
-    from deepledger.protocol.trail import replay
+    from deepledger.protocol.job.trail import replay
 
     trails = defaultdict(list)
     for event in events:
@@ -277,8 +277,8 @@ def _names(jobs: list[Job], store: BlobStore) -> dict[JobId, str | None]:
 
     A store that is down is asked no more.
     """
-    from deepledger.protocol.agreement import fetch_spec
     from deepledger.protocol.errors import BadInput, BlobError, StoreUnreachable
+    from deepledger.protocol.job.fetch import fetch_spec
 
     waiting, found, down = deque(reversed(jobs)), {}, []
 

@@ -19,9 +19,9 @@ from deepledger.protocol.types import Address, JobId
 if TYPE_CHECKING:
     from deepledger.protocol.chain.events import JobTerms
     from deepledger.protocol.chain.ledger import Ledger, Reader
-    from deepledger.protocol.happenings import Happening
-    from deepledger.protocol.spec import JobSpec
-    from deepledger.protocol.trail import Job
+    from deepledger.protocol.formats.spec import JobSpec
+    from deepledger.protocol.job.state import Job
+    from deepledger.protocol.roles.notices import Notice
     from deepledger.protocol.types import Seconds
 
 _FEW_BLOCKS = 4  # one until the window's beginning is known, one for the transaction, and two that may be missed
@@ -60,9 +60,9 @@ def join(
     Example: deepledger join 1 --data shard.safetensors --task examples/digits/task.py
     """
     from deepledger.node.decision import must_reveal
-    from deepledger.protocol.agreement import check_keys, fetch_spec
-    from deepledger.protocol.chain.follow import Follower
-    from deepledger.protocol.task import find_source
+    from deepledger.protocol.evaluation.task import find_source
+    from deepledger.protocol.job.fetch import check_keys, fetch_spec
+    from deepledger.protocol.job.follow import Follower
 
     reader, blobs = chain.reader(), store.open()
     follower = Follower(reader, JobId(job))
@@ -164,7 +164,7 @@ def _agree(job: Job, spec: JobSpec, source: str, *, warning: str | None, yes: bo
 
 def parting(reader: Reader, job: JobId, account: Address) -> str:
     """What whoever stopped a node must know: whether it can stay away without losing money."""
-    from deepledger.protocol.chain.follow import Follower
+    from deepledger.protocol.job.follow import Follower
 
     try:
         found = Follower(reader, job).job
@@ -179,41 +179,41 @@ def parting(reader: Reader, job: JobId, account: Address) -> str:
     )
 
 
-def _line(happening: Happening) -> str | None:
-    from deepledger.node import happenings as node
+def _line(notice: Notice) -> str | None:
+    from deepledger.node import notices as node
     from deepledger.protocol.chain.events import Phase
-    from deepledger.protocol.happenings import Acted, Waiting, Warned
+    from deepledger.protocol.roles.notices import Acted, Waiting, Warned
 
-    gas = f"({happening.receipt.gas_used:,} gas)" if isinstance(happening, Acted) else ""
-    match happening:
+    gas = f"({notice.receipt.gas_used:,} gas)" if isinstance(notice, Acted) else ""
+    match notice:
         case node.TookSeat():
-            return f"took seat {happening.seat} and staked {show.eth(happening.stake)} {gas}"
+            return f"took seat {notice.seat} and staked {show.eth(notice.stake)} {gas}"
         case Waiting(phase=Phase.DISCLOSING):
             return "the last round is over; the job ends once its coordinator discloses the validation set"
         case Waiting(attempt=None):
-            opens = f"it opens when enough have joined and {happening.serving} has deposited its bond"
-            return f"round {happening.round}: not open yet, {happening.seated} seated; {opens}"
+            opens = f"it opens when enough have joined and {notice.serving} has deposited its bond"
+            return f"round {notice.round}: not open yet, {notice.seated} seated; {opens}"
         case node.Trained():
-            clipped = ", clipped to the norm bound" if happening.clipped else ""
-            saturated = f", {show.count(happening.saturated, 'coordinate')} saturated" if happening.saturated else ""
-            return f"round {happening.round}: trained in {happening.seconds:.2f} s{clipped}{saturated}"
+            clipped = ", clipped to the norm bound" if notice.clipped else ""
+            saturated = f", {show.count(notice.saturated, 'coordinate')} saturated" if notice.saturated else ""
+            return f"round {notice.round}: trained in {notice.seconds:.2f} s{clipped}{saturated}"
         case node.CommittedUpdate():
-            return f"round {happening.round}: committed {gas}"
+            return f"round {notice.round}: committed {gas}"
         case node.RevealedUpdate():
-            return f"round {happening.round}: revealed {happening.bytes:,} bytes {gas}"
+            return f"round {notice.round}: revealed {notice.bytes:,} bytes {gas}"
         case node.RoundOver(took_part=False):
-            return f"round {happening.round}: settled without this node"
+            return f"round {notice.round}: settled without this node"
         case node.RoundOver(accepted=False):
-            return f"round {happening.round}: settled, and this node's update was not accepted; see `deepledger status`"
+            return f"round {notice.round}: settled, and this node's update was not accepted; see `deepledger status`"
         case node.RoundOver():
-            return f"round {happening.round}: settled, earned {show.eth(happening.earned)}"
+            return f"round {notice.round}: settled, earned {show.eth(notice.earned)}"
         case node.Poked():
-            return f"{happening.what} {gas}"
+            return f"{notice.what} {gas}"
         case Warned():
-            return happening.message
+            return notice.message
         case node.Finished(withdrawn=0):
             return "the job is over, and owes this account nothing"
         case node.Finished():
-            return f"the job is over; {show.eth(happening.withdrawn)} were paid to this account"
+            return f"the job is over; {show.eth(notice.withdrawn)} were paid to this account"
         case _:
             return None

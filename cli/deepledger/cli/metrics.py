@@ -11,18 +11,18 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import make_wsgi_app
 
-from deepledger.coordinator.happenings import RoundSettled, UpdateJudged
-from deepledger.node.happenings import RevealedUpdate, RoundOver, Trained
+from deepledger.coordinator.notices import RoundSettled, UpdateJudged
+from deepledger.node.notices import RevealedUpdate, RoundOver, Trained
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Reader
 from deepledger.protocol.errors import BadInput, ChainError, StateError
-from deepledger.protocol.happenings import Acted, Happening, Waiting, Warned
+from deepledger.protocol.roles.notices import Acted, Notice, Waiting, Warned
 from deepledger.protocol.types import Address
 
 
 @contextmanager
-def serving(place: str, reader: Reader, account: Address) -> Iterator[tuple[str, Callable[[Happening], None]]]:
-    """Serve metrics at "host:port" as long as the context lasts; gives the URL and what is to be told of happenings.
+def serving(place: str, reader: Reader, account: Address) -> Iterator[tuple[str, Callable[[Notice], None]]]:
+    """Serve metrics at "host:port" as long as the context lasts; gives the URL and what is to be told of notices.
 
     Raises `BadInput` for another `place`, `StateError` if nothing can listen there.
     """
@@ -115,33 +115,33 @@ class Metrics:
             warnings=counter("warnings", "Warnings given."),
         )
 
-    def count(self, happening: Happening) -> None:
+    def count(self, notice: Notice) -> None:
         """Also where another thread does."""
-        job = str(happening.job)
-        if isinstance(happening, Acted):
-            name = type(happening).__name__
+        job = str(notice.job)
+        if isinstance(notice, Acted):
+            name = type(notice).__name__
             self.transactions.labels(job, name).inc()
-            self.gas.labels(job, name).inc(happening.receipt.gas_used)
-            self.fees.labels(job).inc(happening.receipt.fee / 10**18)
-        match happening:
+            self.gas.labels(job, name).inc(notice.receipt.gas_used)
+            self.fees.labels(job).inc(notice.receipt.fee / 10**18)
+        match notice:
             case Waiting():
-                self._show(job, happening)
+                self._show(job, notice)
             case Warned():
                 self.warnings.labels(job).inc()
             case Trained():
-                self.seconds.labels(job, "training").observe(happening.seconds)
+                self.seconds.labels(job, "training").observe(notice.seconds)
             case RevealedUpdate():
-                self.bytes.labels(job).inc(happening.bytes)
+                self.bytes.labels(job).inc(notice.bytes)
             case RoundOver():
-                outcome = "paid" if happening.accepted else "not accepted" if happening.took_part else "missed"
+                outcome = "paid" if notice.accepted else "not accepted" if notice.took_part else "missed"
                 self.rounds.labels(job, outcome).inc()
-                self.earned.labels(job).inc(happening.earned / 10**18)
+                self.earned.labels(job).inc(notice.earned / 10**18)
             case UpdateJudged():
-                self.verdicts.labels(job, str(happening.judged.verdict)).inc()
+                self.verdicts.labels(job, str(notice.judged.verdict)).inc()
             case RoundSettled():
                 self.rounds.labels(job, "settled").inc()
-                self.seconds.labels(job, "settling").observe(happening.seconds)
-                self.accuracy.labels(job).set(happening.evaluation.accuracy)
+                self.seconds.labels(job, "settling").observe(notice.seconds)
+                self.accuracy.labels(job).set(notice.evaluation.accuracy)
 
     def _show(self, job: str, state: Waiting) -> None:
         self.round.labels(job).set(state.round)

@@ -15,7 +15,7 @@ from deepledger.protocol.errors import BadInput, BlobCorrupt, StateError
 from deepledger.protocol.types import Digest, JobId, Root
 
 if TYPE_CHECKING:
-    from deepledger.protocol.trail import Job
+    from deepledger.protocol.job.state import Job
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,11 +42,11 @@ def export(
     import numpy as np
     from safetensors.numpy import save
 
-    from deepledger.protocol.agreement import fetch_model, fetch_spec
     from deepledger.protocol.blobs.digest import cid_of
-    from deepledger.protocol.chain.follow import Follower
-    from deepledger.protocol.merkle import chunk_root
-    from deepledger.protocol.vectors import decode_model
+    from deepledger.protocol.formats.roots import chunk_root
+    from deepledger.protocol.formats.vectors import decode_model
+    from deepledger.protocol.job.fetch import fetch_model, fetch_spec
+    from deepledger.protocol.job.follow import Follower
 
     reader, blobs = chain.reader(), store.open()
     found = Follower(reader, JobId(job)).job

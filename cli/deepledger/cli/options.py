@@ -183,7 +183,7 @@ class Signer:
         return self.folder / "locks"
 
     def unlock(self) -> LocalAccount:
-        from deepledger.protocol.keystore import unlock
+        from deepledger.protocol.local.keystore import unlock
 
         accounts = Home(self.home).accounts
         name = self.account or _only_account(accounts)
@@ -220,7 +220,7 @@ def amount(text: str, option: str) -> Wei:
 
 
 def password(file: Path | None, *, what: str, confirm: bool = False) -> str:
-    from deepledger.protocol.keystore import read_password
+    from deepledger.protocol.local.keystore import read_password
 
     def ask() -> str:
         return str(typer.prompt(what, hide_input=True, confirmation_prompt=confirm, err=True))
@@ -229,7 +229,7 @@ def password(file: Path | None, *, what: str, confirm: bool = False) -> str:
 
 
 def _only_account(folder: Path) -> str:
-    from deepledger.protocol.keystore import listing
+    from deepledger.protocol.local.keystore import listing
 
     entries = listing(folder)
     if not entries:

@@ -1,6 +1,6 @@
 """How a role that runs for long tells what happens: lines for a person, JSON lines for a machine, metrics.
 
-All are made of the same happenings (`protocol/happenings.py`).
+All are made of the same notices (`protocol/notices.py`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from deepledger.protocol.types import Wei
 
 if TYPE_CHECKING:
     from deepledger.protocol.chain.ledger import Reader
-    from deepledger.protocol.happenings import Happening
+    from deepledger.protocol.roles.notices import Notice
     from deepledger.protocol.types import Address, JobId
 
 ROUNDS_AHEAD = 10
 """An account that cannot pay for so many more rounds like the last one is warned of."""
 
-Observe = Callable[["Happening"], None]
+Observe = Callable[["Notice"], None]
 _lines = threading.Lock()
 
 
@@ -49,24 +49,22 @@ class Reporting:
     ] = None
 
     def say(self, text: str) -> None:
-        """What is no happening: that the role begins, or was stopped."""
+        """What is no notice: that the role begins, or was stopped."""
         if self.log_json:
             _print_json({"event": "said", "message": text})
         else:
             show.logged(text)
 
     @contextmanager
-    def observing(
-        self, line: Callable[[Happening], str | None], *, reader: Reader, account: Address
-    ) -> Iterator[Observe]:
+    def observing(self, line: Callable[[Notice], str | None], *, reader: Reader, account: Address) -> Iterator[Observe]:
         """What a role is to call. `line` gives the words for a person, or None where there is nothing to say."""
-        from deepledger.protocol.happenings import Warned
+        from deepledger.protocol.roles.notices import Warned
 
-        def tell(happening: Happening) -> None:
+        def tell(notice: Notice) -> None:
             if self.log_json:
-                _print_json(as_json(happening))
-            elif text := line(happening):
-                show.logged(f"warning: {text}" if isinstance(happening, Warned) else text)
+                _print_json(as_json(notice))
+            elif text := line(notice):
+                show.logged(f"warning: {text}" if isinstance(notice, Warned) else text)
 
         observers: list[Observe] = [tell]
         if self.metrics is None:
@@ -80,11 +78,11 @@ class Reporting:
             yield _watching_purse(observers, reader, account)
 
 
-def as_json(happening: Happening) -> dict[str, Any]:
+def as_json(notice: Notice) -> dict[str, Any]:
     """Its name, the time, and its fields; amounts in wei, bytes in hexadecimal."""
-    name = type(happening).__name__
+    name = type(notice).__name__
     snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
-    return {"event": snake} | {field.name: _plain(getattr(happening, field.name)) for field in fields(happening)}
+    return {"event": snake} | {field.name: _plain(getattr(notice, field.name)) for field in fields(notice)}
 
 
 def _plain(value: Any) -> Any:
@@ -113,19 +111,19 @@ def _print_json(document: dict[str, Any]) -> None:
 
 
 def _watching_purse(observers: list[Observe], reader: Reader, account: Address) -> Observe:
-    """Hand happenings on, and warn in good time when the account will not be able to pay for much more."""
-    from deepledger.coordinator.happenings import RoundSettled
-    from deepledger.node.happenings import RoundOver
-    from deepledger.protocol.happenings import Acted, Warned
+    """Hand notices on, and warn in good time when the account will not be able to pay for much more."""
+    from deepledger.coordinator.notices import RoundSettled
+    from deepledger.node.notices import RoundOver
+    from deepledger.protocol.roles.notices import Acted, Warned
 
     spent: dict[JobId, int] = defaultdict(int)
 
-    def observe(happening: Happening) -> None:
+    def observe(notice: Notice) -> None:
         for tell in observers:
-            tell(happening)
-        if isinstance(happening, Acted):
-            spent[happening.job] += happening.receipt.fee
-        if isinstance(happening, RoundOver | RoundSettled) and (cost := spent.pop(happening.job, 0)):
+            tell(notice)
+        if isinstance(notice, Acted):
+            spent[notice.job] += notice.receipt.fee
+        if isinstance(notice, RoundOver | RoundSettled) and (cost := spent.pop(notice.job, 0)):
             try:
                 left = reader.balance(account)
             except ChainError:
@@ -136,6 +134,6 @@ def _watching_purse(observers: list[Observe], reader: Reader, account: Address) 
                     "send it more, or it will not be able to act"
                 )
                 for tell in observers:
-                    tell(Warned(job=happening.job, message=message))
+                    tell(Warned(job=notice.job, message=message))
 
     return observe

@@ -16,7 +16,7 @@ from deepledger.cli.options import Json, Workers
 if TYPE_CHECKING:
     from deepledger.cli.job_file import Draft
     from deepledger.cli.simulation import Fit, Outcome
-    from deepledger.protocol.spec import JobSpec
+    from deepledger.protocol.formats.spec import JobSpec
 
 SEAT_GAS = 210_000  # join, leave and withdraw, see contracts/snapshots
 ROUND_GAS = 75_000  # commit and reveal
@@ -114,11 +114,11 @@ def _play(
 
     from deepledger.cli.simulation import Behaviour
     from deepledger.cli.simulation import simulate as play
-    from deepledger.protocol.cores import CORES
-    from deepledger.protocol.evaluation import open_bench
-    from deepledger.protocol.evaluators import evaluator_for
-    from deepledger.protocol.task import read_source
-    from deepledger.protocol.vectors import as_model
+    from deepledger.protocol.evaluation.bench import open_bench
+    from deepledger.protocol.evaluation.evaluators import evaluator_for
+    from deepledger.protocol.evaluation.task import read_source
+    from deepledger.protocol.formats.vectors import as_model
+    from deepledger.protocol.kernels.cores import CORES
 
     torch.set_num_threads(1)  # small models train no faster with more
     bench = open_bench(prepared.spec, read_source(task), validation)

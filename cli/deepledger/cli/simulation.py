@@ -17,25 +17,28 @@ import numpy as np
 
 from deepledger.node.training import Trainer, make_update
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.evaluation import Bench
-from deepledger.protocol.evaluators import Evaluator
-from deepledger.protocol.reputation import FULL, after
-from deepledger.protocol.rewards import shares
-from deepledger.protocol.settlement import (
-    Coalition,
-    Coalitions,
-    Contribution,
-    Earlier,
-    Judged,
-    Revealed,
-    Settlement,
-    Verdict,
-    settle,
+from deepledger.protocol.evaluation.bench import Bench
+from deepledger.protocol.evaluation.evaluators import Evaluator
+from deepledger.protocol.evaluation.task import Task
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.policies import ContributionRewards, EqualRewards, Rewards, SampleRewards
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import (
+    Encoded,
+    Floats,
+    ModelVector,
+    UpdateVector,
+    encode_update,
+    update_dtype,
 )
-from deepledger.protocol.spec import ContributionRewards, EqualRewards, JobSpec, Rewards, SampleRewards
-from deepledger.protocol.task import Evaluation, Task
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.reputation import FULL, after
+from deepledger.protocol.settlement.coalitions import Coalitions
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, Revealed
+from deepledger.protocol.settlement.judging import Judged
+from deepledger.protocol.settlement.rewards import shares
+from deepledger.protocol.settlement.settle import Settlement, settle
 from deepledger.protocol.types import Address, Digest, Root, Wei
-from deepledger.protocol.vectors import Encoded, Floats, ModelVector, UpdateVector, encode_update, update_dtype
 
 FLOOR = 20  # per cent, of the policy with a floor that every simulation shows
 INFLATION = 10

@@ -16,10 +16,10 @@ from deepledger.protocol.types import JobId
 if TYPE_CHECKING:
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.events import Phase
-    from deepledger.protocol.chain.follow import Follower
     from deepledger.protocol.chain.ledger import Reader
-    from deepledger.protocol.report import Report
-    from deepledger.protocol.trail import Job, Participant, SettledRound
+    from deepledger.protocol.formats.report import Report
+    from deepledger.protocol.job.follow import Follower
+    from deepledger.protocol.job.state import Job, Participant, SettledRound
     from deepledger.protocol.types import Address, Wei
 
 
@@ -62,8 +62,8 @@ def status(
 
 
 def _accounts(reader: Reader, home: Home, *, json: bool) -> None:
-    from deepledger.protocol.keystore import listing
-    from deepledger.protocol.trail import deposit_of
+    from deepledger.protocol.job.phases import deposit_of
+    from deepledger.protocol.local.keystore import listing
 
     entries, jobs, head = listing(home.accounts), all_jobs(reader), reader.head()
     balances = {entry.address: reader.balance(entry.address) for entry in entries}
@@ -127,9 +127,9 @@ def _roles(job: Job, account: Address) -> list[str]:
 
 def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None:
     from deepledger.protocol.blobs.digest import cid_of
-    from deepledger.protocol.chain.follow import Follower
-    from deepledger.protocol.reputation import FULL
-    from deepledger.protocol.trail import bond_of, deadline
+    from deepledger.protocol.job.follow import Follower
+    from deepledger.protocol.job.phases import bond_of, deadline
+    from deepledger.protocol.job.reputation import FULL
 
     follower = Follower(reader, number)
     job = follower.job
@@ -184,7 +184,7 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
 
 def work_of(job: Job) -> list[Work]:
     """Of everybody who was seated when a round was settled, or is now: those who are, by seat, then those who left."""
-    from deepledger.protocol.rewards import pay
+    from deepledger.protocol.settlement.rewards import pay
     from deepledger.protocol.types import Wei
 
     last: dict[Address, Participant] = {}
@@ -217,7 +217,7 @@ def _act(job: Job, participant: Address) -> str:
 def _cause(job: Job, phase: Phase) -> str:
     """Why nothing goes on, and what would."""
     from deepledger.protocol.chain.events import Phase
-    from deepledger.protocol.trail import has_bond
+    from deepledger.protocol.job.phases import has_bond
 
     least, attempt = job.terms.min_participants, job.attempt
     if phase is Phase.WAITING:
@@ -250,7 +250,7 @@ def _round_row(over: SettledRound, report: Report | None) -> tuple[object, ...]:
 
 def _refused(report: Report | None) -> list[str]:
     """Why updates were not accepted, with the seats."""
-    from deepledger.protocol.settlement import Verdict
+    from deepledger.protocol.formats.verdicts import Verdict
 
     updates = report.updates if report else ()
     return [f"seat {update.seat}: {update.verdict}" for update in updates if update.verdict is not Verdict.ACCEPTED]
@@ -259,7 +259,7 @@ def _refused(report: Report | None) -> list[str]:
 def _reported(blobs: BlobStore, over: SettledRound) -> Report | None:
     """What the coordinator says it did, if its report can be had."""
     from deepledger.protocol.errors import BadInput, BlobError
-    from deepledger.protocol.report import MAX_REPORT_BYTES, parse_report
+    from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
 
     try:
         return parse_report(blobs.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
@@ -269,9 +269,9 @@ def _reported(blobs: BlobStore, over: SettledRound) -> Report | None:
 
 def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, Any]:
     from deepledger.protocol.blobs.digest import cid_of
-    from deepledger.protocol.reputation import FULL
-    from deepledger.protocol.rewards import pay
-    from deepledger.protocol.trail import bond_of, deadline
+    from deepledger.protocol.job.phases import bond_of, deadline
+    from deepledger.protocol.job.reputation import FULL
+    from deepledger.protocol.settlement.rewards import pay
 
     job, attempt = follower.job, follower.job.attempt
     return {

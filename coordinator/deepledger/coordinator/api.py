@@ -15,16 +15,16 @@ from typing import Annotated, Any
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from deepledger.coordinator import answers as say
-from deepledger.coordinator.answers import Problem, Seen
+from deepledger.coordinator import schemas as say
+from deepledger.coordinator.schemas import Problem, Seen
 from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Event
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, DeepledgerError
-from deepledger.protocol.report import MAX_REPORT_BYTES, Report, parse_report
-from deepledger.protocol.spec import MAX_SPEC_BYTES, JobSpec, parse_spec
+from deepledger.protocol.formats.report import MAX_REPORT_BYTES, Report, parse_report
+from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec, parse_spec
+from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.types import Digest, JobId
 
 _MOST_JOBS = 256  # followed at once
@@ -45,7 +45,7 @@ After = Annotated[
 ]
 
 
-class _Desk:
+class _Trails:
     """Follows the jobs that were asked for, as of the newest block. The chain is asked by one thread at a time."""
 
     def __init__(self, reader: Reader) -> None:
@@ -88,7 +88,7 @@ class _Desk:
 
 def build_app(reader: Reader, store: BlobStore) -> FastAPI:
     """Raises nothing by itself; chain and store trouble become status 502, unknown jobs and rounds 404."""
-    desk = _Desk(reader)
+    trails = _Trails(reader)
     app = FastAPI(
         title="deepledger coordinator",
         description=__doc__ or "",
@@ -123,7 +123,7 @@ def build_app(reader: Reader, store: BlobStore) -> FastAPI:
     def health(response: Response) -> say.Health:
         troubles, head, jobs = [], None, None
         try:
-            head, jobs = desk.height()
+            head, jobs = trails.height()
         except DeepledgerError as error:
             troubles.append(str(error))
         try:
@@ -144,64 +144,64 @@ def build_app(reader: Reader, store: BlobStore) -> FastAPI:
         )
 
     @app.get("/jobs", summary="Jobs, in the order in which they were created")
-    def jobs(offset: Offset = 0, limit: Limit = 50) -> say.JobsAnswer:
-        head, total = desk.height()
-        shown = [desk.see(number) for number in range(offset + 1, min(offset + limit, total) + 1)]
-        return say.JobsAnswer(block=say.block(head), total=total, jobs=[say.job_summary(seen) for seen in shown])
+    def jobs(offset: Offset = 0, limit: Limit = 50) -> say.JobsResponse:
+        head, total = trails.height()
+        shown = [trails.see(number) for number in range(offset + 1, min(offset + limit, total) + 1)]
+        return say.JobsResponse(block=say.block(head), total=total, jobs=[say.job_summary(seen) for seen in shown])
 
     @app.get("/jobs/{job}", summary="One job", responses=unknown)
-    def job(job: JobNumber) -> say.JobAnswer:
-        seen = desk.see(job)
-        return say.JobAnswer(block=say.block(seen.head), job=say.job_summary(seen))
+    def job(job: JobNumber) -> say.JobResponse:
+        seen = trails.see(job)
+        return say.JobResponse(block=say.block(seen.head), job=say.job_summary(seen))
 
     @app.get("/jobs/{job}/spec", summary="What participants agreed to, checked against its digest", responses=unknown)
-    def spec(job: JobNumber) -> say.SpecAnswer:
-        seen = desk.see(job)
+    def spec(job: JobNumber) -> say.SpecResponse:
+        seen = trails.see(job)
         digest = seen.job.terms.spec_digest
-        return say.SpecAnswer(block=say.block(seen.head), cid=cid_of(digest), spec=spec_of(digest))
+        return say.SpecResponse(block=say.block(seen.head), cid=cid_of(digest), spec=spec_of(digest))
 
     @app.get("/jobs/{job}/participants", summary="Who takes part, and has earned what", responses=unknown)
-    def participants(job: JobNumber) -> say.ParticipantsAnswer:
-        seen = desk.see(job)
-        return say.ParticipantsAnswer(block=say.block(seen.head), participants=say.participant_summaries(seen.job))
+    def participants(job: JobNumber) -> say.ParticipantsResponse:
+        seen = trails.see(job)
+        return say.ParticipantsResponse(block=say.block(seen.head), participants=say.participant_summaries(seen.job))
 
     @app.get("/jobs/{job}/rounds", summary="Settled rounds", responses=unknown)
-    def rounds(job: JobNumber, offset: Offset = 0, limit: Limit = 50) -> say.RoundsAnswer:
-        seen = desk.see(job)
+    def rounds(job: JobNumber, offset: Offset = 0, limit: Limit = 50) -> say.RoundsResponse:
+        seen = trails.see(job)
         shown = seen.job.history[offset : offset + limit]
-        return say.RoundsAnswer(
+        return say.RoundsResponse(
             block=say.block(seen.head), total=seen.job.round, rounds=[say.settled_round(over) for over in shown]
         )
 
     @app.get("/jobs/{job}/rounds/{number}", summary="One round, settled or open: updates and pay", responses=unknown)
-    def one_round(job: JobNumber, number: RoundIndex) -> say.RoundAnswer:
-        seen = desk.see(job)
+    def one_round(job: JobNumber, number: RoundIndex) -> say.RoundResponse:
+        seen = trails.see(job)
         attempt = seen.job.attempt
         if attempt is not None and attempt.round == number:
-            return say.RoundAnswer(block=say.block(seen.head), round=say.open_round(attempt))
+            return say.RoundResponse(block=say.block(seen.head), round=say.open_round(attempt))
         if number >= seen.job.round:
             raise HTTPException(404, f"round {number} of job {job} is not open yet")
-        return say.RoundAnswer(block=say.block(seen.head), round=say.settled_round(seen.job.history[number]))
+        return say.RoundResponse(block=say.block(seen.head), round=say.settled_round(seen.job.history[number]))
 
     @app.get(
         "/jobs/{job}/rounds/{number}/report",
         summary="The coordinator's report, checked against its digest",
         responses=unknown,
     )
-    def report(job: JobNumber, number: RoundIndex) -> say.ReportAnswer:
-        seen = desk.see(job)
+    def report(job: JobNumber, number: RoundIndex) -> say.ReportResponse:
+        seen = trails.see(job)
         if number >= seen.job.round:
             raise HTTPException(404, f"round {number} of job {job} is not settled")
         digest = seen.job.history[number].settled.report_digest
-        return say.ReportAnswer(block=say.block(seen.head), cid=cid_of(digest), report=report_of(digest))
+        return say.ReportResponse(block=say.block(seen.head), cid=cid_of(digest), report=report_of(digest))
 
     @app.get("/jobs/{job}/events", summary="The trail, in the chain's order", responses=unknown)
-    def events(job: JobNumber, after: After = "0", limit: Limit = 100) -> say.EventsAnswer:
+    def events(job: JobNumber, after: After = "0", limit: Limit = 100) -> say.EventsResponse:
         number, _, index = after.partition(".")
-        seen = desk.see(job)
-        found = desk.events(seen, after=(int(number), int(index) if index else 1 << 62), limit=limit + 1)
+        seen = trails.see(job)
+        found = trails.events(seen, after=(int(number), int(index) if index else 1 << 62), limit=limit + 1)
         shown = [say.event_summary(event) for event in found[:limit]]
         following = f"{shown[-1].block}.{shown[-1].log_index}" if len(found) > limit else None
-        return say.EventsAnswer(block=say.block(seen.head), events=shown, next=following)
+        return say.EventsResponse(block=say.block(seen.head), events=shown, next=following)
 
     return app

@@ -13,22 +13,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deepledger.coordinator import decision, happenings
+from deepledger.coordinator import decision, notices
+from deepledger.coordinator.readiness import Readiness, get_key, get_ready
 from deepledger.coordinator.risks import Pace, Took
 from deepledger.coordinator.settling import Prepared, post, prepare
-from deepledger.coordinator.starting import Readiness, get_key, get_ready
 from deepledger.coordinator.succession import check_last_settlement
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, LedgerRejected, StoreUnreachable
-from deepledger.protocol.evaluation import Bench
-from deepledger.protocol.evaluators import Evaluator, evaluator_for
-from deepledger.protocol.happenings import Happening, Waiting, Warned, waiting
-from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
-from deepledger.protocol.settlement import contributions, revealed_in
-from deepledger.protocol.trail import Attempt, Job, bond_of, seats_revealed
+from deepledger.protocol.evaluation.bench import Bench
+from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.job.phases import bond_of, seats_revealed
+from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.roles.notices import Notice, Waiting, Warned, waiting
+from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
+from deepledger.protocol.settlement.inputs import contributions, revealed_in
 from deepledger.protocol.types import JobId, RoundNumber
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
@@ -51,13 +52,13 @@ class _Coordinator:
     store: BlobStore
     follower: Follower
     tasks: Sequence[Path]
-    observe: Callable[[Happening], None]
+    observe: Callable[[Notice], None]
     stop: threading.Event
     leave: threading.Event
     secret: bytes | None
     workers: int
     ray: str | None
-    stranger: bool
+    unsolicited: bool
     shared: bool
     ready: Readiness | None = None  # None: no round is left to settle, and only the key is needed
     evaluator: Evaluator | None = None
@@ -102,23 +103,23 @@ def coordinate(
     job: JobId,
     *,
     tasks: Sequence[Path],
-    observe: Callable[[Happening], None],
+    observe: Callable[[Notice], None],
     stop: threading.Event,
     leave: threading.Event | None = None,
     secret: bytes | None = None,
     workers: int = 1,
     ray: str | None = None,
-    stranger: bool = False,
+    unsolicited: bool = False,
     shared: bool = False,
 ) -> None:
     """Coordinate a job until it is over or `stop` is set; then the bond is withdrawn.
 
     `tasks` are files and folders in which the pinned task source is looked for; `leave`, once it is set: only the bond
     is taken home, as soon as the contract gives it back; `secret` is the account's secret key, to which the key of a
-    withheld validation set is sealed; `workers` and `ray` say where models are evaluated, see `evaluators`; `stranger`:
-    nobody named this job, and `shared`: this process settles other jobs, too, see `risks`. Raises every
-    `DeepledgerError` that does not pass by itself; the call can be repeated. Any other exception is a fault: while
-    something is at stake, all is begun again after it.
+    withheld validation set is sealed; `workers` and `ray` say where models are evaluated, see `evaluators`;
+    `unsolicited`: nobody named this job, and `shared`: this process settles other jobs, too, see `risks`. Raises
+    every `DeepledgerError` that does not pass by itself; the call can be repeated. Any other exception is a fault:
+    while something is at stake, all is begun again after it.
     """
     warn: Callable[[str], None] = lambda message: observe(Warned(job=job, message=message))  # noqa: E731
     pause, leave = FIRST_PAUSE, leave or threading.Event()
@@ -130,7 +131,7 @@ def coordinate(
             )
         while True:
             coordinator = _Coordinator(
-                ledger, store, follower, tasks, observe, stop, leave, secret, workers, ray, stranger, shared
+                ledger, store, follower, tasks, observe, stop, leave, secret, workers, ray, unsolicited, shared
             )
             try:
                 _coordinate(coordinator)
@@ -138,7 +139,7 @@ def coordinate(
             except (DeepledgerError, Stopped):
                 raise
             except Exception as fault:  # ours, or this machine's: no memory, say
-                if not decision.at_stake(follower.job, ledger.account, stranger=stranger):
+                if not decision.at_stake(follower.job, ledger.account, unsolicited=unsolicited):
                     raise
                 warn(f"{unforeseen(fault)}. Starting again in {pause:g} s.")
             if stop.wait(pause):
@@ -160,7 +161,7 @@ def _coordinate(self: _Coordinator) -> None:
             tasks=self.tasks,
             secret=self.secret,
             workers=self.workers,
-            stranger=self.stranger,
+            unsolicited=self.unsolicited,
             shared=self.shared,
             warn=warn,
             stop=stop,
@@ -180,7 +181,7 @@ def _coordinate(self: _Coordinator) -> None:
             _run(self)
         return
     self.observe(
-        happenings.Ready(
+        notices.Ready(
             job=follower.job.job,
             name=self.bench.spec.name,
             round=follower.job.round,
@@ -220,7 +221,9 @@ def _run(self: _Coordinator) -> None:
                     self.warn(_why_again(self.follower.job, trouble))
                 continue
             passes = is_transient(trouble) or isinstance(trouble, BlobError)
-            if not passes and not decision.at_stake(self.follower.job, self.ledger.account, stranger=self.stranger):
+            if not passes and not decision.at_stake(
+                self.follower.job, self.ledger.account, unsolicited=self.unsolicited
+            ):
                 raise
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE, self.follower.job.terms.settle_window / 8)
             self.warn(f"{trouble} (trying again in {pause:.1f} s)")
@@ -249,23 +252,21 @@ def _act(self: _Coordinator, step: decision.Step) -> None:
     match step:
         case decision.PostBond():
             receipt = ledger.post_bond(job.job, value=job.terms.bond)
-            self.observe(happenings.BondPosted(job=job.job, amount=job.terms.bond, receipt=receipt))
+            self.observe(notices.BondPosted(job=job.job, amount=job.terms.bond, receipt=receipt))
         case decision.Settle(attempt):
             receipt = _settle(self, attempt)
         case decision.Restart():
             receipt = ledger.restart_round(job.job)
-            self.observe(happenings.RoundRestarted(job=job.job, round=job.round, receipt=receipt))
+            self.observe(notices.RoundRestarted(job=job.job, round=job.round, receipt=receipt))
         case decision.Check():
             _check(self)
         case decision.Replace():
             receipt = ledger.replace_coordinator(job.job)
-            self.observe(
-                happenings.TookOver(job=job.job, round=job.round, predecessor=job.coordinator, receipt=receipt)
-            )
+            self.observe(notices.TookOver(job=job.job, round=job.round, predecessor=job.coordinator, receipt=receipt))
         case decision.Disclose():
             assert self.key is not None  # noqa: S101 (it was opened before there was anything to disclose)
             receipt = ledger.disclose(job.job, self.key)
-            self.observe(happenings.Disclosed(job=job.job, receipt=receipt))
+            self.observe(notices.Disclosed(job=job.job, receipt=receipt))
         case _:
             pass
     if receipt is not None:
@@ -313,9 +314,9 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
         return None
     receipt = post(ledger, job, prepared)
     for judged in prepared.settlement.judged:
-        self.observe(happenings.UpdateJudged(job=job.job, round=attempt.round, judged=judged))
+        self.observe(notices.UpdateJudged(job=job.job, round=attempt.round, judged=judged))
     self.observe(
-        happenings.RoundSettled(
+        notices.RoundSettled(
             job=job.job,
             round=attempt.round,
             attempt=attempt.attempt,
@@ -370,16 +371,16 @@ def _show(self: _Coordinator) -> None:
         self.observe(state)
 
 
-def _go_home(ledger: Ledger, follower: Follower, observe: Callable[[Happening], None]) -> None:
+def _go_home(ledger: Ledger, follower: Follower, observe: Callable[[Notice], None]) -> None:
     """Take the bond home. Safe to repeat."""
     job = follower.job
     if bond_of(job, ledger.account):
         receipt = ledger.release_bond(job.job)
-        observe(happenings.BondReleased(job=job.job, receipt=receipt))
+        observe(notices.BondReleased(job=job.job, receipt=receipt))
         follower.reach(receipt.block)
     credit = ledger.credit(job.job, ledger.account)
     if credit:
         receipt = ledger.withdraw(job.job)
-        observe(happenings.Withdrawn(job=job.job, amount=credit, receipt=receipt))
+        observe(notices.Withdrawn(job=job.job, amount=credit, receipt=receipt))
     if decision.is_done(job, ledger.account):
-        observe(happenings.Finished(job=job.job, outcome=job.outcome))
+        observe(notices.Finished(job=job.job, outcome=job.outcome))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from deepledger.protocol.chain.events import Phase
-from deepledger.protocol.trail import Attempt, Job, bond_is_free, bond_of, has_bond, is_vacant, phase_at, successor
+from deepledger.protocol.job.phases import bond_is_free, bond_of, has_bond, is_vacant, phase_at, successor
+from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.types import Address, Seconds
 
 
@@ -141,11 +142,11 @@ def waits_until(job: Job, end: Seconds) -> Seconds:
     return Seconds(end - job.terms.settle_window // 2)
 
 
-def at_stake(job: Job, me: Address, *, stranger: bool = False) -> bool:
+def at_stake(job: Job, me: Address, *, unsolicited: bool = False) -> bool:
     """Whether giving up now may cost somebody something: our bond, or, in a job that somebody named, a round that has
     begun.
     """
-    begun = not stranger and (job.attempt is not None or job.round > 0)
+    begun = not unsolicited and (job.attempt is not None or job.round > 0)
     return job.outcome is None and (me in job.bonded or begun)
 
 

@@ -17,16 +17,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from deepledger.protocol.aggregation.stack import Vector
-from deepledger.protocol.cores import on_one_core
-from deepledger.protocol.evaluation import Bench
-from deepledger.protocol.evaluators import hand_over
-from deepledger.protocol.settlement import MOST_SHOWN, Coalition, Coalitions, Contribution, Earlier, Revealed, settle
-from deepledger.protocol.spec import FLTrust, JobSpec, LayoutEntry
-from deepledger.protocol.task import Evaluation
-from deepledger.protocol.temporary import remove_folder
+from deepledger.protocol.evaluation.bench import Bench
+from deepledger.protocol.evaluation.evaluators import hand_over
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.rules import FLTrust
+from deepledger.protocol.formats.spec import JobSpec, LayoutEntry
+from deepledger.protocol.formats.vectors import ModelVector, update_dtype
+from deepledger.protocol.kernels.cores import on_one_core
+from deepledger.protocol.local.temporary import remove_folder
+from deepledger.protocol.settlement.aggregation.stack import Vector
+from deepledger.protocol.settlement.coalitions import Coalitions
+from deepledger.protocol.settlement.inputs import MOST_SHOWN, Contribution, Earlier, Revealed
+from deepledger.protocol.settlement.settle import settle
 from deepledger.protocol.types import Address, Digest, Root
-from deepledger.protocol.vectors import ModelVector, update_dtype
 
 _FEW, _MANY = 1 << 14, 1 << 18  # coordinates
 _SIZES = (40, 20)  # the largest of what drawn updates have in common, and of what each has alone: int8 holds both

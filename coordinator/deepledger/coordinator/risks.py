@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, StateError
-from deepledger.protocol.evaluation import TRIES, Bench
-from deepledger.protocol.settlement import MOST_SHOWN, most_coalitions
-from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.task import Evaluation
-from deepledger.protocol.trail import Job
+from deepledger.protocol.evaluation.bench import TRIES, Bench
+from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.job.state import Job
+from deepledger.protocol.settlement.coalitions import most_coalitions
+from deepledger.protocol.settlement.inputs import MOST_SHOWN
 from deepledger.protocol.types import Seconds
-from deepledger.protocol.vectors import ModelVector
 
 _BLOCKS = 2  # one until we know that revealing is over, one until the settlement is in a block
 LONGEST_ROUND = Seconds(7 * 86_400)
@@ -106,7 +107,7 @@ def check_draws(bench: Bench, model: ModelVector, evaluation: Evaluation) -> Non
         )
 
 
-def check_stranger(terms: JobTerms, spec: JobSpec) -> None:
+def check_unsolicited(terms: JobTerms, spec: JobSpec) -> None:
     """What a job that nobody named must keep to, besides. Raises `BadInput`."""
     if terms.commit_window + terms.reveal_window > LONGEST_ROUND:
         raise BadInput(

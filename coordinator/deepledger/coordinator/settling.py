@@ -12,31 +12,26 @@ from functools import partial
 from typing_extensions import Buffer
 
 from deepledger.coordinator.verify import Verifier
-from deepledger.protocol.aggregation.stack import Vector
-from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BlobError
-from deepledger.protocol.evaluation import Bench
-from deepledger.protocol.evaluators import Evaluator
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.patience import persist
-from deepledger.protocol.report import build_report, report_bytes
-from deepledger.protocol.settlement import (
-    Coalition,
-    Coalitions,
-    Contribution,
-    Earlier,
-    Revealed,
-    Settlement,
-    Verdict,
-    settle,
-)
-from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.task import Evaluation
-from deepledger.protocol.trail import Attempt, Job
+from deepledger.protocol.evaluation.bench import Bench
+from deepledger.protocol.evaluation.evaluators import Evaluator
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.report import report_bytes
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.roles.retry import persist
+from deepledger.protocol.settlement.aggregation.stack import Vector
+from deepledger.protocol.settlement.coalitions import Coalitions
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, Revealed
+from deepledger.protocol.settlement.reporting import build_report
+from deepledger.protocol.settlement.settle import Settlement, settle
 from deepledger.protocol.types import Digest, Root
-from deepledger.protocol.vectors import ModelVector
 
 
 @dataclass(frozen=True, slots=True)

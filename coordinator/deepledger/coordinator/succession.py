@@ -6,13 +6,14 @@ and then is silent, would have its successor miss the deadline and lose the bond
 
 from __future__ import annotations
 
-from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.report import MAX_REPORT_BYTES, VectorPin, parse_report
-from deepledger.protocol.spec import CenteredClipping, JobSpec
-from deepledger.protocol.trail import Job
+from deepledger.protocol.formats.report import MAX_REPORT_BYTES, VectorPin, parse_report
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.rules import CenteredClipping
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.state import Job
 
 
 def check_last_settlement(store: BlobStore, spec: JobSpec, job: Job) -> None:

@@ -19,11 +19,13 @@ from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.blobs.spool import FileVector, fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing
-from deepledger.protocol.patience import Stopped
-from deepledger.protocol.settlement import Contribution, Earlier, Verdict, inspect
-from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import update_dtype
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.roles.retry import Stopped
+from deepledger.protocol.settlement.inputs import Contribution, Earlier
+from deepledger.protocol.settlement.judging import inspect
 from deepledger.protocol.types import Digest, Root
-from deepledger.protocol.vectors import update_dtype
 
 _AT_ONCE = 4  # updates fetched and inspected at the same time, at most
 _MAPPED = 1 << 26  # bytes of them in memory at the same time, or as many as the model has

@@ -15,8 +15,8 @@ import urllib.request
 from pathlib import Path
 
 from deepledger.devnet.accounts import BALANCE_ETHER, COUNT, MNEMONIC
-from deepledger.devnet.deathwatch import Deathwatch
 from deepledger.devnet.ports import free_port, listening_socket, reachable
+from deepledger.devnet.reaper import Reaper
 from deepledger.protocol.errors import BadInput, StateError
 
 ENVIRONMENT = "DEEPLEDGER_ANVIL"
@@ -66,7 +66,7 @@ class AnvilProcess:
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
         )
-        self._deathwatch = Deathwatch(self._process.pid)
+        self._deathwatch = Reaper(self._process.pid)
         try:
             self._await_answer(f"http://{reachable(host)}:{self.port}")
         except BaseException:

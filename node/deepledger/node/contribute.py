@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from deepledger.node.happenings import CommittedUpdate, RevealedUpdate, Trained
 from deepledger.node.journal import Journal, Record
+from deepledger.node.notices import CommittedUpdate, RevealedUpdate, Trained
 from deepledger.node.training import (
     MakeUpdate,
     Trainer,
@@ -22,21 +22,22 @@ from deepledger.node.training import (
     rehearse,
     training_seed,
 )
-from deepledger.protocol.agreement import fetch_model
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Phase
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger
-from deepledger.protocol.commitment import SALT_BYTES, Slot, commitment_for
 from deepledger.protocol.errors import AccountInUse, BadInput, BlobError, StateError
-from deepledger.protocol.happenings import Happening, Waiting, Warned
-from deepledger.protocol.merkle import chunk_root
-from deepledger.protocol.spec import JobSpec
-from deepledger.protocol.task import find_source
-from deepledger.protocol.trail import Attempt, Job, deadline
+from deepledger.protocol.evaluation.task import find_source
+from deepledger.protocol.formats.commitment import SALT_BYTES, Slot, commitment_for
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import as_update
+from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.job.phases import deadline
+from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.roles.notices import Notice, Waiting, Warned
 from deepledger.protocol.types import Address, JobId
-from deepledger.protocol.vectors import as_update
 
 
 @dataclass(slots=True)
@@ -51,7 +52,7 @@ class Node:
     tasks: Sequence[Path]  # where the pinned source is looked for
     data: Path
     samples: int | None  # to declare; None: all
-    observe: Callable[[Happening], None]
+    observe: Callable[[Notice], None]
     settled: int  # rounds already reported
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False

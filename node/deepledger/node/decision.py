@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from deepledger.protocol.chain.events import Phase
-from deepledger.protocol.trail import Attempt, Job, phase_at, successor
+from deepledger.protocol.job.phases import phase_at, successor
+from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.types import Address, Seconds
 
 TURN = Seconds(2)

@@ -18,11 +18,11 @@ from typing import TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from deepledger.protocol.commitment import Slot
 from deepledger.protocol.errors import StateError
-from deepledger.protocol.spec import JobSpec
+from deepledger.protocol.formats.commitment import Slot
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import Floats
 from deepledger.protocol.types import Digest, Root, RoundNumber
-from deepledger.protocol.vectors import Floats
 
 _KEPT_ROUNDS = 2
 T = TypeVar("T")

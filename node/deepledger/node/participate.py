@@ -13,14 +13,11 @@ from pathlib import Path
 from deepledger.node import contribute
 from deepledger.node.contribute import Node
 from deepledger.node.decision import Step, must_reveal, next_step
-from deepledger.node.happenings import Finished, LeftSeat, Poked, RoundOver, TookSeat, Withdrawn
 from deepledger.node.journal import Journal
+from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, TookSeat, Withdrawn
 from deepledger.node.training import MakeUpdate, make_update
-from deepledger.protocol.agreement import check_keys, fetch_spec
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.chain.follow import Follower
 from deepledger.protocol.chain.ledger import Ledger, Receipt
-from deepledger.protocol.commitment import Slot
 from deepledger.protocol.errors import (
     AccountInUse,
     BlobError,
@@ -31,10 +28,13 @@ from deepledger.protocol.errors import (
     LedgerRejected,
     StateError,
 )
-from deepledger.protocol.happenings import Happening, Warned, waiting
-from deepledger.protocol.patience import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
-from deepledger.protocol.rewards import pay
-from deepledger.protocol.trail import SettledRound
+from deepledger.protocol.formats.commitment import Slot
+from deepledger.protocol.job.fetch import check_keys, fetch_spec
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.job.state import SettledRound
+from deepledger.protocol.roles.notices import Notice, Warned, waiting
+from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
+from deepledger.protocol.settlement.rewards import pay
 from deepledger.protocol.types import JobId, RoundNumber, Wei
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
@@ -53,7 +53,7 @@ def participate(
     data: Path,
     samples: int | None = None,
     folder: Path,
-    observe: Callable[[Happening], None],
+    observe: Callable[[Notice], None],
     stop: threading.Event,
     make_update: MakeUpdate = make_update,
 ) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from deepledger.protocol.errors import BadInput, BadSpec
-from deepledger.protocol.spec import CenteredClipping, JobSpec
-from deepledger.protocol.task import WORST_LOSS, Task, TaskSource, layout_of, read_floats, write_floats
-from deepledger.protocol.types import Address, RoundNumber
-from deepledger.protocol.vectors import (
-    BLOCK,
+from deepledger.protocol.evaluation.state_dict import layout_of, read_floats, write_floats
+from deepledger.protocol.evaluation.task import Task, TaskSource
+from deepledger.protocol.formats.evaluation import WORST_LOSS
+from deepledger.protocol.formats.rules import CenteredClipping
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import (
     Encoded,
     Floats,
     ModelVector,
@@ -27,6 +28,8 @@ from deepledger.protocol.vectors import (
     decode_model,
     encode_update,
 )
+from deepledger.protocol.kernels.cores import BLOCK
+from deepledger.protocol.types import Address, RoundNumber
 
 
 @dataclass(frozen=True, slots=True)

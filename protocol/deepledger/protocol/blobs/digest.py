@@ -3,8 +3,8 @@
 It is the SHA-256 of the root node of the UnixFS file that `ipfs add --cid-version=1 --raw-leaves=false
 --chunker=size-262144` builds, so that the CID follows from the digest alone. That file is a balanced tree: leaves of
 256 KiB, nodes of at most 174 links, every node a dag-pb message. Only the few bytes around each leaf are made here; the
-data itself is hashed where it lies. This is the plain version; most of a large blob goes through `digest_fast`, which
-is tested against it.
+data itself is hashed where it lies. This is the plain version; most of a large blob goes through
+`kernels.blob_leaves`, which is tested against it.
 
 Specifications: ipld.io/specs/codecs/dag-pb, specs.ipfs.tech/unixfs.
 """
@@ -22,8 +22,8 @@ from typing import Final, Protocol
 
 from typing_extensions import Buffer
 
-from deepledger.protocol.cores import in_parts
 from deepledger.protocol.errors import BadInput
+from deepledger.protocol.kernels.cores import in_parts
 from deepledger.protocol.types import Digest
 
 CHUNK: Final = 262_144
@@ -35,10 +35,10 @@ LINKS: Final = 174
 _CID_PREFIX: Final = bytes([0x01, 0x70, 0x12, 0x20])  # CIDv1, dag-pb, sha2-256, 32 bytes
 _FILE: Final = b"\x08\x02"  # UnixFS Type = File
 _AT_ONCE: Final = 16
-"""Leaves that go through `digest_fast` together, and the fewest that are worth a thread of their own."""
+"""Leaves that go through `kernels.blob_leaves` together, and the fewest that are worth a thread of their own."""
 
 FAST_FROM: Final = 32 * CHUNK
-"""Bytes from which `digest_fast` is worth its import: below, this version takes milliseconds."""
+"""Bytes from which `kernels.blob_leaves` is worth its import: below, this version takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ def _varint(number: int) -> bytes:
 @cache
 def _fast() -> FastLeaves | None:
     try:
-        from deepledger.protocol.blobs import digest_fast
+        from deepledger.protocol.kernels import blob_leaves
     except ImportError:  # an auditor's install has no numba
         return None
-    return digest_fast.leaf_digests if digest_fast.WORTHWHILE else None
+    return blob_leaves.leaf_digests if blob_leaves.WORTHWHILE else None

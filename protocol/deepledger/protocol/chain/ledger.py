@@ -1,6 +1,6 @@
 """What deepledger asks of a chain: read what happened, wait for more, act.
 
-State is never read piecemeal: a role folds the events of a job (`deepledger.protocol.trail`) and decides from that.
+State is never read piecemeal: a role folds the events of a job (`deepledger.protocol.job.trail`) and decides from that.
 """
 
 from __future__ import annotations

@@ -1,0 +1,73 @@
+"""Every wei of a job in one place: escrow, forfeits, stakes, bonds or credits. The money of TrainingLedger.sol."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from deepledger.protocol.types import Address, Wei
+
+
+@dataclass(slots=True)
+class Accounts:
+    escrow: int = 0
+    forfeits: int = 0
+    stakes: dict[Address, int] = field(default_factory=dict)
+    bonds: dict[Address, int] = field(default_factory=dict)
+    credits: Counter[Address] = field(default_factory=Counter)
+    deposited: int = 0  # all that ever came in
+    withdrawn: int = 0  # all that ever went out
+
+    @property
+    def held(self) -> int:
+        """What the contract holds for this job, in wei."""
+        return self.escrow + self.forfeits + sum(self.stakes.values()) + sum(self.bonds.values()) + self.credits.total()
+
+    def deposit_budget(self, amount: int) -> None:
+        self.deposited += amount
+        self.escrow += amount
+
+    def deposit_stake(self, participant: Address, amount: int) -> None:
+        self.deposited += amount
+        self.stakes[participant] = amount
+
+    def deposit_bond(self, coordinator: Address, amount: int) -> None:
+        self.deposited += amount
+        self.bonds[coordinator] = amount
+
+    def take_penalty(self, participant: Address, amount: int) -> None:
+        self.stakes[participant] -= amount
+        self.forfeits += amount
+
+    def return_stake(self, participant: Address) -> Wei:
+        stake = self.stakes.pop(participant)
+        self.credits[participant] += stake
+        return Wei(stake)
+
+    def return_bond(self, coordinator: Address, *, penalty: int = 0) -> Wei:
+        """The penalty becomes a forfeit; the rest is credited."""
+        rest = self.bonds.pop(coordinator, 0) - penalty
+        self.credits[coordinator] += rest
+        self.forfeits += penalty
+        return Wei(rest)
+
+    def pay(self, account: Address, amount: int) -> None:
+        """Out of the forfeits, into which a round's reward moves first."""
+        self.forfeits -= amount
+        self.credits[account] += amount
+
+    def spend_reward(self, amount: int) -> None:
+        self.escrow -= amount
+        self.forfeits += amount
+
+    def close(self, sponsor: Address) -> Wei:
+        """What is left of escrow and forfeits goes to the sponsor."""
+        rest = self.escrow + self.forfeits
+        self.escrow = self.forfeits = 0
+        self.credits[sponsor] += rest
+        return Wei(rest)
+
+    def withdraw(self, account: Address) -> Wei:
+        amount = self.credits.pop(account, 0)
+        self.withdrawn += amount
+        return Wei(amount)

@@ -1,0 +1,63 @@
+"""What a node tells whoever runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepledger.protocol.roles.notices import Acted, Notice
+from deepledger.protocol.types import RoundNumber, Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TookSeat(Acted):
+    seat: int
+    stake: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained(Notice):
+    round: RoundNumber
+    seconds: float
+    clipped: bool  # the norm bound was reached
+    saturated: int  # coordinates that did not fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedUpdate(Acted):
+    round: RoundNumber
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevealedUpdate(Acted):
+    round: RoundNumber
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundOver(Notice):
+    round: RoundNumber
+    took_part: bool
+    accepted: bool
+    earned: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poked(Acted):
+    """This node moved a stuck job on."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftSeat(Acted):
+    """The job is over; stake and earnings may be withdrawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawn(Acted):
+    amount: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Notice):
+    withdrawn: Wei  # stake and earnings, paid to the account

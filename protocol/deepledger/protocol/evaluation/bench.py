@@ -1,0 +1,148 @@
+"""Evaluating models on a job's validation set, as the coordinator does and the auditor does again. Needs torch."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Buffer
+
+from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.errors import BadInput, BadSpec, StateError
+from deepledger.protocol.evaluation.state_dict import layout_of, write_floats
+from deepledger.protocol.evaluation.task import Task, TaskSource
+from deepledger.protocol.evaluation.validation import fetch_validation
+from deepledger.protocol.formats.evaluation import FAILED_LOSS, Evaluation
+from deepledger.protocol.formats.spec import JobSpec, Validation
+from deepledger.protocol.formats.vectors import ModelVector, decode_model
+from deepledger.protocol.local.temporary import make_folder, remove_folder
+
+if TYPE_CHECKING:
+    import torch
+
+TRIES = 2
+"""That a model has on which the task fails."""
+ROUNDING = 4e-6
+"""Of max(1, loss): ten times what ways of computing one evaluation were measured to differ by, see
+benchmarks/tolerance.py, and what telling millionths adds."""
+NEAR_TIES = 1e-5
+"""Of samples: more than another machine classifies otherwise, because their two best outputs are all but equal; see
+docs/contributions.md.
+"""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Bench:
+    """A loaded task with a job's validation set."""
+
+    spec: JobSpec
+    task: Task
+    module: torch.nn.Module
+    validation: Any
+    path: Path  # of the validation set
+
+    def evaluate(self, model: ModelVector, *, sound: bool = False) -> Evaluation:
+        """A model on which the task's own code fails has the worst result, and one that says so: no update may stop a
+        job. It is tried twice, because this machine may have been short of something for a moment.
+
+        Raises `StateError` if the task fails on the first model, too: no update is to blame then. `sound`: that was
+        looked at before in the same settlement.
+        """
+        for _ in range(TRIES):
+            with suppress(BadInput):
+                return self.try_out(model)
+        if sound:
+            return self.worst
+        try:
+            self._evaluate(self.task.build_model(self.spec.training.seed))
+        except BadInput as error:
+            raise StateError(
+                f"the task fails here on the job's first model, too: {error}. Is there memory, and the validation set "
+                f"still in {self.path}? If not, start again"
+            ) from error
+        return self.worst
+
+    def try_out(self, model: ModelVector) -> Evaluation:
+        """Raises `BadInput` where the task fails: for whoever must know that it did."""
+        write_floats(self.module, decode_model(model, self.spec.model))
+        return self._evaluate(self.module)
+
+    def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
+        """Whether another seed than that of the model's `evaluation` leads to another result. Raises `BadInput`."""
+        seed = self.spec.training.seed + 1
+        module = self.task.build_model(seed)
+        write_floats(module, decode_model(model, self.spec.model))
+        other = self.task.evaluate(module, self.validation, seed=seed)
+        return other.correct != evaluation.correct or loss_difference(other, evaluation) > ROUNDING
+
+    def _evaluate(self, module: torch.nn.Module) -> Evaluation:
+        return self.task.evaluate(module, self.validation, seed=self.spec.training.seed)
+
+    @property
+    def worst(self) -> Evaluation:
+        return Evaluation(samples=len(self.validation), correct=0, loss_millionths=FAILED_LOSS)
+
+
+def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource, *, key: bytes | None = None) -> Bench:
+    """With the validation set from the store; `key` is that of a withheld one. Raises as `bench_with` and
+    `fetch_validation`.
+    """
+    return bench_with(spec, source, fetch_validation(store, spec, key))
+
+
+def bench_with(spec: JobSpec, source: TaskSource, validation: Buffer) -> Bench:
+    """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails, and `StateError` without
+    room for the validation set.
+
+    The validation set is a file without a suffix (a spec names none), which stays for as long as the bench lives:
+    tasks may map it into memory or read it again.
+    """
+    try:
+        folder = make_folder()
+    except OSError as error:
+        raise _no_room(error) from error
+    try:
+        path = folder / "validation"
+        try:
+            path.write_bytes(validation)
+        except OSError as error:
+            raise _no_room(error) from error
+        bench = open_bench(spec, source, path)
+    except BaseException:
+        remove_folder(folder)
+        raise
+    weakref.finalize(bench, remove_folder, folder)  # at the latest when Python ends
+    return bench
+
+
+def open_bench(spec: JobSpec, source: TaskSource, path: Path) -> Bench:
+    """With a validation set that is in a file here. Raises `BadSpec` and `BadInput` as `prepare_bench`."""
+    task = Task(source)
+    module = task.build_model(spec.training.seed)
+    if layout_of(module) != spec.model.layout:
+        raise BadSpec("the task's model does not have the layout that the spec pins; have nothing to do with this job")
+    return Bench(spec, task, module, task.load_data(path), path)
+
+
+def _no_room(error: OSError) -> StateError:
+    return StateError(
+        f"cannot keep the validation set in a temporary file: {error.strerror}; free space, or set TMPDIR to another "
+        "folder"
+    )
+
+
+def agrees(claimed: Evaluation, derived: Evaluation, tolerance: Validation) -> bool:
+    """Whether two machines may have got these two results for one model."""
+    return (
+        claimed.samples == derived.samples
+        and abs(claimed.correct - derived.correct) <= tolerance.correct_tolerance
+        and loss_difference(claimed, derived) <= tolerance.loss_tolerance
+    )
+
+
+def loss_difference(claimed: Evaluation, derived: Evaluation) -> float:
+    """Of max(1, loss)."""
+    return abs(claimed.loss - derived.loss) / max(1.0, derived.loss)

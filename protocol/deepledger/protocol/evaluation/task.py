@@ -1,0 +1,190 @@
+"""Tasks: a small Python file with `build_model`, `load_data`, `train` and `evaluate`.
+
+A spec pins a task by the SHA-256 of its source. Only a file that is installed here and has that hash is run, and what
+runs is the very bytes that were hashed. Nothing that was fetched is ever executed. torch is imported only when a task
+is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from deepledger.protocol.errors import BadInput, TaskMismatch
+from deepledger.protocol.formats.evaluation import WORST_LOSS, Evaluation
+from deepledger.protocol.formats.spec import TaskPin
+
+if TYPE_CHECKING:
+    import torch
+
+FUNCTIONS = {
+    "build_model": "build_model() -> torch.nn.Module",
+    "load_data": "load_data(path) -> data with a length",
+    "train": "train(model, data, **hyperparameters) -> None, changing the model in place",
+    "evaluate": 'evaluate(model, data) -> {"samples": int, "correct": int (of those), "loss": float}',
+}
+MAX_SOURCE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSource:
+    path: Path
+    source: bytes
+
+    @property
+    def sha256(self) -> str:
+        return sha256(self.source).hexdigest()
+
+
+def read_source(path: Path) -> TaskSource:
+    """Raises `BadInput` if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            source = file.read(MAX_SOURCE_BYTES + 1)
+    except OSError as error:
+        raise BadInput(f"cannot read the task source {path}: {error.strerror}") from None
+    if len(source) > MAX_SOURCE_BYTES:
+        raise BadInput(f"the task source {path} has more than {MAX_SOURCE_BYTES} bytes")
+    return TaskSource(path.resolve(), source)
+
+
+def find_source(pin: TaskPin, places: Iterable[Path]) -> TaskSource:
+    """The local source with the pinned hash, in files or anywhere below folders.
+
+    Raises `TaskMismatch`, and `BadInput` if a file cannot be read that is a place itself.
+    """
+    seen = []
+    for place in places:
+        for path in _sources_below(place) if place.is_dir() else [place]:
+            try:
+                source = read_source(path)
+            except BadInput as error:
+                if path == place:
+                    raise
+                if path.stem == pin.name:
+                    seen.append(str(error))
+                continue
+            if source.sha256 == pin.sha256:
+                return source
+            if path == place or path.stem == pin.name:
+                seen.append(f"{path} has {source.sha256[:12]}…")
+    found = "; ".join(seen) if seen else "no candidate was found"
+    raise TaskMismatch(
+        f"the job pins the source of task {pin.name!r} with SHA-256 {pin.sha256[:12]}…, which is not installed here "
+        f"({found}). Get the source from the sponsor, read it, and name it with --task"
+    )
+
+
+def _sources_below(folder: Path) -> list[Path]:
+    """Files only: opening a pipe would wait for whoever writes to it."""
+    return sorted(path for path in folder.rglob("*.py") if path.is_file())
+
+
+class Task:
+    """A loaded task. Vectors are float32, shape (d,): the floating-point entries of the `state_dict`, in its order."""
+
+    def __init__(self, source: TaskSource) -> None:
+        _require_torch()
+        self.source = source
+        self._path = source.path
+        self._module = ModuleType(f"deepledger_task_{source.sha256[:16]}")
+        self._module.__file__ = str(source.path)
+        sys.modules[self._module.__name__] = self._module  # data loaders pickle by module name
+        try:
+            exec(compile(source.source, str(source.path), "exec"), self._module.__dict__)  # noqa: S102 (pinned, local)
+        except Exception as error:
+            raise BadInput(f"the task {source.path} fails to load: {type(error).__name__}: {error}") from error
+        missing = [text for name, text in FUNCTIONS.items() if not callable(getattr(self._module, name, None))]
+        if missing:
+            raise BadInput(f"the task {source.path} lacks " + "; ".join(missing))
+
+    def build_model(self, seed: int) -> torch.nn.Module:
+        import torch
+
+        torch.manual_seed(seed)
+        model = self._call("build_model")
+        if not isinstance(model, torch.nn.Module):
+            raise BadInput(f"build_model of task {self._path} returned a {type(model).__name__}, not a torch.nn.Module")
+        return model
+
+    def load_data(self, path: Path) -> Any:
+        if not path.exists():
+            raise BadInput(f"no data at {path}")
+        try:
+            data = self._call("load_data", path)
+        except BadInput as error:
+            raise BadInput(f"{error}; is {path} the data that the task reads?") from error
+        if not hasattr(data, "__len__"):
+            raise BadInput(f"load_data of task {self._path} returned a {type(data).__name__}, which has no length")
+        if len(data) == 0:
+            raise BadInput(f"the data at {path} has no samples")
+        return data
+
+    def check_hyperparameters(self, hyperparameters: Mapping[str, Any]) -> None:
+        """Raises `BadInput` if `train` cannot be called with them: a name that is misspelt, or one that is missing."""
+        try:
+            call = signature(self._module.train)
+        except ValueError:  # a callable that does not tell
+            return
+        try:
+            call.bind(None, None, **hyperparameters)
+        except TypeError as error:
+            raise BadInput(
+                f"train of task {self._path} does not take the job's training.hyperparameters: {error}; it is {call}"
+            ) from None
+
+    def train(self, model: torch.nn.Module, data: Any, *, seed: int, hyperparameters: Mapping[str, Any]) -> None:
+        """One participant's local training of one round."""
+        import torch
+
+        torch.manual_seed(seed)
+        model.train()
+        self._call("train", model, data, **hyperparameters)
+
+    def evaluate(self, model: torch.nn.Module, data: Any, *, seed: int) -> Evaluation:
+        """What the task draws at random, it draws alike each time. The caller's generators stay as they were.
+
+        torch's are the whole process's: in threads only tasks that draw nothing are evaluated alike, see `Bench.draws`.
+        """
+        return self.measure(model, data, seed=seed)[0]
+
+    def measure(self, model: torch.nn.Module, data: Any, *, seed: int) -> tuple[Evaluation, float]:
+        """As `evaluate`, with the loss as the task gave it."""
+        import torch
+
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            result = self._call("evaluate", model, data)
+        try:
+            loss = float(result["loss"])
+            evaluation = Evaluation(
+                samples=int(result["samples"]),
+                correct=int(result["correct"]),
+                loss_millionths=WORST_LOSS if math.isnan(loss) else round(min(max(loss, 0.0), 1e9) * 1e6),
+            )
+        except (TypeError, KeyError, ValueError) as error:  # pydantic's errors are ValueErrors
+            raise BadInput(
+                f"evaluate of task {self._path} does not do what it must: {FUNCTIONS['evaluate']}"
+            ) from error
+        return evaluation, loss
+
+    def _call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
+        try:
+            return getattr(self._module, name)(*arguments, **options)
+        except Exception as error:
+            raise BadInput(f"{name} of task {self._path} failed: {type(error).__name__}: {error}") from error
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise BadInput("this needs torch: pip install 'deepledger[node]'") from None

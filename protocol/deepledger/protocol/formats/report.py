@@ -1,0 +1,103 @@
+"""The report of a settlement: what the coordinator says it did, as canonical JSON whose digest stands on chain."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from deepledger.protocol.errors import BadSpec
+from deepledger.protocol.formats.canonical import canonical_json, describe, parse_json
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.fields import AddressText, Hex32
+from deepledger.protocol.formats.verdicts import Verdict
+
+MAX_REPORT_BYTES = 1 << 20
+MAX_COALITIONS = 8192
+
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Whole = Annotated[int, Field(gt=-(1 << 53), lt=1 << 53)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class VectorPin(_Part):
+    digest: Hex32
+    root: Hex32
+
+
+class SignsOf(_Part):
+    """As `screening.Signs`."""
+
+    norm: Count | None
+    likeness: Count | None
+    like: AddressText | None
+    profile: Whole | None
+    alignment: Whole | None
+    harm: Whole | None
+
+
+class JudgedUpdate(_Part):
+    participant: AddressText
+    seat: Count
+    digest: Hex32
+    root: Hex32
+    weight: Count
+    reputation: Count
+    verdict: Annotated[Verdict, Field(strict=False)]
+    copy_of: AddressText | None
+    signs: SignsOf
+    overstated: bool
+    score: Count
+
+
+class EvaluatedCoalition(Evaluation):
+    """Of the model of some updates, as the plain mean or by the job's rule: what scores and verdicts follow from."""
+
+    seats: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,16}$")]  # a bit mask, hexadecimal
+    plain: bool
+
+
+class Report(_Part):
+    version: Literal[2] = 2
+    chain_id: Count
+    contract: AddressText
+    job: Count
+    round: Count
+    attempt: Count
+    spec: Hex32
+    model_before: VectorPin
+    model_after: VectorPin
+    updates: Annotated[tuple[JudgedUpdate, ...], Field(max_length=64, strict=False)]
+    saturated: Count
+    evaluation: Evaluation
+    forgotten: Annotated[tuple[Hex32, ...], Field(max_length=256, strict=False)]
+    coalitions: Annotated[tuple[EvaluatedCoalition, ...], Field(max_length=MAX_COALITIONS, strict=False)]
+
+    def evaluations(self) -> dict[Coalition, Evaluation]:
+        """Of coalitions, as they were claimed."""
+        return {
+            Coalition(int(each.seats, 16), each.plain): Evaluation(
+                samples=each.samples, correct=each.correct, loss_millionths=each.loss_millionths
+            )
+            for each in self.coalitions
+        }
+
+
+def report_bytes(report: Report) -> bytes:
+    return canonical_json(report.model_dump(mode="json"))
+
+
+def parse_report(data: bytes) -> Report:
+    """Read a report that somebody else wrote. Raises `BadSpec`."""
+    if len(data) > MAX_REPORT_BYTES:
+        raise BadSpec(f"the report has more than {MAX_REPORT_BYTES} bytes")
+    try:
+        report = Report.model_validate(parse_json(data))
+    except ValidationError as error:
+        raise BadSpec("the report does not validate: " + describe(error)) from None
+    if report_bytes(report) != data:
+        raise BadSpec("the report is not in canonical form (RFC 8785)")
+    return report

@@ -1,0 +1,235 @@
+"""The job spec: everything a participant agrees to before it stakes money.
+
+One spec is one byte string (canonical JSON, RFC 8785) and so one digest, which stands on chain. What the contract
+enforces itself (rounds, windows, amounts) is in `JobTerms` and not repeated here.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import prod
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from deepledger.protocol.errors import BadSpec
+from deepledger.protocol.formats.canonical import canonical_json, describe, parse_json
+from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part
+from deepledger.protocol.formats.policies import ContributionRewards, Rewards, Screening
+from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule, SumShape
+from deepledger.protocol.types import Digest
+
+MAX_SPEC_BYTES = 1 << 20
+MAX_COORDINATES = 1 << 30
+
+LOSS_TOLERANCE, CORRECT_TOLERANCE = 1e-5, 1
+"""How far evaluations of one model may differ unless a job says otherwise: of max(1, loss), and in samples."""
+MOST_LOSS_TOLERANCE, MOST_CORRECT_TOLERANCE = 1e-4, 1
+"""The largest where pay follows from evaluations."""
+
+KEY_BYTES = 32
+SEALED_BYTES = 81
+WITHHELD_OVERHEAD = 48
+"""How much longer a withheld validation set is encrypted than plain: its salt and its tag."""
+
+
+class TaskPin(Part):
+    """The task a node must have installed: its name and the SHA-256 of its source."""
+
+    name: Name
+    sha256: Hex32
+
+
+class LayoutEntry(Part):
+    """One floating-point entry of the model's `state_dict`: coordinates offset … offset + prod(shape) of the vector."""
+
+    name: Annotated[str, Field(min_length=1, max_length=500)]
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_COORDINATES)], ...], Field(max_length=16, strict=False)]
+    offset: Annotated[int, Field(ge=0)]
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+
+class ModelFormat(Part):
+    """int32 in units of 2^-fraction_bits."""
+
+    fraction_bits: Annotated[int, Field(ge=0, le=30)] = 20
+    layout: Annotated[tuple[LayoutEntry, ...], Field(min_length=1, max_length=100_000, strict=False)]
+
+    @property
+    def coordinates(self) -> int:
+        return sum(entry.size for entry in self.layout)
+
+    @model_validator(mode="after")
+    def _entries_are_contiguous(self) -> ModelFormat:
+        offset = 0
+        for entry in self.layout:
+            if entry.offset != offset:
+                raise ValueError(f"layout entry {entry.name!r} starts at {entry.offset}, expected {offset}")
+            offset += entry.size
+        if not 0 < offset <= MAX_COORDINATES:
+            raise ValueError(f"the model has {offset} coordinates, allowed are 1 to {MAX_COORDINATES}")
+        if len({entry.name for entry in self.layout}) != len(self.layout):
+            raise ValueError("two layout entries have the same name")
+        return self
+
+
+class UpdateFormat(Part):
+    """int`bits` in units of 2^-fraction_bits; the L2 norm of an accepted update is at most `norm_bound`."""
+
+    bits: Literal[8, 16, 32] = 16
+    fraction_bits: Annotated[int, Field(ge=0, le=30)]
+    norm_bound: Annotated[float, Field(gt=0, le=1e9)]
+
+    @property
+    def square_limit(self) -> int:
+        """The largest allowed sum of squared update integers."""
+        return int((Fraction(self.norm_bound) * 2**self.fraction_bits) ** 2)
+
+
+class Training(Part):
+    """What the task's `train` gets; `seed` also makes the first model."""
+
+    seed: Annotated[int, Field(ge=0, lt=1 << 53)]
+    hyperparameters: dict[
+        Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,79}$")], bool | int | float | str
+    ]
+
+
+class SealedKey(Part):
+    """The key of a withheld validation set, for one coordinator only, see `withheld.seal`."""
+
+    coordinator: AddressText
+    sealed: Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{2 * SEALED_BYTES}}}$")]
+
+
+class Withheld(Part):
+    """How a validation set that is encrypted until its job closes is opened, and what must be in it."""
+
+    salted_digest: Hex32
+    keys: Annotated[tuple[SealedKey, ...], Field(min_length=1, max_length=8, strict=False)]
+
+
+class Validation(Part):
+    """The validation set as it is in the blob store, and how far two machines' evaluations of one model may differ.
+
+    `digest` and `bytes` are those of the set itself if it is public; of what it is encrypted to if it is `withheld`.
+
+    Between machines and torch builds, sums of products differ in the last bits: `loss_tolerance` is relative to
+    max(1, loss), `correct_tolerance` counts samples whose two best logits are that close. Within them a coordinator may
+    say what it likes, so that jobs which pay by contribution keep them small.
+    """
+
+    digest: Hex32
+    bytes: Annotated[int, Field(gt=0, le=1 << 32)]
+    loss_tolerance: Annotated[float, Field(ge=0, le=1)] = LOSS_TOLERANCE
+    correct_tolerance: Annotated[int, Field(ge=0)] = CORRECT_TOLERANCE
+    withheld: Withheld | None = None
+
+    @model_validator(mode="after")
+    def _something_is_encrypted(self) -> Validation:
+        if self.withheld is not None and not WITHHELD_OVERHEAD < self.bytes < 1 << 31:
+            raise ValueError(f"a withheld set is encrypted to {WITHHELD_OVERHEAD + 1} to 2^31 - 1 bytes")
+        return self
+
+    @property
+    def plain_bytes(self) -> int:
+        return self.bytes if self.withheld is None else self.bytes - WITHHELD_OVERHEAD
+
+
+class JobSpec(Part):
+    version: Literal[1] = 1
+    name: Name
+    task: TaskPin
+    model: ModelFormat
+    update: UpdateFormat
+    training: Training
+    aggregation: AggregationRule
+    rewards: Rewards
+    screening: Screening | None = None
+    """None: only bytes, norm bound and exact copies are looked at."""
+    privacy: Literal["open"] = "open"
+    validation: Validation
+    max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
+    """A declared sample count above this weighs and earns as this."""
+
+    @model_validator(mode="after")
+    def _sums_fit_int64(self) -> JobSpec:
+        shift = self.model.fraction_bits - self.update.fraction_bits
+        if shift < 0:
+            raise ValueError(
+                f"update.fraction_bits ({self.update.fraction_bits}) exceeds "
+                f"model.fraction_bits ({self.model.fraction_bits})"
+            )
+        shape = SumShape(
+            bits=self.update.bits - 1 + shift,
+            shift=shift,
+            max_samples=self.max_samples,
+            square_limit=self.update.square_limit,
+        )
+        if self.aggregation.largest(shape) >= 1 << 62:
+            raise ValueError(
+                f"sums of {self.aggregation.rule} could overflow int64 with {MAX_SEATS} seats, {self.update.bits} bits "
+                f"and a shift of {shift}; lower update.bits, max_samples, norm_bound or the gap of the fraction bits"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_that_pay_are_held_tight(self) -> JobSpec:
+        rewards, validation = self.rewards, self.validation
+        if not isinstance(rewards, ContributionRewards):
+            return self
+        what, given, most = (
+            ("the loss", validation.loss_tolerance, MOST_LOSS_TOLERANCE)
+            if rewards.metric == "loss"
+            else ("correct samples", validation.correct_tolerance, MOST_CORRECT_TOLERANCE)
+        )
+        if given > most:
+            raise ValueError(
+                f"the tolerance of {what} is {given:g}, but pay follows contribution to it, which allows at most "
+                f"{most:g}: within it a coordinator could choose every coalition's result, and so pay whom it likes"
+            )
+        return self
+
+    @property
+    def update_bytes(self) -> int:
+        return self.model.coordinates * self.update.bits // 8
+
+    @property
+    def remembered_rounds(self) -> int:
+        """Of how many earlier rounds copies are looked for."""
+        screening = self.screening
+        return screening.memory_rounds if screening is not None and screening.copy_percent else 0
+
+    @property
+    def model_bytes(self) -> int:
+        return self.model.coordinates * 4
+
+    @property
+    def validation_digest(self) -> Digest:
+        return Digest(bytes.fromhex(self.validation.digest))
+
+
+def spec_bytes(spec: JobSpec) -> bytes:
+    """The canonical JSON of a spec: what is stored, and what its digest is of."""
+    return canonical_json(spec.model_dump(mode="json"))
+
+
+def parse_spec(data: bytes) -> JobSpec:
+    """Read a spec that somebody else wrote. Raises `BadSpec`."""
+    if len(data) > MAX_SPEC_BYTES:
+        raise BadSpec(f"the job spec has more than {MAX_SPEC_BYTES} bytes; do not join this job")
+    spec = build_spec(parse_json(data))
+    if spec_bytes(spec) != data:
+        raise BadSpec("the job spec is not in canonical form (RFC 8785 with every field present); do not join this job")
+    return spec
+
+
+def build_spec(fields: Any) -> JobSpec:
+    """A spec from plain values. Raises `BadSpec` with every field that is wrong."""
+    try:
+        return JobSpec.model_validate(fields)
+    except ValidationError as error:
+        raise BadSpec("the job spec does not validate: " + describe(error)) from None

@@ -1,0 +1,213 @@
+"""Models and updates as integer vectors.
+
+Floats enter and leave here; between, everything is integer arithmetic and so the same bytes on every machine. Large
+vectors go through `kernels.vectors`, which is tested against this.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Buffer
+
+from deepledger.protocol.errors import BadVector
+from deepledger.protocol.formats.spec import JobSpec, ModelFormat, UpdateFormat
+from deepledger.protocol.kernels.cores import BLOCK
+
+Floats = npt.NDArray[np.float32]
+ModelVector = npt.NDArray[np.int32]
+"""Shape (d,), '<i4', unit 2^-F."""
+UpdateVector = npt.NDArray[np.signedinteger]
+"""Shape (d,), '<i1', '<i2' or '<i4', unit 2^-U."""
+
+FAST_FROM = 1 << 22
+"""Coordinates from which `kernels.vectors` is worth its import."""
+
+LANES = 1 << 10
+
+
+def as_model(data: Buffer, model: ModelFormat) -> ModelVector:
+    """View bytes as a model, without a copy. Raises `BadVector` unless they are exactly 4·d."""
+    return _view(data, np.dtype("<i4"), model.coordinates)
+
+
+def as_update(data: Buffer, spec: JobSpec) -> UpdateVector:
+    """View bytes as an update, without a copy. Raises `BadVector` unless they are exactly d·bits/8."""
+    return _view(data, update_dtype(spec.update), spec.model.coordinates)
+
+
+def update_dtype(update: UpdateFormat) -> np.dtype[np.signedinteger]:
+    return np.dtype(f"<i{update.bits // 8}")
+
+
+def _view(data: Buffer, dtype: np.dtype[np.signedinteger], coordinates: int) -> npt.NDArray[np.signedinteger]:
+    view = memoryview(data).cast("B")
+    if len(view) != coordinates * dtype.itemsize:
+        raise BadVector(f"expected {coordinates * dtype.itemsize} bytes for {coordinates} coordinates, got {len(view)}")
+    return np.frombuffer(view, dtype=dtype)
+
+
+def encode_model(values: Floats, model: ModelFormat) -> ModelVector:
+    """Round float values, shape (d,), half to even. Raises `BadVector` for NaN and for what int32 cannot hold."""
+    scaled = np.rint(values.astype(np.float64) * 2.0**model.fraction_bits)
+    if not np.isfinite(scaled).all():
+        raise BadVector("the model contains NaN or infinity")
+    if np.abs(scaled).max(initial=0) >= 2**31:
+        raise BadVector(f"a model value exceeds ±{2.0 ** (31 - model.fraction_bits):g}; lower model.fraction_bits")
+    return scaled.astype("<i4")
+
+
+def decode_model(vector: ModelVector, model: ModelFormat) -> Floats:
+    """Model values as float32, shape (d,): exact up to float32's own rounding."""
+    values = np.empty(len(vector), np.float32)
+    return np.multiply(vector, 2.0**-model.fraction_bits, out=values, dtype=np.float64, casting="same_kind")
+
+
+def sum_of_squares(update: UpdateVector) -> int:
+    """Exact sum of squared update integers, of any width."""
+    if fast := compiled(len(update)):
+        return int(fast.sum_of_squares(update))
+    total = 0
+    for start in range(0, len(update), BLOCK):
+        block = update[start : start + BLOCK].astype(np.int64)
+        # |q| < 2^31 splits into high·2^16 + low, so that no partial sum over 2^16 coordinates reaches 2^63.
+        high, low = block >> 16, block & 0xFFFF
+        total += (int(high @ high) << 32) + (int(high @ low) << 17) + int(low @ low)
+    return total
+
+
+def float_squares(values: Floats) -> float:
+    """Sum of squares in float64, in an order that the compiled version keeps: in every block, one sum for every index
+    mod `LANES`, of which then halves are added to halves; over the blocks, exactly.
+    """
+    sums = []
+    for start in range(0, len(values), BLOCK):
+        lanes = np.zeros(LANES)
+        for first in range(start, min(start + BLOCK, len(values)), LANES):
+            part = values[first : min(first + LANES, len(values))]
+            lanes[: len(part)] += np.square(part, dtype=np.float64)
+        while len(lanes) > 1:
+            lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+        sums.append(float(lanes[0]))
+    return math.fsum(sums) if np.isfinite(sums).all() else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An update ready to be committed to."""
+
+    vector: UpdateVector  # shape (d,)
+    residual: Floats  # shape (d,); what rounding left out, to be added to the next round's change
+    clipped: bool  # the norm bound was reached
+    saturated: int  # coordinates that did not fit
+
+
+def encode_update(
+    change: Floats, residual: Floats, *, update: UpdateFormat, seed: int, out: Floats | None = None
+) -> Encoded:
+    """Turn a model change, shape (d,), into update integers.
+
+    Adds the last residual (error feedback, Karimireddy et al. 2019), clips the L2 norm to the bound, rounds
+    stochastically (Gupta et al. 2015) with `uniform(seed, i)`, and saturates what does not fit. If rounding carries
+    the norm over the bound, rounds toward zero instead, which cannot. Raises `BadVector` for NaN and infinity.
+
+    The new residual is written to `out`, which may be `change` or `residual` itself: large models then need no
+    further memory.
+    """
+    wanted, squares = _add(change, residual, out)
+    norm = math.sqrt(squares)
+    if not math.isfinite(norm):
+        raise BadVector(
+            "training produced NaN or infinity: is one, or a huge value, in the data, or is the learning rate too high?"
+        )
+    # Rounding moves a coordinate by less than one unit. Where even that cannot reach the bound, one pass does it all.
+    if ((norm * 2.0**update.fraction_bits + math.sqrt(len(wanted))) * (1 + 1e-9)) ** 2 < update.square_limit:
+        vector, saturated = _round(wanted, update, seed, subtract=True)
+        return Encoded(vector=vector, residual=wanted, clipped=False, saturated=saturated)
+    clipped = norm > update.norm_bound
+    if clipped:
+        wanted *= np.float32(update.norm_bound / norm)
+    vector, saturated = _round(wanted, update, seed)
+    if sum_of_squares(vector) > update.square_limit:
+        vector, saturated = _round(wanted, update, None)
+        if sum_of_squares(vector) > update.square_limit:  # only float32's rounding in the scaling above can do this
+            wanted *= np.float32(1 - 2.0**-20)
+            vector, saturated = _round(wanted, update, None)
+    _subtract(wanted, vector, update)
+    return Encoded(vector=vector, residual=wanted, clipped=clipped, saturated=saturated)
+
+
+def _add(change: Floats, residual: Floats, out: Floats | None) -> tuple[Floats, float]:
+    """Their sum, and the sum's sum of squares: infinity and NaN show there."""
+    if fast := compiled(len(change)):
+        out = np.empty_like(change) if out is None else out
+        return out, fast.add(change, residual, out, lanes=LANES)
+    with np.errstate(over="ignore", invalid="ignore"):
+        out = np.add(change, residual, out=out)
+    return out, float_squares(out)
+
+
+def _round(
+    values: Floats, update: UpdateFormat, seed: int | None, *, subtract: bool = False
+) -> tuple[UpdateVector, int]:
+    """Stochastically with a seed, toward zero without; with `subtract`, values become what rounding left out.
+
+    Returns also how many saturated.
+    """
+    vector = np.empty(len(values), update_dtype(update))
+    scale = 2.0**update.fraction_bits
+    if fast := compiled(len(values)):
+        return vector, fast.round_into(vector, values, scale=scale, seed=seed, subtract=subtract)
+    limits = np.iinfo(vector.dtype)
+    saturated = 0
+    for start in range(0, len(values), BLOCK):
+        scaled = values[start : start + BLOCK] * np.float64(scale)
+        scaled = np.trunc(scaled) if seed is None else np.floor(scaled + uniform(seed, start, len(scaled)))
+        saturated += int(np.count_nonzero((scaled < limits.min) | (scaled > limits.max)))
+        vector[start : start + BLOCK] = np.clip(scaled, limits.min, limits.max).astype(vector.dtype)
+    if subtract:
+        _subtract(values, vector, update)
+    return vector, saturated
+
+
+def _subtract(values: Floats, vector: UpdateVector, update: UpdateFormat) -> None:
+    """Take the update's value from `values`, in place: exact up to one rounding to float32."""
+    unit = 2.0**-update.fraction_bits
+    if fast := compiled(len(values)):
+        fast.subtract(values, vector, unit=unit)
+        return
+    for start in range(0, len(values), BLOCK):
+        values[start : start + BLOCK] -= np.multiply(vector[start : start + BLOCK], unit, dtype=np.float64)
+
+
+def uniform(seed: int, start: int, count: int) -> npt.NDArray[np.float64]:
+    """Numbers `start` … `start + count` of a counter-based stream: multiples of 2^-24 in [0, 1).
+
+    SplitMix64 (Steele, Lea, Flood 2014): a mixed counter, so any block can be drawn by itself.
+    """
+    z = np.uint64(seed % 2**64) + np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(
+        0x9E3779B97F4A7C15
+    )
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return (z >> np.uint64(40)).astype(np.float64) * 2.0**-24
+
+
+def compiled(coordinates: int) -> ModuleType | None:
+    """The compiled loops, for vectors of a size that is worth their import and where numba is installed."""
+    return _fast() if coordinates >= FAST_FROM else None
+
+
+@cache
+def _fast() -> ModuleType | None:
+    try:
+        from deepledger.protocol.kernels import vectors
+    except ImportError:  # an auditor's install has no numba
+        return None
+    return vectors

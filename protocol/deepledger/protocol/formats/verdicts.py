@@ -1,0 +1,52 @@
+"""What is said of a revealed update, in reports and elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from deepledger.protocol.types import Address
+
+
+class Sign(StrEnum):
+    NEAR_COPY = "near copy"  # of an update that was revealed before this round's were committed
+    COLLUDING = "colluding"  # nearly an update of the same round, which was still hidden
+    UNCHANGED = "unchanged"  # the model was sent back as it was
+    NOISE = "noise"  # moves the model everywhere alike, as training does not
+    SCALED = "scaled"  # far longer than the others, and half as long again as what was accepted before
+    SIGN_FLIPPED = "sign flipped"  # points against the others, which agree, and the model is better without it
+    LABEL_FLIPPED = "label flipped"  # pushes some outputs against the others, and the model is much better without it
+    HARMFUL = "harmful"  # the model is much better without it
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What was measured about one update. None: not measured. Millionths; of losses, absolute."""
+
+    norm: int | None = None  # of the median norm of those that move anything
+    likeness: int | None = None  # how near the nearest update is, of how near the median one is: 0 is a copy
+    like: Address | None = None  # whose that is
+    profile: int | None = None  # median correlation with the others of how much is moved where
+    alignment: int | None = None  # median cosine with the others
+    harm: int | None = None  # how much lower the loss is without it
+
+
+UNMEASURED = Signs()
+
+
+class Verdict(StrEnum):
+    ACCEPTED = "accepted"
+    COPY = "copy"  # these bytes were committed to before
+    UNAVAILABLE = "unavailable"  # no blob of the right length with this digest could be had
+    WRONG_ROOT = "wrong root"  # the bytes do not have the chunk root that was revealed
+    NORM_EXCEEDED = "norm exceeded"  # the L2 norm is over the job's bound
+    REMOVED = "removed"  # the reputation is below what the job asks for
+    # What the job's screening finds: each sign is a verdict.
+    NEAR_COPY = Sign.NEAR_COPY
+    COLLUDING = Sign.COLLUDING
+    UNCHANGED = Sign.UNCHANGED
+    NOISE = Sign.NOISE
+    SCALED = Sign.SCALED
+    SIGN_FLIPPED = Sign.SIGN_FLIPPED
+    LABEL_FLIPPED = Sign.LABEL_FLIPPED
+    HARMFUL = Sign.HARMFUL

@@ -1,0 +1,47 @@
+"""Fetching what a job's terms point to, and checking that it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.chain.events import JobTerms
+from deepledger.protocol.errors import BadSpec, BlobMissing
+from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec, parse_spec
+from deepledger.protocol.formats.vectors import ModelVector, as_model
+from deepledger.protocol.types import Address, Digest
+
+
+def fetch_spec(store: BlobStore, terms: JobTerms) -> JobSpec:
+    """Raises `BadSpec`, and as the store does."""
+    try:
+        data = store.read(terms.spec_digest, limit=MAX_SPEC_BYTES)
+    except BlobMissing as error:
+        raise BlobMissing(f"the job's spec cannot be had: {error}") from None
+    spec = parse_spec(data)
+    if terms.withheld != (spec.validation.withheld is not None):
+        raise BadSpec(
+            "the validation set is withheld by the job's terms or by its spec, and not by both; have nothing to do "
+            "with this job"
+        )
+    return spec
+
+
+def check_keys(spec: JobSpec, coordinators: Sequence[Address]) -> None:
+    """Raises `BadSpec` unless whoever may have to settle can open a withheld validation set."""
+    withheld = spec.validation.withheld
+    if withheld is None:
+        return
+    sealed = {key.coordinator.lower() for key in withheld.keys}
+    without = [coordinator for coordinator in coordinators if coordinator.lower() not in sealed]
+    if without:
+        raise BadSpec(f"the key of the withheld validation set is not sealed to the coordinator {without[0]}")
+
+
+def fetch_model(store: BlobStore, digest: Digest, spec: JobSpec) -> ModelVector:
+    """A writable model vector whose bytes have this digest. Raises as the store does."""
+    buffer = np.empty(spec.model_bytes, np.uint8)
+    store.read_into(digest, buffer.data)
+    return as_model(buffer.data, spec.model)

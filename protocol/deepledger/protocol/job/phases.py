@@ -1,0 +1,91 @@
+"""Phases, which follow from counters and time, and what else the contract decides from a job's state.
+
+`phase_at` is `phaseAt` of TrainingLedger.sol in Python.
+"""
+
+from __future__ import annotations
+
+from deepledger.protocol.chain.events import (
+    Phase,
+)
+from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.types import Address, Seconds, Wei
+
+
+def phase_at(job: Job, now: Seconds) -> Phase:
+    """The phase in a block with timestamp `now`, as TrainingLedger.phaseAt."""
+    attempt, terms = job.attempt, job.terms
+    if job.outcome is not None:
+        return Phase.OVER
+    if job.disclosure_end is not None:
+        return Phase.DISCLOSING if now < job.disclosure_end else Phase.OVERDUE
+    if attempt is None:
+        return Phase.WAITING
+    if now < attempt.commit_end:
+        return Phase.COMMITTING
+    if len(attempt.commits) < terms.min_participants:
+        return Phase.STARVED
+    if now < attempt.reveal_end:
+        return Phase.REVEALING
+    if len(attempt.reveals) < terms.min_participants:
+        return Phase.STARVED
+    return Phase.SETTLING if now < attempt.reveal_end + terms.settle_window else Phase.OVERDUE
+
+
+def deadline(job: Job, now: Seconds) -> Seconds | None:
+    """When the present phase ends by itself; None if it does not."""
+    attempt, phase = job.attempt, phase_at(job, now)
+    if phase is Phase.DISCLOSING:
+        return job.disclosure_end
+    if attempt is None:
+        return None
+    match phase:
+        case Phase.COMMITTING:
+            return attempt.commit_end
+        case Phase.REVEALING:
+            return attempt.reveal_end
+        case Phase.SETTLING:
+            return Seconds(attempt.reveal_end + job.terms.settle_window)
+        case _:
+            return None
+
+
+def seats_revealed(job: Job, attempt: Attempt) -> int:
+    """Whose reveals are there, in the open attempt: a bit per seat."""
+    return sum(1 << job.participants[reveal.participant].seat for reveal in attempt.reveals)
+
+
+def has_bond(job: Job, coordinator: Address) -> bool:
+    """In a job without a bond everyone on the list may serve at once."""
+    return coordinator in job.bonded or job.terms.bond == 0
+
+
+def bond_of(job: Job, coordinator: Address) -> Wei:
+    """What it has in deposit."""
+    return job.terms.bond if coordinator in job.bonded else Wei(0)
+
+
+def deposit_of(job: Job, account: Address) -> Wei:
+    """Its bond, and what is left of its stake."""
+    seat = job.participants.get(account)
+    return Wei(bond_of(job, account) + (seat.stake if seat else 0))
+
+
+def bond_is_free(job: Job, coordinator: Address, now: Seconds) -> bool:
+    """Whether the contract gives it back, as `releaseBond`: nobody is owed a settlement, or a key, by it."""
+    idle = phase_at(job, now) in (Phase.WAITING, Phase.STARVED, Phase.OVER)
+    return job.coordinator != coordinator or (idle and not job.withholds)
+
+
+def successor(job: Job) -> Address | None:
+    """The next one on the list that may serve, as `replaceCoordinator` picks it."""
+    rest = job.created.coordinators[job.serving + 1 :]
+    return next((coordinator for coordinator in rest if has_bond(job, coordinator)), None)
+
+
+def is_vacant(job: Job, now: Seconds) -> bool:
+    """In Waiting: whether it is for a bond only, and the successor may take over, as in `replaceCoordinator`."""
+    heir = successor(job)
+    if heir is None or has_bond(job, job.coordinator) or len(job.participants) < job.terms.min_participants:
+        return False
+    return now >= job.bonded[heir] + job.terms.settle_window

@@ -1,0 +1,200 @@
+"""A job as its events tell it: every role folds the same events into the same state and decides from that.
+
+Phases follow from counters and time, as in TrainingLedger.sol; `phase_at` is the same function in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from deepledger.protocol.chain.events import (
+    BondPosted,
+    BondReleased,
+    Committed,
+    CoordinatorReplaced,
+    Departure,
+    DisclosureDue,
+    Event,
+    JobCreated,
+    JobEnded,
+    Joined,
+    Left,
+    PenaltyTaken,
+    Revealed,
+    RoundOpened,
+    RoundStarved,
+    Settled,
+    ValidationDisclosed,
+)
+from deepledger.protocol.errors import ChainNonsense
+from deepledger.protocol.job.phases import seats_revealed
+from deepledger.protocol.job.reputation import FULL, after
+from deepledger.protocol.job.state import Attempt, Job, Participant, SettledRound
+from deepledger.protocol.types import Address, Seconds, Wei
+
+
+def replay(events: Iterable[Event], job: Job | None = None) -> Job | None:
+    """Fold events, in chain order, into a job; None if there are none."""
+    for event in events:
+        job = apply(job, event)
+    return job
+
+
+def apply(job: Job | None, event: Event) -> Job:
+    """The job after one more event. Raises `ChainNonsense` if the contract could not have emitted it now."""
+    if job is None:
+        if not isinstance(event, JobCreated):
+            raise ChainNonsense(f"the trail of job {event.job} does not begin with its creation")
+        if not event.coordinators:
+            raise _nonsense(event, "the job has no coordinator")
+        return Job(event.job, event, event.terms.model_digest, event.terms.model_root, last=event.at)
+    if event.job != job.job or (job.last is not None and event.at <= job.last):
+        raise ChainNonsense(f"the trail of job {job.job} is out of order at block {event.at.block}")
+    return replace(_applied(job, event), last=event.at)
+
+
+def _applied(job: Job, event: Event) -> Job:
+    match event:
+        case BondPosted():
+            return replace(job, bonded={**job.bonded, event.coordinator: event.at.timestamp})
+        case BondReleased():
+            rest = {address: since for address, since in job.bonded.items() if address != event.coordinator}
+            return replace(job, bonded=rest)
+        case Joined():
+            if event.participant in job.participants or event.seat in {p.seat for p in job.participants.values()}:
+                raise _nonsense(event, "the seat or the participant is seated already")
+            seat = Participant(event.participant, event.seat, event.samples, job.terms.stake)
+            return replace(job, participants={**job.participants, event.participant: seat})
+        case Left():
+            if event.participant not in job.participants:
+                raise _nonsense(event, "it had no seat")
+            if job.attempt is not None and _is_held(job.attempt, event):
+                raise _nonsense(event, "it committed, or revealed, in the open round")
+            stay = {address: seat for address, seat in job.participants.items() if address != event.participant}
+            return _close_committing(replace(job, participants=stay), event.at.timestamp)
+        case PenaltyTaken():
+            fined = job.participants.get(event.participant)
+            if fined is None or fined.stake < event.amount:
+                raise _nonsense(event, "it had no seat, or a smaller stake")
+            fined = replace(fined, stake=Wei(fined.stake - event.amount))
+            return replace(job, participants={**job.participants, event.participant: fined})
+        case RoundOpened():
+            if job.attempt is not None or _is_ending(job) or event.round != job.round:
+                raise _nonsense(event, "no such round can be opened")
+            opened = Attempt(event.round, event.attempt, event.commit_end, event.reveal_end)
+            return replace(job, attempt=opened)
+        case RoundStarved():
+            return replace(job, attempt=None, abandoned=(*job.abandoned, _open(job, event)))
+        case Committed():
+            attempt = _open(job, event)
+            if event.participant not in job.participants or attempt.has_committed(event.participant):
+                raise _nonsense(event, "the participant has no seat, or committed before")
+            attempt = replace(attempt, commits=(*attempt.commits, event))
+            return _close_committing(replace(job, attempt=attempt), event.at.timestamp)
+        case Revealed():
+            attempt = _open(job, event)
+            if not attempt.has_committed(event.participant) or attempt.has_revealed(event.participant):
+                raise _nonsense(event, "the participant did not commit, or revealed before")
+            if event.participant not in job.participants:
+                raise _nonsense(event, "the participant has no seat any more")
+            attempt = replace(attempt, reveals=(*attempt.reveals, event))
+            if len(attempt.reveals) == len(attempt.commits):
+                attempt = replace(attempt, reveal_end=event.at.timestamp)
+            return replace(job, attempt=attempt)
+        case CoordinatorReplaced(successor=successor):
+            if successor is None:
+                return job
+            if successor not in job.created.coordinators[job.serving + 1 :]:
+                raise _nonsense(event, "the successor does not come later on the job's list")
+            job, now = replace(job, serving=job.created.coordinators.index(successor)), event.at.timestamp
+            if job.disclosure_end is not None:
+                return replace(job, disclosure_end=Seconds(now + job.terms.settle_window))
+            if job.attempt is None and job.outcome is None and event.round == job.round:
+                return job  # the round waited for a bond, and opens now
+            return replace(job, attempt=replace(_open(job, event), reveal_end=now))
+        case Settled():
+            attempt = _open(job, event)
+            if event.accepted & ~seats_revealed(job, attempt):
+                raise _nonsense(event, "it accepts seats that did not reveal")
+            if len(event.scores) != event.accepted.bit_count():
+                raise _nonsense(event, "it has not one score per accepted seat")
+            over = SettledRound(
+                opened=attempt,
+                participants=job.participants,
+                reputations=job.reputations,
+                model_digest=job.model_digest,
+                model_root=job.model_root,
+                settled=event,
+            )
+            return replace(
+                job,
+                attempt=None,
+                history=(*job.history, over),
+                reputations={**job.reputations, **_moved(over)},
+                model_digest=event.model_digest,
+                model_root=event.model_root,
+            )
+        case DisclosureDue():
+            if _is_ending(job):
+                raise _nonsense(event, "the job waits for the key already, or is over")
+            if not job.withholds:
+                raise _nonsense(event, "no key is missing")
+            return replace(job, attempt=None, disclosure_end=event.disclosure_end)
+        case ValidationDisclosed():
+            if job.validation_key is not None:
+                raise _nonsense(event, "the key is known already")
+            return replace(job, validation_key=event.key)
+        case JobEnded():
+            return replace(job, attempt=None, disclosure_end=None, outcome=event.outcome)
+        case JobCreated():
+            raise _nonsense(event, "the job exists")
+        case _:  # the rest moves money only
+            return job
+
+
+def _moved(over: SettledRound) -> dict[Address, int]:
+    """The reputations of who revealed, after the round."""
+    seats = {reveal.participant: over.participants[reveal.participant].seat for reveal in over.opened.reveals}
+    return {
+        address: after(over.reputations.get(address, FULL), accepted=bool(over.settled.accepted >> seat & 1))
+        for address, seat in seats.items()
+    }
+
+
+def _is_ending(job: Job) -> bool:
+    return job.disclosure_end is not None or job.outcome is not None
+
+
+def _is_held(attempt: Attempt, event: Left) -> bool:
+    """Whether what it did in the open attempt keeps the participant seated: a reveal always, a commitment unless it is
+    the penalty that unseats it.
+    """
+    voluntary = event.departure is Departure.VOLUNTARY
+    return attempt.has_revealed(event.participant) or (voluntary and attempt.has_committed(event.participant))
+
+
+def _open(job: Job, event: Committed | Revealed | RoundStarved | Settled | CoordinatorReplaced) -> Attempt:
+    """The open attempt, which `event` belongs to."""
+    if job.attempt is None:
+        raise _nonsense(event, "no round is open")
+    if event.round != job.attempt.round:
+        raise _nonsense(event, f"round {job.attempt.round} is open, not {event.round}")
+    return job.attempt
+
+
+def _nonsense(event: Event, why: str) -> ChainNonsense:
+    return ChainNonsense(
+        f"the trail of job {event.job} cannot be: {type(event).__name__} in block {event.at.block}; {why}"
+    )
+
+
+def _close_committing(job: Job, now: Seconds) -> Job:
+    """Committing ends in the block in which the last seated participant commits, or the last other one leaves."""
+    attempt = job.attempt
+    if attempt is None or now >= attempt.commit_end or not attempt.commits:
+        return job
+    if len(attempt.commits) < len(job.participants):
+        return job
+    closed = replace(attempt, commit_end=now, reveal_end=Seconds(now + job.terms.reveal_window))
+    return replace(job, attempt=closed)

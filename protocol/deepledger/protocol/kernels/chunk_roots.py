@@ -1,0 +1,86 @@
+"""Subtrees of chunk roots, sixteen leaves or inner nodes at once. `formats.roots` has the plain version."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from deepledger.protocol.kernels.compiling import kernel
+from deepledger.protocol.kernels.cores import in_parts
+from deepledger.protocol.kernels.sha256_lanes import LANES, START, Words, compression, first_carry, last_block, load
+
+SUBTREE: Final = 1024
+"""Leaves that are hashed before their inner nodes are: a power of two, so that they are a whole subtree. Its hashes
+stay in the cache, and memory does not grow with the vector."""
+
+_LEAF: Final = first_carry(b"\x00")
+_INNER: Final = first_carry(b"\x01")
+_AFTER_CHILDREN: Final = last_block(1, 64)
+_compress: Final = compression(1)
+
+
+def subtree_roots(data: memoryview, *, chunk: int) -> list[bytes]:
+    """Tree hashes of every `SUBTREE` chunks of `data`, plain bytes, without the rest. `chunk`: bytes in one, a multiple
+    of 64.
+    """
+    whole = len(data) // (SUBTREE * chunk)
+    view = np.frombuffer(data.toreadonly(), np.uint8)  # one type to compile for
+    after_chunk = last_block(1, chunk)
+    roots = np.empty((whole, 8), np.uint32)
+
+    def work(start: int, stop: int) -> None:
+        scratch = np.empty((25, LANES), np.uint32)
+        frame = START, _LEAF, after_chunk, _INNER, _AFTER_CHILDREN
+        _subtrees(view, start, stop, chunk, frame, scratch, _level(), _level(), roots)
+
+    in_parts(work, whole, step=1)
+    return [root.tobytes() for root in roots.astype(">u4")]
+
+
+def _level() -> Words:
+    return np.zeros((8, SUBTREE), np.uint32)
+
+
+@kernel
+def _subtrees(
+    data: npt.NDArray[np.uint8],
+    first: int,
+    stop: int,
+    chunk: int,
+    frame: tuple[Words, Words, Words, Words, Words],
+    scratch: Words,
+    level: Words,
+    above: Words,
+    roots: Words,
+) -> None:
+    """Roots of the subtrees `first` … `stop`. Lanes beyond a level's width compute what nobody reads."""
+    initial, leaf_head, after_chunk, inner_head, after_children = frame
+    state, carry, message = scratch[:8], scratch[8:9], scratch[9:]
+    for tree in range(first, stop):
+        for leaf in range(0, SUBTREE, LANES):
+            start = (tree * SUBTREE + leaf) * chunk
+            state[:] = initial
+            carry[:] = leaf_head
+            for block in range(0, chunk, 64):
+                load(data, start + block, chunk, message)
+                _compress(state, carry, message)
+            _compress(state, carry, after_chunk)
+            level[:, leaf : leaf + LANES] = state
+        width = SUBTREE
+        while width > 1:
+            width //= 2
+            for node in range(0, width, LANES):
+                lanes = min(LANES, width - node)
+                for word in range(8):
+                    for lane in range(lanes):
+                        message[word, lane] = level[word, 2 * (node + lane)]
+                        message[word + 8, lane] = level[word, 2 * (node + lane) + 1]
+                state[:] = initial
+                carry[:] = inner_head
+                _compress(state, carry, message)
+                _compress(state, carry, after_children)
+                above[:, node : node + LANES] = state
+            level, above = above, level
+        roots[tree] = level[:, 0]

@@ -1,0 +1,26 @@
+"""What an aggregation rule may look at besides the updates: public, and the same for everybody."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from deepledger.protocol.settlement.aggregation.stack import Vector
+from deepledger.protocol.settlement.aggregation.step import Int64s
+from deepledger.protocol.types import Address
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    seed: bytes  # nobody knows it before the last update of the round is revealed
+    fraction_bits: int  # F: the model's unit is 2^-F
+    trusted: Vector | None = None  # shape (d,), unit 2^-F: the update of the participant that FLTrust names
+    drift: Int64s | None = None  # shape (d,), unit 2^-F: the last round's step; None in the first round
+
+    def lot(self, purpose: str, participant: Address) -> bytes:
+        """A participant's lot, with which ties are broken and orders are drawn: 32 bytes."""
+        return sha256(b"|".join((self.seed, purpose.encode(), participant.lower().encode()))).digest()
+
+    def draw(self, purpose: str) -> int:
+        """A seed of 64 bits for `vectors.uniform`."""
+        return int.from_bytes(sha256(b"|".join((self.seed, purpose.encode()))).digest()[:8], "big")

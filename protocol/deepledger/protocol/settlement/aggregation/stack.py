@@ -1,0 +1,147 @@
+"""A round's updates side by side: a matrix of shape (n, d) that is looked at in blocks of coordinates.
+
+Rows may be mapped files, so that memory does not grow with the number of participants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from deepledger.protocol.kernels.cores import BLOCK
+from deepledger.protocol.types import Address
+
+Block = npt.NDArray[np.signedinteger]
+"""Shape (n, number of coordinates looked at)."""
+Gram = tuple[tuple[int, ...], ...]
+"""Shape (n, n): exact inner products of rows."""
+_Float64s = npt.NDArray[np.float64]
+
+_LIMB = 18  # bits: products of two limbs, summed over a block, are integers below 2^53, so float64 adds them exactly
+_GRAM_BLOCK = 1 << 14
+
+
+class Vector(Protocol):
+    """What can be cut into blocks: an array, or something that computes its blocks when asked."""
+
+    def __getitem__(self, part: slice, /) -> npt.NDArray[np.signedinteger]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One participant's update."""
+
+    seat: int
+    participant: Address
+    weight: int  # samples, at least 1
+    vector: Vector  # shape (d,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    rows: tuple[Row, ...]
+    length: int  # d
+    shift: int  # rows times 2^shift are in the model's unit, 2^-F
+    known: list[Gram] = field(default_factory=list, init=False, repr=False)  # none or one
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def block(self, start: int, stop: int) -> Block:
+        """A copy of coordinates start … stop of every row."""
+        return np.stack([row.vector[start:stop] for row in self.rows])
+
+    def blocks(self) -> Iterable[tuple[int, int]]:
+        return ((start, min(start + BLOCK, self.length)) for start in range(0, self.length, BLOCK))
+
+    @property
+    def gram(self) -> Gram:
+        if not self.known:
+            self.remember(gram([row.vector for row in self.rows], self.length))
+        return self.known[0]
+
+    def remember(self, products: Gram) -> None:
+        """Inner products that somebody computed already."""
+        self.known[:] = [products]
+
+    def only(self, chosen: Iterable[int]) -> Stack:
+        """The rows with these indices, in this order; inner products that are known stay known."""
+        indices = list(chosen)
+        part = replace(self, rows=tuple(self.rows[index] for index in indices))
+        if self.known:
+            part.remember(tuple(tuple(self.gram[i][j] for j in indices) for i in indices))
+        return part
+
+    def unweighted(self) -> Stack:
+        """For rules that do not believe declared samples."""
+        part = replace(self, rows=tuple(replace(row, weight=1) for row in self.rows))
+        if self.known:
+            part.remember(self.gram)
+        return part
+
+    def of_seats(self, mask: int) -> Stack:
+        """The rows whose seats are bits of `mask`."""
+        return self.only(index for index, row in enumerate(self.rows) if mask >> row.seat & 1)
+
+
+def gram(vectors: Sequence[Vector], length: int) -> Gram:
+    """Exact inner products of integer vectors over coordinates 0 … length, whatever their width."""
+    if not vectors:
+        return ()
+    shape = (len(vectors), len(vectors))
+    return _summed(vectors, 0, length, lambda low, high: low @ high.T, shape=shape)
+
+
+def gram_row(vectors: Sequence[Vector], index: int, start: int, stop: int) -> Gram:
+    """As `gram`, over coordinates start … stop: the inner products with one vector, and the squared lengths of all."""
+
+    def multiply(low: _Float64s, high: _Float64s) -> _Float64s:
+        return np.stack([high @ low[index], np.einsum("ij,ij->i", low, high)])
+
+    return _summed(vectors, start, stop, multiply, shape=(2, len(vectors)))
+
+
+def _summed(
+    vectors: Sequence[Vector],
+    start: int,
+    stop: int,
+    multiply: Callable[[_Float64s, _Float64s], _Float64s],
+    *,
+    shape: tuple[int, int],
+) -> Gram:
+    """The sum of what `multiply` makes of coordinates start … stop.
+
+    In float64 of 18-bit limbs: every partial sum is an integer that float64 holds, so that the order in which a BLAS
+    adds does not matter.
+    """
+    total = np.zeros(shape, object)
+    for first in range(start, stop, _GRAM_BLOCK):
+        block = np.stack([vector[first : min(first + _GRAM_BLOCK, stop)] for vector in vectors]).astype(np.int64)
+        limbs = list(_limbs(block))
+        for i, low in enumerate(limbs):
+            for j, high in enumerate(limbs):
+                total += multiply(low, high).astype(np.int64).astype(object) << (_LIMB * (i + j))
+    return tuple(tuple(int(value) for value in row) for row in total)
+
+
+def _limbs(block: npt.NDArray[np.int64]) -> Iterable[_Float64s]:
+    """Digits to the base 2^18, the last one signed."""
+    while block.size and max(int(block.max()), -int(block.min()) - 1) >= 1 << (_LIMB - 1):
+        yield (block & ((1 << _LIMB) - 1)).astype(np.float64)
+        block = block >> _LIMB
+    yield block.astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaled:
+    """A vector times 2^shift, as int64."""
+
+    vector: Vector
+    shift: int
+
+    def __getitem__(self, part: slice) -> npt.NDArray[np.int64]:
+        return self.vector[part].astype(np.int64) << self.shift

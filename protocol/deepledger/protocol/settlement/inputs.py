@@ -1,0 +1,142 @@
+"""What a round's settlement is a function of, from the job's trail: who revealed what, and what was known before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+from deepledger.protocol.chain import events
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.job.reputation import FULL
+from deepledger.protocol.job.state import Attempt, Job, Participant, SettledRound
+from deepledger.protocol.types import Address, Digest, Root
+
+MOST_SHOWN = 2
+"""Updates of one participant that screening knows from attempts that starved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A revealed update, before anybody looked at its bytes."""
+
+    participant: Address
+    seat: int
+    weight: int  # declared samples, at most the spec's max_samples
+    digest: Digest
+    root: Root
+    copy_of: Address | None  # who committed to the same bytes before
+    committed: int = 0  # how many committed earlier in this attempt
+    reputation: int = FULL  # parts per million, before this round
+
+
+class Earlier(NamedTuple):
+    """An update that everybody could read before this round's were committed to."""
+
+    participant: Address
+    digest: Digest
+    shown: int | None = None  # in which of the job's attempts that starved; None: accepted in a round that was settled
+
+
+@dataclass(frozen=True, slots=True)
+class Revealed:
+    """What a round's settlement is a function of, besides the spec and the bytes of blobs."""
+
+    contributions: tuple[Contribution, ...]  # by ascending seat
+    seed: bytes  # 32; nobody knows it before the last reveal
+    earlier: tuple[Earlier, ...] = ()  # as far as the job's screening remembers, newest first
+    model_before_last: Digest | None = None  # of the round before; None in the first round
+
+    @property
+    def seats(self) -> int:
+        """Bit i: seat i has revealed."""
+        return sum(1 << contribution.seat for contribution in self.contributions)
+
+
+def revealed_in(job: Job, attempt: Attempt, participants: Mapping[Address, Participant], spec: JobSpec) -> Revealed:
+    """`participants`: who is seated when `attempt` is settled."""
+    history = job.history[: attempt.round]
+    seed = sha256(f"{job.job}|{attempt.round}|{attempt.attempt}".encode())
+    for reveal in sorted(attempt.reveals, key=lambda reveal: participants[reveal.participant].seat):
+        seed.update(reveal.digest + reveal.salt)
+    return Revealed(
+        contributions=contributions(job, attempt, participants, spec),
+        seed=seed.digest(),
+        earlier=_earlier(job, attempt, spec),
+        model_before_last=history[-1].model_digest if history else None,
+    )
+
+
+def _earlier(job: Job, attempt: Attempt, spec: JobSpec) -> tuple[Earlier, ...]:
+    """What was revealed in attempts that starved, then what was accepted in rounds.
+
+    Of the former everybody's first `MOST_SHOWN` and, were there still more, the oldest: so that whatever others show
+    afterwards, nobody's own update is forgotten first.
+    """
+    if not spec.remembered_rounds:
+        return ()
+    oldest = max(0, attempt.round - spec.remembered_rounds)
+    shown: dict[Digest, Earlier] = {}
+    count: Counter[Address] = Counter()
+    for number, starved in enumerate(job.abandoned):
+        if (oldest, 0) <= (starved.round, starved.attempt) < (attempt.round, attempt.attempt):
+            for reveal in starved.reveals:
+                if reveal.digest not in shown and count[reveal.participant] < MOST_SHOWN:
+                    count[reveal.participant] += 1
+                    shown[reveal.digest] = Earlier(reveal.participant, reveal.digest, number)
+    found = list(shown.values())[: MOST_SHOWN * job.terms.max_participants][::-1]
+    for over in reversed(job.history[oldest : attempt.round]):
+        found += [Earlier(reveal.participant, reveal.digest) for reveal in _accepted(over)]
+    return tuple(found)
+
+
+def _accepted(over: SettledRound) -> list[events.Revealed]:
+    """By ascending seat."""
+    seats = {reveal.participant: over.participants.get(reveal.participant) for reveal in over.opened.reveals}
+    found = {seat.seat: reveal for reveal in over.opened.reveals if (seat := seats[reveal.participant]) is not None}
+    return [found[seat] for seat in sorted(found) if over.settled.accepted >> seat & 1]
+
+
+def contributions(
+    job: Job, attempt: Attempt, participants: Mapping[Address, Participant], spec: JobSpec
+) -> tuple[Contribution, ...]:
+    """What was revealed in `attempt`, by ascending seat, with copies marked.
+
+    An update is a copy if somebody committed to the same bytes earlier in this attempt, or anybody revealed them
+    before: in an earlier round, or, unless it was the same participant, in an attempt at this round that starved.
+    """
+    looked_for = {reveal.digest for reveal in attempt.reveals}
+    first: dict[Digest, Address] = {}
+    for over in job.history[: attempt.round]:
+        for reveal in over.opened.reveals:
+            if reveal.digest in looked_for:
+                first.setdefault(reveal.digest, reveal.participant)
+    own: dict[Digest, Address] = {}
+    for starved in job.abandoned:
+        if (starved.round, starved.attempt) < (attempt.round, attempt.attempt):
+            for reveal in starved.reveals:
+                (own if starved.round == attempt.round else first).setdefault(reveal.digest, reveal.participant)
+    settled = attempt.round < job.round
+    reputations = job.history[attempt.round].reputations if settled else job.reputations
+    committed_at = {commit.participant: commit.at for commit in attempt.commits}
+    found = []
+    for rank, reveal in enumerate(sorted(attempt.reveals, key=lambda reveal: committed_at[reveal.participant])):
+        earlier = first.get(reveal.digest) or own.get(reveal.digest, reveal.participant)
+        copied = reveal.digest in first or earlier != reveal.participant
+        own.setdefault(reveal.digest, reveal.participant)
+        seat = participants[reveal.participant]
+        found.append(
+            Contribution(
+                participant=reveal.participant,
+                seat=seat.seat,
+                weight=min(seat.samples, spec.max_samples),
+                digest=reveal.digest,
+                root=reveal.root,
+                copy_of=earlier if copied else None,
+                committed=rank,
+                reputation=reputations.get(reveal.participant, FULL),
+            )
+        )
+    return tuple(sorted(found, key=lambda contribution: contribution.seat))

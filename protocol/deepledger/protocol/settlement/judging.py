@@ -1,0 +1,103 @@
+"""The verdict on every update: by the record, by the bytes, and by what screening finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from typing_extensions import Buffer
+
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import UpdateVector, as_update, sum_of_squares
+from deepledger.protocol.formats.verdicts import UNMEASURED, Signs, Verdict
+from deepledger.protocol.job.reputation import FULL
+from deepledger.protocol.settlement.aggregation.stack import Row, Stack, Vector
+from deepledger.protocol.settlement.copies import Known
+from deepledger.protocol.settlement.inputs import Contribution, Revealed
+from deepledger.protocol.settlement.screening import Losses, Screened, overstated, screen
+from deepledger.protocol.settlement.similarity import ONE
+from deepledger.protocol.settlement.sources import Sources
+from deepledger.protocol.types import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    contribution: Contribution
+    verdict: Verdict
+    score: int  # 0 unless accepted
+    signs: Signs = UNMEASURED
+    overstated: bool = False  # declared many samples and trained like one that has few; of no consequence
+
+
+def inspect(data: Buffer, contribution: Contribution, spec: JobSpec) -> UpdateVector | Verdict:
+    """Judge the bytes of an update, which have the right digest and length. Returns a view of them if they pass."""
+    if chunk_root(data, bits=spec.update.bits) != contribution.root:
+        return Verdict.WRONG_ROOT
+    update = as_update(data, spec)
+    if sum_of_squares(update) > spec.update.square_limit:
+        return Verdict.NORM_EXCEEDED
+    return update
+
+
+def inspect_all(spec: JobSpec, revealed: Revealed, sources: Sources) -> tuple[list[Judged], list[Row]]:
+    """Every contribution with what its record and its bytes say about it, and the updates that pass."""
+    judged, rows = [], []
+    least = spec.screening.remove_percent * FULL // 100 if spec.screening else 0
+    for contribution in revealed.contributions:
+        update: Vector | Verdict
+        if contribution.copy_of is not None:
+            update = Verdict.COPY
+        elif contribution.reputation < least:
+            update = Verdict.REMOVED
+        else:
+            update = sources.update(contribution)
+        if isinstance(update, Verdict):
+            judged.append(Judged(contribution, update, 0))
+        else:
+            judged.append(Judged(contribution, Verdict.ACCEPTED, 0))
+            rows.append(Row(contribution.seat, contribution.participant, contribution.weight, update))
+    return judged, rows
+
+
+def recall(revealed: Revealed, sources: Sources) -> tuple[list[Known], list[Digest]]:
+    """Earlier updates, and which of them nobody serves any more."""
+    known, forgotten = [], []
+    for earlier in revealed.earlier:
+        update = sources.earlier_update(earlier)
+        if update is None:
+            forgotten.append(earlier.digest)
+        else:
+            known.append(Known(earlier.participant, update, earlier.shown))
+    return known, forgotten
+
+
+def judge_by_signs(
+    spec: JobSpec, stack: Stack, known: Sequence[Known], judged: Sequence[Judged], losses: Losses
+) -> tuple[Stack, list[Judged]]:
+    """The updates in which no sign was found, and the verdicts with what was measured."""
+    assert spec.screening is not None  # noqa: S101 (the caller looked)
+    committed = {each.contribution.seat: each.contribution.committed for each in judged}
+    screened = screen(
+        stack,
+        known,
+        spec.screening,
+        order=sorted(range(len(stack)), key=lambda index: committed[stack.rows[index].seat]),
+        layout=spec.model.layout,
+        losses=losses,
+        margin=lambda loss: int(2 * Fraction(spec.validation.loss_tolerance) * max(ONE, loss)),
+    )
+    places = {row.seat: index for index, row in enumerate(stack.rows)}
+    weights = [row.weight for row in stack.rows]
+    return stack.only(index for index in range(len(stack)) if index not in screened.found), [
+        _with_signs(each, screened, places.get(each.contribution.seat), weights) for each in judged
+    ]
+
+
+def _with_signs(judged: Judged, screened: Screened, index: int | None, weights: Sequence[int]) -> Judged:
+    if index is None:
+        return judged
+    signs = screened.signs(index)
+    verdict = Verdict(screened.found[index]) if index in screened.found else judged.verdict
+    return replace(judged, verdict=verdict, signs=signs, overstated=overstated(signs, weights[index], weights))

@@ -1,0 +1,61 @@
+"""The report of a settlement, made from what it was made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.report import EvaluatedCoalition, JudgedUpdate, Report, SignsOf, VectorPin
+from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.settlement.settle import Settlement
+from deepledger.protocol.types import Digest, Root
+
+
+def build_report(
+    job: Job,
+    attempt: Attempt,
+    settlement: Settlement,
+    *,
+    chain_id: int,
+    contract: str,
+    model_before: tuple[Digest, Root],
+    model_after: tuple[Digest, Root],
+    evaluation: Evaluation,
+) -> Report:
+    return Report(
+        chain_id=chain_id,
+        contract=contract,
+        job=job.job,
+        round=attempt.round,
+        attempt=attempt.attempt,
+        spec=job.terms.spec_digest.hex(),
+        model_before=VectorPin(digest=model_before[0].hex(), root=model_before[1].hex()),
+        model_after=VectorPin(digest=model_after[0].hex(), root=model_after[1].hex()),
+        updates=tuple(
+            JudgedUpdate(
+                participant=judged.contribution.participant,
+                seat=judged.contribution.seat,
+                digest=judged.contribution.digest.hex(),
+                root=judged.contribution.root.hex(),
+                weight=judged.contribution.weight,
+                reputation=judged.contribution.reputation,
+                verdict=judged.verdict,
+                copy_of=judged.contribution.copy_of,
+                signs=SignsOf(**asdict(judged.signs)),
+                overstated=judged.overstated,
+                score=judged.score,
+            )
+            for judged in settlement.judged
+        ),
+        saturated=settlement.saturated,
+        evaluation=evaluation,
+        forgotten=tuple(digest.hex() for digest in settlement.forgotten),
+        coalitions=tuple(
+            EvaluatedCoalition(
+                seats=f"{coalition.seats:x}",
+                plain=coalition.plain,
+                **result.model_dump(),
+            )
+            for coalition, result in settlement.evaluations.items()
+        ),
+    )

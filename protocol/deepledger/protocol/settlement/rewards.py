@@ -1,0 +1,60 @@
+"""Who gets what share of a round's pot, in integers that the contract computes alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from deepledger.protocol.formats.policies import ContributionRewards, EqualRewards, Rewards
+from deepledger.protocol.job.state import SettledRound
+from deepledger.protocol.settlement.valuation import Worths
+from deepledger.protocol.types import Address, Wei
+
+WHOLE = 1_000_000
+"""What scores by contribution add up to, less rounding down."""
+
+
+def scores(rewards: Rewards, weights: Mapping[int, int], worths: Worths | None) -> dict[int, int]:
+    """By seat, of accepted updates with these weights (samples) and worths; each fits uint32.
+
+    With contributions, in parts per million: the floor alike, the rest in proportion to what is positive of the worths.
+    A seat without a worth has none. If nothing is positive there is only the floor, and the contract, which divides the
+    pot in proportion, pays all of it alike or, without a floor, keeps it in escrow.
+    """
+    if isinstance(rewards, EqualRewards):
+        return dict.fromkeys(weights, 1)
+    if not isinstance(rewards, ContributionRewards):
+        return dict(weights)
+    gains = {seat: max((worths or {}).get(seat, Fraction(0)), Fraction(0)) for seat in weights}
+    total = sum(gains.values(), Fraction(0))
+    floor = Fraction(rewards.floor_percent, 100)
+    return {
+        seat: int(WHOLE * (floor / len(weights) + (1 - floor) * (gain / total if total else 0)))
+        for seat, gain in gains.items()
+    }
+
+
+def shares(pot: Wei, scores: Sequence[int]) -> list[Wei]:
+    """floor(pot · score / sum of scores) each, as `settle` of TrainingLedger; nothing if all scores are 0."""
+    total = sum(scores)
+    return [Wei(pot * score // total) if total else Wei(0) for score in scores]
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """What an accepted update earned in its round."""
+
+    score: int
+    amount: Wei
+
+
+def pay(over: SettledRound) -> dict[Address, Pay]:
+    """Of who was accepted in a settled round, by seat."""
+    accepted = [
+        address
+        for address, seat in sorted(over.participants.items(), key=lambda item: item[1].seat)
+        if over.settled.accepted >> seat.seat & 1
+    ]
+    scored = over.settled.scores
+    return dict(zip(accepted, map(Pay, scored, shares(over.settled.pot, scored)), strict=True))

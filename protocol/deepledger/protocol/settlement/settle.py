@@ -1,0 +1,124 @@
+"""Settling a round: a pure function of public inputs.
+
+    settle(spec, model before, what was revealed, evaluations) -> model after, verdicts, scores
+
+The coordinator runs it and publishes the result; the auditor runs it on the same inputs and compares. Evaluations are
+floating point, so they are inputs, too: the coordinator makes them, the report lists them, and everything that follows
+from them is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.policies import ContributionRewards
+from deepledger.protocol.formats.rules import CenteredClipping, FLTrust
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.settlement.aggregation import advance
+from deepledger.protocol.settlement.aggregation.context import Context
+from deepledger.protocol.settlement.aggregation.stack import Row, Scaled, Stack
+from deepledger.protocol.settlement.coalitions import Coalitions
+from deepledger.protocol.settlement.inputs import Revealed
+from deepledger.protocol.settlement.judging import Judged, inspect_all, judge_by_signs, recall
+from deepledger.protocol.settlement.rewards import scores
+from deepledger.protocol.settlement.similarity import ONE
+from deepledger.protocol.settlement.sources import Sources
+from deepledger.protocol.settlement.valuation import Worths, worths
+from deepledger.protocol.types import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    judged: tuple[Judged, ...]  # one per reveal, by ascending seat
+    saturated: int  # model coordinates held at the ends of int32
+    evaluations: Mapping[Coalition, Evaluation]  # that were asked for, in this order
+    forgotten: tuple[Digest, ...]  # earlier updates that copies could not be looked for in
+
+    @property
+    def accepted(self) -> int:
+        """Bit i: the update of seat i was accepted."""
+        return sum(1 << judged.contribution.seat for judged in self.judged if judged.verdict is Verdict.ACCEPTED)
+
+    @property
+    def scores(self) -> tuple[int, ...]:
+        """Of the accepted updates, by ascending seat."""
+        return tuple(judged.score for judged in self.judged if judged.verdict is Verdict.ACCEPTED)
+
+
+def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sources) -> Settlement:
+    """Judge every contribution, value what is accepted, and turn `model`, in place, into the model after."""
+    asked: dict[Coalition, Evaluation] = {}
+    judged, rows = inspect_all(spec, revealed, sources)
+    trusted, players = _apart(spec, rows)
+    context = _context(spec, model, revealed, sources, trusted)
+    stack = Stack(tuple(players), spec.model.coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
+    coalitions = Coalitions(spec, model, stack, context)
+
+    def results(wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
+        new = [coalition for coalition in dict.fromkeys(wanted) if coalition not in asked]
+        if new:
+            asked.update(zip(new, sources.evaluate(coalitions, new), strict=True))
+        return [asked[coalition] for coalition in wanted]
+
+    forgotten: list[Digest] = []
+    if spec.screening is not None:
+
+        def losses(masks: Sequence[int]) -> list[int]:
+            found = results([Coalition(mask, plain=True) for mask in masks])
+            return [evaluation.loss_millionths for evaluation in found]
+
+        known, forgotten = recall(revealed, sources)
+        stack, judged = judge_by_signs(spec, stack, known, judged, losses)
+    worth: Worths | None = None
+    rewards = spec.rewards
+    if isinstance(rewards, ContributionRewards) and stack.rows:
+
+        def value(masks: Sequence[int]) -> list[int]:
+            found = results([Coalition(mask) for mask in masks])
+            return [_value(evaluation, rewards.metric) for evaluation in found]
+
+        worth = worths(rewards, [row.seat for row in stack.rows], value, seed=revealed.seed)
+    accepted = [each.contribution for each in judged if each.verdict is Verdict.ACCEPTED]
+    earned = scores(rewards, {each.seat: each.weight for each in accepted}, worth)
+    saturated = advance(model, stack, spec.aggregation, context)
+    return Settlement(
+        judged=tuple(replace(each, score=earned.get(each.contribution.seat, 0)) for each in judged),
+        saturated=saturated,
+        evaluations=asked,
+        forgotten=tuple(forgotten),
+    )
+
+
+def _apart(spec: JobSpec, rows: Sequence[Row]) -> tuple[Row | None, Sequence[Row]]:
+    """The update that FLTrust measures the others by is not one of them."""
+    if not isinstance(spec.aggregation, FLTrust):
+        return None, rows
+    name = spec.aggregation.trusted.lower()
+    trusted = next((row for row in rows if row.participant.lower() == name), None)
+    return trusted, [row for row in rows if row is not trusted]
+
+
+def _context(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sources, trusted: Row | None) -> Context:
+    drift = None
+    if isinstance(spec.aggregation, CenteredClipping) and revealed.model_before_last is not None:
+        drift = np.subtract(model, sources.earlier_model(revealed.model_before_last), dtype=np.int64)
+    shift = spec.model.fraction_bits - spec.update.fraction_bits
+    return Context(
+        seed=revealed.seed,
+        fraction_bits=spec.model.fraction_bits,
+        drift=drift,
+        trusted=None if trusted is None else Scaled(trusted.vector, shift),
+    )
+
+
+def _value(evaluation: Evaluation, metric: str) -> int:
+    """In millionths."""
+    if metric == "accuracy":
+        return evaluation.correct * ONE // max(evaluation.samples, 1)
+    return -evaluation.loss_millionths
