@@ -6,13 +6,19 @@ DATASET ?= digits
 export UV_COMPILE_BYTECODE = 1
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
 
-.PHONY: demo test artifacts lint benchmarks clean
+# Nothing is left out of `make test ALL=1`, nor where services are required (.ci/run).
+QUICK   := $(if $(filter 1,$(ALL) $(DEEPLEDGER_REQUIRE_SERVICES)),,--quick)
+
+.PHONY: demo test test-all artifacts lint benchmarks clean
 
 demo: $(VENV)/.installed
 	$(PYTHON) examples/demo.py --dataset $(DATASET)
 
 test: $(VENV)/.installed
-	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist worksteal $(QUICK)
+
+test-all:
+	$(MAKE) test ALL=1
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

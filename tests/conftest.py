@@ -37,8 +37,8 @@ from deepledger.protocol.settlement.judging import inspect
 from deepledger.protocol.settlement.reporting import build_report
 from deepledger.protocol.settlement.settle import Settlement, settle
 
-settings.register_profile("deepledger", deadline=None)  # machines are noisy: never assert a time
-settings.load_profile("deepledger")
+settings.register_profile("thorough", deadline=None)  # machines are noisy: never assert a time
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=20)
 
 sys.path.append(str(Path(__file__).parent / "services"))
 pytest_plugins = ["kubo_daemon"]
@@ -67,6 +67,32 @@ def evaluate(model, data):
     loss = torch.nn.functional.mse_loss(model(x), y)
     return {"samples": len(x), "correct": int((model(x).argmax(1) == y.argmax(1)).sum()), "loss": float(loss)}
 """
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out what is marked slow, and try fewer examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("quick" if config.getoption("quick") else "thorough")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: `make test-all` runs it"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was left out: how many tests, why, and of which files."""
+    left_out: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        left_out.setdefault(report.longrepr[2].removeprefix("Skipped: "), []).append(Path(report.fspath).name)
+    if left_out:
+        terminalreporter.section("left out")
+    for reason, files in sorted(left_out.items()):
+        terminalreporter.write_line(f"{len(files)} tests, {reason} ({', '.join(sorted(set(files)))})")
 
 
 def need(binary: object, name: str) -> None:

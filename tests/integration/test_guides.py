@@ -35,12 +35,12 @@ GUIDES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").g
 DIGITS = ROOT / "examples/digits"
 CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"  # the first that the first account of a devnet puts there
 
-pytestmark = pytest.mark.timeout(900)  # a whole job in each, on a machine that may be busy
 SETTING = r"\bDEEPLEDGER_[A-Z_]+\b"
 NOT_RUN = {
     "make demo": "tests/e2e/test_whole_runs.py runs the demo",
     "make demo DATASET=breast-cancer": "tests/e2e/test_whole_runs.py runs the demo",
     "make test": "is what runs this",
+    "make test-all": "is what runs this",
     "docker compose up --build --detach": "tests/e2e/test_compose.py does it where there is a Docker engine",
     "docker compose run --rm audit": "tests/e2e/test_compose.py does it where there is a Docker engine",
     **dict.fromkeys(
@@ -164,6 +164,7 @@ def equip(others: Others, reader: Reader, machine: str = "") -> None:
     shutil.copy(others.data(1), reader.home(machine) / "shard.safetensors")
 
 
+@pytest.mark.slow
 def test_the_readme(others: Others, tmp_path: Path) -> None:
     assert others.job(rounds=3) == 1
     others.coordinate(1)
@@ -197,6 +198,7 @@ def test_the_readme(others: Others, tmp_path: Path) -> None:
         reader.follow()
 
 
+@pytest.mark.slow
 def test_join_a_job(others: Others, tmp_path: Path) -> None:
     assert (others.job(rounds=4), others.job(rounds=4)) == (1, 2)
     others.coordinate(1)
@@ -211,6 +213,7 @@ def test_join_a_job(others: Others, tmp_path: Path) -> None:
     assert ben.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_your_own_training(others: Others, tmp_path: Path) -> None:
     iris = load_iris()
     rows = np.random.default_rng(0).permutation(np.column_stack([iris.data, iris.target]))
@@ -237,6 +240,7 @@ def test_your_own_training(others: Others, tmp_path: Path) -> None:
 
 
 @pytest.mark.kubo
+@pytest.mark.slow
 def test_run_a_job_for_a_consortium(tmp_path: Path, kubo_binary: str) -> None:
     del kubo_binary  # only asks for it
     chain, api, swarm = free_port(), {"a": free_port(), "b": free_port()}, {"a": free_port(), "b": free_port()}
@@ -299,6 +303,7 @@ def test_run_a_job_for_a_consortium(tmp_path: Path, kubo_binary: str) -> None:
         reader.follow()
 
 
+@pytest.mark.slow
 def test_contributions(tmp_path: Path) -> None:
     more = "--data c.safetensors"
     with reading("docs/contributions.md", tmp_path, instead={more: f"{more} --rounds 1 --workers 1"}) as reader:
@@ -311,6 +316,7 @@ def test_contributions(tmp_path: Path) -> None:
         reader.follow()
 
 
+@pytest.mark.slow
 def test_operate_and_recover(others: Others, tmp_path: Path) -> None:
     assert others.job(coordinators=(1, 4), rounds=200) == 1
     serving = others.coordinate(1)
@@ -357,6 +363,7 @@ def test_operate_and_recover(others: Others, tmp_path: Path) -> None:
         reader.follow()
 
 
+@pytest.mark.slow
 def test_audit_a_job(tmp_path: Path) -> None:
     with start("embedded") as chain:
         contract, _ = deploy(chain.url, dev_accounts()[0], locks=tmp_path / "locks")
