@@ -92,7 +92,7 @@ class Devnet:
 
 def images_in_use() -> dict[str, str]:
     """Every image that something is built from or runs, and where it is from."""
-    text = "".join(path.read_text() for path in [ROOT / "docker-compose.yml", *ROOT.glob("*/Dockerfile")])
+    text = "".join(path.read_text() for path in [ROOT / "docker-compose.yml", ROOT / "Dockerfile"])
     names = {*re.findall(r"image: (\S+/\S+:\S+)", text), *re.findall(r"^FROM (\S+:\S+)", text, re.MULTILINE)}
     found = {name: json.loads(engine("image", "inspect", name))[0] for name in sorted(names)}
     return {name: (image["Config"]["Labels"] or {}).get(MADE_HERE, "pulled") for name, image in found.items()}
@@ -299,19 +299,3 @@ def elsewhere(devnet: Devnet, folder: Path) -> Iterator[Callable[..., str]]:
         yield run
     finally:
         run(*clear)
-
-
-def stages(role: str) -> dict[str, str]:
-    """A Dockerfile's named stages, by name, without comments."""
-    text = re.sub(r"^#.*\n", "", (ROOT / role / "Dockerfile").read_text(), flags=re.MULTILINE)
-    parts = re.split(r"^(?=FROM )", text, flags=re.MULTILINE)
-    return {found[1]: part.strip() for part in parts if (found := re.match(r"FROM \S+ AS (\S+)", part))}
-
-
-@pytest.mark.parametrize("role", ["coordinator", "devnet", "auditor"])
-def test_stages_are_the_same_in_every_dockerfile(role: str) -> None:
-    """The engine builds and stores what is the same only once; torch is gigabytes."""
-    shared = stages("node")
-    assert "torch" in shared
-    assert all(shared[name] == stage for name, stage in stages(role).items())
-    assert ("torch" in stages(role)) == (role != "auditor")

@@ -430,7 +430,7 @@ def test_every_environment_variable_is_explained() -> None:
     """In .env.example or a guide, or at the head of the file that alone reads it."""
     explained = {guide: (ROOT / guide).read_text() for guide in (*GUIDES, ".env.example")}
     known = {name for text in explained.values() for name in re.findall(SETTING, text)}
-    for file in [*ROOT.glob("*/deepledger/**/*.py"), *ROOT.glob("*/Dockerfile"), *ROOT.glob("*compose*.yml")]:
+    for file in [*ROOT.glob("*/deepledger/**/*.py"), ROOT / "Dockerfile", *ROOT.glob("*compose*.yml")]:
         text = file.read_text()
         head = (ast.get_docstring(ast.parse(text)) or "") if file.suffix == ".py" else "".join(re.findall("#.*", text))
         assert set(re.findall(SETTING, text)) <= known | set(re.findall(SETTING, head)), file

@@ -43,6 +43,16 @@ def test_every_service_that_is_run_by_itself_can_be_built(compose: dict[str, str
             assert "build:" in section, name
 
 
+def test_what_is_built_is_a_target_of_the_one_dockerfile(compose: dict[str, str]) -> None:
+    targets = re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    for name, section in blocks(compose["services"], "  ").items():
+        if build := re.search(r"build: \{(.*)\}", section):
+            (target,) = re.findall(r"target: (\w+)", build[1])
+            assert target in targets, name
+            assert f"image: deepledger/{target}\n" in section or "*participant" in section
+            assert ("args: *torch" in build[1]) == (target != "auditor")
+
+
 def test_plain_up_builds_and_plain_down_clears_every_service_of_the_devnet() -> None:
     """`down --volumes` leaves what belongs to a profile that is not named."""
     text = (ROOT / "docker-compose.yml").read_text()

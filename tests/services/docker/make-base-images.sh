@@ -1,12 +1,12 @@
 #!/bin/sh
-# Gives the engine the images that docker-compose.yml and the Dockerfiles begin with, under their own names: pulled where
+# Gives the engine the images that docker-compose.yml and the Dockerfile begin with, under their own names: pulled where
 # that works, otherwise made here of Debian's packages, npm's Foundry and a Kubo binary built from its Go module.
 # `docker image inspect` tells which: those made here have the label deepledger.origin. Needs root and debootstrap.
 set -eu
 here=$(dirname "$(readlink -f "$0")")
 services=$(dirname "$here")
 pinned() { sed -n "s|^ *image: \(.*$1:.*\)\$|\1|p" "$here/../../../docker-compose.yml" | head -n 1; }
-python=$(sed -n 's|^FROM \(python:[^ ]*\) AS uv$|\1|p' "$here/../../../node/Dockerfile")
+python=$(sed -n 's|^FROM \(python:[^ ]*\) AS uv$|\1|p' "$here/../../../Dockerfile")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
