@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,33 @@ ALLOWED = {
 }
 
 
+FLOORS = [
+    {"types", "errors"},
+    {"ether", "kernels", "local"},
+    {"formats", "blobs", "chain"},
+    {"job"},
+    {"settlement", "roles"},
+    {"evaluation"},
+]
+"""Of `protocol`: a room imports from the floors below its own, never from beside or above."""
+
+
 def imported(path):
+    """What a source imports, as full names of modules or of what is in them."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+
+
+def modules():
+    """Every module of the distribution, by name."""
+    for room in ALLOWED:
+        folder = ROOT / room / "deepledger"
+        for path in (folder / room).rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            yield ".".join(("deepledger", *parts)).removesuffix(".__init__"), path
 
 
 @pytest.mark.parametrize("room", ALLOWED)
@@ -32,6 +54,29 @@ def test_a_room_imports_only_what_it_may(room):
     assert sources
     rooms = {name.split(".")[1] for path in sources for name in imported(path) if name.startswith("deepledger.")}
     assert rooms - {room} <= ALLOWED[room]
+
+
+def test_a_room_of_protocol_imports_from_the_floors_below():
+    folder = ROOT / "protocol/deepledger/protocol"
+    rooms = {path.stem for path in folder.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert rooms - {"__init__", "__pycache__"} == set().union(*FLOORS)
+    for number, floor in enumerate(FLOORS):
+        below = set().union(*FLOORS[:number])
+        for room in floor:
+            sources = (folder / room).rglob("*.py") if (folder / room).is_dir() else [folder / f"{room}.py"]
+            for path in sources:
+                names = {name.split(".")[2] for name in imported(path) if name.startswith("deepledger.protocol.")}
+                assert names - {room} <= below, path
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    known = dict(modules())
+
+    def module(name):
+        return name if name in known else name.rpartition(".")[0]
+
+    imports = {each: {module(name) for name in imported(path)} & known.keys() for each, path in known.items()}
+    assert tuple(TopologicalSorter(imports).static_order())  # raises `CycleError`, which names them
 
 
 @pytest.mark.parametrize("room", ALLOWED)

@@ -22,7 +22,7 @@ from deepledger.protocol.job.state import SettledRound
 from deepledger.protocol.settlement.aggregation.stack import Vector
 from deepledger.protocol.settlement.coalitions import Coalitions
 from deepledger.protocol.settlement.inputs import Contribution, Earlier, Revealed
-from deepledger.protocol.settlement.rewards import shares
+from deepledger.protocol.settlement.rewards import by_seat, shares
 from deepledger.protocol.settlement.settle import settle
 from deepledger.protocol.types import Address, Digest, Wei
 
@@ -94,5 +94,4 @@ def _beyond_ties(correct: int, samples: int) -> bool:
 
 def _shares(pot: Wei, accepted: int, scores: Sequence[int]) -> Mapping[int, int]:
     """By seat, in wei."""
-    seats = [seat for seat in range(accepted.bit_length()) if accepted >> seat & 1]
-    return dict(zip(seats, shares(pot, scores), strict=False))
+    return by_seat(accepted, shares(pot, scores))

@@ -22,6 +22,7 @@ from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.state import Job, SettledRound
 from deepledger.protocol.settlement.inputs import revealed_in
 from deepledger.protocol.settlement.reporting import build_report
+from deepledger.protocol.settlement.rewards import by_seat
 from deepledger.protocol.settlement.settle import Settlement, settle
 from deepledger.protocol.types import Address
 
@@ -123,8 +124,8 @@ def _claimed_model(over: SettledRound, spec: JobSpec, store: BlobStore, find: Fi
 
 def _compare_money(settlement: Settlement, over: SettledRound, find: Find) -> None:
     seats = {seat.seat: seat.address for seat in over.participants.values()}
-    claimed = dict(zip([s for s in range(64) if over.settled.accepted >> s & 1], over.settled.scores, strict=False))
-    derived = dict(zip([s for s in range(64) if settlement.accepted >> s & 1], settlement.scores, strict=False))
+    claimed = by_seat(over.settled.accepted, over.settled.scores)
+    derived = by_seat(settlement.accepted, settlement.scores)
     for seat in sorted(set(claimed) | set(derived)):
         if claimed.get(seat) != derived.get(seat):
             find(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from deepledger.cli.job_selection import JobSelection
 from deepledger.cli.jobs import all_events, jobs_of
-from deepledger.cli.lock import held
+from deepledger.cli.lock import sole_coordinator
 from deepledger.cli.options import Chain, Signer
 from deepledger.cli.reporting import Observe, Reporting
 from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
@@ -151,7 +151,7 @@ class JobRunner:
         last = self.rests.pop(job, None)
         try:
             ledger = self.chain.ledger_of(self.account, self.signer)
-            with held(self.signer.folder / "coordinators", ledger, job):
+            with sole_coordinator(self.signer.folder / "coordinators", ledger, job):
                 coordinate(
                     ledger,
                     self.store,

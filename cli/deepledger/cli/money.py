@@ -8,7 +8,7 @@ import typer
 
 from deepledger.cli import show
 from deepledger.cli.commands import command
-from deepledger.cli.lock import held
+from deepledger.cli.lock import sole_coordinator
 from deepledger.cli.options import Chain, JobNumber, Json, Signer
 from deepledger.protocol.errors import BadInput, LedgerRejected
 from deepledger.protocol.types import JobId
@@ -56,7 +56,7 @@ def leave(job: JobNumber, chain: Chain, signer: Signer, json: Json = False) -> N
     ledger.created_in(number)
     left: dict[str, Receipt] = {}
     refusals: list[LedgerRejected] = []
-    with held(signer.folder / "coordinators", ledger, number):  # one that runs would deposit its bond again
+    with sole_coordinator(signer.folder / "coordinators", ledger, number):  # one that runs would deposit its bond again
         for what, give_up in (("bond", ledger.release_bond), ("seat", ledger.leave)):
             try:
                 left[what] = give_up(number)

@@ -18,7 +18,7 @@ from deepledger.protocol.formats.report import Report
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.reputation import FULL
 from deepledger.protocol.job.state import Attempt, Job, Participant, SettledRound
-from deepledger.protocol.settlement.rewards import pay
+from deepledger.protocol.settlement.rewards import pay, seats_of
 from deepledger.protocol.types import Address, Wei
 
 _WEI = {"amount", "pot", "penalty", "reward", "stake", "reveal_penalty", "bond", "settle_penalty"}
@@ -288,14 +288,10 @@ def _plain(name: str, value: Any) -> Any:
         case int() if name in _WEI:
             return str(value)
         case int() if name == "accepted":
-            return _seats(value)
+            return seats_of(value)
         case bytes():
             return cid_of(value) if name in _BLOBS else "0x" + value.hex()  # type: ignore[arg-type]
         case tuple():
             return list(value)
         case _:
             return _data(value) if is_dataclass(value) else value
-
-
-def _seats(mask: int) -> list[int]:
-    return [seat for seat in range(mask.bit_length()) if mask >> seat & 1]

@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from deepledger.protocol.errors import StateError
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import Floats
+from deepledger.protocol.local.locks import held
 from deepledger.protocol.types import Digest, Root, RoundNumber
 
 _KEPT_ROUNDS = 2
@@ -56,17 +56,13 @@ class Journal:
         except OSError as error:
             raise StateError(f"cannot write to {self.folder}: {error.strerror}. Choose another folder.") from None
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Nobody else on this machine takes part with this account meanwhile. Raises `StateError` if somebody does."""
-        try:
-            with FileLock(self.folder / "lock", timeout=0):
-                yield
-        except Timeout:
-            raise StateError(
-                f"another node with this account takes part in this job already (it holds {self.folder}/lock); "
-                "stop it first, or use another account"
-            ) from None
+        return held(
+            self.folder / "lock",
+            busy=f"another node with this account takes part in this job already (it holds {self.folder}/lock); "
+            "stop it first, or use another account",
+        )
 
     def write(self, record: Record) -> None:
         """Returns once the record would survive a power cut."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deepledger.protocol.chain import wire
 from deepledger.protocol.chain.rpc import NodeRefused
-from deepledger.protocol.errors import ChainNonsense, StateError
+from deepledger.protocol.errors import ChainNonsense
+from deepledger.protocol.local.locks import held
 from deepledger.protocol.types import Address, Wei
 
 if TYPE_CHECKING:
@@ -110,25 +110,13 @@ def signed(account: LocalAccount, call: Call, *, chain_id: int, nonce: int, gas:
     return transaction.raw_transaction.to_0x_hex(), transaction.hash.to_0x_hex()
 
 
-@contextmanager
-def sole_sender(folder: Path, account: Address, chain_id: int) -> Iterator[None]:
+def sole_sender(folder: Path, account: Address, chain_id: int) -> AbstractContextManager[None]:
     """Hold the right to number this account's transactions, among all processes of this user."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / f"{chain_id}-{account}.lock", timeout=LOCK_PATIENCE)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock.acquire()
-    except Timeout:
-        raise StateError(
-            f"another process has been sending with {account} for {LOCK_PATIENCE:.0f} s; wait for it or end it"
-        ) from None
-    except OSError as error:
-        raise StateError(f"cannot lock {folder} ({error.strerror}); make it writable") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return held(
+        folder / f"{chain_id}-{account}.lock",
+        busy=f"another process has been sending with {account} for {LOCK_PATIENCE:.0f} s; wait for it or end it",
+        timeout=LOCK_PATIENCE,
+    )
 
 
 def ether(amount: int) -> str:

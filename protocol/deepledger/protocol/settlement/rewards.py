@@ -41,6 +41,15 @@ def shares(pot: Wei, scores: Sequence[int]) -> list[Wei]:
     return [Wei(pot * score // total) if total else Wei(0) for score in scores]
 
 
+def by_seat(accepted: int, scores: Sequence[int]) -> dict[int, int]:
+    """The scores of a settlement by the seats that they are for: `accepted` has a bit for each."""
+    return dict(zip(seats_of(accepted), scores, strict=True))
+
+
+def seats_of(mask: int) -> list[int]:
+    return [seat for seat in range(mask.bit_length()) if mask >> seat & 1]
+
+
 @dataclass(frozen=True, slots=True)
 class Pay:
     """What an accepted update earned in its round."""
@@ -51,10 +60,7 @@ class Pay:
 
 def pay(over: SettledRound) -> dict[Address, Pay]:
     """Of who was accepted in a settled round, by seat."""
-    accepted = [
-        address
-        for address, seat in sorted(over.participants.items(), key=lambda item: item[1].seat)
-        if over.settled.accepted >> seat.seat & 1
-    ]
-    scored = over.settled.scores
-    return dict(zip(accepted, map(Pay, scored, shares(over.settled.pot, scored)), strict=True))
+    seated = {participant.seat: address for address, participant in over.participants.items()}
+    scored = by_seat(over.settled.accepted, over.settled.scores)
+    amounts = shares(over.settled.pot, over.settled.scores)
+    return {seated[seat]: Pay(score, amount) for (seat, score), amount in zip(scored.items(), amounts, strict=True)}
