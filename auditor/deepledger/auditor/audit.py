@@ -15,6 +15,7 @@ from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind
 from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
 from deepledger.auditor.rounds import audit_round
 from deepledger.auditor.rules import Rules
+from deepledger.auditor.sources import misfit
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Event, JobCreated
 from deepledger.protocol.chain.ledger import Head, Reader
@@ -24,7 +25,7 @@ from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.evaluation.validation import fetch_validation
 from deepledger.protocol.formats.roots import chunk_root
-from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.job.fetch import check_keys, fetch_model, fetch_spec
 from deepledger.protocol.job.state import Job
@@ -152,17 +153,30 @@ def _spec(job: Job, store: BlobStore, findings: list[Finding]) -> JobSpec | None
     try:
         spec = fetch_spec(store, job.terms)
     except (BlobMissing, BlobCorrupt) as error:
-        findings.append(Finding(Kind.BLOB, "the spec cannot be had", claimed, str(error), at, None))
+        findings.append(
+            _unfit(job, store, job.terms.spec_digest, MAX_SPEC_BYTES, error, what="the spec", kind=Kind.SPEC)
+        )
     except BadSpec as error:
-        findings.append(Finding(Kind.SPEC, "the spec is not valid", claimed, str(error), at, None))
+        findings.append(Finding(Kind.SPEC, "the spec is not valid", claimed, str(error), at, None, job.created.sponsor))
     else:
         try:
             check_keys(spec, job.created.coordinators)
         except BadSpec as error:
             what = "not every coordinator can open the validation set"
-            findings.append(Finding(Kind.SPEC, what, claimed, str(error), at, None))
+            findings.append(Finding(Kind.SPEC, what, claimed, str(error), at, None, job.created.sponsor))
         return spec
     return None
+
+
+def _unfit(
+    job: Job, store: BlobStore, digest: Digest, fits: int, error: Exception, *, what: str, kind: Kind
+) -> Finding:
+    """A blob that the sponsor named and that cannot be had; its own lie if what has that digest cannot be one."""
+    at, sponsor = job.created.at, job.created.sponsor
+    wrong = misfit(store, digest, fits=fits) if isinstance(error, BlobCorrupt) else None
+    if wrong is not None:
+        return Finding(kind, f"what the job names cannot be {what}", digest.hex(), wrong, at, None, sponsor)
+    return Finding(Kind.BLOB, f"{what} cannot be had", digest.hex(), str(error), at, None)
 
 
 def _first_model(job: Job, spec: JobSpec, store: BlobStore, findings: list[Finding]) -> ModelVector | None:
@@ -171,13 +185,13 @@ def _first_model(job: Job, spec: JobSpec, store: BlobStore, findings: list[Findi
         model = fetch_model(store, terms.model_digest, spec)
     except (BlobMissing, BlobCorrupt) as error:
         findings.append(
-            Finding(Kind.BLOB, "the first model cannot be had", terms.model_digest.hex(), str(error), at, None)
+            _unfit(job, store, terms.model_digest, spec.model_bytes, error, what="the first model", kind=Kind.MODEL)
         )
         return None
     root = chunk_root(model.data.cast("B"), bits=32)
     if root != terms.model_root:
         what = "the first model does not have the chunk root that the job names"
-        findings.append(Finding(Kind.MODEL, what, terms.model_root.hex(), root.hex(), at, None))
+        findings.append(Finding(Kind.MODEL, what, terms.model_root.hex(), root.hex(), at, None, job.created.sponsor))
     return model
 
 
@@ -201,14 +215,22 @@ def _bench(
         except BadSpec as error:
             what = "the withheld validation set is not what the spec says"
             pinned = withheld.salted_digest if withheld is not None else ""
-            findings.append(Finding(Kind.SPEC, what, pinned, str(error), job.created.at, None))
+            findings.append(Finding(Kind.SPEC, what, pinned, str(error), job.created.at, None, job.created.sponsor))
             return None, f"not checked because {what}"
         if source is not None:
             return bench_with(spec, source, validation), "checked"
-    except (BlobMissing, BlobCorrupt) as error:
-        what = "the validation set cannot be had"
-        findings.append(Finding(Kind.BLOB, what, spec.validation.digest, str(error), job.created.at, None))
+    except BadSpec as error:  # the pinned task itself does not fit
+        what = "the task that the spec pins makes another model than the spec says"
+        findings.append(
+            Finding(Kind.SPEC, what, spec.task.sha256, str(error), job.created.at, None, job.created.sponsor)
+        )
         return None, f"not checked because {what}"
+    except (BlobMissing, BlobCorrupt) as error:
+        findings.append(
+            _unfit(job, store, spec.validation_digest, spec.validation.bytes, error, what="the validation set",
+                   kind=Kind.SPEC)
+        )  # fmt: skip
+        return None, "not checked because the validation set cannot be had"
     except BadInput as error:
         why_not = f"not checked: {error}"
     return None, why_not

@@ -8,9 +8,10 @@ import numpy as np
 
 from deepledger.auditor.findings import AuditedRound, Finding, Kind
 from deepledger.auditor.remeasure import remeasure
-from deepledger.auditor.sources import GONE, Claims, Find, Underivable, say
+from deepledger.auditor.sources import GONE, Claims, Find, Underivable, misfit, say
+from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadInput, BadSpec, StateError
+from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, StateError
 from deepledger.protocol.evaluation.bench import Bench, agrees
 from deepledger.protocol.evaluation.evaluators import Evaluator
 from deepledger.protocol.formats.evaluation import Evaluation
@@ -52,29 +53,33 @@ def audit_round(
         )
 
     report = _report(over, store, find)
-    claimed_after = _claimed_model(over, spec, store, find)
-    evaluation, unchecked = None, None
-    if bench is not None and claimed_after is not None:
-        evaluation, unchecked = _evaluate(bench, claimed_after, report)
-    derived, believed, remeasured = False, 0, None
+    claimed_after, why_not = _claimed_model(over, spec, store)
+    evaluation, unchecked = _evaluate(bench, claimed_after, report)
+    derived, believed, remeasured, follows = False, 0, None, None
     if before is not None and all(reveal.participant in over.participants for reveal in over.opened.reveals):
         revealed = revealed_in(job, over.opened, over.participants, spec)
         claims = Claims(store, spec, report, evaluator, find)
         after, settlement = before.copy(), None
         with suppress(Underivable):
             settlement = settle(spec, after, revealed, claims)
-        believed = claims.believed
-        complete = settlement is not None and not claims.incomplete
-        derived = complete and not believed
-        if derived:
-            with suppress(StateError):
-                remeasured = remeasure(spec, before, revealed, claims, over)
+        believed = claims.believed + claims.assumed
+        if settlement is not None:
+            complete = not claims.incomplete and _is_certain(settlement, over, claims, report)
+            derived = complete and not believed
+            if complete:
+                follows = after
+            if derived:
+                with suppress(StateError):
+                    remeasured = remeasure(spec, before, revealed, claims, over)
+            if complete and not claims.assumed:
+                _compare_money(settlement, over, find)
+            if report is not None:
+                _compare_report(report, settlement, job, over, find, chain_id, contract, complete=complete)
         unchecked = unchecked or claims.unchecked
-        if settlement is not None and complete:
-            _compare_money(settlement, over, find)
-            _compare_model(after, claimed_after, find)
-        if settlement is not None and report is not None:
-            _compare_report(report, settlement, job, over, find, chain_id, contract, complete=complete)
+    settled_model = _settled_model(over, claimed_after, why_not, follows, find)
+    if claimed_after is None:
+        evaluation, failed = _evaluate(bench, settled_model, report)
+        unchecked = unchecked or failed
     if report is not None and evaluation is not None and not agrees(report.evaluation, evaluation, spec.validation):
         find(
             Kind.EVALUATION,
@@ -82,11 +87,25 @@ def audit_round(
             say(report.evaluation),
             say(evaluation),
         )
-    return AuditedRound(over, report, derived, believed, remeasured, evaluation, unchecked), claimed_after
+    return AuditedRound(over, report, derived, believed, remeasured, evaluation, unchecked), settled_model
 
 
-def _evaluate(bench: Bench, model: ModelVector, report: Report | None) -> tuple[Evaluation | None, str | None]:
-    """The result, or why there is none."""
+def _is_certain(settlement: Settlement, over: SettledRound, claims: Claims, report: Report | None) -> bool:
+    """Whether what was settled otherwise is a lie. Without the report nobody knows which updates were called
+    unavailable, nor by which results one was found to do harm.
+    """
+    if report is not None:
+        return True
+    dropped, taken = settlement.accepted & ~over.settled.accepted, over.settled.accepted & ~settlement.accepted
+    return not dropped and not (taken and claims.assumed)
+
+
+def _evaluate(
+    bench: Bench | None, model: ModelVector | None, report: Report | None
+) -> tuple[Evaluation | None, str | None]:
+    """The result, or why the task gave none."""
+    if bench is None or model is None:
+        return None, None
     try:
         return bench.try_out(model), None
     except BadInput as error:
@@ -96,30 +115,64 @@ def _evaluate(bench: Bench, model: ModelVector, report: Report | None) -> tuple[
 
 
 def _report(over: SettledRound, store: BlobStore, find: Find) -> Report | None:
+    digest = over.settled.report_digest
     try:
-        return parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
+        return parse_report(store.read(digest, limit=MAX_REPORT_BYTES))
     except GONE as error:
-        find(Kind.BLOB, "the report cannot be had", over.settled.report_digest.hex(), str(error))
+        wrong = misfit(store, digest, fits=MAX_REPORT_BYTES) if isinstance(error, BlobCorrupt) else None
+        if wrong is None:
+            find(Kind.BLOB, "the report cannot be had", digest.hex(), str(error))
+        else:
+            find(Kind.REPORT, "what was settled cannot be a report", digest.hex(), wrong)
     except BadSpec as error:
-        find(Kind.REPORT, "the report cannot be read", over.settled.report_digest.hex(), str(error))
+        find(Kind.REPORT, "the report cannot be read", digest.hex(), str(error))
     return None
 
 
-def _claimed_model(over: SettledRound, spec: JobSpec, store: BlobStore, find: Find) -> ModelVector | None:
+def _claimed_model(over: SettledRound, spec: JobSpec, store: BlobStore) -> tuple[ModelVector | None, tuple[Kind, str]]:
+    """The model, or why there is none and whether that is a lie."""
+    digest = over.settled.model_digest
     try:
-        model = fetch_model(store, over.settled.model_digest, spec)
+        return fetch_model(store, digest, spec), (Kind.BLOB, "")
     except GONE as error:
-        find(Kind.BLOB, "the settled model cannot be had", over.settled.model_digest.hex(), str(error))
-        return None
-    root = chunk_root(model.data.cast("B"), bits=32)
-    if root != over.settled.model_root:
-        find(
-            Kind.MODEL,
-            "the settled chunk root is not that of the settled model",
-            over.settled.model_root.hex(),
-            root.hex(),
-        )
-    return model
+        wrong = misfit(store, digest, fits=spec.model_bytes) if isinstance(error, BlobCorrupt) else None
+        return None, (Kind.BLOB, str(error)) if wrong is None else (Kind.MODEL, wrong)
+
+
+def _settled_model(
+    over: SettledRound,
+    claimed: ModelVector | None,
+    why_not: tuple[Kind, str],
+    derived: ModelVector | None,
+    find: Find,
+) -> ModelVector | None:
+    """Compare the settled model with the one that was derived, by digest where only that is there. Returns the settled
+    one: the derived one if nobody serves it and the digest is that one's.
+    """
+    settled, kind = over.settled, why_not[0]
+    if claimed is None:
+        digest = settled.model_digest.hex()
+        truth = None if derived is None else digest_of(derived.data.cast("B"))
+        if truth == settled.model_digest:
+            claimed = derived
+            find(kind, "the settled model cannot be had; it is the one that was derived here", digest, why_not[1])
+        elif truth is not None:
+            what = "the settled model, which cannot be had, is not the aggregate of the accepted updates"
+            find(Kind.MODEL, what, digest, truth.hex())
+        elif kind is Kind.MODEL:
+            find(kind, "what was settled cannot be a model of this job", digest, why_not[1])
+        if claimed is None:
+            if kind is Kind.BLOB:
+                find(kind, "the settled model cannot be had", digest, why_not[1])
+            return None
+    elif derived is not None:
+        _compare_model(derived, claimed, find)
+    assert claimed is not None  # noqa: S101 (it was had, or derived)
+    root = chunk_root(claimed.data.cast("B"), bits=32)
+    if root != settled.model_root:
+        what = "the settled chunk root is not that of the settled model"
+        find(Kind.MODEL, what, settled.model_root.hex(), root.hex())
+    return claimed
 
 
 def _compare_money(settlement: Settlement, over: SettledRound, find: Find) -> None:
@@ -136,8 +189,8 @@ def _compare_money(settlement: Settlement, over: SettledRound, find: Find) -> No
             )
 
 
-def _compare_model(after: ModelVector, claimed: ModelVector | None, find: Find) -> None:
-    if claimed is None or np.array_equal(after, claimed):
+def _compare_model(after: ModelVector, claimed: ModelVector, find: Find) -> None:
+    if np.array_equal(after, claimed):
         return
     wrong = np.flatnonzero(after != claimed)
     first = int(wrong[0])

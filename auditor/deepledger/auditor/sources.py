@@ -32,6 +32,20 @@ Find = Callable[[Kind, str, str, str], None]
 GONE = (BlobMissing, BlobCorrupt)
 
 
+_BEYOND = 1 << 26  # bytes more than fit, up to which a blob is read to prove that it is too long
+
+
+def misfit(store: BlobStore, digest: Digest, *, fits: int) -> str | None:
+    """What a blob is that has this digest and not the length that it must have: no store's fault, for the digest is
+    right, but that of whoever named it. None where that cannot be shown.
+    """
+    try:
+        size = len(store.read(digest, limit=fits + _BEYOND))
+    except GONE:
+        return None
+    return f"what has this digest has {size:,} bytes, and {fits:,} can be"
+
+
 class Underivable(Exception):
     """Something that the settlement follows from cannot be had; a finding says what."""
 
@@ -49,6 +63,7 @@ class Claims:
         self._forgotten = set(report.forgotten) if report else set()
         self.incomplete = False
         self.believed = 0  # results that could not be got here
+        self.assumed = 0  # results got here that stand in for those of a report that cannot be had
         self.updates: dict[Contribution, Vector | Verdict] = {}  # as `update` gave them
         self.earlier: dict[Earlier, Vector | None] = {}  # as `earlier_update` did
         self.results: dict[Coalition, Evaluation] = {}  # that were got here
@@ -63,7 +78,8 @@ class Claims:
         try:
             vector, data = self._fetch(contribution.digest)
         except GONE as error:
-            if claim is not Verdict.UNAVAILABLE:
+            # One of another length is nobody's update: who accepts it lies.
+            if claim is not Verdict.UNAVAILABLE and not self._is_misfit(contribution.digest, error):
                 self.incomplete = True
                 self._find(Kind.BLOB, f"the update of {contribution.participant} cannot be had", str(claim), str(error))
             return Verdict.UNAVAILABLE
@@ -89,7 +105,7 @@ class Claims:
         try:
             vector, _ = self._fetch(earlier.digest)
         except GONE as error:
-            if not forgotten:
+            if not forgotten and not self._is_misfit(earlier.digest, error):
                 self.incomplete = True
                 self._find(Kind.BLOB, f"{what} cannot be had", "it was looked at", str(error))
             return None
@@ -118,6 +134,8 @@ class Claims:
             self._find(Kind.REPORT, what, f"{len(self._evaluations)} results", f"also seats {missing[0].seats:b}")
         if any(each not in derived for each in missing):
             raise Underivable
+        if self._report is None:
+            self.assumed += len(missing)
         self.believed += sum(each not in derived for each in claimed)
         wrong = [
             each
@@ -163,6 +181,9 @@ class Claims:
         """What was claimed and what was got here, of one model each."""
         claimed = self._evaluations
         return [(claimed[each], got) for each, got in self.results.items() if each in claimed and claimed[each] != got]
+
+    def _is_misfit(self, digest: Digest, error: Exception) -> bool:
+        return isinstance(error, BlobCorrupt) and misfit(self._store, digest, fits=self._spec.update_bytes) is not None
 
     def _fetch(self, digest: Digest) -> tuple[FileVector, Buffer]:
         """As a vector, and as all its bytes, which are in memory while they are looked at."""

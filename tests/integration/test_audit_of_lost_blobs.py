@@ -1,0 +1,179 @@
+"""Whose fault it is that a blob cannot be had: the store's, or that of whoever named it. What a digest proves needs no
+blob, and what was lost with one accuses nobody.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deepledger.auditor.audit import audit
+from deepledger.auditor.findings import Kind
+from deepledger.protocol.blobs import cid_of, digest_of
+from deepledger.protocol.chain.events import Settled
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.verdicts import Verdict
+
+
+def audited(play):
+    return audit(play.world.reader(), play.world.store, play.job, tasks=[play.world.task])
+
+
+def play_in(world, **terms):
+    return sys.modules[type(world).__module__].Play(world, **terms)
+
+
+@pytest.fixture
+def play(world):
+    return play_in(world)
+
+
+def settle_with(play, **fields):
+    """A round for which the coordinator posts other digests than those of what it made; its report agrees."""
+    settle = play.coordinator.settle
+
+    def post(job, number, **posted):
+        play.coordinator.settle = settle
+        settle(job, number, **posted | fields)
+
+    def report(claim):
+        root = chunk_root(claim.model.data.cast("B"), bits=32)
+        if "model_digest" in fields:
+            claim.report["model_after"] = {"digest": fields["model_digest"].hex(), "root": root.hex()}
+
+    play.coordinator.settle = post
+    play.round(lie=report)
+
+
+def lose(play, digest):
+    (path,) = (play.world.folder / "store").rglob(f"{cid_of(digest)}*")
+    path.unlink()
+
+
+def test_a_wrong_model_that_nobody_published_is_the_coordinators_lie(play):
+    settle_with(play, model_digest=digest_of(bytes(play.spec.model_bytes)))
+    lie, missing = audited(play).findings
+    assert (lie.kind, missing.kind) == (Kind.MODEL, Kind.BLOB)
+    assert lie.who == play.coordinator.account
+    assert lie.claimed == digest_of(bytes(play.spec.model_bytes)).hex()
+    assert lie.derived != lie.claimed
+
+
+def test_a_right_model_that_is_lost_stops_no_audit(play):
+    for _ in range(3):
+        play.round()
+    lose(play, play.see().history[0].settled.model_digest)
+    result = audited(play)
+    (finding,) = result.findings
+    assert (finding.kind, finding.round) == (Kind.BLOB, 0)
+    assert "it is the one that was derived here" in finding.explanation
+    assert [each.derived for each in result.rounds] == [True] * 3
+    assert result.evaluation == "checked"
+
+
+@pytest.mark.parametrize("size", [10, 10**6])
+def test_what_has_the_right_digest_and_cannot_be_a_model_is_the_coordinators_lie(play, size):
+    settle_with(play, model_digest=play.world.store.put(bytes(size)))
+    (finding,) = audited(play).findings
+    assert (finding.kind, finding.who) == (Kind.MODEL, play.coordinator.account)
+
+
+def test_what_has_the_right_digest_and_cannot_be_a_report_is_the_coordinators_lie(play):
+    settle_with(play, report_digest=play.world.store.put(bytes((1 << 20) + 1)))
+    (finding,) = audited(play).findings
+    assert (finding.kind, finding.who) == (Kind.REPORT, play.coordinator.account)
+    assert "1,048,577 bytes" in finding.derived
+
+
+def test_an_update_of_another_length_that_was_accepted_is_the_coordinators_lie(play):
+    class Blind(play.sources):
+        def update(self, contribution):
+            if contribution.seat == 0:
+                return np.zeros(self.spec.model.coordinates, "<i2")
+            return super().update(contribution)
+
+    play.sources = Blind
+    play.round([bytes(10), play.update(), play.update()])
+    result = audited(play)
+    assert {Kind.VERDICT, Kind.SCORE} <= {finding.kind for finding in result.findings}
+    assert Kind.BLOB not in {finding.kind for finding in result.findings}
+    assert {finding.who for finding in result.findings} == {play.coordinator.account}
+
+
+@pytest.mark.parametrize("size", [3, (1 << 20) + 1])
+def test_what_cannot_be_a_spec_is_the_sponsors_lie(world, size):
+    job = world.create_job(spec_digest=world.store.put(b"?" * size))
+    (finding,) = audit(world.reader(), world.store, job).findings
+    assert (finding.kind, finding.who) == (Kind.SPEC, world.sponsor.account)
+
+
+def test_what_cannot_be_the_first_model_or_the_validation_set_is_the_sponsors_lie(world):
+    pin = {"digest": world.store.put(b"?" * 99).hex(), "bytes": 100}
+    job = world.create_job(model_digest=world.store.put(bytes(7)), spec_changes={"validation": pin})
+    found = audit(world.reader(), world.store, job).findings
+    assert [(finding.kind, finding.who) for finding in found] == [
+        (Kind.SPEC, world.sponsor.account), (Kind.MODEL, world.sponsor.account),
+    ]  # fmt: skip
+
+
+def test_a_pinned_task_whose_model_has_another_layout_is_the_sponsors_lie(world):
+    layout = [{"name": "something.else", "shape": [420], "offset": 0}]
+    job = world.create_job(spec_changes={"model": {"fraction_bits": 20, "layout": layout}})
+    (finding,) = audit(world.reader(), world.store, job, task=world.task).findings
+    assert (finding.kind, finding.who) == (Kind.SPEC, world.sponsor.account)
+    assert "makes another model than the spec says" in finding.explanation
+
+
+def test_an_honest_coordinator_whose_report_is_lost_is_not_accused_of_rounding(world):
+    """Losses that differ by one millionth lead to other scores; without the report nobody knows by which it paid."""
+    play = play_in(world, spec_changes={"rewards": {"policy": "contribution"}})
+
+    class Elsewhere(play.sources):
+        def evaluate(self, coalitions, wanted):
+            for result in super().evaluate(coalitions, wanted):
+                yield result.model_copy(update={"loss_millionths": result.loss_millionths - 1 - result.samples % 2})
+
+    play.sources = Elsewhere
+    play.round(play.trained())
+    settled = play.see().history[0].settled
+    assert audited(play).matches
+    lose(play, settled.report_digest)
+    result = audited(play)
+    assert [finding.kind for finding in result.findings] == [Kind.BLOB]
+    assert not result.pay_checked
+    assert result.rounds[0].believed == 8
+
+    lied = replace(settled, model_digest=digest_of(bytes(play.spec.model_bytes)))
+
+    class Framed:
+        """The same, of a wrong model: that the pay is not checked excuses nothing else."""
+
+        def __init__(self, reader):
+            self._reader = reader
+
+        def __getattr__(self, name):
+            return getattr(self._reader, name)
+
+        def events(self, *arguments, **options):
+            return [
+                lied if isinstance(event, Settled) else event for event in self._reader.events(*arguments, **options)
+            ]
+
+    found = audit(Framed(world.reader()), world.store, play.job, tasks=[world.task]).findings
+    assert Kind.MODEL in {finding.kind for finding in found}
+
+
+def test_who_was_called_unavailable_in_a_report_that_is_lost_accuses_nobody(play):
+    class Impatient(play.sources):
+        def update(self, contribution):
+            return Verdict.UNAVAILABLE if contribution.seat == 1 else super().update(contribution)
+
+    play.sources = Impatient
+    play.round()
+    lose(play, play.see().history[0].settled.report_digest)
+    result = audited(play)
+    assert [finding.kind for finding in result.findings] == [Kind.BLOB]
+    assert [each.derived for each in result.rounds] == [False]
