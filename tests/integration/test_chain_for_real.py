@@ -186,7 +186,7 @@ def test_an_action_is_known_to_have_happened_once_it_is_confirmed(scene: Scene) 
     scene.mine()
     follower = Follower(ledger, job)
     receipt = ledger.post_bond(job, value=TERMS.bond)
-    reaching = Later(lambda: follower.reach(receipt.block))
+    reaching = Later(lambda: follower.reach(receipt))
     scene.mine()
     scene.mine()
     assert set(reaching.done().bonded) == {ledger.account}

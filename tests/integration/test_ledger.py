@@ -42,7 +42,7 @@ from deepledger.protocol.chain.events import (
 )
 from deepledger.protocol.chain.refusals import MESSAGES
 from deepledger.protocol.chain.web3_ledger import ChainLedger, ChainReader, connect, connect_as, deploy
-from deepledger.protocol.errors import BadInput, ChainError, InsufficientFunds, LedgerRejected
+from deepledger.protocol.errors import BadInput, ChainError, ChainUnreachable, InsufficientFunds, LedgerRejected
 from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
@@ -497,21 +497,26 @@ def test_a_block_made_while_we_were_busy_is_not_missed(stage: Stage) -> None:
     assert reader.wait(seen, timeout=0.1) == seen
 
 
-def test_a_chain_that_was_turned_back_is_noticed(stage: Stage) -> None:
+def test_a_chain_that_was_turned_back_is_noticed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = stage.rpc("evm_snapshot")
     stage.rpc("evm_mine")
     reader = stage.reader()
     after = reader.head()
     reader.wait(after, timeout=0.3)
     stage.rpc("evm_revert", snapshot)
-    back = reader.wait(after, timeout=60)
+    assert reader.wait(after, timeout=0.3) == after, "that may be a node behind"
+    with pytest.raises(ChainUnreachable, match="does not have block"):
+        reader.is_canonical(after)
+    with monkeypatch.context() as later:
+        later.setattr("deepledger.protocol.chain.reading._BEHIND", 0.0)
+        back = reader.wait(after, timeout=60)
     assert back.number == after.number - 1
-    assert not reader.is_canonical(after)
     assert reader.is_canonical(back)
     stage.pass_time(5)
     stage.rpc("evm_mine")
     forward = reader.wait(after, timeout=60)
     assert (forward.number, forward.hash == after.hash) == (after.number, False)
+    assert not reader.is_canonical(after)
 
 
 def test_waiting_works_where_the_websocket_is_elsewhere(stage: Stage) -> None:

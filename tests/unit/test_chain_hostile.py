@@ -407,7 +407,7 @@ def test_timestamps_are_asked_for_once_per_block(node: Node, reader: ChainReader
 
 
 def test_timestamps_in_logs_are_used(node: Node, reader: ChainReader) -> None:
-    node.says["eth_getLogs"] = [log(blockHash="0x" + "ef" * 32, blockTimestamp="0x63")]
+    node.says["eth_getLogs"] = [log(blockNumber="0x8", blockHash="0x" + "ef" * 32, blockTimestamp="0x63")]
     assert [event.at.timestamp for event in reader.events(0, 9)] == [99]
     assert "eth_getBlockByHash" not in node.asked
 
@@ -453,7 +453,7 @@ def test_a_range_that_is_refused_once_makes_only_the_next_ones_small(node: Node)
 
     node.says["eth_getLogs"] = logs
     reader.events(0, 19_999)
-    assert sum(spans) == 20_000
+    assert 20_000 <= sum(spans) < 22_000, "what came after a refusal in a batch is asked for again, and no more"
     assert spans[-2] == 1000
     spans.clear()
     reader.events(1000, 1999)
@@ -472,7 +472,7 @@ RATE_LIMITS = {
 def test_a_node_that_is_asked_too_often_is_asked_again_and_not_for_less(
     node: Node, reader: ChainReader, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("deepledger.protocol.chain.reading._RATE_LIMIT_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("deepledger.protocol.chain.rpc._FIRST_PAUSE", 0.0)
     ranges: list[tuple[str, str]] = []
 
     def logs(params: list[Any]) -> Any:
@@ -486,14 +486,18 @@ def test_a_node_that_is_asked_too_often_is_asked_again_and_not_for_less(
     assert reader.created_in(JobId(1)) == 9
     assert ranges == [("0x0", "0x9")] * 3
     node.says["eth_getLogs"] = RATE_LIMITS[name]
+    monkeypatch.setattr("deepledger.protocol.chain.rpc._PATIENCE", -1.0)
     for ask in (lambda: reader.events(0, 9), lambda: reader.created_in(JobId(1))):
         node.asked.clear()
         with pytest.raises(NodeRefused):
             ask()
-        assert node.asked.count("eth_getLogs") == 3
+        assert node.asked.count("eth_getLogs") == 1
 
 
-def test_a_node_that_is_asked_too_often_is_not_taken_for_one_without_batches(node: Node, reader: ChainReader) -> None:
+def test_a_node_that_is_asked_too_often_is_not_taken_for_one_without_batches(
+    node: Node, reader: ChainReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepledger.protocol.chain.rpc._PATIENCE", -1.0)
     node.raw = lambda handler: reply(handler, b"slow down", status=429)
     with pytest.raises(ChainUnreachable, match="HTTP status 429"):
         reader.events(0, 9)
@@ -513,14 +517,13 @@ def test_ranges_are_bounded(node: Node) -> None:
 
 
 def test_a_node_that_refuses_every_range_is_given_up(node: Node, reader: ChainReader) -> None:
-    node.says["eth_getLogs"] = error("no")
-    with pytest.raises(NodeRefused):
-        reader.events(0, 999)
-    node.asked.clear()
     node.says["eth_getLogs"] = error("no such method", code=-32601)
     with pytest.raises(NodeRefused):
         reader.events(0, 999)
     assert node.asked.count("eth_getLogs") == 1
+    node.says["eth_getLogs"] = error("no")
+    with pytest.raises(NodeRefused):
+        reader.events(0, 999)
 
 
 def test_the_creation_of_a_job_is_found_where_wide_ranges_are_refused(node: Node) -> None:
@@ -571,8 +574,6 @@ def test_waiting_notices_another_block_of_the_same_height(node: Node, reader: Ch
     after = reader.head()
     node.says["eth_getBlockByNumber"] = block(hash="0x" + "01" * 32)
     assert reader.wait(after, timeout=20) == Head(9, "0x" + "01" * 32, Seconds(100), Seconds(100))
-    node.says["eth_getBlockByNumber"] = block(3)
-    assert reader.wait(after, timeout=20).number == 3
 
 
 # What a node can do to a transaction.

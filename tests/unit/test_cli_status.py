@@ -49,6 +49,9 @@ class Chain:
     def pending_time(self) -> int:
         return self.head().now
 
+    def snapshot(self, *_: Any) -> None:
+        """It is no contract that could be asked."""
+
     def events(self, *_: int, **__: int) -> list[Any]:
         return self._script.events
 

@@ -64,11 +64,12 @@ def deploy(node: Node, signer: Signer, json: Json = False) -> None:
     from deepledger.protocol.chain.web3_ledger import deploy
 
     address, receipt = deploy(
-        node.rpc_url,
+        node.rpc_urls,
         signer.unlock(),
         chain_id=node.chain_id,
         locks=signer.locks,
         most_per_gas=signer.fee_limit,
+        tell=show.note,
     )
     if json:
         show.as_json(

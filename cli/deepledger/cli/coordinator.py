@@ -92,14 +92,14 @@ def coordinator(
     sponsors = _sponsors(sponsor or ())
     searched = ([task] if task else []) + places(tasks)
     allow_many_files()
-    reader, blobs = chain.reader(), store.open()
+    reader, blobs = chain.reader(reporting.say), store.open()
     account = signer.unlock()
     with stop_on_signals(reporting.say) as stop, ExitStack() as stack:
         observe = stack.enter_context(reporting.observing(_line, reader=reader, account=Address(account.address)))
         if api:
             from deepledger.cli.api import serving
 
-            url = stack.enter_context(serving(chain.reader(), blobs, host=api_host, port=api_port))
+            url = stack.enter_context(serving(chain.reader(reporting.say), blobs, host=api_host, port=api_port))
             reporting.say(f"API on {url}, its description on {url}/openapi.json")
         numbers = [JobId(number) for number in dict.fromkeys(job or ())]
         runner = JobRunner(

@@ -123,7 +123,7 @@ def _chain(chain: Chain) -> tuple[str, Seconds]:
     """Also the chain's time."""
     from deepledger.protocol.chain.web3_ledger import newest_block
 
-    number, head = newest_block(chain.rpc_url, chain_id=chain.chain_id)
+    number, head = newest_block(chain.rpc_urls, chain_id=chain.chain_id)
     return f"chain {number}, block {head.number}", head.timestamp
 
 

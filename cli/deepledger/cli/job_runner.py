@@ -150,7 +150,7 @@ class JobRunner:
 
         last = self.rests.pop(job, None)
         try:
-            ledger = self.chain.ledger_of(self.account, self.signer)
+            ledger = self.chain.ledger_of(self.account, self.signer, tell=self.reporting.say)
             with sole_coordinator(self.signer.folder / "coordinators", ledger, job):
                 coordinate(
                     ledger,

@@ -64,9 +64,9 @@ def join(
     from deepledger.protocol.job.fetch import check_keys, fetch_spec
     from deepledger.protocol.job.follow import Follower
 
-    reader, blobs = chain.reader(), store.open()
+    reader, blobs = chain.reader(reporting.say), store.open()
     follower = Follower(reader, JobId(job))
-    found, ledger = follower.job, chain.ledger(signer)
+    found, ledger = follower.job, chain.ledger(signer, reporting.say)
     searched = ([task] if task else []) + places(tasks)
     first = must_reveal(found, ledger.account, follower.now())
     over = found.outcome is not None or found.disclosure_end is not None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from deepledger.cli import show
 from deepledger.protocol.errors import BadInput, BadKey
 
 if TYPE_CHECKING:
@@ -22,7 +24,17 @@ if TYPE_CHECKING:
 PASSWORD = "DEEPLEDGER_PASSWORD"  # noqa: S105
 """Only an environment variable: an option would be seen by everybody who lists processes."""
 
-RpcUrl = Annotated[str, typer.Option(envvar="DEEPLEDGER_RPC_URL", metavar="URL", help="JSON-RPC of an Ethereum node.")]
+RpcUrls = Annotated[
+    list[str],
+    typer.Option(
+        "--rpc-url",
+        envvar="DEEPLEDGER_RPC_URL",
+        metavar="URL",
+        help="JSON-RPC of an Ethereum node; several of one chain, each with an option of its own or, in the "
+        "variable, with spaces between them, are read from in turn, sent to all, and held against each other.",
+    ),
+]
+DEFAULT_RPC_URLS: Final = ("http://127.0.0.1:8545",)  # a dataclass wants what cannot change
 Contract = Annotated[
     str | None, typer.Option(envvar="DEEPLEDGER_CONTRACT", metavar="ADDRESS", help="The TrainingLedger to use.")
 ]
@@ -113,7 +125,7 @@ class Home:
 class Node:
     """A node of the chain, whatever contract is on it."""
 
-    rpc_url: RpcUrl = "http://127.0.0.1:8545"
+    rpc_urls: RpcUrls = DEFAULT_RPC_URLS  # type: ignore[assignment]
     chain_id: ChainId = None
 
 
@@ -121,32 +133,43 @@ class Node:
 class Chain:
     """A TrainingLedger and how to reach it."""
 
-    rpc_url: RpcUrl = "http://127.0.0.1:8545"
+    rpc_urls: RpcUrls = DEFAULT_RPC_URLS  # type: ignore[assignment]
     contract: Contract = None
     chain_id: ChainId = None
     confirmations: Confirmations = 0
 
-    def reader(self) -> Reader:
+    def reader(self, tell: Callable[[str], None] = show.note) -> Reader:
+        """`tell` hears what keeps an answer of the node waiting."""
         from deepledger.protocol.chain.web3_ledger import connect
 
-        return connect(self.rpc_url, self._address(), chain_id=self.chain_id, confirmations=self.confirmations)
+        return connect(
+            self.rpc_urls, self._address(), chain_id=self.chain_id, confirmations=self.confirmations, tell=tell
+        )
 
-    def ledger(self, signer: Signer) -> Ledger:
+    def ledger(self, signer: Signer, tell: Callable[[str], None] = show.note) -> Ledger:
         address = self._address()  # before a password is asked for
-        return self.ledger_of(signer.unlock(), signer, address=address)
+        return self.ledger_of(signer.unlock(), signer, address=address, tell=tell)
 
-    def ledger_of(self, account: LocalAccount, signer: Signer, *, address: str | None = None) -> Ledger:
+    def ledger_of(
+        self,
+        account: LocalAccount,
+        signer: Signer,
+        *,
+        address: str | None = None,
+        tell: Callable[[str], None] = show.note,
+    ) -> Ledger:
         """With an account that `signer` has unlocked."""
         from deepledger.protocol.chain.web3_ledger import connect_as
 
         return connect_as(
-            self.rpc_url,
+            self.rpc_urls,
             address or self._address(),
             account,
             chain_id=self.chain_id,
             confirmations=self.confirmations,
             locks=signer.locks,
             most_per_gas=signer.fee_limit,
+            tell=tell,
         )
 
     def _address(self) -> str:

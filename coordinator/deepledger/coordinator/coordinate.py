@@ -66,6 +66,7 @@ class _Coordinator:
     took: Took | None = None  # the last settlement
     settling_since: float | None = None
     prepared: Prepared | None = None
+    doubting: bool = False  # the contract refused again what the trail says is allowed
     verifier: Verifier | None = None
     verifying: tuple[int, int] | None = None  # round and attempt
     shown: Waiting | None = None
@@ -199,6 +200,9 @@ def _run(self: _Coordinator) -> None:
     while not self.stop.wait(pause):
         try:
             self.follower.update(timeout=0)
+            if self.doubting:
+                self.follower.doubt()  # something was not shown, perhaps
+                self.doubting = False
             _prefetch(self)
             job, me = self.follower.job, self.ledger.account
             step = decision.next_step(job, me, self.follower.now(), trust=self.trust, leaving=self.leave.is_set())
@@ -219,6 +223,7 @@ def _run(self: _Coordinator) -> None:
                 pause = 1.0 if refused == before else 0.0
                 if refused != before and trouble.name == before[1]:  # a new block has changed nothing
                     self.warn(_why_again(self.follower.job, trouble))
+                self.doubting = refused == before
                 continue
             passes = is_transient(trouble) or isinstance(trouble, BlobError)
             if not passes and not decision.at_stake(
@@ -270,7 +275,7 @@ def _act(self: _Coordinator, step: decision.Step) -> None:
         case _:
             pass
     if receipt is not None:
-        self.follower.reach(receipt.block)
+        self.follower.reach(receipt)
 
 
 def _check(self: _Coordinator) -> None:
@@ -377,7 +382,7 @@ def _go_home(ledger: Ledger, follower: Follower, observe: Callable[[Notice], Non
     if bond_of(job, ledger.account):
         receipt = ledger.release_bond(job.job)
         observe(notices.BondReleased(job=job.job, receipt=receipt))
-        follower.reach(receipt.block)
+        follower.reach(receipt)
     credit = ledger.credit(job.job, ledger.account)
     if credit:
         receipt = ledger.withdraw(job.job)

@@ -98,6 +98,14 @@ def get_receipt(chain: EmbeddedChain, transaction_hash: Any) -> Json | None:
     return None if block is None else block.receipt
 
 
+def get_block_receipts(chain: EmbeddedChain, tag: Any) -> list[Json] | None:
+    height = _height(chain, params.block_tag(tag))
+    if height >= len(chain.blocks):
+        return None
+    receipt = chain.blocks[height].receipt
+    return [] if receipt is None else [receipt]
+
+
 def get_logs(chain: EmbeddedChain, wanted: Any) -> list[Json]:
     terms = params.structure(wanted, "the log filter")
     addresses, topics = params.addresses_wanted(terms.get("address")), params.topics_wanted(terms.get("topics"))
@@ -159,6 +167,7 @@ METHODS: dict[str, tuple[Method, int, int]] = {
     "eth_getBlockByHash": (get_block_by_hash, 1, 2),
     "eth_getTransactionByHash": (get_transaction, 1, 1),
     "eth_getTransactionReceipt": (get_receipt, 1, 1),
+    "eth_getBlockReceipts": (get_block_receipts, 1, 1),
     "eth_getLogs": (get_logs, 1, 1),
     "eth_getBalance": (get_balance, 1, 2),
     "eth_getCode": (get_code, 1, 2),

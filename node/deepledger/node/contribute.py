@@ -57,6 +57,7 @@ class Node:
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
     unpublished: bool = False
+    doubting: bool = False  # the contract refused what the trail says is allowed
     shown: Waiting | None = None
     made: set[bytes] = field(default_factory=set)  # commitments that are known to be this node's
     lost: tuple[bytes, bool] | None = (
@@ -97,7 +98,7 @@ def commit(node: Node, attempt: Attempt) -> None:
         return
     node.made.add(record.commitment)
     receipt = node.ledger.commit(node.job, attempt.round, record.commitment)
-    node.follower.reach(receipt.block)
+    node.follower.reach(receipt)
     node.observe(CommittedUpdate(job=node.job, round=attempt.round, receipt=receipt))
 
 
@@ -173,7 +174,7 @@ def reveal(node: Node, attempt: Attempt) -> None:
         node.unpublished = True
         node.warn(f"{why} Revealing round {attempt.round} before its update is stored.")
     receipt = node.ledger.reveal(node.job, digest=record.digest, root=record.root, salt=record.salt)
-    node.follower.reach(receipt.block)
+    node.follower.reach(receipt)
     node.observe(RevealedUpdate(job=node.job, round=attempt.round, bytes=len(record.update), receipt=receipt))
 
 

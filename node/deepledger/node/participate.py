@@ -107,6 +107,9 @@ def _run(node: Node, stop: threading.Event) -> None:
     while not stop.wait(pause):
         try:
             node.follower.update(timeout=0)
+            if node.doubting:
+                node.follower.doubt()
+                node.doubting = False
             contribute.check_alone(node)
             _report_settled(node)
             step = next_step(
@@ -130,6 +133,7 @@ def _run(node: Node, stop: threading.Event) -> None:
                 # Somebody else acted between our look and our transaction: look again, but not at one block for ever.
                 here = (node.follower.head.number, trouble.name)
                 pause = 1.0 if here == raced_at else 0.0
+                node.doubting = here == raced_at  # refused twice in one block: something was not shown, perhaps
                 raced_at = here
                 continue
             if not _passes(node, trouble):
@@ -161,6 +165,12 @@ def _act(node: Node, step: Step) -> None:
     if step is Step.PREPARE:
         contribute.prepare(node)
     elif step is Step.JOIN and node.trainer is not None:
+        if node.was_seated and ledger.account not in job.departures:
+            node.follower.doubt()  # that it is not seen to sit proves nothing
+            if ledger.account not in node.follower.job.participants:
+                node.was_seated = False
+                node.warn("the chain took back the block in which this node joined; joining again")
+            return
         if node.was_seated:
             raise StateError(
                 "this account has lost its seat: it missed too many rounds, or its stake was used up by penalties. "
@@ -168,7 +178,7 @@ def _act(node: Node, step: Step) -> None:
             )
         check_keys(node.spec, job.created.coordinators)
         receipt = ledger.join(job.job, node.samples or node.trainer.samples, value=job.terms.stake)
-        node.follower.reach(receipt.block)
+        node.follower.reach(receipt)
         me = node.follower.job.participants.get(ledger.account)
         if me is None:
             node.warn("the chain took back the block in which this node joined; looking again")
@@ -188,7 +198,7 @@ def _act(node: Node, step: Step) -> None:
 
 
 def _poked(node: Node, what: str, receipt: Receipt) -> None:
-    node.follower.reach(receipt.block)
+    node.follower.reach(receipt)
     node.observe(Poked(job=node.job, what=what, receipt=receipt))
 
 
@@ -221,7 +231,7 @@ def _finish(node: Node) -> None:
     job, account = node.follower.job, node.ledger.account
     if account in job.participants:
         receipt = node.ledger.leave(job.job)
-        node.follower.reach(receipt.block)
+        node.follower.reach(receipt)
         node.observe(LeftSeat(job=job.job, receipt=receipt))
     credit = node.ledger.credit(job.job, account)
     if credit:

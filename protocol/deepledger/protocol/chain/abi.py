@@ -136,7 +136,7 @@ def _value(component: dict[str, Any], value: Any) -> Any:
         values = {
             snake(part["name"]): _value(part, entry) for part, entry in zip(component["components"], value, strict=True)
         }
-        return _STRUCTS[name](**values)
+        return _STRUCTS.get(name, dict)(**values)
     if kind == "address":
         return _checksummed(value)
     return _ENUMS[name](value) if name in _ENUMS else value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -21,16 +22,35 @@ from deepledger.protocol.errors import BadInput, ChainNonsense, ChainUnreachable
 
 _CHUNK: Final = 1 << 16
 _OK: Final = 200
+_TOO_LARGE: Final = 413
 _TOO_MANY_REQUESTS: Final = 429
+_TOO_SLOW: Final = (408, 502, 503, 504)  # of a gateway that waits for a node, or of a node that has no time
 _SERVER_ERROR: Final = 500
+_LONGEST_WAIT: Final = 60.0  # seconds that a node may tell us to wait
 
 
 class OversizedAnswer(ChainNonsense):
     """More bytes than an answer may have; a smaller question may help."""
 
 
+class Overtaxed(ChainUnreachable):
+    """No answer in time, or a gateway that says so; a smaller question may help."""
+
+
+class TooLarge(Overtaxed):
+    """A gateway does not pass on as much as was asked for."""
+
+
+class Throttled(ChainUnreachable):
+    """The node wants to be asked less often. `wait`: the seconds that it names."""
+
+    def __init__(self, message: str, *, wait: float | None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
 class BatchUnsupported(ChainUnreachable):
-    """The node does not take several requests in one."""
+    """The node does not take several requests in one, or not so many."""
 
 
 class BoundedHttp(JSONBaseProvider):
@@ -49,7 +69,7 @@ class BoundedHttp(JSONBaseProvider):
         """The answers in the order of the requests."""
         answers = self._exchange([_request(number, method, params) for number, (method, params) in enumerate(requests)])
         if not isinstance(answers, list):
-            raise BatchUnsupported(f"{self.place} does not answer batches")
+            return answers  # one error for all of them
         by_number = {answer.get("id"): answer for answer in answers if isinstance(answer, dict)}
         if len(answers) != len(requests) or set(by_number) != set(range(len(requests))):
             raise ChainNonsense(f"{self.place} answered other requests than were asked; use another RPC endpoint")
@@ -62,21 +82,27 @@ class BoundedHttp(JSONBaseProvider):
         body = json.dumps(request).encode()
         try:
             try:
-                status, answer = self._post(body)
+                status, wait, answer = self._post(body)
             except requests.ConnectTimeout:
                 raise
             except requests.ConnectionError:
                 # The node may have closed an idle connection just as we used it. Asking again is safe: every method we
                 # call can be repeated, a signed transaction included.
-                status, answer = self._post(body)
+                status, wait, answer = self._post(body)
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
-            raise ChainUnreachable(
+            raise Overtaxed(
                 f"{self.place} did not answer within {self._timeout:g} s; try again or use another RPC endpoint"
             ) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise ChainUnreachable(
                 f"cannot reach a chain at {self.place} ({_reason(error)}); is the node running?"
             ) from None
+        if status == _TOO_MANY_REQUESTS or (status in _TOO_SLOW and wait is not None):
+            raise Throttled(
+                f"{self.place} wants to be asked less often (HTTP status {status}); try again later, or use another "
+                "RPC endpoint",
+                wait=wait,
+            )
         try:
             parsed = from_json(answer)
         except ValueError:
@@ -84,15 +110,16 @@ class BoundedHttp(JSONBaseProvider):
         if isinstance(parsed, list) or (isinstance(parsed, dict) and ("result" in parsed or "error" in parsed)):
             return parsed
         if status != _OK:
-            if isinstance(request, list) and status < _SERVER_ERROR and status != _TOO_MANY_REQUESTS:
+            if isinstance(request, list) and status < _SERVER_ERROR and status not in _TOO_SLOW:
                 raise BatchUnsupported(f"{self.place} does not answer batches")
-            raise ChainUnreachable(
+            raise {_TOO_LARGE: TooLarge}.get(status, Overtaxed if status in _TOO_SLOW else ChainUnreachable)(
                 f"{self.place} answered with HTTP status {status}; is this the URL of a node's JSON-RPC? "
                 "If it is, try again later"
             )
         raise ChainNonsense(f"what answers at {self.place} does not speak JSON-RPC; check the RPC URL")
 
-    def _post(self, body: bytes) -> tuple[int, bytes]:
+    def _post(self, body: bytes) -> tuple[int, float | None, bytes]:
+        """Status, the seconds to wait that it names, and the body."""
         deadline = time.monotonic() + self._timeout
         with self._session.post(
             self.url,
@@ -112,7 +139,7 @@ class BoundedHttp(JSONBaseProvider):
                     )
                 if time.monotonic() > deadline:
                     raise TimeoutError
-            return response.status_code, bytes(answer)
+            return response.status_code, _seconds(response.headers.get("Retry-After")), bytes(answer)
 
 
 def place(url: str) -> str:
@@ -129,6 +156,21 @@ def place(url: str) -> str:
 
 def _request(number: int, method: str, params: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Of a Retry-After header: a number of seconds, or a date."""
+    if retry_after is None:
+        return None
+    try:
+        wait = float(retry_after) if retry_after.strip().isdigit() else _until(retry_after)
+    except (TypeError, ValueError):
+        return None
+    return min(max(wait, 0.0), _LONGEST_WAIT)
+
+
+def _until(date: str) -> float:
+    return parsedate_to_datetime(date).timestamp() - time.time()
 
 
 def _reason(error: BaseException) -> str:

@@ -29,16 +29,17 @@ STUCK_AFTER: Final = 30.0
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 1.0
 _TRANSFER_GAS: Final = 21_000
+_LOOKS: Final = 3
 
 
 class _Replaced(ChainUnreachable):
     """Another transaction has the nonce: waiting does not help."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sender:
     """An account at a node. `patience`: seconds to wait for a receipt; `stuck_after`: seconds until more is offered;
-    `locks`: a folder.
+    `locks`: a folder; `tag`: the block against which transactions are tried, "latest" where a node refuses "pending".
     """
 
     rpc: Rpc
@@ -50,6 +51,7 @@ class Sender:
     patience: float
     most_per_gas: Wei
     stuck_after: float = STUCK_AFTER
+    tag: str = "pending"
 
     @property
     def address(self) -> Address:
@@ -78,6 +80,8 @@ class Sent:
     fees: Fees
     hashes: list[str]
     cancelling: Fees | None = field(default=None)  # what was offered for an end to the one before it
+    refusal: NodeRefused | None = field(default=None)  # said of it by a node that has it all the same
+    overtaken: int = 0  # times in a row that its nonce was used and it was nowhere to be seen
 
 
 def await_receipt(sender: Sender, sent: Sent) -> dict[str, Any]:
@@ -126,7 +130,11 @@ def _receipt(sender: Sender, sent: Sent) -> dict[str, Any] | None:
 def _push(sender: Sender, sent: Sent) -> None:
     mined = sender.mined()
     if mined > sent.nonce:
-        if _receipt(sender, sent) is None:
+        if _receipt(sender, sent) is not None or is_known(sender, sent.hashes):
+            sent.overtaken = 0
+            return
+        sent.overtaken += 1
+        if sent.overtaken == _LOOKS:  # what one of several nodes behind a URL does not have, another may
             raise _Replaced(
                 f"another transaction of {sender.address} took its place; give each machine its own account"
             )
@@ -134,6 +142,12 @@ def _push(sender: Sender, sent: Sent) -> None:
         _offer_more(sender, sent)
     else:
         _cancel(sender, sent, nonce=mined)
+
+
+def is_known(sender: Sender, hashes: list[str]) -> bool:
+    """Whether the node has one of these transactions, in a block or not."""
+    answers = sender.rpc.batch(*(("eth_getTransactionByHash", [each]) for each in hashes))
+    return any(answer is not None and not isinstance(answer, NodeRefused) for answer in answers)
 
 
 def _offer_more(sender: Sender, sent: Sent) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from deepledger.protocol.chain.events import Event, JobTerms
+from deepledger.protocol.chain.events import Event, JobTerms, Phase
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
 
 
@@ -34,6 +34,20 @@ class Receipt:
     events: tuple[Event, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the contract itself says of a job as of a block, to hold against what its events add up to."""
+
+    phase: Phase  # in a block of that timestamp
+    round: int
+    coordinator: int  # index into the job's list
+    seats: int  # bit i: seat i is taken
+    committed: int  # in the open attempt; 0 without one
+    revealed: int
+    model_digest: Digest
+    validation_key: bytes
+
+
 class Reader(Protocol):
     """A TrainingLedger as anybody can see it.
 
@@ -53,17 +67,24 @@ class Reader(Protocol):
     def wait(self, after: Head, *, timeout: float) -> Head:
         """Block until the chain has another head than `after`, at most `timeout` seconds; return the newest head.
 
-        Awaits a push (eth_subscribe over WebSocket) and falls back to polling where there is none.
+        Awaits a push (eth_subscribe over WebSocket) and falls back to polling where there is none. A lower head that
+        lies below one already seen is a node behind, and not returned.
         """
 
     def is_canonical(self, head: Head) -> bool:
-        """Whether this block is still on the chain."""
+        """Whether this block is still on the chain. Raises `ChainUnreachable` where the node does not say."""
+
+    def snapshot(self, job: JobId, head: Head) -> Snapshot | None:
+        """None where the node does not show the state as of that block."""
+
+    def elsewhere(self) -> None:
+        """Ask another node from now on, if there is one: what this one showed cannot be all."""
 
     def pending_time(self) -> Seconds:
         """The timestamp a block would have now, as the node sees it; the newest block's where the node cannot say."""
 
     def block_time(self) -> Seconds:
-        """From one block to the next: the shortest of the latest times, for a chain that mines on demand may rest."""
+        """From one block to the next, where the latest came at a regular pace; 0 where a chain mines on demand."""
 
     def job_count(self) -> int: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -43,6 +44,9 @@ class Call:
     data: str
     value: Wei
     if_unsure: str = REPEAT  # to be told where nobody knows whether it is on the chain
+    timed: bool = (
+        False  # it may be allowed only because time has passed: sent untried where the node's time stands still
+    )
 
     def as_json(self) -> dict[str, str]:
         call = {"from": self.sender, "data": self.data, "value": hex(self.value)}
@@ -50,12 +54,13 @@ class Call:
 
 
 def gas_limit(estimate: int) -> int:
-    """A quarter and 60,000 more than estimated.
+    """A quarter and 60,000 more than estimated, and some at random: no two transactions are the same, so that a hash
+    which a node knows is that of this call, and not of an earlier one that took the same nonce.
 
     Between estimate and inclusion others may act, which can make us the one who closes a phase or opens a round: that
     costs a fixed sum (some storage words and an event), not a share. Unused gas is not paid for.
     """
-    return estimate + estimate // 4 + 60_000
+    return estimate + estimate // 4 + 60_000 + secrets.randbelow(1 << 14)
 
 
 def fees(block: dict[str, Any], tip: Any, *, most_per_gas: Wei) -> Fees | None:
@@ -110,6 +115,18 @@ def signed(account: LocalAccount, call: Call, *, chain_id: int, nonce: int, gas:
     return transaction.raw_transaction.to_0x_hex(), transaction.hash.to_0x_hex()
 
 
+def contract_address(sender: Address, nonce: int) -> Address:
+    """Where a contract will be that `sender` creates with this nonce: Yellow Paper, equation 90."""
+    from eth_utils.address import to_checksum_address
+    from eth_utils.crypto import keccak
+
+    number = nonce.to_bytes((nonce.bit_length() + 7) // 8)
+    payload = (
+        b"\x94" + bytes.fromhex(sender[2:]) + (number if 0 < nonce < 0x80 else bytes([0x80 + len(number)]) + number)
+    )
+    return Address(to_checksum_address(keccak(bytes([0xC0 + len(payload)]) + payload)[12:]))
+
+
 def sole_sender(folder: Path, account: Address, chain_id: int) -> AbstractContextManager[None]:
     """Hold the right to number this account's transactions, among all processes of this user."""
     return held(
@@ -128,11 +145,22 @@ def ether(amount: int) -> str:
 _NONCE_TAKEN: Final = re.compile(
     r"nonce.{0,20}(too low|used|expired|invalid)|(invalid|old|expected|same).{0,20}nonce|replacement", re.I
 )
+_NONCE_AHEAD: Final = re.compile(r"nonce.{0,20}too (high|large|far)|nonce gap", re.I)
+_NONCES: Final = re.compile(r"account has nonce of: (\d+) tx has nonce of: (\d+)", re.I)  # Ganache's words
 _ALREADY_THERE: Final = re.compile(r"already (known|imported|in pool|exists)|known transaction", re.I)
 
 
 def is_nonce_taken(refusal: NodeRefused) -> bool:
-    return bool(_NONCE_TAKEN.search(str(refusal)))
+    if nonces := _NONCES.search(str(refusal)):
+        return int(nonces.group(2)) < int(nonces.group(1))
+    return not is_nonce_ahead(refusal) and bool(_NONCE_TAKEN.search(str(refusal)))
+
+
+def is_nonce_ahead(refusal: NodeRefused) -> bool:
+    """Whether transactions are missing before this one: the node counts some that it no longer has."""
+    if nonces := _NONCES.search(str(refusal)):
+        return int(nonces.group(2)) > int(nonces.group(1))
+    return bool(_NONCE_AHEAD.search(str(refusal)))
 
 
 def is_already_there(refusal: NodeRefused) -> bool:

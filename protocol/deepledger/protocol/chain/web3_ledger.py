@@ -5,18 +5,19 @@ Import this where a chain is spoken to, not at the top of a command line: it bri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deepledger.protocol.chain import abi as codec
 from deepledger.protocol.chain import wire
+from deepledger.protocol.chain.endpoints import reach
 from deepledger.protocol.chain.events import JobCreated, JobTerms
 from deepledger.protocol.chain.heads import HeadFeed, websocket_url
 from deepledger.protocol.chain.inclusion import STUCK_AFTER, Sender
 from deepledger.protocol.chain.ledger import Head, Receipt
 from deepledger.protocol.chain.reading import ChainReader, no_contract
-from deepledger.protocol.chain.rpc import Rpc, reach, result
+from deepledger.protocol.chain.rpc import Rpc, result
 from deepledger.protocol.chain.sending import transact
 from deepledger.protocol.chain.signing import MOST_PER_GAS, REPEAT, Call
 from deepledger.protocol.errors import BadInput, ChainNonsense, NoLedger, WrongChain
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 10.0
 PATIENCE: Final = 180.0
 BLOCKS_PER_QUERY: Final = 2000
+_TIMED: Final = frozenset({"reveal", "settle", "restartRound", "replaceCoordinator"})  # which roles do by the clock
 LOCKS: Final = Path("~/.deepledger/locks")
 
 
@@ -110,7 +112,8 @@ class ChainLedger(ChainReader):
 
     def _act(self, function: str, *arguments: Any, value: int = 0, if_unsure: str = REPEAT) -> Receipt:
         data = codec.calldata(self._abi, function, *arguments)
-        call = Call(sender=self.account, to=self.address, data=data, value=Wei(value), if_unsure=if_unsure)
+        timed = function in _TIMED
+        call = Call(sender=self.account, to=self.address, data=data, value=Wei(value), if_unsure=if_unsure, timed=timed)
         return transact(self._sender, call, self._read)
 
     def _read(self, receipt: dict[str, Any]) -> Receipt:
@@ -125,7 +128,7 @@ class ChainLedger(ChainReader):
 
 
 def connect(
-    node: str | JSONBaseProvider,
+    node: str | Sequence[str] | JSONBaseProvider,
     address: str,
     *,
     chain_id: int | None = None,
@@ -133,14 +136,16 @@ def connect(
     ws_url: str | None = None,
     blocks_per_query: int = BLOCKS_PER_QUERY,
     confirmations: int = 0,
+    tell: Callable[[str], None] | None = None,
 ) -> ChainReader:
-    """`node` is an RPC URL or a web3 provider; `ws_url` is derived from the RPC URL if not given.
+    """`node` is an RPC URL, several of one chain, or a web3 provider; `ws_url` is derived from the first RPC URL if not
+    given. `tell` hears what keeps an answer waiting.
 
     With `confirmations`, a block counts once as many lie on top of it; time is the newest block's all the same.
 
     Raises `ChainUnreachable`, `ChainNonsense`, `WrongChain`, `NoLedger`, `BadInput`.
     """
-    rpc = reach(node, timeout=timeout)
+    rpc = reach(node, timeout=timeout, tell=tell)
     place = _checksummed(address)
     found = _verified(rpc, place, expected=chain_id)
     return ChainReader(
@@ -154,7 +159,7 @@ def connect(
 
 
 def connect_as(
-    node: str | JSONBaseProvider,
+    node: str | Sequence[str] | JSONBaseProvider,
     address: str,
     account: LocalAccount,
     *,
@@ -167,12 +172,13 @@ def connect_as(
     patience: float = PATIENCE,
     stuck_after: float = STUCK_AFTER,
     most_per_gas: Wei = MOST_PER_GAS,
+    tell: Callable[[str], None] | None = None,
 ) -> ChainLedger:
     """As `connect`, with an account that signs.
 
     `patience`: seconds to wait for a transaction to be in a block; `stuck_after`: seconds until more is offered for it.
     """
-    rpc = reach(node, timeout=timeout)
+    rpc = reach(node, timeout=timeout, tell=tell)
     place = _checksummed(address)
     found = _verified(rpc, place, expected=chain_id)
     sender = Sender(
@@ -190,7 +196,7 @@ def connect_as(
 
 
 def deploy(
-    node: str | JSONBaseProvider,
+    node: str | Sequence[str] | JSONBaseProvider,
     account: LocalAccount,
     *,
     chain_id: int | None = None,
@@ -198,11 +204,12 @@ def deploy(
     locks: Path = LOCKS,
     patience: float = PATIENCE,
     most_per_gas: Wei = MOST_PER_GAS,
+    tell: Callable[[str], None] | None = None,
 ) -> tuple[Address, Receipt]:
     """Put a new TrainingLedger on the chain."""
     from deepledger.contracts import load
 
-    rpc = reach(node, timeout=timeout)
+    rpc = reach(node, timeout=timeout, tell=tell)
     feed = _feed(node, None, timeout=timeout)
     try:
         found = wire.quantity(rpc.call("eth_chainId"), "a chain id")
@@ -236,7 +243,9 @@ def deploy(
         rpc.close()
 
 
-def newest_block(node: str, *, chain_id: int | None = None, timeout: float = TIMEOUT) -> tuple[int, Head]:
+def newest_block(
+    node: str | Sequence[str], *, chain_id: int | None = None, timeout: float = TIMEOUT
+) -> tuple[int, Head]:
     """The chain id, and the newest block, whatever contracts are there."""
     rpc = reach(node, timeout=timeout)
     try:
@@ -282,8 +291,9 @@ def _expect(found: int, expected: int | None, rpc: Rpc) -> None:
         raise WrongChain(f"{rpc.place} is on chain {found}, and chain {expected} is expected; check the RPC URL")
 
 
-def _feed(node: str | JSONBaseProvider, ws_url: str | None, *, timeout: float) -> HeadFeed:
-    return HeadFeed(ws_url or (websocket_url(node) if isinstance(node, str) else None), timeout=timeout)
+def _feed(node: str | Sequence[str] | JSONBaseProvider, ws_url: str | None, *, timeout: float) -> HeadFeed:
+    urls = [node] if isinstance(node, str) else node
+    return HeadFeed(ws_url or (websocket_url(urls[0]) if isinstance(urls, Sequence) else None), timeout=timeout)
 
 
 def _checksummed(address: str) -> Address:

@@ -1,5 +1,9 @@
 """Following one job: fold what the chain reports, and know what time it is there.
 
+What a node shows may lack something: an index lags, a balancer passes us on. So what was folded is held against what
+the contract itself says, and against our own receipts. What cannot be is read again from the last point that was
+proved, then from the job's creation, then at another endpoint.
+
 Deadlines are the chain's, so the clock is the chain's too: the newest block's timestamp, run on with this machine's
 monotonic clock. A wrong wall clock cannot make anybody miss a deadline.
 """
@@ -7,16 +11,29 @@ monotonic clock. A wrong wall clock cannot make anybody miss a deadline.
 from __future__ import annotations
 
 import time
+from collections import deque
+from dataclasses import dataclass, fields
+from typing import Final
 
 from deepledger.protocol.chain.events import Phase
-from deepledger.protocol.chain.ledger import Head, Reader
-from deepledger.protocol.errors import ChainNonsense
+from deepledger.protocol.chain.ledger import Head, Reader, Receipt, Snapshot
+from deepledger.protocol.errors import ChainNonsense, ChainUnreachable
 from deepledger.protocol.job.phases import deadline, phase_at
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.job.trail import replay
 from deepledger.protocol.types import JobId, Seconds
 
-_PATIENCE = 60.0
+_PATIENCE: Final = 60.0
+_PROVE_EVERY: Final = 15.0  # seconds, where something happens
+_OWN_KEPT: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A job as of a block."""
+
+    head: Head
+    job: Job
 
 
 class Follower:
@@ -27,36 +44,55 @@ class Follower:
         self._reader = reader
         self._id = job
         self._first_block = reader.created_in(job)
+        self._folded: deque[tuple[str, int]] = deque(maxlen=_OWN_KEPT)  # block hash and index of the latest events
+        self._proved: _Point | None = None
+        self._proof_due = 0.0  # of the monotonic clock
         self.head = reader.head()
         self._time = max(self.head.now, reader.pending_time())  # an idle chain's newest block may be old
         self._seen = time.monotonic()
-        self.job = self._replay(self.head)
+        self.job = self._fold(self.head, None)
 
     def update(self, *, timeout: float = 0) -> Job:
-        """The job after at most `timeout` seconds of waiting for a new block; at once if there already is one."""
+        """The job after at most `timeout` seconds of waiting for a new block; at once if there already is one.
+
+        Raises `ChainUnreachable` where the trail cannot be, however it is read; it may be another time.
+        """
         head = self._reader.wait(self.head, timeout=timeout)
         if head == self.head:
             return self.job
-        before, seen = self.head, time.monotonic()
-        if head.number > before.number and self._reader.is_canonical(before):
-            events = self._reader.events(before.number + 1, head.number, job=self._id)
-            job = replay(events, self.job) or self.job
-        else:  # the chain was re-organised: what was folded may not have happened
-            job = self._replay(head)
+        seen = time.monotonic()
+        before = _Point(self.head, self.job)
+        # If the chain was re-organised, what was folded may not have happened.
+        extends = head.number > before.head.number and self._reader.is_canonical(before.head)
+        job = self._fold(head, before if extends else None)
         # Only now, all at once: a node that fails in between must not make us pass over events.
         self.job, self.head, self._time, self._seen = job, head, head.now, seen
         return job
 
-    def reach(self, block: int) -> Job:
-        """The job once `block`, which holds an own transaction, is folded in. Raises `ChainNonsense` if it never is."""
+    def doubt(self) -> None:
+        """Hold the job against what the contract says before anything more is made of it."""
+        self.job = self._fold(self.head, None)
+
+    def reach(self, receipt: Receipt) -> Job:
+        """The job once the block of an own transaction is folded in. Raises `ChainNonsense` if it never is, and
+        `ChainUnreachable` if its events are not shown.
+        """
         until = time.monotonic() + _PATIENCE
-        while self.head.number < block:
+        while self.head.number < receipt.block:
             before = self.head.number
             self.update(timeout=1.0)
             if self.head.number > before:
                 until = time.monotonic() + _PATIENCE
             if time.monotonic() > until:
-                raise ChainNonsense(f"block {block} was reported and then not seen again; is the node in sync?")
+                raise ChainNonsense(f"block {receipt.block} was reported and then not seen again; is the node in sync?")
+        if not self._has(receipt):
+            self.doubt()
+            if not self._has(receipt) and self._is_there(receipt):
+                self._reader.elsewhere()
+                raise ChainUnreachable(
+                    f"the node does not show what transaction {receipt.transaction} did in block {receipt.block}; "
+                    "looking again"
+                )
         return self.job
 
     def now(self) -> Seconds:
@@ -74,8 +110,73 @@ class Follower:
         left = end - (self._time + time.monotonic() - self._seen)
         return float(min(max(left, 0.0) + 0.2, most))
 
-    def _replay(self, head: Head) -> Job:
-        job = replay(self._reader.events(self._first_block, head.number, job=self._id))
+    def _fold(self, head: Head, base: _Point | None) -> Job:
+        """The job as of `head`, from `base` where there is one."""
+        prove = base is None or time.monotonic() >= self._proof_due
+        doubt: ChainNonsense | None = None
+        for start in self._starts(base, head):
+            try:
+                job = self._read(start, head)
+                if prove or doubt is not None:
+                    self._prove(job, head)
+            except ChainNonsense as error:
+                doubt = error
+            else:
+                return job
+        self._reader.elsewhere()
+        raise ChainUnreachable(f"{doubt}; reading it again") from doubt
+
+    def _starts(self, base: _Point | None, head: Head) -> list[_Point | None]:
+        """Where to read from, one after the other; None: from the job's creation."""
+        starts: list[_Point | None] = [] if base is None else [base]
+        proved, highest = self._proved, head.number if base is None else base.head.number - 1
+        if proved is not None and proved.head.number <= highest and self._reader.is_canonical(proved.head):
+            starts.append(proved)
+        return [*starts, None]
+
+    def _read(self, start: _Point | None, head: Head) -> Job:
+        first = self._first_block if start is None else start.head.number + 1
+        events = self._reader.events(first, head.number, job=self._id)
+        job = replay(events, None if start is None else start.job)
         if job is None:
             raise ChainNonsense(f"the chain no longer reports the creation of job {self._id}")
+        self._folded.extend((event.at.block_hash, event.at.log_index) for event in events)
         return job
+
+    def _prove(self, job: Job, head: Head) -> None:
+        """Raises `ChainNonsense` where the contract says otherwise than its events."""
+        said = self._reader.snapshot(self._id, head)
+        if said is None:
+            return
+        folded = _snapshot(job, head)
+        if said != folded:
+            wrong = [each.name for each in fields(Snapshot) if getattr(said, each.name) != getattr(folded, each.name)]
+            raise ChainNonsense(
+                f"events of job {self._id} are missing up to block {head.number}: the contract has another "
+                f"{' and '.join(wrong).replace('_', ' ')} than they add up to"
+            )
+        self._proved, self._proof_due = _Point(head, job), time.monotonic() + _PROVE_EVERY
+
+    def _has(self, receipt: Receipt) -> bool:
+        own = {(event.at.block_hash, event.at.log_index) for event in receipt.events if event.job == self._id}
+        return own <= set(self._folded)
+
+    def _is_there(self, receipt: Receipt) -> bool:
+        """Whether its block is; the chain may have taken it back."""
+        at = receipt.events[0].at
+        return self._reader.is_canonical(Head(at.block, at.block_hash, at.timestamp, at.timestamp))
+
+
+def _snapshot(job: Job, head: Head) -> Snapshot:
+    """What the contract must say of a job if this is all that happened up to `head`."""
+    attempt, seats = job.attempt, {address: 1 << member.seat for address, member in job.participants.items()}
+    return Snapshot(
+        phase=phase_at(job, head.timestamp),
+        round=job.round,
+        coordinator=job.serving,
+        seats=sum(seats.values()),
+        committed=sum(seats.get(each.participant, 0) for each in attempt.commits) if attempt else 0,
+        revealed=sum(seats.get(each.participant, 0) for each in attempt.reveals) if attempt else 0,
+        model_digest=job.model_digest,
+        validation_key=job.validation_key or bytes(32),
+    )

@@ -8,6 +8,7 @@ from typing import Literal
 
 from deepledger.protocol.chain.events import (
     Committed,
+    Departure,
     JobCreated,
     JobTerms,
     Outcome,
@@ -70,6 +71,7 @@ class Job:
     serving: int = 0  # index into the list of coordinators
     bonded: Mapping[Address, Seconds] = field(default_factory=dict)  # and since when
     participants: Mapping[Address, Participant] = field(default_factory=dict)  # seated now
+    departures: Mapping[Address, Departure] = field(default_factory=dict)  # how those left who have no seat any more
     reputations: Mapping[Address, int] = field(default_factory=dict)  # of who ever revealed in a settled round
     attempt: Attempt | None = None  # None: waiting, disclosing, or over
     abandoned: tuple[Attempt, ...] = ()  # attempts that starved

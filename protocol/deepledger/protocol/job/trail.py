@@ -65,14 +65,16 @@ def _applied(job: Job, event: Event) -> Job:
             if event.participant in job.participants or event.seat in {p.seat for p in job.participants.values()}:
                 raise _nonsense(event, "the seat or the participant is seated already")
             seat = Participant(event.participant, event.seat, event.samples, job.terms.stake)
-            return replace(job, participants={**job.participants, event.participant: seat})
+            gone = {address: how for address, how in job.departures.items() if address != event.participant}
+            return replace(job, participants={**job.participants, event.participant: seat}, departures=gone)
         case Left():
             if event.participant not in job.participants:
                 raise _nonsense(event, "it had no seat")
             if job.attempt is not None and _is_held(job.attempt, event):
                 raise _nonsense(event, "it committed, or revealed, in the open round")
             stay = {address: seat for address, seat in job.participants.items() if address != event.participant}
-            return _close_committing(replace(job, participants=stay), event.at.timestamp)
+            gone = {**job.departures, event.participant: event.departure}
+            return _close_committing(replace(job, participants=stay, departures=gone), event.at.timestamp)
         case PenaltyTaken():
             fined = job.participants.get(event.participant)
             if fined is None or fined.stake < event.amount:
