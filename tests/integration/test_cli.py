@@ -3,161 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner
 
-from deepledger.cli import join
-from deepledger.cli.main import app
+from deepledger.cli import join, reporting
 from deepledger.cli.options import PASSWORD
-from deepledger.devnet import dev_accounts, start
-from deepledger.protocol.chain.web3_ledger import connect_as
-from deepledger.protocol.local.keystore import import_key
+from deepledger.devnet import dev_accounts
+from deepledger.protocol.roles.notices import Warned
+from deepledger.protocol.types import JobId
 
-TASK = """
-import torch
-from safetensors.torch import load_file
+from .cli_runner import JOB, TASK, Runner
 
-def build_model():
-    return torch.nn.Linear(4, 2)
-
-def load_data(path):
-    shard = load_file(path)
-    return torch.utils.data.TensorDataset(shard["x"], shard["y"])
-
-def train(model, data, *, learning_rate):
-    x, y = data.tensors
-    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    for _ in range(20):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-def evaluate(model, data):
-    x, y = data.tensors
-    logits = model(x)
-    loss = torch.nn.functional.cross_entropy(logits, y)
-    return {"samples": len(y), "correct": int((logits.argmax(1) == y).sum()), "loss": float(loss)}
-"""
-JOB = """
-name = "signs"
-task = "task.py"
-validation = "data-0.safetensors"
-max_samples = 1000
-update = {bits = 16, fraction_bits = 14, norm_bound = 8.0}
-training = {seed = 1, hyperparameters = {learning_rate = 0.1}}
-aggregation = {rule = "weighted_mean"}
-rewards = {policy = "equal"}
-
-[terms]
-rounds = 2
-min_participants = 2
-max_participants = 2
-miss_limit = 3
-commit_window = 60
-reveal_window = 60
-settle_window = 60
-reward = "0.01 ETH"
-stake = "0.1 ETH"
-reveal_penalty = "0.02 ETH"
-bond = "0.5 ETH"
-settle_penalty = "0.1 ETH"
-"""
 pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")  # as `run` does
-ACCOUNTS = ("sponsor", "ann", "ben", "coordinator")
 
 
-@dataclass
-class JobRunner:
-    """A terminal in which everything is set."""
-
-    settings: dict[str, str]
-    folder: Path
-
-    def run(self, *arguments: object, **settings: str) -> Any:
-        unset: dict[str, str | None] = {name: None for name in os.environ if name.startswith("DEEPLEDGER_")}
-        return CliRunner().invoke(app, [str(part) for part in arguments], env=unset | self.settings | settings)
-
-    def json(self, *arguments: object, **settings: str) -> Any:
-        result = self.run(*arguments, "--json", **settings)
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
-
-    def start(self, *arguments: object, before: str = "") -> subprocess.Popen[str]:
-        """The command in a process of its own, in which `before` is executed first."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DEEPLEDGER_")}
-        program = f"{before}\nfrom deepledger.cli.main import run; run()"
-        command = [sys.executable, "-c", program, *map(str, arguments)]
-        return subprocess.Popen(
-            command, env=environment | self.settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-
-    def ledger(self, number: int) -> Any:
-        """Of the devnet's account with this number, as if somebody else's program used it."""
-        url, contract = (self.settings[f"DEEPLEDGER_{name}"] for name in ("RPC_URL", "CONTRACT"))
-        return connect_as(url, contract, dev_accounts()[number], locks=self.folder / "home/locks")
-
-    def create(self, *arguments: object, file: str = "job.toml") -> int:
-        return int(self.json("job", "create", self.folder / file, "--account", "sponsor", *arguments)["job"])
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[str]:
-    with start("embedded") as devnet:
-        yield devnet.url
-
-
-@pytest.fixture(scope="module")
-def runner(chain: str, tmp_path_factory: pytest.TempPathFactory) -> JobRunner:
-    folder = tmp_path_factory.mktemp("runner")
-    for number, name in enumerate(ACCOUNTS):  # few scrypt rounds: unlocking is tested elsewhere
-        import_key(folder / "home/accounts", name, dev_accounts()[number].key.hex(), "secret", iterations=2)
-    import_key(folder / "home/accounts", "poor", "22" * 32, "secret", iterations=2)
-    random = np.random.default_rng(0)
-    for number in range(3):
-        x = random.normal(size=(40, 4)).astype(np.float32)
-        save_file({"x": x, "y": (x[:, 0] > 0).astype(np.int64)}, folder / f"data-{number}.safetensors")
-    (folder / "task.py").write_text(TASK)
-    (folder / "job.toml").write_text(JOB)
-    settings = {
-        "DEEPLEDGER_HOME": str(folder / "home"),
-        "DEEPLEDGER_STORE": str(folder / "store"),
-        "DEEPLEDGER_RPC_URL": chain,
-        "DEEPLEDGER_TASKS": str(folder / "task.py"),
-        PASSWORD: "secret",
-    }
-    deployed = JobRunner(settings, folder).json("deploy", "--account", "sponsor")
-    return JobRunner(settings | {"DEEPLEDGER_CONTRACT": deployed["contract"]}, folder)
-
-
-@pytest.fixture(scope="module")
-def finished(runner: JobRunner) -> int:
-    """A job that two participants and a coordinator brought to its end, each in a process of its own."""
-    job = runner.create("--coordinator", dev_accounts()[3].address)
-    running = [runner.start("coordinator", job, "--account", "coordinator")]
-    for number, name in enumerate(("ann", "ben"), 1):
-        data = runner.folder / f"data-{number}.safetensors"
-        running.append(runner.start("join", job, "--data", data, "--account", name, "--yes"))
-    for process in running:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, out + err
-        assert "Traceback" not in err
-        assert "secret" not in out + err
-    return job
-
-
-def test_a_whole_job_by_command_line(runner: JobRunner, finished: int) -> None:
+def test_a_whole_job_by_command_line(runner: Runner, finished: int) -> None:
     status = runner.json("status", finished)
     assert (status["phase"], status["outcome"], status["settled_rounds"]) == ("over", "completed", 2)
     assert [entry["accepted"] for entry in status["history"]] == [2, 2]
@@ -167,14 +35,14 @@ def test_a_whole_job_by_command_line(runner: JobRunner, finished: int) -> None:
     assert status["history"][1]["model"] in shown.stdout
 
 
-def test_the_audit_matches(runner: JobRunner, finished: int) -> None:
+def test_the_audit_matches(runner: Runner, finished: int) -> None:
     found = runner.json("audit", finished)
     assert found["matches"] is True
     assert found["evaluation"] == "checked"
     assert runner.run("audit", finished).exit_code == 0
 
 
-def test_an_audit_of_a_spoilt_store_exits_with_1(runner: JobRunner, finished: int) -> None:
+def test_an_audit_of_a_spoilt_store_exits_with_1(runner: Runner, finished: int) -> None:
     report = runner.folder / "store" / runner.json("status", finished)["history"][0]["report"]
     content = report.read_bytes()
     report.write_bytes(content.replace(b"accepted", b"excepted", 1))
@@ -187,7 +55,7 @@ def test_an_audit_of_a_spoilt_store_exits_with_1(runner: JobRunner, finished: in
 
 
 def test_an_audit_from_an_empty_store_is_incomplete_and_accuses_nobody(
-    runner: JobRunner, finished: int, tmp_path: Path
+    runner: Runner, finished: int, tmp_path: Path
 ) -> None:
     result = runner.run("audit", finished, DEEPLEDGER_STORE=str(tmp_path))
     said = " ".join(result.stdout.split())
@@ -197,13 +65,13 @@ def test_an_audit_from_an_empty_store_is_incomplete_and_accuses_nobody(
     assert "mismatch" not in said
 
 
-def test_an_audit_with_another_task_than_the_pinned_one_is_refused(runner: JobRunner, finished: int) -> None:
+def test_an_audit_with_another_task_than_the_pinned_one_is_refused(runner: Runner, finished: int) -> None:
     result = runner.run("audit", finished, "--task", __file__)
     assert (result.exit_code, result.stdout) == (3, "")
     assert "the job pins the source of task 'task' with SHA-256" in result.stderr
 
 
-def test_models_are_exported(runner: JobRunner, finished: int, tmp_path: Path) -> None:
+def test_models_are_exported(runner: Runner, finished: int, tmp_path: Path) -> None:
     first, last = tmp_path / "first.safetensors", tmp_path / "last.safetensors"
     assert runner.json("model", "export", finished, "--to", first, "--round", 0)["settled_rounds"] == 0
     assert runner.json("model", "export", finished, "--to", last)["settled_rounds"] == 2
@@ -220,7 +88,7 @@ def test_models_are_exported(runner: JobRunner, finished: int, tmp_path: Path) -
     assert (nowhere.exit_code, "cannot write" in nowhere.stderr) == (6, True)
 
 
-def test_a_withheld_validation_set_by_command_line(runner: JobRunner) -> None:
+def test_a_withheld_validation_set_by_command_line(runner: Runner) -> None:
     shown = runner.json("account", "show", "coordinator")
     assert shown["address"] == dev_accounts()[3].address
     assert shown["public_key"] in runner.run("account", "show", "coordinator").stdout
@@ -244,8 +112,8 @@ def test_a_withheld_validation_set_by_command_line(runner: JobRunner) -> None:
         runner.start("coordinator", job, "--account", "coordinator"),
         runner.start("join", job, "--data", runner.folder / "data-1.safetensors", "--account", "ann", "--yes"),
     ]
-    told = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [0, 0], told
+    told = [process.end() for process in running]
+    assert [process.status for process in running] == [0, 0], told
     assert "disclosed the validation set" in told[0][1]
     status = runner.json("status", job)
     assert (status["phase"], status["outcome"], status["validation"]) == ("over", "completed", "disclosed")
@@ -256,7 +124,7 @@ def test_a_withheld_validation_set_by_command_line(runner: JobRunner) -> None:
     assert (public.exit_code, "is public" in public.stderr) == (3, True)
 
 
-def test_a_sponsors_way(runner: JobRunner) -> None:
+def test_a_sponsors_way(runner: Runner) -> None:
     job = runner.create()
     agreed = runner.json("job", "show", job)
     assert agreed["terms"]["reward"] == str(10**16)
@@ -297,37 +165,32 @@ def test_a_sponsors_way(runner: JobRunner) -> None:
     assert runner.json("withdraw", job, "--account", "sponsor")["amount"] == "0"
 
 
-def test_stopping_and_leaving(runner: JobRunner) -> None:
+def test_stopping_and_leaving(runner: Runner) -> None:
     job = runner.create()
     node = runner.start("join", job, "--data", runner.folder / "data-1.safetensors", "--account", "ann", "--yes")
-    assert node.stderr is not None
-    while "not open yet" not in (line := node.stderr.readline()):
-        assert line, "the node ended"
-    node.send_signal(signal.SIGTERM)
-    _, err = node.communicate(timeout=60)
-    assert node.returncode == 0
+    node.until("not open yet")
+    _, err = node.end(signal.SIGTERM)
+    assert node.status == 0
     assert "run the same command again to go on" in err
     shown = " ".join(runner.run("status", job).stdout.split())
     assert "waiting for participants, 1 of at least 2 seated, and the coordinator's bond" in shown
     again = runner.start(
         "join", job, "--data", runner.folder / "data-1.safetensors", "--account", "ann", "--samples", "7"
     )
-    until(again, "--samples 7 changes nothing: this account declared 40")
-    again.send_signal(signal.SIGTERM)
-    again.communicate(timeout=60)
+    again.until("--samples 7 changes nothing: this account declared 40")
+    again.end(signal.SIGTERM)
     assert runner.json("leave", job, "--account", "ann")["credit"] == str(10**17)
     assert "0.1 ETH were paid" in runner.run("withdraw", job, "--account", "ann").stdout
 
 
-def test_a_coordinator_that_is_stopped_takes_its_bond_home_with_leave(runner: JobRunner) -> None:
+def test_a_coordinator_that_is_stopped_takes_its_bond_home_with_leave(runner: Runner) -> None:
     address = dev_accounts()[3].address
     job = runner.create("--coordinator", address)
     running = runner.start("coordinator", job, "--account", "coordinator")
-    until(running, "deposited the bond")
+    running.until("deposited the bond")
     early = runner.run("leave", job, "--account", "coordinator")
     assert (early.exit_code, "stop it first" in early.stderr) == (6, True), "it would deposit again"
-    running.send_signal(signal.SIGTERM)
-    _, err = running.communicate(timeout=60)
+    _, err = running.end(signal.SIGTERM)
     assert f"job {job}: the bond of 0.5 ETH stays in deposit" in err
     assert f"`deepledger leave {job}` takes it home, also now" in err
     assert runner.json("status", job)["bonds"] == {address: str(5 * 10**17)}
@@ -340,7 +203,7 @@ def test_a_coordinator_that_is_stopped_takes_its_bond_home_with_leave(runner: Jo
     runner.json("job", "close", job, "--account", "sponsor")
 
 
-def test_a_bond_that_is_in_use_stays_and_a_successors_comes_home(runner: JobRunner) -> None:
+def test_a_bond_that_is_in_use_stays_and_a_successors_comes_home(runner: Runner) -> None:
     serving, standby = (dev_accounts()[number].address for number in (2, 0))
     job = runner.create("--coordinator", serving, "--coordinator", standby)
     for number in (2, 0):
@@ -359,7 +222,7 @@ def test_a_bond_that_is_in_use_stays_and_a_successors_comes_home(runner: JobRunn
     assert runner.json("status", job)["bonds"] == {serving: str(5 * 10**17), standby: "0"}
 
 
-def test_who_is_coordinator_and_participant_gives_up_what_can_be_given_up(runner: JobRunner) -> None:
+def test_who_is_coordinator_and_participant_gives_up_what_can_be_given_up(runner: Runner) -> None:
     job = runner.create("--coordinator", dev_accounts()[2].address)
     runner.ledger(2).post_bond(job, value=5 * 10**17)
     for number in (1, 2):
@@ -369,8 +232,8 @@ def test_who_is_coordinator_and_participant_gives_up_what_can_be_given_up(runner
     assert "bond stays" in result.stderr
 
 
-def test_a_bond_comes_home_from_a_round_that_starved(runner: JobRunner) -> None:
-    (runner.folder / "brief.toml").write_text(JOB.replace("commit_window = 60", "commit_window = 1"))
+def test_a_bond_comes_home_from_a_round_that_starved(runner: Runner) -> None:
+    (runner.folder / "brief.toml").write_text(JOB.replace("commit_window = 3600", "commit_window = 1"))
     job = runner.create("--coordinator", dev_accounts()[2].address, file="brief.toml")
     runner.ledger(2).post_bond(job, value=5 * 10**17)
     for number in (1, 3):
@@ -380,7 +243,7 @@ def test_a_bond_comes_home_from_a_round_that_starved(runner: JobRunner) -> None:
     assert runner.json("leave", job, "--account", "ben")["credit"] == str(5 * 10**17)
 
 
-def deposits(runner: JobRunner, account: str, job: int) -> tuple[str, str]:
+def deposits(runner: Runner, account: str, job: int) -> tuple[str, str]:
     """What it has in deposit in a job, and what the job owes it."""
     (found,) = (each for each in runner.json("status")["accounts"] if each["name"] == account)
     (part,) = (each for each in found["jobs"] if each["job"] == job)
@@ -388,7 +251,7 @@ def deposits(runner: JobRunner, account: str, job: int) -> tuple[str, str]:
 
 
 Case = tuple[list[str], dict[str, str], int, str]
-BAD: dict[str, Callable[[JobRunner, int], Case]] = {
+BAD: dict[str, Callable[[Runner, int], Case]] = {
     "unknown job": lambda runner, job: (["job", "show", "999"], {}, 3, "999"),
     "unknown job to withdraw from": lambda runner, job: (["withdraw", "999", "--account", "ann"], {}, 3, "999"),
     "another chain": lambda runner, job: (["job", "list", "--chain-id", "1"], {}, 4, "chain 1 is expected"),
@@ -437,7 +300,7 @@ BAD: dict[str, Callable[[JobRunner, int], Case]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_goes_wrong_is_said_in_one_line(case: str, runner: JobRunner, finished: int) -> None:
+def test_what_goes_wrong_is_said_in_one_line(case: str, runner: Runner, finished: int) -> None:
     arguments, settings, code, says = BAD[case](runner, finished)
     result = runner.run(*arguments, **settings)
     (last,) = result.stderr.splitlines()
@@ -446,7 +309,7 @@ def test_what_goes_wrong_is_said_in_one_line(case: str, runner: JobRunner, finis
     assert last.startswith("deepledger: ")
 
 
-def test_joining_is_refused_before_anything_is_staked(runner: JobRunner, tmp_path: Path) -> None:
+def test_joining_is_refused_before_anything_is_staked(runner: Runner, tmp_path: Path) -> None:
     job = runner.create()
     data = runner.folder / "data-1.safetensors"
     unread = runner.run("join", job, "--data", data, "--account", "ann")
@@ -460,46 +323,44 @@ def test_joining_is_refused_before_anything_is_staked(runner: JobRunner, tmp_pat
     assert runner.json("status", job)["participants"] == []
 
 
-def test_training_that_fails_later_says_where_the_stake_is(runner: JobRunner, tmp_path: Path) -> None:
+def test_training_that_fails_later_says_where_the_stake_is(runner: Runner, tmp_path: Path) -> None:
     """The rehearsal is the only training that this task allows."""
     failing = "def train(model, data, *, learning_rate, seen=[]):\n    assert not seen, 'no'\n    seen.append(1)\n"
     (tmp_path / "task.py").write_text(TASK.replace("def train(model, data, *, learning_rate):\n", failing))
     (tmp_path / "job.toml").write_text(JOB.replace("participants = 2", "participants = 1"))
     (tmp_path / "data-0.safetensors").write_bytes((runner.folder / "data-0.safetensors").read_bytes())
-    made = JobRunner(runner.settings | {"DEEPLEDGER_TASKS": str(tmp_path / "task.py")}, tmp_path)
+    made = Runner(runner.settings | {"DEEPLEDGER_TASKS": str(tmp_path / "task.py")}, tmp_path)
     job = made.create()
     coordinator = made.start("coordinator", job, "--account", "sponsor")
     node = made.start("join", job, "--data", tmp_path / "data-0.safetensors", "--account", "ann", "--yes")
-    _, err = node.communicate(timeout=120)
-    coordinator.send_signal(signal.SIGTERM)
-    coordinator.communicate(timeout=120)
-    assert node.returncode == 3
+    _, err = node.end()
+    coordinator.end(signal.SIGTERM)
+    assert node.status == 3
     assert "train of task" in err
     assert "Your stake is still in: mend this and run the same command again, or give up your seat" in err
     assert made.json("leave", job, "--account", "ann")["credit"] == str(10**17)
 
 
-def test_what_was_committed_to_is_revealed_before_the_data_is_missed(runner: JobRunner) -> None:
+def test_what_was_committed_to_is_revealed_before_the_data_is_missed(runner: Runner) -> None:
     job = runner.create()
     ben, data = runner.ledger(2), runner.folder / "data-1.safetensors"
     ben.join(job, 40, value=10**17)
     runner.ledger(0).post_bond(job, value=5 * 10**17)
     node = runner.start("join", job, "--data", data, "--account", "ann", "--yes")
-    until(node, "committed")
-    node.kill()
-    node.communicate(timeout=60)
+    node.until("committed")
+    node.end(signal.SIGKILL)
     again = runner.start("join", job, "--data", runner.folder / "nowhere", "--account", "ann", "--task", "nowhere.py")
-    until(again, "it has committed to an update: first this is revealed")
+    again.until("it has committed to an update: first this is revealed")
     ben.commit(job, 0, b"\1" * 32)
-    _, err = again.communicate(timeout=60)
-    assert again.returncode == 3
+    _, err = again.end()
+    assert again.status == 3
     revealed, missed = err.strip().splitlines()[-2:]
     assert "round 0: revealed" in revealed
     assert "nowhere.py" in missed
     assert "Your stake is still in: mend this" in missed
 
 
-def test_a_full_job_is_said(runner: JobRunner) -> None:
+def test_a_full_job_is_said(runner: Runner) -> None:
     job = runner.create()
     for number in (1, 2):
         runner.ledger(number).join(job, 40, value=10**17)
@@ -507,7 +368,7 @@ def test_a_full_job_is_said(runner: JobRunner) -> None:
     assert (result.exit_code, f"job {job} is full" in result.stderr) == (4, True)
 
 
-def test_a_job_that_would_overflow_is_refused(runner: JobRunner, tmp_path: Path) -> None:
+def test_a_job_that_would_overflow_is_refused(runner: Runner, tmp_path: Path) -> None:
     for name in ("task.py", "data-0.safetensors"):
         (tmp_path / name).write_bytes((runner.folder / name).read_bytes())
     (tmp_path / "job.toml").write_text(JOB.replace("bits = 16", "bits = 32").replace("1000", "4000000000"))
@@ -516,16 +377,13 @@ def test_a_job_that_would_overflow_is_refused(runner: JobRunner, tmp_path: Path)
     assert result.stderr.count("\n") == 1
 
 
-def test_what_happens_is_told_as_json_and_as_metrics(runner: JobRunner) -> None:
+def test_what_happens_is_told_as_json_and_as_metrics(runner: Runner) -> None:
     job = runner.create("--coordinator", dev_accounts()[3].address)
     coordinator = runner.start(
         "coordinator", job, "--account", "coordinator", "--log-json", "--metrics", "127.0.0.1:0"
     )  # fmt: skip
-    assert coordinator.stderr is not None
-    told = [json.loads(coordinator.stderr.readline())]
-    while told[-1]["event"] != "waiting":
-        told.append(json.loads(coordinator.stderr.readline()))
-    url = told[0]["message"].removeprefix("metrics on ")
+    url = json.loads(coordinator.until("metrics on "))["message"].removeprefix("metrics on ")
+    coordinator.until('"event": "waiting"')
     samples = {}
     for line in urllib.request.urlopen(url).read().decode().splitlines():
         if line.startswith("deepledger"):
@@ -542,25 +400,43 @@ def test_what_happens_is_told_as_json_and_as_metrics(runner: JobRunner) -> None:
         for number, name, flag in ((1, "ann", "--log-json"), (2, "ben", "--log-json"))
     ]
     for process in running:
-        _, err = process.communicate(timeout=120)
+        _, err = process.end()
         events = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
         assert [event["round"] for event in events if event["event"] == "round_over"] == [0, 1]
         assert sum(event["earned"] for event in events if event["event"] == "round_over") == 10**16
         assert all(event["receipt"]["gas_used"] > 0 for event in events if event["event"] == "committed_update")
         assert events[-1]["event"] == "finished"
-    _, err = coordinator.communicate(timeout=60)
+    _, err = coordinator.end()
     settled = [event for event in map(json.loads, err.splitlines()) if event["event"] == "round_settled"]
     assert [event["accepted"] for event in settled] == [2, 2]
 
 
-def test_metrics_that_cannot_be_served_are_refused_before_anything_is_done(runner: JobRunner, finished: int) -> None:
+def test_what_is_told_has_been_counted(runner: Runner, finished: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, str]] = []
+
+    def look(document: dict[str, Any]) -> None:
+        if document["event"] == "said":
+            told.append((document["message"].removeprefix("metrics on "), ""))
+        else:
+            url, _ = told[0]
+            told.append((document["event"], urllib.request.urlopen(url).read().decode()))
+
+    monkeypatch.setattr(reporting, "_print_json", look)
+    reporter, ledger = reporting.Reporting(log_json=True, metrics="127.0.0.1:0"), runner.ledger(3)
+    with reporter.observing(lambda _: None, reader=ledger, account=ledger.account) as observe:
+        observe(Warned(job=JobId(finished), message="mind"))
+    assert [event for event, _ in told[1:]] == ["warned"]
+    assert f'deepledger_warnings_total{{job="{finished}"}} 1.0' in told[1][1]
+
+
+def test_metrics_that_cannot_be_served_are_refused_before_anything_is_done(runner: Runner, finished: int) -> None:
     for place in ("9101", "127.0.0.1:no", "127.0.0.1:99999"):
         result = runner.run("coordinator", finished, "--account", "coordinator", "--metrics", place)
         assert result.exit_code == 3
         assert "HOST:PORT" in result.stderr
 
 
-def test_the_doctor_finds_nothing_to_mend(runner: JobRunner, finished: int) -> None:
+def test_the_doctor_finds_nothing_to_mend(runner: Runner, finished: int) -> None:
     checks = {each["check"]: each for each in runner.json("doctor", finished, "--account", "ann")}
     assert list(checks) == [
         "software", "chain and contract", "clock", "blob store", "account", f"job {finished}", "task source", "disk"
@@ -581,7 +457,7 @@ def test_the_doctor_finds_nothing_to_mend(runner: JobRunner, finished: int) -> N
     ],
 )
 def test_the_doctor_names_what_is_wrong(
-    runner: JobRunner, finished: int, setting: str, value: str, check: str, code: int
+    runner: Runner, finished: int, setting: str, value: str, check: str, code: int
 ) -> None:
     result = runner.run("doctor", finished, "--json", **{"DEEPLEDGER_ACCOUNT": "ann", setting: value})
     assert result.exit_code == code
@@ -590,9 +466,9 @@ def test_the_doctor_names_what_is_wrong(
     assert "\n" not in wrong[0]["found"]
 
 
-def test_the_doctor_looks_at_chain_and_clock_also_without_a_contract(runner: JobRunner) -> None:
+def test_the_doctor_looks_at_chain_and_clock_also_without_a_contract(runner: Runner) -> None:
     settings = {name: value for name, value in runner.settings.items() if name != "DEEPLEDGER_CONTRACT"}
-    result = JobRunner(settings, runner.folder).run("doctor", "--json", "--account", "ann")
+    result = Runner(settings, runner.folder).run("doctor", "--json", "--account", "ann")
     checks = {each["check"]: each for each in json.loads(result.stdout)}
     assert result.exit_code == 3
     assert [name for name, each in checks.items() if not each["ok"]] == ["contract"]
@@ -601,59 +477,47 @@ def test_the_doctor_looks_at_chain_and_clock_also_without_a_contract(runner: Job
 
 
 @pytest.mark.parametrize("step", ["release_bond", "withdraw"])
-def test_a_bond_of_a_job_that_ended_while_its_coordinator_was_down_comes_home(runner: JobRunner, step: str) -> None:
+def test_a_bond_of_a_job_that_ended_while_its_coordinator_was_down_comes_home(runner: Runner, step: str) -> None:
     """It is killed after JobEnded: before it asks for its bond, or before it is paid."""
     kill = f"import os; from deepledger.protocol.chain.web3_ledger import ChainLedger; ChainLedger.{step} = " + (
         f"lambda *_: os.kill(os.getpid(), {signal.SIGKILL:d})"
     )
-    arguments = ("coordinator", "--account", "coordinator", "--most-bonds", "5 ETH")
-    job = runner.create("--coordinator", dev_accounts()[3].address)
+    arguments = ("coordinator", "--account", "coordinator-of-all", "--most-bonds", "5 ETH")
+    job = runner.create("--coordinator", dev_accounts()[4].address)
     dying = runner.start(*arguments, before=kill)
-    until(dying, f"job {job}: deposited the bond")
+    dying.until(f"job {job}: deposited the bond")
     runner.json("job", "close", job, "--account", "sponsor")
-    dying.communicate(timeout=60)
-    assert dying.returncode == -signal.SIGKILL
-    assert sum(map(int, deposits(runner, "coordinator", job))) == 5 * 10**17
+    dying.end()
+    assert dying.status == -signal.SIGKILL
+    assert sum(map(int, deposits(runner, "coordinator-of-all", job))) == 5 * 10**17
     again = runner.start(*arguments)
-    until(again, f"job {job}: 0.5 ETH were paid to this account")
-    again.send_signal(signal.SIGTERM)
-    again.communicate(timeout=60)
-    assert deposits(runner, "coordinator", job) == ("0", "0")
+    again.until(f"job {job}: 0.5 ETH were paid to this account")
+    again.end(signal.SIGTERM)
+    assert deposits(runner, "coordinator-of-all", job) == ("0", "0")
 
 
-def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(runner: JobRunner) -> None:
-    refused = runner.run("coordinator", "--account", "coordinator")
+def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(runner: Runner) -> None:
+    refused = runner.run("coordinator", "--account", "coordinator-of-all")
     assert (refused.exit_code, "--most-bonds AMOUNT" in refused.stderr) == (3, True)
-    first = runner.create("--coordinator", dev_accounts()[3].address)
-    coordinator = runner.start("coordinator", "--account", "coordinator", "--most-bonds", "0.9 ETH")
-    until(coordinator, f"job {first}: deposited the bond")
-    second = runner.create("--coordinator", dev_accounts()[3].address)
-    assert "ETH would be deposited, lost or paid in fees" in until(coordinator, f"job {second} is left alone")
-    coordinator.send_signal(signal.SIGTERM)
-    coordinator.communicate(timeout=60)
-    assert coordinator.returncode == 0
+    first = runner.create("--coordinator", dev_accounts()[4].address)
+    coordinator = runner.start("coordinator", "--account", "coordinator-of-all", "--most-bonds", "0.9 ETH")
+    coordinator.until(f"job {first}: deposited the bond")
+    second = runner.create("--coordinator", dev_accounts()[4].address)
+    assert "ETH would be deposited, lost or paid in fees" in coordinator.until(f"job {second} is left alone")
+    coordinator.end(signal.SIGTERM)
+    assert coordinator.status == 0
 
 
-def test_a_second_coordinator_of_the_same_account_is_refused(runner: JobRunner) -> None:
+def test_a_second_coordinator_of_the_same_account_is_refused(runner: Runner) -> None:
     job = runner.create()
     first = runner.start("coordinator", job, "--account", "sponsor")
-    until(first, "deposited the bond")
+    first.until("deposited the bond")
     second = runner.run("coordinator", job, "--account", "sponsor")
-    first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=60)
+    first.end(signal.SIGTERM)
     assert (second.exit_code, f"settles job {job} already" in second.stderr) == (6, True)
 
 
-def until(process: subprocess.Popen[str], text: str) -> str:
-    """The first line of its log that has `text`."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if text in line:
-            return line
-    raise AssertionError(f"it ended without saying {text!r}")
-
-
-def test_joining_again_when_all_is_over_goes_home(runner: JobRunner, finished: int) -> None:
+def test_joining_again_when_all_is_over_goes_home(runner: Runner, finished: int) -> None:
     result = runner.run("join", finished, "--data", "nowhere", "--account", "ann", "--yes", DEEPLEDGER_TASKS="")
     assert result.exit_code == 0, result.output
     assert "the job is over" in result.stderr

@@ -73,7 +73,7 @@ class Reporting:
         from deepledger.cli.metrics import serving
 
         with serving(self.metrics, reader, account) as (url, count):
-            observers.append(count)
+            observers.insert(0, count)  # what was told is in the metrics
             self.say(f"metrics on {url}")
             yield _watching_purse(observers, reader, account)
 
