@@ -1,0 +1,74 @@
+"""Whole jobs, from deployment to audit, on chains that are not made for us; and jobs whose phases end by the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import real_chains
+
+from deepledger.devnet import dev_accounts, find_anvil, start
+from deepledger.node.notices import RoundOver
+from deepledger.protocol.chain.events import Outcome
+from deepledger.protocol.chain.web3_ledger import deploy
+from tests.conftest import World, need
+from tests.integration.test_roles import assert_audit_matches, coordinator, node
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def chain(kind: str, folder: Path) -> Iterator[str]:
+    if kind == "anvil":
+        need(find_anvil(), "anvil")
+        with start("anvil") as devnet:
+            yield devnet.url
+    elif kind == "embedded":
+        with start("embedded") as devnet:
+            yield devnet.url
+    elif kind == "hardhat":
+        need(real_chains.find_hardhat(), "hardhat")
+        with real_chains.hardhat(folder) as url:
+            yield url
+    else:
+        need(real_chains.find_geth(), "geth")
+        with real_chains.geth(folder, period=int(kind.removeprefix("geth-"))) as url:
+            yield url
+
+
+@pytest.fixture(scope="module")
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with chain(request.param, folder) as url:
+        yield url
+
+
+@pytest.fixture
+def world(url: str, tmp_path: Path) -> World:
+    contract, _ = deploy(url, dev_accounts()[9], locks=tmp_path / "locks")
+    return World(url, contract, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["geth-0", "geth-1", "hardhat"], indirect=True)
+def test_a_job_runs_from_deployment_to_audit(world: World) -> None:
+    job = world.create_job(min_participants=3)
+    actors = [coordinator(world, job), *(node(world, job, number) for number in range(3))]
+    for actor in actors:
+        actor.join()
+    assert assert_audit_matches(world, job).job.outcome is Outcome.COMPLETED
+
+
+# Not geth-0: each of its blocks has a second of its own, so that its clock runs ahead of ours and then stands still.
+@pytest.mark.parametrize("url", ["geth-1", "hardhat", "anvil", "embedded"], indirect=True)
+def test_a_job_goes_on_by_the_clock_when_a_node_is_killed(world: World) -> None:
+    job = world.create_job(min_participants=2, rounds=2, commit_window=8, reveal_window=8)
+    actors = [coordinator(world, job), node(world, job, 0)]
+    killed = node(world, job, 1, kill_on=RoundOver)
+    actors.append(node(world, job, 2))
+    for actor in (killed, *actors):
+        actor.join()
+    over = assert_audit_matches(world, job).job
+    assert over.outcome is Outcome.COMPLETED
+    assert [len(each.opened.commits) for each in over.history][1] == 2
