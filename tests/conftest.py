@@ -334,10 +334,15 @@ def devnet(request: pytest.FixtureRequest) -> Iterator[str]:
         yield chain.url
 
 
+def world_on(devnet: str, folder: Path) -> World:
+    """With a ledger of its own: what is played in one world touches no other."""
+    contract, _ = deploy(devnet, dev_accounts()[9], locks=folder / "locks")
+    return World(devnet, contract, folder)
+
+
 @pytest.fixture
 def world(devnet: str, tmp_path: Path) -> World:
-    contract, _ = deploy(devnet, dev_accounts()[9], locks=tmp_path / "locks")
-    return World(devnet, contract, tmp_path)
+    return world_on(devnet, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ What no audit can see is a trail that another honest run would have left: see `P
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields, replace
 from enum import IntEnum
+from functools import cache
 from io import StringIO
 
 import pytest
@@ -19,6 +19,7 @@ from deepledger.auditor.render import as_json, render
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import CoordinatorReplaced, Departure, JobCreated, Outcome
 from deepledger.protocol.ether import eth
+from tests.conftest import Play, world_on
 
 ETHER = 10**18
 
@@ -26,6 +27,17 @@ POSSIBLE = {
     ("JobCreated", "terms"),  # altered field by field below
     ("Committed", "commitment"),  # of somebody who did not reveal
 }
+
+
+class Still:
+    """The node of a chain on which nothing happens any more: it is asked everything once."""
+
+    def __init__(self, reader):
+        self._reader, self._answers = reader, {}
+
+    def __getattr__(self, name):
+        answer = getattr(self._reader, name)
+        return self._answers.setdefault(name, cache(answer)) if callable(answer) else answer
 
 
 class Recorded:
@@ -43,8 +55,7 @@ class Recorded:
 
 def play_everything(world):
     """Penalties, exhausted stakes, missing ones, starved rounds, a replaced coordinator, a copy, leaves, an end."""
-    conftest = sys.modules[type(world).__module__]
-    play = conftest.Play(
+    play = Play(
         world, participants=4, coordinators=(1, 8), rounds=6, miss_limit=2, reveal_penalty=ETHER * 6 // 10
     )
     first, second, nodes = play.coordinator, world.ledger(8), play.nodes
@@ -104,8 +115,7 @@ def play_everything(world):
 
 def play_withheld(world):
     """A withheld validation set: one leaves while its key is due, one coordinator keeps it, the next gives it."""
-    conftest = sys.modules[type(world).__module__]
-    play = conftest.Play(world, rounds=2, **world.withhold((1, 8)))
+    play = Play(world, rounds=2, **world.withhold((1, 8)))
     second, nodes = world.ledger(8), play.nodes
     second.post_bond(play.job, value=play.terms.bond)
     play.round()
@@ -125,8 +135,7 @@ def play_withheld(world):
 
 def play_without_bond(world):
     """A coordinator takes its bond home when a round has starved; the next one goes on."""
-    conftest = sys.modules[type(world).__module__]
-    play = conftest.Play(world, participants=2, coordinators=(1, 8), rounds=1)
+    play = Play(world, participants=2, coordinators=(1, 8), rounds=1)
     first, second = play.coordinator, world.ledger(8)
     second.post_bond(play.job, value=play.terms.bond)
     world.rpc("evm_increaseTime", 62)
@@ -141,20 +150,32 @@ def play_without_bond(world):
     return play
 
 
-everything = pytest.mark.parametrize("told", [play_everything], indirect=True)
+everything = pytest.mark.parametrize("played", [play_everything], indirect=True)
 
 
-@pytest.fixture(params=[play_everything, play_withheld, play_without_bond])
-def told(world, request):
-    """The job's events, and what an audit says when the node tells others instead."""
+@pytest.fixture(scope="module", params=[play_everything, play_withheld, play_without_bond])
+def played(devnet, tmp_path_factory, request):
+    """A job that is over: its world, the world's node, its number and its events."""
+    world = world_on(devnet, tmp_path_factory.mktemp("trail"))
     play = request.param(world)
-    reader = world.reader()
-    events = reader.events(reader.created_in(play.job), reader.head().number, job=play.job)
-    return events, lambda told: audit(Recorded(reader, told), world.store, play.job)
+    reader = Still(world.reader())
+    return world, reader, play.job, reader.events(reader.created_in(play.job), reader.head().number, job=play.job)
+
+
+@pytest.fixture
+def told(played):
+    """The job's events, and what an audit says when the node tells others instead."""
+    world, reader, job, events = played
+    return events, lambda told: audit(Recorded(reader, told), world.store, job)
+
+
+def balance_of_contract(played):
+    world, *_ = played
+    return int(world.rpc("eth_getBalance", world.contract, "latest"), 16)
 
 
 @everything
-def test_a_run_in_which_everything_happens_matches(world, told):
+def test_a_run_in_which_everything_happens_matches(played, told):
     events, audited = told
     result = audited(events)
     assert result.matches, result.findings
@@ -164,7 +185,7 @@ def test_a_run_in_which_everything_happens_matches(world, told):
     assert len(result.job.abandoned) == 3
     departures = [event.departure for event in events if hasattr(event, "departure")]
     assert set(departures) == set(Departure)
-    assert result.held == 0 == int(world.rpc("eth_getBalance", world.contract, "latest"), 16)
+    assert result.held == 0 == balance_of_contract(played)
     assert as_json(result)["held"] == "0"
 
 
@@ -252,13 +273,13 @@ def test_every_altered_term_is_found(told, name):
     assert not audited([replace(created, terms=terms), *events[1:]]).matches
 
 
-@pytest.mark.parametrize("told", [play_withheld], indirect=True)
-def test_a_run_whose_validation_set_is_withheld_matches(world, told):
+@pytest.mark.parametrize("played", [play_withheld], indirect=True)
+def test_a_run_whose_validation_set_is_withheld_matches(played, told):
     events, audited = told
     result = audited(events)
     assert result.matches, result.findings
     assert result.job.outcome is Outcome.COMPLETED
-    assert result.held == 0 == int(world.rpc("eth_getBalance", world.contract, "latest"), 16)
+    assert result.held == 0 == balance_of_contract(played)
     (replaced,) = [event for event in events if isinstance(event, CoordinatorReplaced)]
     assert replaced.penalty == result.job.terms.bond
     lock = altered(result.job.terms.validation_lock)
@@ -266,13 +287,13 @@ def test_a_run_whose_validation_set_is_withheld_matches(world, told):
     assert not audited([lie, *events[1:]]).matches
 
 
-@pytest.mark.parametrize("told", [play_without_bond], indirect=True)
-def test_a_run_in_which_a_bond_was_taken_home_matches(world, told):
+@pytest.mark.parametrize("played", [play_without_bond], indirect=True)
+def test_a_run_in_which_a_bond_was_taken_home_matches(played, told):
     events, audited = told
     result = audited(events)
     assert result.matches, result.findings
     assert result.job.outcome is Outcome.COMPLETED
-    assert result.held == 0 == int(world.rpc("eth_getBalance", world.contract, "latest"), 16)
+    assert result.held == 0 == balance_of_contract(played)
     (replaced,) = [event for event in events if isinstance(event, CoordinatorReplaced)]
     assert replaced.penalty == 0
     window = result.job.terms.settle_window
