@@ -1,4 +1,4 @@
-"""The whole of deepledger on one machine: python examples/demo.py [--dataset digits|breast-cancer]
+"""The whole of deepledger on one machine: python examples/demo.py [--dataset digits|breast-cancer|diabetes]
 
 Everything runs as users run it, through the `deepledger` command, in processes of their own: a chain, a coordinator,
 four participants with data of their own, and at the end an auditor who has only the chain and the blob store.
@@ -97,7 +97,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", choices=["digits", "breast-cancer"], default="digits")
+    parser.add_argument("--dataset", choices=["digits", "breast-cancer", "diabetes"], default="digits")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is; emptied first")
     arguments = parser.parse_args()
     dataset = arguments.dataset
@@ -164,6 +164,7 @@ def watch(
     from deepledger.protocol.blobs import open_store
     from deepledger.protocol.chain.web3_ledger import connect
     from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
+    from deepledger.protocol.job.fetch import fetch_spec
     from deepledger.protocol.job.follow import Follower
     from deepledger.protocol.types import JobId
 
@@ -171,7 +172,8 @@ def watch(
     store = open_store(stage.env["DEEPLEDGER_STORE"])
     follower = Follower(reader, JobId(job))
     times: dict[Any, Any] = {}
-    accuracies: list[float] = []
+    spec = fetch_spec(store, follower.job.terms)
+    results: list[str] = []
     bar = Progress(TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
     rounds = bar.add_task("rounds", total=follower.job.terms.rounds)
     with Live(console=console, refresh_per_second=8) as live:
@@ -179,21 +181,34 @@ def watch(
             now = follower.update(timeout=1.0)
             if now.attempt is not None:
                 times.setdefault("opened", time.monotonic())
-            for over in now.history[len(accuracies) :]:
+            for over in now.history[len(results) :]:
                 times[over.opened.round] = time.monotonic()
                 report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
-                accuracies.append(report.evaluation.accuracy)
+                results.append(figure(spec, report.evaluation))
             bar.update(rounds, completed=len(now.history))
-            live.update(Group(bar, _state(follower, accuracies)))
+            live.update(Group(bar, _state(follower, spec, results)))
             failed = [process for process in processes if process.poll() not in (None, 0)]
             if failed and now.outcome is None:
                 raise SystemExit(f"{' '.join(map(str, failed[0].args))} failed, see the logs in {stage.folder}")
     console.print()
-    times["accuracies"] = accuracies
+    times["results"] = results
     return times, follower, reader
 
 
-def _state(follower: Any, accuracies: list[float]) -> Table:
+def figure(spec: Any, evaluation: Any) -> str:
+    """A result by the metric that tells most of the job's model."""
+    from deepledger.protocol.formats.evaluation import figure, values
+
+    return figure(spec.headline, values(evaluation, spec.validation.metrics)[spec.headline])
+
+
+def heading(spec: Any) -> str:
+    from deepledger.cli.agreement import heading
+
+    return heading(spec.headline, spec.validation.metrics[spec.headline])
+
+
+def _state(follower: Any, spec: Any, results: list[str]) -> Table:
     from deepledger.protocol.job.state import Attempt
 
     job, attempt = follower.job, follower.job.attempt
@@ -205,8 +220,7 @@ def _state(follower: Any, accuracies: list[float]) -> Table:
         done = ["✓" if over or (attempt and has(attempt, seat.address)) else "·" for has in
                 (Attempt.has_committed, Attempt.has_revealed)]  # fmt: skip
         table.add_row(name, str(seat.seat), str(seat.samples), *done)
-    latest = " ".join(f"{value:.1%}" for value in accuracies[-6:])
-    table.caption = f"{follower.phase().name.lower()}   accuracy {latest}"
+    table.caption = f"{follower.phase().name.lower()}   {heading(spec)} {' '.join(results[-6:])}"
     table.caption_justify = "left"
     return table
 
@@ -218,8 +232,8 @@ def names() -> dict[str, str]:
     return defaultdict(lambda: "?", known)
 
 
-def train_without_deepledger(stage: Stage, job: Any) -> list[float]:
-    """Federated averaging in floats, same task, data, seeds and order: what deepledger's integers are measured by."""
+def train_without_deepledger(stage: Stage, job: Any) -> tuple[Any, list[str]]:
+    """The job's spec, and what federated averaging in floats comes to, with the same task, data, seeds and order."""
     import numpy as np
     import torch
 
@@ -237,7 +251,7 @@ def train_without_deepledger(stage: Stage, job: Any) -> list[float]:
     owners = {address: name for address, name in names().items() if "participant" in name}
     shards = {address: task.load_data(stage.data(name)) for address, name in owners.items()}
     model = read_floats(module).astype(np.float64)
-    accuracies = []
+    results = []
     for over in job.history:
         total, change = 0, np.zeros_like(model)
         for address, shard in shards.items():
@@ -248,24 +262,30 @@ def train_without_deepledger(stage: Stage, job: Any) -> list[float]:
             total += len(shard)
         model += change / total
         write_floats(module, model.astype(np.float32))
-        accuracies.append(task.evaluate(module, validation, seed=spec.training.seed).accuracy)
-    return accuracies
+        results.append(figure(spec, task.evaluate(module, validation, seed=spec.training.seed)))
+    return spec, results
 
 
 def summarise(
-    console: Console, follower: Any, reader: Any, times: dict[Any, Any], audit: dict[str, Any], plain: list[float]
+    console: Console,
+    follower: Any,
+    reader: Any,
+    times: dict[Any, Any],
+    audit: dict[str, Any],
+    plain: tuple[Any, list[str]],
 ) -> None:
     from deepledger.cli import show
     from deepledger.protocol.chain.events import Credited
     from deepledger.protocol.types import Wei
 
     job = follower.job
-    table = Table(title="accuracy per round", title_justify="left", box=None, header_style="dim")
+    spec, without = plain
+    table = Table(title=f"{heading(spec)} per round", title_justify="left", box=None, header_style="dim")
     for column in ("round", "deepledger", "without", "seconds"):
         table.add_column(column, justify="right")
     last = times["opened"]
-    for number, (ours, theirs) in enumerate(zip(times["accuracies"], plain, strict=True)):
-        table.add_row(str(number), f"{ours:.1%}", f"{theirs:.1%}", f"{times[number] - last:.2f}")
+    for number, (ours, theirs) in enumerate(zip(times["results"], without, strict=True)):
+        table.add_row(str(number), ours, theirs, f"{times[number] - last:.2f}")
         last = times[number]
     console.print(table)
 

@@ -299,7 +299,7 @@ def _outcome(setting: Setting, job: Job, reports: Sequence[Report], people: Sequ
     pot = setting.rounds * job.terms.reward
     ends = {"likeness": min, "norm": max, "profile": min, "alignment": min, "harm": max}
     return {
-        "accuracies": [round(report.evaluation.accuracy, 4) for report in reports],
+        "accuracies": [round(float(report.evaluation.exact("accuracy")), 4) for report in reports],
         "losses": [round(report.evaluation.loss, 4) for report in reports],
         "paid": [round(paid[person] / pot, 5) for person in people],
         "by_samples": [round(by_samples[person] / pot, 5) for person in people],
@@ -321,7 +321,7 @@ def _what_it_learned(
     def rate(arrays: data.Arrays) -> float:
         """Of images that get the label that stands here."""
         probe = task.load_data(data.write(arrays, folder / "probe"))
-        return round(task.evaluate(module, probe, seed=spec.training.seed).accuracy, 4)
+        return round(float(task.evaluate(module, probe, seed=spec.training.seed).exact("accuracy")), 4)
 
     return {
         "accuracy": rate(validation),

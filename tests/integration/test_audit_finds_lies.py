@@ -18,7 +18,8 @@ from deepledger.protocol.chain.events import Credited, Departure, Joined, Left, 
 from deepledger.protocol.errors import BadInput, StateError, StoreUnreachable
 from deepledger.protocol.evaluation.evaluators import InProcesses
 from deepledger.protocol.evaluation.task import Task
-from deepledger.protocol.formats.evaluation import WORST_LOSS, Coalition
+from deepledger.protocol.formats.evaluation import Coalition
+from deepledger.protocol.formats.metrics import ACCURACY, WORST
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.settlement.judging import Judged
 
@@ -83,7 +84,7 @@ def pay_a_friend(claim):
 
 
 def swap_the_validation_result(claim):
-    claim.report["evaluation"] = {"samples": 34, "correct": 34, "loss_millionths": 1}
+    claim.report["evaluation"] = {"samples": 34, "correct": 34, "millionths": {"loss": 1}}
 
 
 def tell_of_another_job(claim):
@@ -168,7 +169,7 @@ def reward_a_friend(claim):
 def change_a_result(claim):
     results = dict(claim.settlement.evaluations)
     coalition = next(each for each in results if each.seats == 0b0101)
-    results[coalition] = results[coalition].model_copy(update={"loss_millionths": 1})
+    results[coalition] = results[coalition].model_copy(update={"millionths": {"loss": 1}})
     claim.settlement = replace(claim.settlement, evaluations=results)
 
 
@@ -271,8 +272,8 @@ def bent(play, parts, *, seats=0b0010):
     class Bent(play.sources):
         def evaluate(self, coalitions, wanted):
             for coalition, result in zip(wanted, super().evaluate(coalitions, wanted), strict=True):
-                off = result.loss_millionths * parts // 10**6 if coalition.seats == seats else 0
-                yield result.model_copy(update={"loss_millionths": result.loss_millionths - off})
+                off = result.millionths["loss"] * parts // 10**6 if coalition.seats == seats else 0
+                yield result.model_copy(update={"millionths": {"loss": result.millionths["loss"] - off}})
 
     return Bent
 
@@ -297,13 +298,13 @@ def test_results_may_differ_as_two_machines_do(valued):
     result = audited(valued)
     assert result.matches, result.findings
     remeasured = result.rounds[0].remeasured
-    assert 1e-6 < remeasured.loss < 3e-6
+    assert 1e-6 < remeasured.differences["loss"] < 3e-6
     assert 0 < remeasured.moved < remeasured.pot // 1000
     assert result.doubts == ()
 
 
 def within_loss(result):
-    return {"loss_millionths": result.loss_millionths + result.loss_millionths * 90 // 10**6}
+    return {"millionths": {"loss": result.millionths["loss"] + result.millionths["loss"] * 90 // 10**6}}
 
 
 def within_accuracy(result):
@@ -314,7 +315,8 @@ def within_accuracy(result):
 def test_pay_that_is_moved_within_the_tolerance_is_told_by_name_and_amount(world, metric, lie):
     """Nothing proves it: each result is one that the job takes."""
     changes = {"rewards": {"policy": "contribution", "measure": "leave_one_out", "metric": metric}}
-    changes["validation"] = {"loss_tolerance": 1e-4, **pinned(world)}
+    metrics = {"loss": {"better": "lower", "tolerance": 1e-4}, "accuracy": ACCURACY.model_dump()}
+    changes["validation"] = {"metrics": metrics, **pinned(world)}
     play = sys.modules[type(world).__module__].Play(world, participants=4, spec_changes=changes)
 
     class Friendly(play.sources):
@@ -589,7 +591,7 @@ def test_coalitions_on_which_the_task_fails_here_accuse_nobody_and_excuse_nobody
 
     def praise(claim):
         praised = {
-            coalition: result.model_copy(update={"loss_millionths": result.loss_millionths // 2})
+            coalition: result.model_copy(update={"millionths": {"loss": result.millionths["loss"] // 2}})
             for coalition, result in claim.settlement.evaluations.items()
         }
         claim.settlement = replace(claim.settlement, evaluations=praised)
@@ -664,7 +666,7 @@ def fail(_):
 
 
 def be_no_number(result):
-    return result.model_copy(update={"correct": 0, "loss_millionths": WORST_LOSS})
+    return result.model_copy(update={"correct": 0, "millionths": {"loss": WORST}})
 
 
 def test_what_counts_as_samples_is_the_tasks_business_also_where_it_fails(world, monkeypatch):
@@ -692,7 +694,7 @@ def test_praise_for_a_model_with_the_worst_result_is_named(world, monkeypatch, b
 
     class Praising(play.sources):
         def evaluate(self, coalitions, wanted):
-            praise = {"correct": 34, "loss_millionths": 0}
+            praise = {"correct": 34, "millionths": {"loss": 0}}
             for coalition, result in zip(wanted, super().evaluate(coalitions, wanted), strict=True):
                 yield result.model_copy(update=praise if coalition.seats == 0b111 else {})
 
@@ -709,7 +711,7 @@ def test_praise_for_a_model_with_the_worst_result_is_named(world, monkeypatch, b
         (finding,) = result.findings
         assert finding.kind is Kind.EVALUATION
         assert (finding.claimed, finding.derived) == (
-            "34/34 correct, loss 0.000000", "0/34 correct, loss 1000000000.000000",
+            "accuracy 100.0%, loss 0 (34 of 34 correct)", "accuracy 0.0%, loss not finite (0 of 34 correct)",
         )  # fmt: skip
 
 

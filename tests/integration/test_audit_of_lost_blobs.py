@@ -14,6 +14,7 @@ from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import Settled
+from deepledger.protocol.formats.report import MAX_REPORT_BYTES
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.verdicts import Verdict
 
@@ -82,10 +83,10 @@ def test_what_has_the_right_digest_and_cannot_be_a_model_is_the_coordinators_lie
 
 
 def test_what_has_the_right_digest_and_cannot_be_a_report_is_the_coordinators_lie(play):
-    settle_with(play, report_digest=play.world.store.put(bytes((1 << 20) + 1)))
+    settle_with(play, report_digest=play.world.store.put(bytes(MAX_REPORT_BYTES + 1)))
     (finding,) = audited(play).findings
     assert (finding.kind, finding.who) == (Kind.REPORT, play.coordinator.account)
-    assert "1,048,577 bytes" in finding.derived
+    assert f"{MAX_REPORT_BYTES + 1:,} bytes" in finding.derived
 
 
 def test_an_update_of_another_length_that_was_accepted_is_the_coordinators_lie(play):

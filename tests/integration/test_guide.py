@@ -65,7 +65,7 @@ def test_the_guides_task_learns_by_the_guides_job(folder: Path) -> None:
     after = bench.evaluate(model)
     assert after.samples == 50
     assert after.correct >= 45
-    assert after.loss_millionths < made.first.loss_millionths
+    assert after.millionths["loss"] < made.first.millionths["loss"]
 
 
 def test_the_guides_task_is_short() -> None:

@@ -101,7 +101,7 @@ def test_a_job_runs_to_its_end_and_everybody_is_paid(world):
     result = assert_audit_matches(world, job)
     assert result.job.outcome is Outcome.COMPLETED
     assert all(isinstance(actor.seen[-1], Finished) for actor in actors[1:])
-    losses = [each.evaluation.loss for each in result.rounds]
+    losses = [each.evaluation.exact("loss") for each in result.rounds]
     assert losses == sorted(losses, reverse=True), "the model gets better every round"
 
 

@@ -88,7 +88,9 @@ def test_pay_by_contribution_is_not_checked_before_the_key_is_there(world, play)
 
 def test_a_false_result_is_found_once_the_key_is_there(world, play):
     made = play(rounds=1, **world.withhold())
-    made.round(lie=lambda claim: claim.report.update(evaluation={"samples": 34, "correct": 34, "loss_millionths": 1}))
+    made.round(
+        lie=lambda claim: claim.report.update(evaluation={"samples": 34, "correct": 34, "millionths": {"loss": 1}})
+    )
     assert audit(world.reader(), world.store, made.job, tasks=[world.task]).matches
     world.ledger(9).disclose(made.job, world.key)
     (finding,) = audit(world.reader(), world.store, made.job, tasks=[world.task]).findings

@@ -79,7 +79,7 @@ def test_data_may_be_read_when_it_is_needed_and_is_gone_with_the_bench(tmp_path:
     bench = prepare(tmp_path, b"123")
     model = encode_model(read_floats(bench.module), bench.spec.model)
     for _ in range(2):
-        assert bench.evaluate(model) == Evaluation(samples=3, correct=0, loss_millionths=6_000_000)
+        assert bench.evaluate(model) == Evaluation(samples=3, correct=0, millionths={"loss": 6_000_000})
     assert len(list(temporary.rglob("validation"))) == 1
     del bench
     gc.collect()
@@ -95,7 +95,7 @@ def test_nothing_is_left_behind_by_data_that_cannot_be_loaded(tmp_path: Path, te
 def test_a_model_that_the_task_cannot_stand_has_the_worst_result(tmp_path: Path, temporary: Path) -> None:
     bench = prepare(tmp_path, b"123")
     poisoned = encode_model(np.array([1000, 0], np.float32), bench.spec.model)
-    assert bench.evaluate(poisoned) == Evaluation(samples=3, correct=0, loss_millionths=FAILED_LOSS)
+    assert bench.evaluate(poisoned) == Evaluation(samples=3, correct=0, millionths={"loss": FAILED_LOSS})
     with pytest.raises(BadInput, match="contains infinity"):
         bench.try_out(poisoned)
 
@@ -114,7 +114,7 @@ def test_a_machine_that_fails_once_is_tried_again(
         return whole(task, *arguments, seed=seed)
 
     monkeypatch.setattr(Task, "evaluate", short_of_memory)
-    assert bench.evaluate(model) == Evaluation(samples=3, correct=0, loss_millionths=6_000_000)
+    assert bench.evaluate(model) == Evaluation(samples=3, correct=0, millionths={"loss": 6_000_000})
     assert len(tries) == 2
 
 
@@ -126,7 +126,7 @@ def test_what_fails_with_every_model_is_no_models_fault(tmp_path: Path, temporar
     with pytest.raises(StateError, match=r"on the job's first model, too: .*FileNotFoundError"):
         bench.evaluate(model)
     bench.path.write_bytes(b"123")
-    assert bench.evaluate(model).loss_millionths == 6_000_000
+    assert bench.evaluate(model).millionths["loss"] == 6_000_000
 
 
 def test_a_disk_without_room_is_told(tmp_path: Path, temporary: Path) -> None:

@@ -85,7 +85,7 @@ def coalitions(bench, stack_of):
 
 def test_worker_processes_agree_with_this_one(bench, coalitions, monkeypatch):
     expected = OneByOne(bench).evaluate(coalitions, WANTED)
-    assert len({result.loss_millionths for result in expected}) > 10
+    assert len({result.millionths["loss"] for result in expected}) > 10
     monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
     workers = evaluator_for(bench, workers=2)
     for _ in range(2):  # the second time, the workers are there

@@ -33,7 +33,7 @@ def test_near_ties_explain_a_few_samples_among_many(correct: int, samples: int, 
 def test_a_task_that_fails_here_does_not_say_what_a_round_should_have_paid() -> None:
     class Failing:
         def evaluate(self, _: object, wanted: Sequence[Coalition]) -> list[Evaluation]:
-            return [Evaluation(samples=3, correct=0, loss_millionths=FAILED_LOSS)] * len(wanted)
+            return [Evaluation(samples=3, correct=0, millionths={"loss": FAILED_LOSS})] * len(wanted)
 
     nothing: Any = None
     failing: Any = Failing()

@@ -76,7 +76,9 @@ class Served:
     def result(self, model: np.ndarray) -> Evaluation:
         missing = (self.target - model) / UNIT
         return Evaluation(
-            samples=D, correct=int((np.abs(missing) < 0.3).sum()), loss_millionths=int(10**6 * (missing @ missing) / D)
+            samples=D,
+            correct=int((np.abs(missing) < 0.3).sum()),
+            millionths={"loss": int(10**6 * (missing @ missing) / D)},
         )
 
 
@@ -136,7 +138,7 @@ def test_scores_follow_from_the_results_of_coalitions(metric, job, served, rando
             chosen = [made[seat] for seat in made if mask >> seat & 1]
             after = mean_of(spec, *zip(*chosen, strict=True)) if chosen else np.zeros(D, int)
             result = served.result(after)
-            yield -result.loss_millionths if metric == "loss" else result.correct * 10**6 // D
+            yield -result.millionths["loss"] if metric == "loss" else result.correct * 10**6 // D
 
     worth = shapley(list(made), lambda masks: list(value(masks)))
     earned = scores(spec.rewards, dict.fromkeys(made, 1), worth)

@@ -8,6 +8,7 @@ import pytest
 from deepledger.cli.simulation import _remembered
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.canonical import parse_json
+from deepledger.protocol.formats.metrics import ACCURACY, LOSS
 from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, build_spec, parse_spec, spec_bytes
 
 
@@ -47,6 +48,13 @@ def test_numbers_survive_canonical_form(spec_of):
 
 
 VALIDATION = {"digest": "cd" * 32, "bytes": 100}
+
+
+def measured(**changes):
+    metrics = {"loss": LOSS.model_dump(), "accuracy": ACCURACY.model_dump()}
+    return {"metrics": metrics | {name: metrics.get(name, {}) | change for name, change in changes.items()}}
+
+
 WRONG = {
     "unknown field": ({"extra": 1}, "extra: there is no such key"),
     "missing part": ({"rewards": None}, "rewards: "),
@@ -74,16 +82,42 @@ WRONG = {
         "lower update",
     ),
     "loose where losses pay": (
-        {"rewards": {"policy": "contribution"}, "validation": VALIDATION | {"loss_tolerance": 1e-3}},
-        "the tolerance of the loss is 0.001, but pay follows contribution to it, which allows at most 0.0001",
+        {"rewards": {"policy": "contribution"}, "validation": VALIDATION | measured(loss={"tolerance": 1e-3})},
+        "the tolerance of loss is 0.001 and 0 samples, but pay follows contribution to it, which allows at most 0.0001",
     ),
     "loose where correct samples pay": (
         {
             "rewards": {"policy": "contribution", "metric": "accuracy"},
-            "validation": VALIDATION | {"correct_tolerance": 2},
+            "validation": VALIDATION | measured(accuracy={"ties": 2}),
         },
-        "the tolerance of correct samples is 2, but pay follows contribution to it, which allows at most 1",
+        "the tolerance of accuracy is 0 and 2 samples, but pay follows contribution to it, which allows at most 0.0001 "
+        "and 1",
     ),
+    "metric that nobody measures": (
+        {"rewards": {"policy": "contribution", "metric": "rmse"}},
+        "rewards.metric is 'rmse', and the task measures loss, accuracy",
+    ),
+    "loose where a metric pays": (
+        {
+            "rewards": {"policy": "contribution", "metric": "ndcg"},
+            "validation": VALIDATION | measured(ndcg={"better": "higher", "ties": 2}),
+        },
+        "the tolerance of ndcg is 1e-05 and 2 samples",
+    ),
+    "no loss": ({"validation": VALIDATION | {"metrics": {}}}, "of loss, lower is better, and its scale is 1"),
+    "a loss to be raised": (
+        {"validation": VALIDATION | measured(loss={"better": "higher"})},
+        "of loss, lower is better",
+    ),
+    "an accuracy of its own": (
+        {"validation": VALIDATION | measured(accuracy={"scale": 100.0})},
+        "of accuracy, higher is better, and its scale is 1",
+    ),
+    "direction": (
+        {"validation": VALIDATION | measured(rmse={"better": "less"})},
+        "validation.metrics.rmse.better: 'less' is not 'lower' or 'higher'",
+    ),
+    "no scale": ({"validation": VALIDATION | measured(rmse={"better": "lower", "scale": 0.0})}, "rmse.scale"),
     "secret": ({"privacy": "sealed"}, "privacy: 'sealed' is not 'open'"),
     "other version": ({"version": 2}, "version"),
 }
@@ -98,10 +132,21 @@ def test_a_wrong_spec_is_refused_in_one_line(change, message, spec_fields):
 
 
 def test_evaluations_may_differ_further_where_nothing_is_paid_for_them(spec_of):
-    assert spec_of(validation=VALIDATION | {"loss_tolerance": 1e-3, "correct_tolerance": 9})
-    assert spec_of().validation.loss_tolerance == 1e-5
+    assert spec_of(validation=VALIDATION | measured(loss={"tolerance": 1e-3}, accuracy={"ties": 9}))
+    assert spec_of().validation.metrics == {"loss": LOSS, "accuracy": ACCURACY}
     by_accuracy = {"policy": "contribution", "metric": "accuracy"}
-    assert spec_of(rewards=by_accuracy, validation=VALIDATION | {"loss_tolerance": 1e-3})
+    assert spec_of(rewards=by_accuracy, validation=VALIDATION | measured(loss={"tolerance": 1e-3}))
+
+
+def test_a_job_pays_by_a_metric_of_its_own(spec_of):
+    rmse = {"better": "lower", "scale": 10.0}
+    by_rmse = {"policy": "contribution", "metric": "rmse"}
+    spec = spec_of(rewards=by_rmse, validation=VALIDATION | measured(rmse=rmse))
+    assert parse_spec(spec_bytes(spec)) == spec
+    assert spec.headline == "rmse"
+    assert spec_of(validation=VALIDATION | measured(rmse=rmse)).headline == "accuracy"
+    assert spec_of(validation=VALIDATION | {"metrics": {"loss": {"better": "lower"}, "rmse": rmse}}).headline == "rmse"
+    assert spec_of(validation=VALIDATION | {"metrics": {"loss": {"better": "lower"}}}).headline == "loss"
 
 
 @pytest.mark.parametrize("fields", [None, [], "spec", 5, {}])

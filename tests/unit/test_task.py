@@ -17,7 +17,8 @@ from deepledger.protocol.evaluation.task import (
     find_source,
     read_source,
 )
-from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.evaluation import Evaluation, in_words, values
+from deepledger.protocol.formats.metrics import BUILT_IN, WORST
 from deepledger.protocol.formats.spec import TaskPin
 
 torch = pytest.importorskip("torch")
@@ -67,7 +68,7 @@ def test_a_task_runs(task_of, tmp_path):
     write_floats(model, before)
     task.train(model, data, seed=1, hyperparameters={"rate": 0.5})
     assert (after == read_floats(model)).all()
-    assert task.evaluate(model, data, seed=1) == Evaluation(samples=3, correct=1, loss_millionths=500_000)
+    assert task.evaluate(model, data, seed=1) == Evaluation(samples=3, correct=1, millionths={"loss": 500_000})
 
 
 @pytest.mark.parametrize(
@@ -157,11 +158,24 @@ FAILURES = {
     "no length": ("path.read_text().split()", "iter(())", "returned a tuple_iterator, which has no length"),
     "no samples": ("path.read_text().split()", "[]", "has no samples"),
     "train": ("rate * torch", "rate.no_such * torch", "train of task .* failed: AttributeError"),
-    "no dictionary": ('{"samples": len(data), "correct": 1, "loss": 0.5}', "0.5", "evaluate of task .* must: evaluate"),
-    "no loss": (', "loss": 0.5', "", "evaluate of task .* must: evaluate"),
-    "negative": ('"correct": 1', '"correct": -1', "evaluate of task .* must: evaluate"),
-    "more than all": ('"correct": 1', '"correct": 4', "evaluate of task .* must: evaluate"),
-    "text": ('"loss": 0.5', '"loss": "low"', "evaluate of task .* must: evaluate"),
+    "no dictionary": (
+        '{"samples": len(data), "correct": 1, "loss": 0.5}',
+        "0.5",
+        "a float is no dictionary; it is eval",
+    ),
+    "no loss": (', "loss": 0.5', "", "evaluate of task .* must: 'loss' is missing"),
+    "negative": ('"correct": 1', '"correct": -1', "'correct' is -1, but it counts samples"),
+    "a share": ('"correct": 1', '"correct": 0.93', "'correct' is 0.93, but it counts samples: not a share"),
+    "more than all": ('"correct": 1', '"correct": 4', "'correct' is 4, of 3 samples"),
+    "text": ('"loss": 0.5', '"loss": "0.5"', "'loss' is a str, not a number"),
+    "yes or no": ('"correct": 1', '"correct": True', "'correct' is a bool, not a number"),
+    "yes or no of torch": ('"correct": 1', '"correct": torch.tensor(True)', "'correct' is a bool, not a number"),
+    "nothing": ('"loss": 0.5', '"loss": None', "'loss' is a NoneType, not a number"),
+    "one for each": ('"loss": 0.5', '"loss": torch.ones(3)', "'loss' is a Tensor of several elements, not one number"),
+    "not declared": ('"loss": 0.5', '"loss": 0.5, "f1": 0.5', r"'f1' is not declared: add METRICS = \{\"f1\": "),
+    "its own accuracy": ('"correct": 1', '"accuracy": 0.3', "'accuracy' is not declared: return how many are correct"),
+    "no name": ('"loss": 0.5', '"loss": 0.5, 5: 1', "a key that is a int is not declared"),
+    "no metric": ("import torch", "import torch\nMETRICS = {'rmse': 'lower'}", "must: 'rmse' is missing"),
 }
 
 
@@ -179,6 +193,62 @@ def test_a_failing_task_is_named(old, new, message, task_of, tmp_path):
 
     with pytest.raises(BadInput, match=message):
         run()
+
+
+DECLARED = """
+METRICS = {"rmse": {"better": "lower", "scale": 10}, "ndcg@10": {"better": "higher", "ties": 1}, "r2": "higher"}
+"""
+
+
+def measuring(results: str) -> str:
+    return SOURCE.replace('"correct": 1, "loss": 0.5', results) + DECLARED
+
+
+def test_a_task_measures_what_it_declares(task_of):
+    task = task_of(measuring('"loss": -0.25, "rmse": torch.tensor([53.2]), "ndcg@10": 0.75, "r2": -1'))
+    result = task.evaluate(task.build_model(1), [1, 2], seed=1)
+    counted = {"loss": -250_000, "rmse": 5_320_000, "ndcg@10": 750_000, "r2": -1_000_000}
+    assert result == Evaluation(samples=2, correct=None, millionths=counted)
+    assert in_words(result, BUILT_IN | task.metrics) == "loss -0.25, ndcg@10 0.75, r2 -1, rmse 53.2"
+    assert (result.diverged, result.names) == (False, {"loss", "rmse", "ndcg@10", "r2"})
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e40"])
+def test_what_is_not_finite_is_the_worst_whichever_way_is_better(value, task_of):
+    text = f'"loss": 10**400, "rmse": float("{value}"), "ndcg@10": -float("{value}"), "r2": 0.5'
+    task = task_of(measuring(text))
+    result = task.evaluate(task.build_model(1), [1], seed=1)
+    assert result.millionths == {"loss": WORST, "rmse": WORST, "ndcg@10": -WORST, "r2": 500_000}
+    assert result.diverged
+    assert not result.failed
+    words = "loss not finite, ndcg@10 not finite, r2 0.5, rmse not finite"
+    assert in_words(result, BUILT_IN | task.metrics) == words
+    assert values(result, BUILT_IN | task.metrics)["rmse"] is None
+
+
+@pytest.mark.parametrize("value", ["torch.tensor(1)", "1.0", "torch.ones(1)", "__import__('numpy').int64(1)"])
+def test_counts_may_come_as_torch_and_numpy_have_them(value, task_of):
+    task = task_of(SOURCE.replace('"correct": 1', f'"correct": {value}'))
+    assert task.evaluate(task.build_model(1), [1], seed=1).correct == 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ("['rmse']", r"METRICS is a list: write METRICS = \{"),
+        ("{'rmse': {}}", "METRICS: rmse.better: "),
+        ("{'rmse': 'less'}", "METRICS: rmse.better: 'less' is not 'lower' or 'higher'"),
+        ("{'rmse': {'better': 'lower', 'scale': -1.0}}", "METRICS: rmse.scale: "),
+        ("{'rmse': {'better': 'lower', 'scal': 1.0}}", "METRICS: rmse.scal: "),
+        ("{'root mean square': 'lower'}", "METRICS: root mean square"),
+        ("{'loss': 'lower'}", "'loss' is always known"),
+        ("{'correct': 'higher'}", "'correct' is always known"),
+        ("{f'm{i}': 'lower' for i in range(8)}", "METRICS has 8 metrics, and 7 are the most"),
+    ],
+)
+def test_a_declaration_that_makes_no_sense_is_refused_by_name(declared, message, task_of):
+    with pytest.raises(BadInput, match=f"task.py: .*{message}"):
+        task_of(f"{SOURCE}\nMETRICS = {declared}")
 
 
 def test_what_an_evaluation_draws_is_the_same_each_time(task_of):
@@ -232,11 +302,19 @@ def test_no_data(task_of, tmp_path):
 
 @pytest.mark.parametrize(
     ("loss", "millionths"),
-    [("nan", 10**15), ("inf", 10**15), ("-inf", 0), ("-0.5", 0), ("1e30", 10**15), ("0.1234567", 123457)],
+    [
+        ("nan", 10**15),
+        ("inf", 10**15),
+        ("-inf", 10**15),
+        ("1e30", 10**15),
+        ("-0.5", -500_000),
+        ("-1e30", -(10**15)),
+        ("0.1234567", 123457),
+    ],
 )
 def test_every_loss_has_its_millionths(loss, millionths, task_of):
     task = task_of(SOURCE.replace('"loss": 0.5', f'"loss": float("{loss}")'))
-    assert task.evaluate(task.build_model(1), [1], seed=1).loss_millionths == millionths
+    assert task.evaluate(task.build_model(1), [1], seed=1).millionths["loss"] == millionths
 
 
 def test_the_layout_is_the_floating_point_entries_in_order():

@@ -14,7 +14,7 @@ from deepledger.node.training import Trainer, _add_momentum, load_trainer, make_
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.state_dict import layout_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
-from deepledger.protocol.formats.evaluation import WORST_LOSS
+from deepledger.protocol.formats.metrics import WORST
 from deepledger.protocol.formats.spec import build_spec
 from deepledger.protocol.formats.vectors import encode_model
 
@@ -149,7 +149,7 @@ def test_a_rehearsal_refuses_data_that_no_number_comes_of(table_of: Any, value: 
 
 def test_a_rehearsal_does_not_refuse_a_great_loss_that_can_be_trained_on(table_of: Any) -> None:
     trainer = table_of(last_value=1e20)
-    assert trainer.task.evaluate(trainer.model, trainer.data, seed=1).loss_millionths == WORST_LOSS
+    assert trainer.task.evaluate(trainer.model, trainer.data, seed=1).millionths["loss"] == WORST
     rehearse(trainer)
 
 

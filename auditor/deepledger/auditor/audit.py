@@ -96,6 +96,7 @@ def audit(
         findings=tuple(findings),
         blobs=counted.blobs,
         bytes=counted.bytes,
+        spec=spec,
         evaluation=_evaluated(rounds) if status == "checked" else status,
         held=rules.accounts.held,
     )

@@ -10,6 +10,7 @@ from deepledger.protocol.chain.events import Event, Position
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.report import Report
+from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.state import Job, SettledRound
 from deepledger.protocol.types import Address, RoundNumber, Wei
 
@@ -43,9 +44,7 @@ class Finding:
 class Remeasured:
     """What a round paid otherwise than it would have by the results that were got here."""
 
-    loss: float  # largest difference of a loss, of max(1, loss)
-    correct: int  # differences of correct samples, added up
-    samples: int  # of the validation set, times the models that were evaluated
+    differences: Mapping[str, float]  # the largest, of max(1, value), by metric that verdicts and pay follow from
     pot: Wei
     excess: Mapping[Address, int]  # wei that were paid too much, or if negative too little
     beyond_rounding: bool  # results differ more than two honest machines' do
@@ -81,6 +80,7 @@ class Audit:
     findings: tuple[Finding, ...]
     blobs: int  # fetched and verified
     bytes: int
+    spec: JobSpec | None  # None if it cannot be had
     evaluation: str  # "checked", or why not
     held: int  # wei that the contract holds for this job, by the audit's own accounts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import groupby
@@ -34,6 +35,8 @@ from deepledger.protocol.chain.events import (
     Withdrawn,
 )
 from deepledger.protocol.ether import eth
+from deepledger.protocol.formats.evaluation import Evaluation, figure, values
+from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.types import Wei
 
@@ -85,7 +88,8 @@ def as_json(audit: Audit) -> dict[str, Any]:
                 "derived": each.derived,
                 "believed": each.believed,
                 "remeasured": _remeasured_json(each.remeasured) if each.remeasured else None,
-                "evaluation": each.evaluation.model_dump() if each.evaluation else None,
+                "claimed": _result_json(each.report.evaluation, audit.spec) if each.report else None,
+                "evaluation": _result_json(each.evaluation, audit.spec) if each.evaluation else None,
                 "updates": [update.model_dump(mode="json") for update in each.report.updates] if each.report else None,
             }
             for each in audit.rounds
@@ -107,11 +111,14 @@ def as_json(audit: Audit) -> dict[str, Any]:
     }
 
 
+def _result_json(evaluation: Evaluation, spec: JobSpec | None) -> dict[str, Any]:
+    """By the metrics that the spec pins; null: not finite."""
+    return {"samples": evaluation.samples} | (dict(values(evaluation, spec.validation.metrics)) if spec else {})
+
+
 def _remeasured_json(remeasured: Remeasured) -> dict[str, Any]:
     return {
-        "loss": remeasured.loss,
-        "correct": remeasured.correct,
-        "samples": remeasured.samples,
+        "differences": dict(remeasured.differences),
         "moved": str(remeasured.moved),
         "excess": {address: str(amount) for address, amount in remeasured.excess.items()},
         "doubtful": remeasured.doubtful,
@@ -200,17 +207,23 @@ def _what(event: Event) -> list[str]:
 
 def _rounds(audit: Audit) -> Table:
     table = Table(title="Rounds", title_justify="left", box=None, header_style="dim")
-    for column in ("round", "updates accepted", "derived again", "accuracy claimed", "re-evaluated"):
+    name = audit.spec.headline if audit.spec else "accuracy"
+    for column in ("round", "updates accepted", "derived again", f"{name} claimed", "re-evaluated"):
         table.add_column(column, justify="right")
     for each in audit.rounds:
         table.add_row(
             str(each.over.opened.round),
             f"{each.over.settled.accepted.bit_count()} of {len(each.over.opened.reveals)}",
             "yes" if each.derived else "pay not checked" if each.believed else "no",
-            f"{each.report.evaluation.accuracy:.1%}" if each.report else "?",
-            f"{each.evaluation.accuracy:.1%}" if each.evaluation else "-",
+            _result(each.report.evaluation, audit.spec) if each.report else "?",
+            _result(each.evaluation, audit.spec) if each.evaluation else "-",
         )
     return table
+
+
+def _result(evaluation: Evaluation, spec: JobSpec | None) -> str:
+    told = values(evaluation, spec.validation.metrics) if spec else {}
+    return figure(spec.headline, told[spec.headline]) if spec and spec.headline in told else "?"
 
 
 def _refused(audit: Audit) -> list[RenderableType]:
@@ -256,9 +269,8 @@ def _doubt(round: AuditedRound, remeasured: Remeasured) -> Text:
     text = Text()
     text.append(
         f"\nDOUBT: round {round.over.opened.round} paid {eth(remeasured.moved)}, {part:.0%} of its pot, otherwise than "
-        f"it would have by the results that were got here. They differ by up to {remeasured.loss:.1e} of the loss and "
-        f"in {remeasured.correct} of {remeasured.samples:,} samples, more than rounding and near ties explain; within "
-        "the job's tolerance, that proves nothing.\n",
+        f"it would have by the results that were got here. They differ by up to {_differences([remeasured])}, more "
+        "than rounding and near ties explain; within the job's tolerance, that proves nothing.\n",
         "bold yellow",
     )
     for address, amount in sorted(remeasured.excess.items(), key=lambda item: -item[1]):
@@ -288,9 +300,14 @@ def _moved(audit: Audit) -> str:
         return ""
     moved = Wei(sum(each.moved for each in done))
     return (
-        f" By the results got here, {eth(moved)} ({moved / pots:.2%} of the pots) would have gone elsewhere; losses "
-        f"differ by up to {max(each.loss for each in done):.1e}."
+        f" By the results got here, {eth(moved)} ({moved / pots:.2%} of the pots) would have gone elsewhere; "
+        f"they differ by up to {_differences(done)}."
     )
+
+
+def _differences(done: Sequence[Remeasured]) -> str:
+    names = sorted({name for each in done for name in each.differences})
+    return " and ".join(f"{max(each.differences[name] for each in done):.1e} in {name}" for name in names)
 
 
 def _unchecked(audit: Audit) -> str:

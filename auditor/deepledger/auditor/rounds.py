@@ -74,18 +74,19 @@ def audit_round(
             if complete and not claims.assumed:
                 _compare_money(settlement, over, find)
             if report is not None:
-                _compare_report(report, settlement, job, over, find, chain_id, contract, complete=complete)
+                _compare_report(report, settlement, job, over, find, chain_id, contract, spec, complete=complete)
         unchecked = unchecked or claims.unchecked
     settled_model = _settled_model(over, claimed_after, why_not, follows, find)
     if claimed_after is None:
         evaluation, failed = _evaluate(bench, settled_model, report)
         unchecked = unchecked or failed
-    if report is not None and evaluation is not None and not agrees(report.evaluation, evaluation, spec.validation):
+    metrics = spec.validation.metrics
+    if report is not None and evaluation is not None and not agrees(report.evaluation, evaluation, metrics):
         find(
             Kind.EVALUATION,
             "the validation result in the report is not that of the settled model",
-            say(report.evaluation),
-            say(evaluation),
+            say(report.evaluation, spec),
+            say(evaluation, spec),
         )
     return AuditedRound(over, report, derived, believed, remeasured, evaluation, unchecked), settled_model
 
@@ -211,6 +212,7 @@ def _compare_report(
     find: Find,
     chain_id: int,
     contract: Address,
+    spec: JobSpec,
     *,
     complete: bool,
 ) -> None:
@@ -228,6 +230,10 @@ def _compare_report(
         claimed, derived = getattr(report, name), getattr(expected, name)
         if name not in _FOLLOWING and claimed != derived:
             find(Kind.REPORT, f"the report's {name} is not the chain's", str(claimed), str(derived))
+    told, pinned = report.evaluation.names, spec.validation.metrics.keys()
+    if told != pinned:
+        what = "the report tells the settled model by other metrics than the spec pins"
+        find(Kind.REPORT, what, ", ".join(sorted(told)), ", ".join(sorted(pinned)))
     if not complete:
         return
     if report.saturated != expected.saturated:

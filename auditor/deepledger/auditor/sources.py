@@ -15,7 +15,7 @@ from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StateError
 from deepledger.protocol.evaluation.bench import agrees
 from deepledger.protocol.evaluation.evaluators import Evaluator
-from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation, in_words
 from deepledger.protocol.formats.report import Report
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector, update_dtype
@@ -59,7 +59,11 @@ class Claims:
         self._store, self._spec, self._evaluator, self._find = store, spec, evaluator, find
         self._report = report
         self._verdicts = {update.participant: update.verdict for update in report.updates} if report else {}
-        self._evaluations = report.evaluations() if report else {}
+        self._evaluations = {  # what does not tell the job's metrics claims nothing
+            coalition: claim
+            for coalition, claim in (report.evaluations() if report else {}).items()
+            if claim.names == spec.validation.metrics.keys()
+        }
         self._forgotten = set(report.forgotten) if report else set()
         self.incomplete = False
         self.believed = 0  # results that could not be got here
@@ -140,15 +144,15 @@ class Claims:
         wrong = [
             each
             for each, claim in claimed.items()
-            if each in derived and not agrees(claim, derived[each], self._spec.validation)
+            if each in derived and not agrees(claim, derived[each], self._spec.validation.metrics)
         ]
         if wrong:
             self._find(
                 Kind.EVALUATION,
                 f"{len(wrong)} of {len(wanted)} results of coalitions are not those of their models, the first is "
                 f"that of seats {wrong[0].seats:b}",
-                say(claimed[wrong[0]]),
-                say(derived[wrong[0]]),
+                say(claimed[wrong[0]], self._spec),
+                say(derived[wrong[0]], self._spec),
             )
         return [claimed[each] if each in claimed else derived[each] for each in wanted]
 
@@ -193,7 +197,9 @@ class Claims:
             return FileVector(file, update_dtype(self._spec.update)), view(file, size)
 
 
-def say(evaluation: Evaluation) -> str:
-    if evaluation.failed:
-        return "the task failed"
-    return f"{evaluation.correct}/{evaluation.samples} correct, loss {evaluation.loss:.6f}"
+def say(evaluation: Evaluation, spec: JobSpec) -> str:
+    """As exactly as it is told."""
+    words = in_words(evaluation, spec.validation.metrics, digits=9)
+    if evaluation.failed or evaluation.correct is None:
+        return words
+    return f"{words} ({evaluation.correct} of {evaluation.samples} correct)"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from deepledger.cli.show import count, duration, eth
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import JobTerms
+from deepledger.protocol.formats.metrics import BUILT_IN, Metric
 from deepledger.protocol.formats.policies import ContributionRewards, EqualRewards, Rewards, SampleRewards, Screening
 from deepledger.protocol.formats.rules import (
     AggregationRule,
@@ -39,6 +41,7 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         "aggregation": of_rule(spec.aggregation),
         "screening": of_screening(spec.screening),
         "validation": of_validation(spec),
+        "measured by": of_metrics(spec.validation.metrics),
         "sample limit": f"{spec.max_samples:,}: who declares more weighs and earns as this",
         "privacy": PRIVACY[spec.privacy],
     }
@@ -52,6 +55,19 @@ def of_validation(spec: JobSpec) -> str:
         f"{blob}, withheld: encrypted, and only {len(spec.validation.withheld.keys)} coordinators can open it until "
         "the job closes; from then on its evaluations can be audited"
     )
+
+
+def of_metrics(metrics: Mapping[str, Metric]) -> str:
+    return "; ".join(
+        f"{name}, {metric.better} is better, within {metric.tolerance:g} of {metric.scale:g} or of its size"
+        + (f" and {count(metric.ties, 'sample')}" if metric.ties else "")
+        for name, metric in metrics.items()
+    )
+
+
+def heading(name: str, metric: Metric) -> str:
+    """Of a column of results."""
+    return name if name in BUILT_IN else f"{name} ({metric.better} is better)"
 
 
 def of_rule(rule: AggregationRule) -> str:

@@ -166,12 +166,13 @@ def _line(notice: Notice) -> str | None:
 def _words(notice: Notice) -> str | None:
     from deepledger.coordinator import notices as seen
     from deepledger.protocol.chain.events import Phase
+    from deepledger.protocol.formats.evaluation import in_words
     from deepledger.protocol.roles.notices import Waiting, Warned
 
     match notice:
         case seen.Ready():
-            accuracy = f"{notice.evaluation.accuracy:.1%}"
-            return f"{notice.name}, {notice.round} of {notice.rounds} rounds settled, accuracy {accuracy}"
+            result = in_words(notice.evaluation, notice.metrics)
+            return f"{notice.name}, {notice.round} of {notice.rounds} rounds settled, {result}"
         case seen.BondPosted():
             return f"deposited the bond of {show.eth(notice.amount)}"
         case Waiting():
@@ -187,8 +188,8 @@ def _words(notice: Notice) -> str | None:
         case seen.RoundSettled():
             return (
                 f"round {notice.round}: settled in {notice.seconds:.2f} s, {notice.accepted} of "
-                f"{notice.revealed} updates accepted, accuracy {notice.evaluation.accuracy:.1%}, "
-                f"loss {notice.evaluation.loss:.4f} ({notice.receipt.gas_used:,} gas)"
+                f"{notice.revealed} updates accepted, {in_words(notice.evaluation, notice.metrics)} "
+                f"({notice.receipt.gas_used:,} gas)"
             )
         case seen.RoundRestarted():
             return f"round {notice.round}: restarted, too few took part"

@@ -21,12 +21,11 @@ from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.canonical import describe, shown
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.fields import Name
+from deepledger.protocol.formats.metrics import ACCURACY, BUILT_IN, LOSS, Metric
 from deepledger.protocol.formats.policies import Rewards, Screening
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule
 from deepledger.protocol.formats.spec import (
-    CORRECT_TOLERANCE,
-    LOSS_TOLERANCE,
     JobSpec,
     ModelFormat,
     TaskPin,
@@ -98,6 +97,7 @@ def _address_of(text: str) -> Address:
 
 
 Amount = Annotated[int, BeforeValidator(wei)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Window = Annotated[int, Field(ge=1, lt=1 << 32)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
 
@@ -111,10 +111,12 @@ class ModelSection(_Part):
 
 
 class ToleranceSection(_Part):
-    """How far two machines' evaluations may differ, see `Validation`."""
+    """How far two machines' evaluations may differ, see `Metric`: by the name of each, and in correct samples."""
 
-    loss: Annotated[float, Field(ge=0, le=1)] = LOSS_TOLERANCE
-    correct: Annotated[int, Field(ge=0)] = CORRECT_TOLERANCE
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Share] = Field(init=False)
+    loss: Share = LOSS.tolerance
+    correct: Annotated[int, Field(ge=0)] = ACCURACY.ties
 
 
 class TermsSection(_Part):
@@ -250,8 +252,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Dr
             "validation": Validation(
                 digest=digest_of(published).hex(),
                 bytes=len(published),
-                loss_tolerance=job.tolerance.loss,
-                correct_tolerance=job.tolerance.correct,
+                metrics=_metrics(task, first, job.tolerance),
                 withheld=withheld,
             ),
             **{name: getattr(job, name) for name in _TAKEN_OVER},
@@ -266,6 +267,18 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Dr
         validation=published,
         first=first,
     )
+
+
+def _metrics(task: Task, first: Evaluation, tolerance: ToleranceSection) -> dict[str, Metric]:
+    """What the task measures, with the job's tolerances. Raises `BadSpec` for one of what it does not."""
+    metrics = {name: metric for name, metric in BUILT_IN.items() if name in first.names} | task.metrics
+    given = {"loss": tolerance.loss} | tolerance.__pydantic_extra__
+    if unknown := sorted(given.keys() - metrics.keys()):
+        raise BadSpec(f"tolerance.{unknown[0]}: the task measures {', '.join(metrics)}")
+    metrics |= {name: metrics[name].model_copy(update={"tolerance": share}) for name, share in given.items()}
+    if "accuracy" in metrics:
+        metrics["accuracy"] = metrics["accuracy"].model_copy(update={"ties": tolerance.correct})
+    return metrics
 
 
 def _withhold(validation: bytes, coordinators: Sequence[str]) -> tuple[bytes, Withheld, bytes]:

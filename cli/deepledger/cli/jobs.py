@@ -63,6 +63,7 @@ def create(
     from deepledger.cli.job_file import draft, read_job_file
     from deepledger.protocol.errors import BadInput
     from deepledger.protocol.evaluation.withheld import public_key_of
+    from deepledger.protocol.formats.evaluation import in_words
 
     try:
         named = [checked(text) for text in coordinator or ()]
@@ -86,7 +87,7 @@ def create(
         return
     escrow = show.eth(Wei(prepared.terms.rounds * prepared.terms.reward))
     show.note(f"job {job} ({prepared.spec.name}) was created in block {receipt.block}; {escrow} are in escrow")
-    show.note(f"first model: {prepared.first.correct} of {prepared.first.samples} right; to be settled by "
+    show.note(f"first model: {in_words(prepared.first, prepared.spec.validation.metrics)}; to be settled by "
               + ", then ".join(coordinators))  # fmt: skip
     withstood = of_what_it_withstands(prepared.spec.aggregation, prepared.terms.max_participants)
     if withstood:

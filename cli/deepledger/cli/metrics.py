@@ -16,6 +16,7 @@ from deepledger.node.notices import RevealedUpdate, RoundOver, Trained
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Reader
 from deepledger.protocol.errors import BadInput, ChainError, StateError
+from deepledger.protocol.formats.evaluation import values
 from deepledger.protocol.roles.notices import Acted, Notice, Waiting, Warned
 from deepledger.protocol.types import Address
 
@@ -67,7 +68,7 @@ class Metrics:
     bytes: Counter
     verdicts: Counter
     earned: Counter
-    accuracy: Gauge
+    results: Gauge
     warnings: Counter
 
     @classmethod
@@ -111,7 +112,9 @@ class Metrics:
             bytes=counter("update_bytes", "Bytes of updates that were published."),
             verdicts=counter("updates_judged", "Updates by verdict.", "verdict"),
             earned=counter("earned_ether", "Rewards credited to this account."),
-            accuracy=gauge("validation_accuracy", "Share of the validation set that the model gets right."),
+            results=gauge(
+                "validation_result", "The model's, on the validation set, by each metric of the job.", "metric"
+            ),
             warnings=counter("warnings", "Warnings given."),
         )
 
@@ -141,7 +144,8 @@ class Metrics:
             case RoundSettled():
                 self.rounds.labels(job, "settled").inc()
                 self.seconds.labels(job, "settling").observe(notice.seconds)
-                self.accuracy.labels(job).set(notice.evaluation.accuracy)
+                for name, value in values(notice.evaluation, notice.metrics).items():
+                    self.results.labels(job, name).set(float("nan") if value is None else value)
 
     def _show(self, job: str, state: Waiting) -> None:
         self.round.labels(job).set(state.round)

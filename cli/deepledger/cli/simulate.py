@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from deepledger.cli.options import Json, Workers
 if TYPE_CHECKING:
     from deepledger.cli.job_file import Draft
     from deepledger.cli.simulation import Fit, Outcome
+    from deepledger.protocol.formats.metrics import Metric
     from deepledger.protocol.formats.spec import JobSpec
 
 SEAT_GAS = 210_000  # join, leave and withdraw, see contracts/snapshots
@@ -47,9 +48,11 @@ def simulate(
     Example: deepledger job simulate examples/digits/job.toml --data examples/digits/data/participant-0.safetensors
     --data examples/digits/data/participant-1.safetensors --data examples/digits/data/participant-2.safetensors
     """
+    from deepledger.cli import agreement
     from deepledger.cli.job_file import draft, read_job_file
     from deepledger.cli.simulation import Behaviour
     from deepledger.protocol.errors import BadInput
+    from deepledger.protocol.formats.evaluation import figure, values
 
     if len(data) < 3:
         raise BadInput("a simulation needs the data of three participants at least: repeat --data FILE")
@@ -59,18 +62,19 @@ def simulate(
     whole = job.terms.rounds
     rounds = rounds or min(whole, MOST_ROUNDS)
     played = _play(prepared, file.parent / job.task, file.parent / job.validation, data, rounds, workers)
+    metrics = prepared.spec.validation.metrics
     if json:
-        behaviours = {outcome.behaviour: _json(outcome) for outcome in played}
+        behaviours = {outcome.behaviour: _json(outcome, metrics) for outcome in played}
         show.as_json({"rounds": rounds, "job_rounds": whole, "behaviours": behaviours})
         return
-    honest = played[0]
+    honest, headline = played[0], prepared.spec.headline
     show.table(
-        ["first participant is", "accepted", "accuracy", *honest.paid],
+        ["first participant is", "accepted", agreement.heading(headline, metrics[headline]), *honest.paid],
         [
             [
                 outcome.behaviour,
                 f"{outcome.accepted} of {outcome.sent}" + "".join(f", {verdict}" for verdict in outcome.verdicts),
-                f"{outcome.evaluation.accuracy:.1%}",
+                figure(headline, values(outcome.evaluation, metrics)[headline]),
                 *(_paid(outcome, honest, policy) for policy in honest.paid),
             ]
             for outcome in played
@@ -172,13 +176,15 @@ def _deterrence(policy: str, gain: int, rounds: int, prepared: Draft, interest: 
     )
 
 
-def _json(outcome: Outcome) -> dict[str, Any]:
+def _json(outcome: Outcome, metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    from deepledger.protocol.formats.evaluation import values
+
     return {
         "paid": {policy: str(amount) for policy, amount in outcome.paid.items()},
         "others": {policy: str(amount) for policy, amount in outcome.others.items()},
         "accepted": outcome.accepted,
         "sent": outcome.sent,
         "verdicts": list(outcome.verdicts),
-        "accuracy": outcome.evaluation.accuracy,
+        **values(outcome.evaluation, metrics),
         "fit": asdict(outcome.fit),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.events import Phase
     from deepledger.protocol.chain.ledger import Reader
+    from deepledger.protocol.formats.metrics import Metric
     from deepledger.protocol.formats.report import Report
     from deepledger.protocol.job.follow import Follower
     from deepledger.protocol.job.state import Job, Participant, SettledRound
@@ -50,7 +52,7 @@ def status(
 ) -> None:
     """Show where a job stands, who earned what, and every round; without a job, what this machine's accounts have.
 
-    Loss, accuracy and verdicts of a round are what its coordinator reported. `deepledger audit` checks them.
+    Results and verdicts of a round are what its coordinator reported. `deepledger audit` checks them.
 
     Example: deepledger status 1
     """
@@ -126,6 +128,7 @@ def _roles(job: Job, account: Address) -> list[str]:
 
 
 def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None:
+    from deepledger.cli.agreement import heading
     from deepledger.protocol.blobs.digest import cid_of
     from deepledger.protocol.job.follow import Follower
     from deepledger.protocol.job.phases import bond_of, deadline
@@ -134,8 +137,9 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
     follower = Follower(reader, number)
     job = follower.job
     reported = [_reported(blobs, over) for over in job.history]
+    metrics = _metrics(blobs, job)
     if json:
-        show.as_json(_job_json(follower, reported))
+        show.as_json(_job_json(follower, reported, metrics))
         return
     ends = deadline(job, follower.now())
     left = f", {show.duration(max(0, ends - follower.now()))} left" if ends is not None else ""
@@ -175,8 +179,8 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
         )
     if job.history:
         show.table(
-            ["round", "updates", "not accepted", "pot", "accuracy", "loss", "block"],
-            [_round_row(over, report) for over, report in zip(job.history, reported, strict=True)],
+            ["round", "updates", "not accepted", "pot", *map(heading, metrics, metrics.values()), "block"],
+            [_round_row(over, report, metrics) for over, report in zip(job.history, reported, strict=True)],
         )
         after = {f"after round {over.opened.round}": cid_of(over.settled.model_digest) for over in job.history}
         show.pairs("Models", {"first": cid_of(job.terms.model_digest)} | after)
@@ -235,15 +239,16 @@ def _cause(job: Job, phase: Phase) -> str:
     return ""
 
 
-def _round_row(over: SettledRound, report: Report | None) -> tuple[object, ...]:
-    evaluation = report.evaluation if report else None
+def _round_row(over: SettledRound, report: Report | None, metrics: Mapping[str, Metric]) -> tuple[object, ...]:
+    from deepledger.protocol.formats.evaluation import figure, values
+
+    told = values(report.evaluation, metrics) if report else {}
     return (
         over.opened.round,
         f"{over.settled.accepted.bit_count()} of {len(over.opened.reveals)}",
         ", ".join(_refused(report)),
         show.eth(over.settled.pot),
-        f"{evaluation.accuracy:.1%}" if evaluation else "—",
-        f"{evaluation.loss:.4f}" if evaluation else "—",
+        *(figure(name, told[name]) if name in told else "—" for name in metrics),
         over.settled.at.block,
     )
 
@@ -267,8 +272,22 @@ def _reported(blobs: BlobStore, over: SettledRound) -> Report | None:
         return None
 
 
-def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, Any]:
+def _metrics(blobs: BlobStore, job: Job) -> Mapping[str, Metric]:
+    """What the spec pins, accuracy and loss first; these alone if it cannot be had."""
+    from deepledger.protocol.errors import BadInput, BlobError
+    from deepledger.protocol.formats.metrics import BUILT_IN
+    from deepledger.protocol.job.fetch import fetch_spec
+
+    try:
+        pinned = fetch_spec(blobs, job.terms).validation.metrics
+    except (BlobError, BadInput):
+        return BUILT_IN
+    return dict(sorted(pinned.items(), key=lambda item: item[0] not in BUILT_IN))
+
+
+def _job_json(follower: Follower, reported: list[Report | None], metrics: Mapping[str, Metric]) -> dict[str, Any]:
     from deepledger.protocol.blobs.digest import cid_of
+    from deepledger.protocol.formats.evaluation import values
     from deepledger.protocol.job.phases import bond_of, deadline
     from deepledger.protocol.job.reputation import FULL
     from deepledger.protocol.settlement.rewards import pay
@@ -317,11 +336,7 @@ def _job_json(follower: Follower, reported: list[Report | None]) -> dict[str, An
                 "transaction": over.settled.at.transaction,
                 "reported": None
                 if report is None
-                else {
-                    "samples": report.evaluation.samples,
-                    "correct": report.evaluation.correct,
-                    "loss": report.evaluation.loss,
-                },
+                else {"samples": report.evaluation.samples} | values(report.evaluation, metrics),
                 "not_accepted": _refused(report),
             }
             for over, report in zip(job.history, reported, strict=True)

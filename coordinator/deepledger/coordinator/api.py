@@ -22,6 +22,7 @@ from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Event
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, DeepledgerError
+from deepledger.protocol.formats.evaluation import values
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, Report, parse_report
 from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec, parse_spec
 from deepledger.protocol.job.follow import Follower
@@ -193,7 +194,9 @@ def build_app(reader: Reader, store: BlobStore) -> FastAPI:
         if number >= seen.job.round:
             raise HTTPException(404, f"round {number} of job {job} is not settled")
         digest = seen.job.history[number].settled.report_digest
-        return say.ReportResponse(block=say.block(seen.head), cid=cid_of(digest), report=report_of(digest))
+        report, metrics = report_of(digest), spec_of(seen.job.terms.spec_digest).validation.metrics
+        results = values(report.evaluation, metrics)
+        return say.ReportResponse(block=say.block(seen.head), cid=cid_of(digest), results=results, report=report)
 
     @app.get("/jobs/{job}/events", summary="The trail, in the chain's order", responses=unknown)
     def events(job: JobNumber, after: After = "0", limit: Limit = 100) -> say.EventsResponse:

@@ -188,6 +188,7 @@ def _coordinate(self: _Coordinator) -> None:
             round=follower.job.round,
             rounds=follower.job.terms.rounds,
             evaluation=self.ready.evaluation,
+            metrics=self.bench.metrics,
         )
     )
     self.evaluator = evaluator_for(self.bench, workers=self.workers, ray=self.ray, warn=warn)
@@ -328,6 +329,7 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
             accepted=len(prepared.settlement.scores),
             revealed=len(prepared.settlement.judged),
             evaluation=prepared.evaluation,
+            metrics=self.bench.metrics,
             model_digest=prepared.model_digest,
             report_digest=prepared.report_digest,
             seconds=time.monotonic() - self.settling_since,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deepledger.protocol.chain.events import Outcome
 from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.metrics import Metric
 from deepledger.protocol.roles.notices import Acted, Notice
 from deepledger.protocol.settlement.judging import Judged
 from deepledger.protocol.types import Address, Digest, RoundNumber, Wei
@@ -19,6 +21,7 @@ class Ready(Notice):
     round: RoundNumber
     rounds: int
     evaluation: Evaluation  # of the current model
+    metrics: Mapping[str, Metric]  # that it is told by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class RoundSettled(Acted):
     accepted: int  # updates
     revealed: int
     evaluation: Evaluation  # of the model after
+    metrics: Mapping[str, Metric]  # that it is told by
     model_digest: Digest
     report_digest: Digest
     seconds: float  # from the end of revealing, as seen here, to the settlement in a block

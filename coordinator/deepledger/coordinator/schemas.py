@@ -135,6 +135,10 @@ class RoundResponse(Response):
 
 class ReportResponse(Response):
     cid: str
+    results: dict[str, float | None] = Field(
+        description="Of the model after, by each metric that the spec pins, which says which way is better; null: not "
+        "finite."
+    )
     report: Report
 
 

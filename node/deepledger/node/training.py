@@ -17,7 +17,6 @@ import torch
 from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.evaluation.state_dict import layout_of, read_floats, write_floats
 from deepledger.protocol.evaluation.task import Task, TaskSource
-from deepledger.protocol.formats.evaluation import WORST_LOSS
 from deepledger.protocol.formats.rules import CenteredClipping
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import (
@@ -97,7 +96,7 @@ def _try_evaluation(trainer: Trainer, data: Any) -> None:
     evaluation, loss = trainer.task.measure(model, data, seed=trainer.spec.training.seed)
     if not math.isfinite(loss):
         raise BadInput(f"the first model's loss on your data is {loss}: {_LOOK_FOR}")
-    if evaluation.loss_millionths == WORST_LOSS:
+    if evaluation.diverged:
         _try_training(trainer, data)
 
 

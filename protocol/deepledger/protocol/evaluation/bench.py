@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.evaluation.state_dict import layout_of, write_floats
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.evaluation.validation import fetch_validation
-from deepledger.protocol.formats.evaluation import FAILED_LOSS, Evaluation
-from deepledger.protocol.formats.spec import JobSpec, Validation
+from deepledger.protocol.formats.evaluation import Evaluation, failure
+from deepledger.protocol.formats.metrics import BUILT_IN, Metric, relative
+from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector, decode_model
 from deepledger.protocol.local.temporary import make_folder, remove_folder
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 TRIES = 2
 """That a model has on which the task fails."""
 ROUNDING = 4e-6
-"""Of max(1, loss): ten times what ways of computing one evaluation were measured to differ by, see
-benchmarks/tolerance.py, and what telling millionths adds."""
+"""Of max(1, value) in units of a metric's scale: ten times what ways of computing one loss were measured to differ by,
+see benchmarks/tolerance.py, and what telling millionths adds."""
 NEAR_TIES = 1e-5
 """Of samples: more than another machine classifies otherwise, because their two best outputs are all but equal; see
 docs/contributions.md.
@@ -76,14 +78,24 @@ class Bench:
         module = self.task.build_model(seed)
         write_floats(module, decode_model(model, self.spec.model))
         other = self.task.evaluate(module, self.validation, seed=seed)
-        return other.correct != evaluation.correct or loss_difference(other, evaluation) > ROUNDING
+        return any(relative(other.exact(name), evaluation.exact(name)) > ROUNDING for name in evaluation.names)
 
     def _evaluate(self, module: torch.nn.Module) -> Evaluation:
-        return self.task.evaluate(module, self.validation, seed=self.spec.training.seed)
+        evaluation, pinned = self.task.evaluate(module, self.validation, seed=self.spec.training.seed), self.metrics
+        if evaluation.names != pinned.keys():
+            raise BadInput(
+                f"evaluate of task {self.task.source.path} tells {', '.join(sorted(evaluation.names))}, and the job "
+                f"pins {', '.join(pinned)}"
+            )
+        return evaluation
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        return self.spec.validation.metrics
 
     @property
     def worst(self) -> Evaluation:
-        return Evaluation(samples=len(self.validation), correct=0, loss_millionths=FAILED_LOSS)
+        return failure(self.metrics, samples=len(self.validation))
 
 
 def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource, *, key: bytes | None = None) -> Bench:
@@ -124,7 +136,18 @@ def open_bench(spec: JobSpec, source: TaskSource, path: Path) -> Bench:
     module = task.build_model(spec.training.seed)
     if layout_of(module) != spec.model.layout:
         raise BadSpec("the task's model does not have the layout that the spec pins; have nothing to do with this job")
+    _check_metrics(spec, task)
     return Bench(spec, task, module, task.load_data(path), path)
+
+
+def _check_metrics(spec: JobSpec, task: Task) -> None:
+    """Pay follows from what the spec says of a metric, and what is told from what the task says."""
+    pinned, declared = (
+        {name: (metric.better, metric.scale) for name, metric in metrics.items() if name not in BUILT_IN}
+        for metrics in (spec.validation.metrics, task.metrics)
+    )
+    if pinned != declared:
+        raise BadSpec("the task's METRICS are not those that the spec pins; have nothing to do with this job")
 
 
 def _no_room(error: OSError) -> StateError:
@@ -134,15 +157,13 @@ def _no_room(error: OSError) -> StateError:
     )
 
 
-def agrees(claimed: Evaluation, derived: Evaluation, tolerance: Validation) -> bool:
+def agrees(claimed: Evaluation, derived: Evaluation, metrics: Mapping[str, Metric]) -> bool:
     """Whether two machines may have got these two results for one model."""
     return (
         claimed.samples == derived.samples
-        and abs(claimed.correct - derived.correct) <= tolerance.correct_tolerance
-        and loss_difference(claimed, derived) <= tolerance.loss_tolerance
+        and claimed.names == derived.names == metrics.keys()
+        and all(
+            metric.allows(claimed.exact(name), derived.exact(name), samples=derived.samples)
+            for name, metric in metrics.items()
+        )
     )
-
-
-def loss_difference(claimed: Evaluation, derived: Evaluation) -> float:
-    """Of max(1, loss)."""
-    return abs(claimed.loss - derived.loss) / max(1.0, derived.loss)

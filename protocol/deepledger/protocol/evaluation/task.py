@@ -7,7 +7,6 @@ is loaded.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from deepledger.protocol.errors import BadInput, TaskMismatch
-from deepledger.protocol.formats.evaluation import WORST_LOSS, Evaluation
+from deepledger.protocol.evaluation.measures import read_declaration, read_result
+from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.spec import TaskPin
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ FUNCTIONS = {
     "build_model": "build_model() -> torch.nn.Module",
     "load_data": "load_data(path) -> data with a length",
     "train": "train(model, data, **hyperparameters) -> None, changing the model in place",
-    "evaluate": 'evaluate(model, data) -> {"samples": int, "correct": int (of those), "loss": float}',
+    "evaluate": 'evaluate(model, data) -> {"samples": int, "loss": float, "correct": int (of samples, where that makes '
+    "sense), and what METRICS declares}",
 }
 MAX_SOURCE_BYTES = 1 << 20
 
@@ -104,6 +105,10 @@ class Task:
         missing = [text for name, text in FUNCTIONS.items() if not callable(getattr(self._module, name, None))]
         if missing:
             raise BadInput(f"the task {source.path} lacks " + "; ".join(missing))
+        try:
+            self.metrics = read_declaration(getattr(self._module, "METRICS", {}))
+        except ValueError as error:
+            raise BadInput(f"the task {source.path}: {error}") from None
 
     def build_model(self, seed: int) -> torch.nn.Module:
         import torch
@@ -164,17 +169,11 @@ class Task:
             torch.manual_seed(seed)
             result = self._call("evaluate", model, data)
         try:
-            loss = float(result["loss"])
-            evaluation = Evaluation(
-                samples=int(result["samples"]),
-                correct=int(result["correct"]),
-                loss_millionths=WORST_LOSS if math.isnan(loss) else round(min(max(loss, 0.0), 1e9) * 1e6),
-            )
-        except (TypeError, KeyError, ValueError) as error:  # pydantic's errors are ValueErrors
+            return read_result(result, self.metrics)
+        except ValueError as error:
             raise BadInput(
-                f"evaluate of task {self._path} does not do what it must: {FUNCTIONS['evaluate']}"
-            ) from error
-        return evaluation, loss
+                f"evaluate of task {self._path} does not do what it must: {error}; it is {FUNCTIONS['evaluate']}"
+            ) from None
 
     def _call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
         try:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from deepledger.protocol.formats.fields import Part, Percent
+from deepledger.protocol.formats.metrics import MetricName
 
 
 class EqualRewards(Part):
@@ -22,7 +23,7 @@ class SampleRewards(Part):
 
 
 class ContributionRewards(Part):
-    """By what an update did for the model, measured on the validation set; what did harm or nothing earns nothing.
+    """By what an update did for the model, by `metric` on the validation set; what did harm or nothing earns nothing.
 
     `shapley` is exact up to 10 accepted updates and GTG-Shapley (Liu et al. 2022) beyond, with at most
     `most_evaluations` evaluations a round. `floor_percent` of the pot is divided equally among all accepted updates.
@@ -30,7 +31,7 @@ class ContributionRewards(Part):
 
     policy: Literal["contribution"] = "contribution"
     measure: Literal["leave_one_out", "shapley"] = "shapley"
-    metric: Literal["loss", "accuracy"] = "loss"
+    metric: MetricName = "loss"
     floor_percent: Percent = 0
     most_evaluations: Annotated[int, Field(ge=130, le=4000)] = 2000
 

@@ -12,7 +12,7 @@ from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.fields import AddressText, Hex32
 from deepledger.protocol.formats.verdicts import Verdict
 
-MAX_REPORT_BYTES = 1 << 20
+MAX_REPORT_BYTES = 1 << 22
 MAX_COALITIONS = 8192
 
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -61,7 +61,7 @@ class EvaluatedCoalition(Evaluation):
 
 
 class Report(_Part):
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     chain_id: Count
     contract: AddressText
     job: Count
@@ -80,7 +80,7 @@ class Report(_Part):
         """Of coalitions, as they were claimed."""
         return {
             Coalition(int(each.seats, 16), each.plain): Evaluation(
-                samples=each.samples, correct=each.correct, loss_millionths=each.loss_millionths
+                samples=each.samples, correct=each.correct, millionths=each.millionths
             )
             for each in self.coalitions
         }

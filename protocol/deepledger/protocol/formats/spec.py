@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.canonical import canonical_json, describe, parse_json
 from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part
+from deepledger.protocol.formats.metrics import BUILT_IN, MOST_METRICS, Metric, MetricName
 from deepledger.protocol.formats.policies import ContributionRewards, Rewards, Screening
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule, SumShape
 from deepledger.protocol.types import Digest
@@ -22,10 +23,8 @@ from deepledger.protocol.types import Digest
 MAX_SPEC_BYTES = 1 << 20
 MAX_COORDINATES = 1 << 30
 
-LOSS_TOLERANCE, CORRECT_TOLERANCE = 1e-5, 1
-"""How far evaluations of one model may differ unless a job says otherwise: of max(1, loss), and in samples."""
-MOST_LOSS_TOLERANCE, MOST_CORRECT_TOLERANCE = 1e-4, 1
-"""The largest where pay follows from evaluations."""
+MOST_TOLERANCE, MOST_TIES = 1e-4, 1
+"""The largest of the metric that pay follows from."""
 
 KEY_BYTES = 32
 SEALED_BYTES = 81
@@ -117,21 +116,27 @@ class Validation(Part):
 
     `digest` and `bytes` are those of the set itself if it is public; of what it is encrypted to if it is `withheld`.
 
-    Between machines and torch builds, sums of products differ in the last bits: `loss_tolerance` is relative to
-    max(1, loss), `correct_tolerance` counts samples whose two best logits are that close. Within them a coordinator may
-    say what it likes, so that jobs which pay by contribution keep them small.
+    `metrics` are all that the task's `evaluate` tells. Within their tolerances a coordinator may say what it likes, so
+    that jobs which pay by contribution to one keep that one's small.
     """
 
     digest: Hex32
     bytes: Annotated[int, Field(gt=0, le=1 << 32)]
-    loss_tolerance: Annotated[float, Field(ge=0, le=1)] = LOSS_TOLERANCE
-    correct_tolerance: Annotated[int, Field(ge=0)] = CORRECT_TOLERANCE
+    metrics: Annotated[dict[MetricName, Metric], Field(max_length=MOST_METRICS + 1)] = BUILT_IN
     withheld: Withheld | None = None
 
     @model_validator(mode="after")
     def _something_is_encrypted(self) -> Validation:
         if self.withheld is not None and not WITHHELD_OVERHEAD < self.bytes < 1 << 31:
             raise ValueError(f"a withheld set is encrypted to {WITHHELD_OVERHEAD + 1} to 2^31 - 1 bytes")
+        return self
+
+    @model_validator(mode="after")
+    def _loss_and_accuracy_are_what_they_are_everywhere(self) -> Validation:
+        for name, usual in BUILT_IN.items():
+            metric = self.metrics.get(name, usual if name == "accuracy" else None)
+            if metric is None or (metric.better, metric.scale) != (usual.better, usual.scale):
+                raise ValueError(f"metrics: of {name}, {usual.better} is better, and its scale is 1")
         return self
 
     @property
@@ -178,20 +183,27 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _evaluations_that_pay_are_held_tight(self) -> JobSpec:
-        rewards, validation = self.rewards, self.validation
+        rewards, metrics = self.rewards, self.validation.metrics
         if not isinstance(rewards, ContributionRewards):
             return self
-        what, given, most = (
-            ("the loss", validation.loss_tolerance, MOST_LOSS_TOLERANCE)
-            if rewards.metric == "loss"
-            else ("correct samples", validation.correct_tolerance, MOST_CORRECT_TOLERANCE)
-        )
-        if given > most:
+        if (name := rewards.metric) not in metrics:
+            raise ValueError(f"rewards.metric is {name!r}, and the task measures {', '.join(metrics)}")
+        metric = metrics[name]
+        if metric.tolerance > MOST_TOLERANCE or metric.ties > MOST_TIES:
             raise ValueError(
-                f"the tolerance of {what} is {given:g}, but pay follows contribution to it, which allows at most "
-                f"{most:g}: within it a coordinator could choose every coalition's result, and so pay whom it likes"
+                f"the tolerance of {name} is {metric.tolerance:g} and {metric.ties} samples, but pay follows "
+                f"contribution to it, which allows at most {MOST_TOLERANCE:g} and {MOST_TIES}: within it a coordinator "
+                "could choose every coalition's result, and so pay whom it likes"
             )
         return self
+
+    @property
+    def headline(self) -> str:
+        """The metric that tells most of a model: what the job pays by, accuracy, or one that the task declares."""
+        names, rewards = [name for name in self.validation.metrics if name != "loss"], self.rewards
+        if isinstance(rewards, ContributionRewards) and rewards.metric in names:
+            return rewards.metric
+        return "accuracy" if "accuracy" in names else names[0] if names else "loss"
 
     @property
     def update_bytes(self) -> int:

@@ -78,15 +78,16 @@ def judge_by_signs(
 ) -> tuple[Stack, list[Judged]]:
     """The updates in which no sign was found, and the verdicts with what was measured."""
     assert spec.screening is not None  # noqa: S101 (the caller looked)
+    metrics = spec.validation.metrics
     committed = {each.contribution.seat: each.contribution.committed for each in judged}
     screened = screen(
         stack,
         known,
         spec.screening,
         order=sorted(range(len(stack)), key=lambda index: committed[stack.rows[index].seat]),
-        layout=spec.model.layout,
+        layout=spec.model.layout if "accuracy" in metrics else (),  # no labels, none flipped
         losses=losses,
-        margin=lambda loss: int(2 * Fraction(spec.validation.loss_tolerance) * max(ONE, loss)),
+        margin=lambda loss: int(2 * Fraction(metrics["loss"].tolerance) * max(ONE, abs(loss))),
     )
     places = {row.seat: index for index, row in enumerate(stack.rows)}
     weights = [row.weight for row in stack.rows]

@@ -25,7 +25,7 @@ _IDLE = HUNDREDTH  # of the median norm: less is the model sent back
 _AGAINST = 20 * HUNDREDTH  # cosine with the others, below the negative of which an output is pushed against them
 _MOST_OUTPUTS = 1000
 _LEAST_COMPANY = 3  # updates, below which nothing can be called unusual
-_LEAST_HARM = 2000  # millionths of max(1, loss): less is what honest updates near the end of training do, too
+_LEAST_HARM = 2000  # millionths of max(1, |loss|): less is what honest updates near the end of training do, too
 _FAR = 10**15  # beyond this a length is not measured
 
 Losses = Callable[[Sequence[int]], Sequence[int]]
@@ -167,8 +167,8 @@ def _find_opposed(
         guilty: list[tuple[int, int, int]] = []
         for index, rest in zip(suspects, without, strict=True):
             screened.harms[index] = harm = whole - rest
-            harmful = screening.harm_percent and harm * 100 > rest * screening.harm_percent
-            least = max(margin(whole), _LEAST_HARM * max(ONE, whole) // ONE)
+            harmful = screening.harm_percent and harm * 100 > abs(rest) * screening.harm_percent
+            least = max(margin(whole), _LEAST_HARM * max(ONE, abs(whole)) // ONE)
             if harm > least and (index in opposed or harmful):
                 guilty.append((harm, places[index], index))
         if not guilty:

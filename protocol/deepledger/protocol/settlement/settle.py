@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import floor
 
 import numpy as np
 
@@ -71,17 +72,19 @@ def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sourc
 
         def losses(masks: Sequence[int]) -> list[int]:
             found = results([Coalition(mask, plain=True) for mask in masks])
-            return [evaluation.loss_millionths for evaluation in found]
+            return [evaluation.millionths["loss"] for evaluation in found]
 
         known, forgotten = recall(revealed, sources)
         stack, judged = judge_by_signs(spec, stack, known, judged, losses)
     worth: Worths | None = None
     rewards = spec.rewards
     if isinstance(rewards, ContributionRewards) and stack.rows:
+        name = rewards.metric
+        sign = spec.validation.metrics[name].sign
 
         def value(masks: Sequence[int]) -> list[int]:
             found = results([Coalition(mask) for mask in masks])
-            return [_value(evaluation, rewards.metric) for evaluation in found]
+            return [sign * floor(evaluation.exact(name) * ONE) for evaluation in found]
 
         worth = worths(rewards, [row.seat for row in stack.rows], value, seed=revealed.seed)
     accepted = [each.contribution for each in judged if each.verdict is Verdict.ACCEPTED]
@@ -115,10 +118,3 @@ def _context(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sou
         drift=drift,
         trusted=None if trusted is None else Scaled(trusted.vector, shift),
     )
-
-
-def _value(evaluation: Evaluation, metric: str) -> int:
-    """In millionths."""
-    if metric == "accuracy":
-        return evaluation.correct * ONE // max(evaluation.samples, 1)
-    return -evaluation.loss_millionths

@@ -17,7 +17,7 @@ from deepledger.protocol.formats.policies import ContributionRewards
 Player = int
 """A seat."""
 Value = Callable[[Sequence[int]], Sequence[int]]
-"""What each of some coalitions (bit masks of seats) is worth, in millionths; asked for many at once."""
+"""What each of some coalitions (bit masks of seats) is worth, in millionths: more is better. Asked for many at once."""
 Worths = Mapping[Player, Fraction]
 
 MOST_EXACT = 10
