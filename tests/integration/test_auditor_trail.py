@@ -55,9 +55,7 @@ class Recorded:
 
 def play_everything(world):
     """Penalties, exhausted stakes, missing ones, starved rounds, a replaced coordinator, a copy, leaves, an end."""
-    play = Play(
-        world, participants=4, coordinators=(1, 8), rounds=6, miss_limit=2, reveal_penalty=ETHER * 6 // 10
-    )
+    play = Play(world, participants=4, coordinators=(1, 8), rounds=6, miss_limit=2, reveal_penalty=ETHER * 6 // 10)
     first, second, nodes = play.coordinator, world.ledger(8), play.nodes
     second.post_bond(play.job, value=play.terms.bond)
 

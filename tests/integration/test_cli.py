@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faulty_proxy import faulty_proxy, without_pending
 from safetensors.numpy import load_file, save_file
 
 from deepledger.cli import join, reporting
+from deepledger.cli.doctor import PROBE
 from deepledger.cli.options import PASSWORD
 from deepledger.devnet import dev_accounts
+from deepledger.protocol.blobs.directory import DirectoryStore
+from deepledger.protocol.errors import StoreUnreachable
 from deepledger.protocol.roles.notices import Warned
 from deepledger.protocol.types import JobId
 
@@ -439,9 +443,11 @@ def test_metrics_that_cannot_be_served_are_refused_before_anything_is_done(runne
 def test_the_doctor_finds_nothing_to_mend(runner: Runner, finished: int) -> None:
     checks = {each["check"]: each for each in runner.json("doctor", finished, "--account", "ann")}
     assert list(checks) == [
-        "software", "chain and contract", "clock", "blob store", "account", f"job {finished}", "task source", "disk"
+        "software", "chain and contract", "clock", "transactions", "blob store", "account", f"job {finished}",
+        "room for an update", "task source", "disk",
     ]  # fmt: skip
     assert all(each["ok"] for each in checks.values())
+    assert checks["transactions"]["found"] == "are tried as of the block to come"
     assert "over" in checks[f"job {finished}"]["found"]
 
 
@@ -464,6 +470,29 @@ def test_the_doctor_names_what_is_wrong(
     wrong = [each for each in json.loads(result.stdout) if not each["ok"]]
     assert wrong[0]["check"] == check
     assert "\n" not in wrong[0]["found"]
+
+
+def test_the_doctor_tries_a_blob_as_large_as_an_update(
+    runner: Runner, finished: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = DirectoryStore.put
+
+    def put_small(self: DirectoryStore, data: bytes) -> Any:
+        if len(data) > len(PROBE):
+            raise StoreUnreachable("what stands before it does not let blobs of this size through")
+        return put(self, data)
+
+    monkeypatch.setattr(DirectoryStore, "put", put_small)
+    result = runner.run("doctor", finished, "--json", "--account", "ann")
+    assert result.exit_code == 5
+    assert [each["check"] for each in json.loads(result.stdout) if not each["ok"]] == ["room for an update"]
+
+
+def test_the_doctor_says_where_no_block_to_come_is_shown(runner: Runner) -> None:
+    with faulty_proxy(runner.settings["DEEPLEDGER_RPC_URL"]) as proxy:
+        proxy.faults.append(without_pending())
+        checks = {each["check"]: each for each in runner.json("doctor", "--account", "ann", "--rpc-url", proxy.url)}
+    assert "sent untried" in checks["transactions"]["found"]
 
 
 def test_the_doctor_looks_at_chain_and_clock_also_without_a_contract(runner: Runner) -> None:

@@ -238,7 +238,7 @@ def test_a_withheld_validation_set_is_disclosed_before_the_job_ends(stage: Stage
     assert not follower.update(timeout=1).withholds
 
 
-def test_the_time_between_blocks_is_the_shortest_of_late(stage: Stage) -> None:
+def test_the_time_between_blocks_is_the_usual_one(stage: Stage) -> None:
     """One block came late, as on a chain that mines on demand and had nothing to do."""
     for seconds in (3, 3, 3, 3, 3, 3, 3, 3, 1000, 3):
         stage.rpc("evm_increaseTime", seconds)

@@ -412,6 +412,34 @@ def test_a_store_that_hangs_does_not_cost_the_reveal(world):
     assert result.job.history[0].settled.accepted
 
 
+def test_a_node_that_cannot_store_commits_no_more_until_it_can(world):
+    """The first time nobody knows before it reveals; after that it costs gas and reputation, and nothing is paid."""
+    job = world.create_job(min_participants=2, rounds=4, commit_window=8, reveal_window=4, settle_window=4)
+    full = threading.Event()
+    full.set()
+
+    def put(data):
+        if full.is_set():
+            raise StoreUnreachable("the store is full")
+        return world.store.put(data)
+
+    run = partial(
+        participate, world.ledger(2), Changed(world.store, put=put), job,
+        tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
+    )  # fmt: skip
+    unlucky = Actor(run).start()
+    actors = [coordinator(world, job), node(world, job, 1), node(world, job, 2)]
+    rounds = lambda: Follower(world.reader(), job).job.history  # noqa: E731
+    until(lambda: any(isinstance(each, Warned) and "Nothing is committed" in each.message for each in unlucky.seen))
+    seen = len(rounds())
+    until(lambda: len(rounds()) > seen)
+    while_full = rounds()
+    full.clear()
+    for actor in (unlucky, *actors):
+        actor.join()
+    assert sum(over.opened.has_committed(world.accounts[2].address) for over in while_full) == 1
+
+
 def test_a_commitment_that_lands_in_the_next_attempt_is_revealed(world):
     """The round starves and is opened again while the transaction is on its way."""
     job = world.create_job(min_participants=2, rounds=1)

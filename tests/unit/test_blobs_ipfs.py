@@ -15,7 +15,7 @@ import pytest
 
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.blobs.ipfs import IpfsStore
-from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing, StoreUnreachable
+from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobError, BlobMissing, StoreUnreachable
 
 DATA = bytes(range(256)) * 1100  # two chunks
 DIGEST = digest_of(DATA)
@@ -105,10 +105,10 @@ def daemon() -> Iterator[Callable[..., IpfsStore]]:
         serving.start()
         stores = []
 
-        def store(*, timeout: float = 60, **answers: Answer) -> IpfsStore:
+        def store(*, timeout: float = 60, credentials: str | None = None, **answers: Answer) -> IpfsStore:
             server.answers = {"version": KUBO} | {name.replace("_", "/"): answer for name, answer in answers.items()}
             api = f"/ip4/127.0.0.1/tcp/{server.server_port}/http"
-            stores.append(IpfsStore(api, timeout=timeout, fetch_timeout=timeout))
+            stores.append(IpfsStore(api, timeout=timeout, fetch_timeout=timeout, credentials=credentials))
             stores[-1].server = server
             return stores[-1]
 
@@ -151,6 +151,38 @@ def test_an_honest_answer_passes(daemon):
     for call in every_call(store):
         call()
     assert store.read(DIGEST, limit=len(DATA)) == DATA
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_daemon_that_wants_credentials_says_so(daemon, status):
+    refused = says(b"403 - Forbidden", status=status)
+    all_unreachable(daemon(version=refused), r"HTTP status 40[13]\): name a file .* --store-credentials")
+    store = daemon(cat=refused, add=refused, pin_add=refused, pin_rm=refused)
+    for call in every_call(store):
+        with pytest.raises(BlobError, match="--store-credentials"):
+            call()
+
+
+def test_credentials_are_sent_as_kubo_wants_them(daemon):
+    heard = []
+
+    def add(request):
+        heard.append(request.headers.get("Authorization"))
+        says({"Hash": cid_of(DIGEST)})(request)
+
+    for credentials in (None, "bearer:sesame\n", "basic:ann:pass:word"):
+        daemon(credentials=credentials, add=add).put(DATA)
+    assert heard == [None, "Bearer sesame", "Basic YW5uOnBhc3M6d29yZA=="]
+    for wrong in ("", "sesame", "bearer:", "basic:ann", "bearer:two\nlines"):
+        with pytest.raises(BadInput, match="bearer:TOKEN"):
+            IpfsStore(credentials=wrong)
+    with pytest.raises(StoreUnreachable, match="correct the file"):
+        daemon(credentials="bearer:wrong", add=says(b"no", status=403)).put(DATA)
+
+
+def test_what_is_too_large_for_a_gateway_is_told(daemon):
+    with pytest.raises(StoreUnreachable, match="client_max_body_size"):
+        daemon(add=says(b"<html>413", status=413)).put(DATA)
 
 
 def test_a_daemon_that_is_down():

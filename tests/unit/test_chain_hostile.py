@@ -25,7 +25,7 @@ from deepledger.protocol.chain import abi as codec
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.chain.http import OversizedAnswer, place
 from deepledger.protocol.chain.ledger import Head
-from deepledger.protocol.chain.reading import ChainReader
+from deepledger.protocol.chain.reading import ChainReader, pace
 from deepledger.protocol.chain.rpc import NodeRefused, over_http
 from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
 from deepledger.protocol.errors import (
@@ -893,6 +893,17 @@ def test_the_time_of_the_next_block_is_the_newest_ones_where_the_node_cannot_say
     assert reader.pending_time() == 100
     node.says["eth_getBlockByNumber"] = lambda params: block(timestamp="0x65")
     assert reader.pending_time() == 101
+
+
+@pytest.mark.parametrize(
+    ("gaps", "seconds"),
+    [
+        ([12, 12, 12], 12), ([12, 24, 11, 12], 12), ([2, 2, 2, 3], 2), ([12, 999, 12, 12], 12), ([3, 17, 8, 5], 0),
+        ([3, 4, 2, 3], 0), ([3, 3, 0], 0), ([7], 0), ([], 0),
+    ],
+)  # fmt: skip
+def test_blocks_that_come_when_somebody_acts_have_no_pace(gaps: list[int], seconds: int) -> None:
+    assert pace(gaps) == seconds
 
 
 def test_a_view_that_reverts_is_explained(node: Node, reader: ChainReader) -> None:

@@ -54,7 +54,8 @@ def doctor(
 ) -> None:
     """Check chain, contract, store, key, clock, disk and task source, and say what to mend.
 
-    Stores one small blob and spends nothing. Exits with the code of the first thing that is wrong, else with 0.
+    Stores a small blob, with JOB also one of an update's size, and spends nothing. Exits with the code of the first
+    thing that is wrong, else with 0.
 
     Example: deepledger doctor 1 --task examples/digits/task.py
     """
@@ -83,6 +84,7 @@ def _checks(
         yield check
     if reader is not None:
         yield _tried("clock", lambda: (_clock(reader.pending_time()), None))[0]
+        yield _tried("transactions", lambda: (_tries(chain), None))[0]
     yield _tried("blob store", lambda: (_store(store), None))[0]
     yield _tried("account", lambda: (_account(signer, reader), None))[0]
     spec = None
@@ -90,6 +92,7 @@ def _checks(
         check, spec = _tried(f"job {number}", lambda: _job(store, reader, JobId(number)))
         yield check
     if spec is not None:
+        yield _tried("room for an update", lambda: (_update(store, spec.update_bytes), None))[0]
         yield _tried("task source", lambda: (_task(spec, task + places(tasks)), None))[0]
     needed = LEAST_FREE if spec is None else LEAST_FREE + 4 * (spec.update_bytes + spec.model_bytes)
     yield _tried("disk", lambda: (_disk(signer.folder, needed), None))[0]
@@ -119,6 +122,15 @@ def _connect(chain: Chain) -> tuple[str, Reader]:
     return f"chain {reader.chain_id}, block {head.number}; {reader.address} holds {jobs}", reader
 
 
+def _tries(chain: Chain) -> str:
+    """Against which block transactions are tried."""
+    from deepledger.protocol.chain.web3_ledger import knows_pending
+
+    if knows_pending(chain.rpc_urls):
+        return "are tried as of the block to come"
+    return "are tried as of the last block: this node shows none to come; what is due by the clock is sent untried"
+
+
 def _chain(chain: Chain) -> tuple[str, Seconds]:
     """Also the chain's time."""
     from deepledger.protocol.chain.web3_ledger import newest_block
@@ -143,6 +155,14 @@ def _store(store: Store) -> str:
         raise BlobCorrupt("the store served other bytes than it was given; use another one")
     blobs.unpin(digest)
     return f"stored and served a blob in {1000 * (time.monotonic() - started):.0f} ms"
+
+
+def _update(store: Store, size: int) -> str:
+    """What takes small blobs need not take large ones. Always the same bytes, for a folder keeps them."""
+    blobs = store.open()
+    started = time.monotonic()
+    blobs.unpin(blobs.put(bytes(size)))
+    return f"stored {size:,} bytes, as an update has, in {1000 * (time.monotonic() - started):.0f} ms"
 
 
 def _account(signer: Signer, reader: Reader | None) -> str:

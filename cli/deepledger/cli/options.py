@@ -59,6 +59,14 @@ StoreUrl = Annotated[
         help="Where blobs are: ipfs+http://host:port, a multiaddr of Kubo's RPC, or a folder.",
     ),
 ]
+StoreCredentials = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DEEPLEDGER_STORE_CREDENTIALS",
+        metavar="FILE",
+        help="Holds what Kubo's API.Authorizations asks for: bearer:TOKEN or basic:USER:PASSWORD.",
+    ),
+]
 HomeFolder = Annotated[
     Path,
     typer.Option(envvar="DEEPLEDGER_HOME", metavar="FOLDER", help="Holds accounts and what a node must not forget."),
@@ -216,11 +224,20 @@ class Signer:
 @dataclass(frozen=True, slots=True)
 class Store:
     store: StoreUrl = "ipfs+http://127.0.0.1:5001"
+    store_credentials: StoreCredentials = None
 
     def open(self) -> BlobStore:
         from deepledger.protocol.blobs import open_store
 
-        return open_store(self.store)
+        return open_store(self.store, credentials=self._credentials())
+
+    def _credentials(self) -> str | None:
+        if self.store_credentials is None:
+            return None
+        try:
+            return self.store_credentials.expanduser().read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"cannot read {self.store_credentials} ({error}); correct --store-credentials") from None
 
 
 def places(paths: str) -> list[Path]:

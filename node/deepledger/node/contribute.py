@@ -26,7 +26,7 @@ from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Ledger
-from deepledger.protocol.errors import AccountInUse, BadInput, BlobError, StateError
+from deepledger.protocol.errors import AccountInUse, BadInput, BlobError, StateError, StoreUnreachable
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.formats.commitment import SALT_BYTES, Slot, commitment_for
 from deepledger.protocol.formats.roots import chunk_root
@@ -57,6 +57,7 @@ class Node:
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
     unpublished: bool = False
+    unstored: bytes | memoryview | None = None  # an update that the store did not take
     doubting: bool = False  # the contract refused what the trail says is allowed
     shown: Waiting | None = None
     made: set[bytes] = field(default_factory=set)  # commitments that are known to be this node's
@@ -85,6 +86,12 @@ def prepare(node: Node) -> None:
 
 
 def commit(node: Node, attempt: Attempt) -> None:
+    if node.unstored is not None:  # what nobody can read is not paid, and costs reputation: not a second time
+        try:
+            node.store.put(node.unstored)
+        except StoreUnreachable as error:
+            raise StoreUnreachable(f"{error}. Nothing is committed to until the store takes updates") from error
+        node.unstored = None
     model = node.follower.job.model_digest
     record = node.journal.read(attempt.round, attempt.attempt, model) or _train(node, attempt)
     node.follower.update()
@@ -166,12 +173,12 @@ def reveal(node: Node, attempt: Attempt) -> None:
     upload = _started(partial(node.store.put, record.update))
     try:
         upload.result(timeout=max(latest - node.follower.now(), 0.5))
-        node.unpublished = False
+        node.unpublished, node.unstored = False, None
     except (BlobError, TimeoutError) as error:
         if isinstance(error, BlobError) and node.follower.now() < latest:
             raise
         why = str(error) or "The blob store is slow."
-        node.unpublished = True
+        node.unpublished, node.unstored = True, record.update
         node.warn(f"{why} Revealing round {attempt.round} before its update is stored.")
     receipt = node.ledger.reveal(node.job, digest=record.digest, root=record.root, salt=record.salt)
     node.follower.reach(receipt)
@@ -182,6 +189,7 @@ def publish(node: Node, attempt: Attempt) -> None:
     """Put the update that was revealed into the store, again or at last."""
     try:
         node.store.put(_own_record(node, attempt).update)
+        node.unstored = None
     except StateError as error:
         node.warn(f"The update of round {attempt.round} cannot be published again: {error}")
     node.unpublished = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any, Final
@@ -15,8 +16,8 @@ from typing import Any, Final
 from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.digest import CHUNK, LINKS, RunningDigest, byte_view, cid_of, digest_of
-from deepledger.protocol.blobs.kubo import KuboRpc, Refused, TimedOut
-from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachable
+from deepledger.protocol.blobs.kubo import Barred, KuboRpc, Refused, TimedOut
+from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobMissing, StoreUnreachable
 from deepledger.protocol.types import Digest
 
 _OLDEST: Final = (0, 14)
@@ -40,14 +41,20 @@ class IpfsStore:
     """A `BlobStore` behind Kubo's RPC at the multiaddr `api`. May be shared between threads.
 
     `timeout`: seconds to connect and to get an answer about what the daemon has; `fetch_timeout`: seconds without a
-    byte after which a blob counts as missing.
+    byte after which a blob counts as missing; `credentials`: as in Kubo's API.Authorizations.
     """
 
     def __init__(
-        self, api: str = "/ip4/127.0.0.1/tcp/5001/http", *, timeout: float = 30, fetch_timeout: float = 60
+        self,
+        api: str = "/ip4/127.0.0.1/tcp/5001/http",
+        *,
+        timeout: float = 30,
+        fetch_timeout: float = 60,
+        credentials: str | None = None,
     ) -> None:
         self.api = api
-        self._rpc = KuboRpc(api, timeout=timeout)
+        authorization = None if credentials is None else authorization_of(credentials)
+        self._rpc = KuboRpc(api, timeout=timeout, authorization=authorization)
         self._fetch_timeout = fetch_timeout
         self._checked = False
 
@@ -128,6 +135,8 @@ class IpfsStore:
             yield
         except Refused as refusal:
             raise BlobMissing(f"no blob {cid_of(digest)} on IPFS: the daemon says {str(refusal)!r}") from refusal
+        except Barred:
+            raise
         except (TimedOut, StoreUnreachable) as error:
             self._ask_version()
             raise BlobMissing(
@@ -165,6 +174,16 @@ class IpfsStore:
 
     def _nonsense(self) -> StoreUnreachable:
         return StoreUnreachable(f"what answers at {self.api} does not speak Kubo's RPC")
+
+
+def authorization_of(credentials: str) -> str:
+    """The header for an AuthSecret as Kubo writes it: "bearer:TOKEN" or "basic:USER:PASSWORD". Raises `BadInput`."""
+    kind, _, secret = credentials.strip().partition(":")
+    if kind == "bearer" and secret and secret.isascii() and secret.isprintable():
+        return f"Bearer {secret}"
+    if kind == "basic" and ":" in secret:
+        return f"Basic {b64encode(secret.encode()).decode()}"
+    raise BadInput("the store's credentials must be as in API.Authorizations: bearer:TOKEN or basic:USER:PASSWORD")
 
 
 def _check(digest: Digest, running: RunningDigest) -> None:

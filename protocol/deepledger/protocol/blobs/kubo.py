@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from http import HTTPStatus
 from http.client import HTTPException
 from types import MappingProxyType
 from typing import Any, Final
@@ -32,10 +33,15 @@ class TimedOut(Exception):
     """The daemon stayed silent or dawdled."""
 
 
+class Barred(StoreUnreachable):
+    """A daemon, or what stands before it, that wants to see credentials, or others."""
+
+
 class KuboRpc:
     """One daemon, at a multiaddr such as "/ip4/127.0.0.1/tcp/5001/http". May be shared between threads."""
 
-    def __init__(self, api: str, *, timeout: float) -> None:
+    def __init__(self, api: str, *, timeout: float, authorization: str | None = None) -> None:
+        """`authorization` goes into the header of that name."""
         self.api = api
         self.timeout = timeout
         try:
@@ -46,7 +52,10 @@ class KuboRpc:
             ) from None
         self._http.open_session()
         session = self._http._session  # the pinned ipfshttpclient has no public way to it
-        session.hooks["response"].append(_tamed)
+        session.hooks["response"].append(self._tamed)
+        if authorization is not None:
+            session.headers["Authorization"] = authorization
+        self._is_authorized = authorization is not None
         for adapter in session.adapters.values():  # an option that urllib3 2 warns of and no longer needs
             adapter.poolmanager.connection_pool_kw.pop("strict", None)
 
@@ -126,6 +135,28 @@ class KuboRpc:
         except (exceptions.Error, RequestException, HTTPError, HTTPException, OSError, RecursionError) as error:
             raise StoreUnreachable(f"what answers at {self.api} does not speak Kubo's RPC") from error
 
+    def _tamed(self, response: Response, **_: Any) -> None:
+        """A response that is no redirect and no gateway's refusal, and hands over its body in pieces, as they come."""
+        if response.is_redirect:
+            response.close()
+            raise exceptions.ProtocolError(None, "a redirect")
+        if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            response.close()
+            mend = (
+                "correct the file that --store-credentials names"
+                if self._is_authorized
+                else ("name a file that holds credentials with --store-credentials")
+            )
+            raise Barred(f"{self.api} lets nobody in like this (HTTP status {response.status_code}): {mend}")
+        if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            response.close()
+            raise StoreUnreachable(
+                f"what stands before {self.api} does not let blobs of this size through (HTTP status 413): raise its "
+                "limit (nginx: client_max_body_size), or use another store"
+            )
+        limit = None if response.ok else _ANSWER
+        response.iter_content = lambda *_, **__: _pieces(response, limit=limit)  # type: ignore[method-assign]
+
 
 class _Upload:
     """Memory as a file, without a copy."""
@@ -136,15 +167,6 @@ class _Upload:
     def read(self, size: int) -> memoryview:
         piece, self._rest = self._rest[:size], self._rest[size:]
         return piece
-
-
-def _tamed(response: Response, **_: Any) -> None:
-    """A response that refuses redirects and hands over its body in pieces, as they come and as they are."""
-    if response.is_redirect:
-        response.close()
-        raise exceptions.ProtocolError(None, "a redirect")
-    limit = None if response.ok else _ANSWER
-    response.iter_content = lambda *_, **__: _pieces(response, limit=limit)  # type: ignore[method-assign]
 
 
 def _pieces(response: Response, *, limit: int | None) -> Iterator[bytes]:

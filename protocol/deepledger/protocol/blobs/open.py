@@ -14,8 +14,10 @@ _ACCEPTED = "give a folder (file:///dir or a path) or a Kubo RPC (ipfs+http://ho
 _MULTIADDRS = ("/ip4/", "/ip6/", "/dns/", "/dns4/", "/dns6/", "/unix/")
 
 
-def open_store(url: str, *, timeout: float = 30, fetch_timeout: float = 60) -> BlobStore:
-    """The store at `url`; nothing is contacted before its first use. The seconds concern IPFS only.
+def open_store(
+    url: str, *, timeout: float = 30, fetch_timeout: float = 60, credentials: str | None = None
+) -> BlobStore:
+    """The store at `url`; nothing is contacted before its first use. The seconds and `credentials` concern IPFS only.
 
     A path that begins like a multiaddr is one; write file:///ip4/… for the folder.
     """
@@ -24,7 +26,7 @@ def open_store(url: str, *, timeout: float = 30, fetch_timeout: float = 60) -> B
         return DirectoryStore(_folder(url))
     from deepledger.protocol.blobs.ipfs import IpfsStore  # ipfshttpclient only where it is used
 
-    return IpfsStore(api, timeout=timeout, fetch_timeout=fetch_timeout)
+    return IpfsStore(api, timeout=timeout, fetch_timeout=fetch_timeout, credentials=credentials)
 
 
 def _kubo_address(url: str) -> str | None:

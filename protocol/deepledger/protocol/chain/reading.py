@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from statistics import median_low
 from typing import Any, Final
 
 from deepledger.protocol.chain import abi as codec
@@ -393,10 +394,15 @@ class _BlockGone(ChainUnreachable):
 
 
 def pace(gaps: Sequence[int]) -> Seconds:
-    """The seconds between blocks of these distances, of which some may have been missed; 0 where they have no pace."""
-    least = min(gaps, default=0)
-    regular = least > 0 and len(gaps) > 1 and all(min(gap % least, -gap % least) <= 1 for gap in gaps)
-    return Seconds(least if regular else 0)
+    """The seconds between blocks that are so far apart, of which some may have been missed; 0 where they have no pace:
+    three of four are to be as long as the median, or twice as long, and so on.
+    """
+    if len(gaps) < 2 or min(gaps) == 0:
+        return Seconds(0)
+    usual = median_low(gaps)
+    slack = usual // 6  # second by second, anything looks regular
+    fitting = sum(min(gap % usual, -gap % usual) <= slack for gap in gaps)
+    return Seconds(usual if 4 * fitting >= 3 * len(gaps) else 0)
 
 
 def _is_wanted(log: Any, wanted: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from deepledger.protocol.chain.heads import HeadFeed, websocket_url
 from deepledger.protocol.chain.inclusion import STUCK_AFTER, Sender
 from deepledger.protocol.chain.ledger import Head, Receipt
 from deepledger.protocol.chain.reading import ChainReader, no_contract
-from deepledger.protocol.chain.rpc import Rpc, result
+from deepledger.protocol.chain.rpc import NodeRefused, Rpc, result
 from deepledger.protocol.chain.sending import transact
 from deepledger.protocol.chain.signing import MOST_PER_GAS, REPEAT, Call
 from deepledger.protocol.errors import BadInput, ChainNonsense, NoLedger, WrongChain
@@ -253,6 +253,20 @@ def newest_block(
         found = wire.quantity(result(chain), "a chain id")
         _expect(found, chain_id, rpc)
         return found, wire.head(result(block))
+    finally:
+        rpc.close()
+
+
+def knows_pending(node: str | Sequence[str], *, timeout: float = TIMEOUT) -> bool:
+    """Whether the node counts transactions and tries calls as of the block to come."""
+    rpc = reach(node, timeout=timeout)
+    nobody = "0x" + 40 * "0"
+    try:
+        answers = rpc.batch(
+            ("eth_getTransactionCount", [nobody, "pending"]),
+            ("eth_estimateGas", [{"from": nobody, "to": nobody}, "pending"]),
+        )
+        return not any(isinstance(answer, NodeRefused) for answer in answers)
     finally:
         rpc.close()
 
