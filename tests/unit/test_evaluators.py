@@ -45,7 +45,7 @@ def train(model, data):
 
 def evaluate(model, data):
     if os.environ.get("DIE_IN_WORKERS") not in (None, str(os.getpid())):
-        os._exit(3)
+        os.kill(os.getpid(), 9)
     x, y = data.tensors
     logits = model(x)
     loss = torch.nn.functional.cross_entropy(logits, y)

@@ -364,3 +364,40 @@ def test_another_size_is_refused(size):
 
 def test_a_task_source_has_the_hash_of_its_bytes(tmp_path):
     assert TaskSource(tmp_path, b"").sha256 == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "os._exit(0)", "raise SystemExit"])
+@pytest.mark.parametrize("name", ["build_model", "load_data", "train", "evaluate"])
+def test_a_task_that_would_end_the_process_fails_like_others(task_of, tmp_path, end, name):
+    head, _, body = SOURCE.partition(f"def {name}(")
+    signature, _, rest = body.partition(":\n")
+    task = task_of(f"import os, sys\n{head}def {name}({signature}:\n    {end}\n{rest}")
+    model = torch.nn.Linear(3, 2)
+    calls = {
+        "build_model": lambda: task.build_model(1),
+        "load_data": lambda: task.load_data(tmp_path),
+        "train": lambda: task.train(model, [], seed=1, hyperparameters={"rate": 1.0}),
+        "evaluate": lambda: task.evaluate(model, [1], seed=1),
+    }
+    with pytest.raises(BadInput, match=rf"{name} of task .* failed: SystemExit"):
+        calls[name]()
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "os._exit(0)"])
+def test_a_task_that_would_end_the_process_when_it_is_loaded_fails_like_others(task_of, end):
+    with pytest.raises(BadInput, match="fails to load: SystemExit: 0"):
+        task_of(f"import os, sys\n{end}\n{SOURCE}")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_task_whose_thread_would_end_the_process_ends_the_thread(task_of):
+    thread = "import os, threading\n    ended = threading.Thread(target=os._exit, args=(0,))\n    ended.start()"
+    task = task_of(SOURCE.replace("def evaluate(model, data):", f"def evaluate(model, data):\n    {thread}"))
+    assert task.evaluate(torch.nn.Linear(3, 2), [1, 2], seed=1).samples == 2
+
+
+def test_processes_that_a_task_forks_may_end_as_they_do(task_of):
+    fork = "import os\n    if not (child := os.fork()):\n        os._exit(7)\n    status = os.waitpid(child, 0)[1]"
+    source = SOURCE.replace("def evaluate(model, data):", f"def evaluate(model, data):\n    {fork}")
+    task = task_of(source.replace('"correct": 1', '"correct": os.waitstatus_to_exitcode(status)'))
+    assert task.evaluate(torch.nn.Linear(3, 2), "12345678", seed=1).correct == 7

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +14,9 @@ from deepledger.cli.commands import command
 from deepledger.cli.options import Chain, JobNumber, Json, Store, TaskPlaces, Workers, places
 from deepledger.protocol.kernels.cores import CORES
 from deepledger.protocol.types import JobId
+
+if TYPE_CHECKING:
+    from deepledger.auditor.findings import Audit
 
 MISMATCH = 1
 UNCHECKED = 7  # after the codes of `errors`
@@ -40,21 +45,14 @@ def audit(
 
     Example: deepledger audit 1 --task examples/digits/task.py
     """
-    from deepledger.auditor.audit import audit
     from deepledger.auditor.render import as_json, render
     from deepledger.cli import show
+    from deepledger.cli.apart import apart
 
-    searched = places(tasks)
+    searched, wanted = places(tasks), workers or CORES
+    runs_tasks = (searched or task) and importlib.util.find_spec("torch") is not None
     try:
-        found = audit(
-            chain.reader(),
-            store.open(),
-            JobId(job),
-            tasks=searched,
-            task=task,
-            workers=workers or CORES,
-            progress=_progress,
-        )
+        found = (apart if runs_tasks else _at_once)(_audited, chain, store, JobId(job), searched, task, wanted)
     finally:
         _clear()
     if json:
@@ -63,6 +61,16 @@ def audit(
         show.rendered(render(found))
     if not found.matches:
         raise typer.Exit(MISMATCH if found.findings else UNCHECKED)
+
+
+def _audited(chain: Chain, store: Store, job: JobId, tasks: list[Path], task: Path | None, workers: int) -> Audit:
+    from deepledger.auditor.audit import audit
+
+    return audit(chain.reader(), store.open(), job, tasks=tasks, task=task, workers=workers, progress=_progress)
+
+
+def _at_once(work: Callable[..., Audit], *arguments: Any) -> Audit:
+    return work(*arguments)
 
 
 def _progress(what: str, done: int, of: int) -> None:

@@ -7,6 +7,7 @@ is loaded.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from hashlib import sha256
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from deepledger.protocol.errors import BadInput, TaskMismatch
 from deepledger.protocol.evaluation.measures import read_declaration, read_result
@@ -32,6 +33,7 @@ FUNCTIONS = {
     "sense), and what METRICS declares}",
 }
 MAX_SOURCE_BYTES = 1 << 20
+_END = os._exit
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Task:
 
     def __init__(self, source: TaskSource) -> None:
         _require_torch()
+        _outlive_tasks()
         self.source = source
         self._path = source.path
         self._module = ModuleType(f"deepledger_task_{source.sha256[:16]}")
@@ -100,7 +103,7 @@ class Task:
         sys.modules[self._module.__name__] = self._module  # data loaders pickle by module name
         try:
             exec(compile(source.source, str(source.path), "exec"), self._module.__dict__)  # noqa: S102 (pinned, local)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BadInput(f"the task {source.path} fails to load: {type(error).__name__}: {error}") from error
         missing = [text for name, text in FUNCTIONS.items() if not callable(getattr(self._module, name, None))]
         if missing:
@@ -178,8 +181,24 @@ class Task:
     def _call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
         try:
             return getattr(self._module, name)(*arguments, **options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BadInput(f"{name} of task {self._path} failed: {type(error).__name__}: {error}") from error
+
+
+def _outlive_tasks() -> None:
+    """From now on `os._exit` raises `SystemExit` in this process, but not in those that it forks: a task that calls it
+    fails like others, where it would end a role without a word and with the status of success.
+    """
+    if os._exit is not _END:
+        return
+    owner = os.getpid()
+
+    def fail(status: int) -> NoReturn:
+        if os.getpid() != owner:
+            _END(status)
+        raise SystemExit(status)
+
+    os._exit = fail
 
 
 def _require_torch() -> None:
