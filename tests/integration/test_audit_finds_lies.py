@@ -715,9 +715,9 @@ def test_praise_for_a_model_with_the_worst_result_is_named(world, monkeypatch, b
         )  # fmt: skip
 
 
-def with_torch(play, job, *arguments):
+def with_torch(play, job, *arguments, quiet=True):
     """Exit status and output of an audit."""
-    return typed(play, job, "from deepledger.cli.main import app; app()", *arguments)
+    return typed(play, job, "from deepledger.cli.main import app; app()", *arguments, quiet=quiet)
 
 
 def without_torch(play, job, *arguments):
@@ -737,13 +737,32 @@ finally:
     return typed(play, job, script, *arguments)
 
 
-def typed(play, job, script, *arguments):
+def typed(play, job, script, *arguments, quiet=True):
     world = play.world
     places = ["--rpc-url", world.url, "--contract", world.contract, "--store", str(world.folder / "store")]
     command = [sys.executable, "-c", script, "audit", str(job), *places, "--tasks", str(world.task), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stderr == ""
-    return done.returncode, done.stdout
+    assert done.stderr == "" or not quiet
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "words"),
+    [
+        ("os._exit(0)", 1, "MODEL: the settled model is not the aggregate"),
+        ("os.execv('/bin/true', ['true'])", 6, "ended without a word (exit status 0)"),
+    ],
+)
+def test_a_task_that_ends_the_process_ends_no_audit_in_silence(world, monkeypatch, end, status, words):
+    """Whoever made the task may have something to hide."""
+    ending = f"def evaluate(model, data):\n    import os\n    if 'HIDE' in os.environ:\n        {end}\n"
+    world.task.write_text(world.task.read_text().replace("def evaluate(model, data):\n", ending))
+    play = sys.modules[type(world).__module__].Play(world)
+    play.round(lie=move_one_coordinate)
+    monkeypatch.setenv("HIDE", "1")
+    found, shown = with_torch(play, play.job, quiet=False)
+    assert found == status
+    assert words in " ".join(shown.split())
 
 
 def test_without_torch_all_but_the_evaluation_is_derived(play):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import fields, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind
 from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
 from deepledger.auditor.rounds import audit_round
 from deepledger.auditor.rules import Rules
+from deepledger.auditor.signatures import Signatures, signatures
 from deepledger.auditor.sources import misfit
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Event, JobCreated
@@ -24,10 +26,12 @@ from deepledger.protocol.evaluation.bench import Bench, bench_with
 from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.evaluation.validation import fetch_validation
+from deepledger.protocol.formats.report import MAX_CHAIN_ID
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.job.fetch import check_keys, fetch_model, fetch_spec
+from deepledger.protocol.job.follow import snapshot_of
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.job.trail import apply
 from deepledger.protocol.types import Digest, JobId
@@ -58,10 +62,15 @@ def audit(
     every lie is a finding, not an error.
     """
     tell: Progress = progress or (lambda *_: None)
+    if reader.chain_id > MAX_CHAIN_ID:
+        raise ChainNonsense(f"the node says that this is chain {reader.chain_id}, and no report can; use another one")
     head = reader.head()
     events = reader.events(reader.created_in(job), head.number, job=job)
     findings: list[Finding] = []
+    notes: list[str] = []
     state, rules = _replay(events, head, reader, findings, tell)
+    if not findings:
+        findings += _tail(state, head, reader, notes)
     counted = _Counted(store)
     spec = _spec(state, counted, findings)
     rounds: list[AuditedRound] = []
@@ -88,6 +97,8 @@ def audit(
                 )
                 rounds.append(audited)
         tell("rounds", len(state.history), len(state.history))
+    if any(finding.kind.accuses for finding in findings):
+        findings = _signed(findings, signatures(reader, events))
     return Audit(
         job=state,
         head=head,
@@ -99,6 +110,7 @@ def audit(
         spec=spec,
         evaluation=_evaluated(rounds) if status == "checked" else status,
         held=rules.accounts.held,
+        notes=tuple(notes),
     )
 
 
@@ -147,6 +159,41 @@ def _credits(rules: Rules, events: Sequence[Event], head: Head, reader: Reader) 
     for account, amount in wrong.items():
         derived = f"{rules.accounts.credits[account]} wei"
         yield Finding(Kind.MONEY, what, f"{amount} wei", derived, events[-1].at, None, account)
+
+
+def _tail(job: Job, head: Head, reader: Reader, notes: list[str]) -> Iterator[Finding]:
+    """Whether the contract itself is where its events lead: the latest ones may be withheld, or not be indexed yet."""
+    said = reader.snapshot(job.job, head)
+    if said is None:
+        notes.append(
+            f"the node does not show the contract's state as of block {head.number}: whether the trail goes on cannot "
+            "be told; ask another one"
+        )
+        return
+    told = snapshot_of(job, head)
+    what = f"the contract's own state at block {head.number} is not what its events add up to: some are withheld"
+    for field in fields(said):
+        claimed, derived = getattr(told, field.name), getattr(said, field.name)
+        if claimed != derived:
+            name = field.name.replace("_", " ")
+            yield Finding(Kind.RULE, f"{what} ({name})", _shown(claimed), _shown(derived), job.last, None)
+
+
+def _shown(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _signed(findings: Sequence[Finding], found: Signatures) -> list[Finding]:
+    """Where the node alters what was signed, nobody is accused by what follows from it."""
+    if found.altered:
+        return [*found.altered, *(finding for finding in findings if not finding.kind.accuses)]
+    unsigned = {event.at.transaction for event in found.unsigned}
+    return [
+        replace(finding, signed=finding.at.transaction not in unsigned)
+        if finding.kind.accuses and finding.at is not None
+        else finding
+        for finding in findings
+    ]
 
 
 def _spec(job: Job, store: BlobStore, findings: list[Finding]) -> JobSpec | None:

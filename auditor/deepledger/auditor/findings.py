@@ -11,6 +11,7 @@ from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.report import Report
 from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.state import Job, SettledRound
 from deepledger.protocol.types import Address, RoundNumber, Wei
 
@@ -28,6 +29,11 @@ class Kind(StrEnum):
     MODEL = "model"  # the aggregate is another one
     EVALUATION = "evaluation"
 
+    @property
+    def accuses(self) -> bool:
+        """Somebody who signed something, and not the node or the store that was asked."""
+        return self not in (Kind.RULE, Kind.COMMITMENT, Kind.MONEY, Kind.BLOB)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -38,6 +44,7 @@ class Finding:
     at: Position | None  # the transaction that made the claim
     round: RoundNumber | None
     who: Address | None = None  # whose event or claim it is
+    signed: bool | None = None  # whether the transaction is known to be signed by it; None: nobody is accused
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,7 @@ class Audit:
     spec: JobSpec | None  # None if it cannot be had
     evaluation: str  # "checked", or why not
     held: int  # wei that the contract holds for this job, by the audit's own accounts
+    notes: tuple[str, ...] = ()  # what to know that accuses nobody
 
     @property
     def matches(self) -> bool:
@@ -93,6 +101,13 @@ class Audit:
     def pay_checked(self) -> bool:
         """Nobody's pay rests on what only a report says."""
         return not any(each.believed for each in self.rounds)
+
+    @property
+    def unavailable(self) -> int:
+        """Updates that were called so and are not there: that they were not, only the coordinator says."""
+        contested = sum(finding.kind is Kind.CONTESTED for finding in self.findings)
+        verdicts = [update.verdict for each in self.rounds if each.report for update in each.report.updates]
+        return max(verdicts.count(Verdict.UNAVAILABLE) - contested, 0)
 
     @property
     def doubts(self) -> tuple[AuditedRound, ...]:

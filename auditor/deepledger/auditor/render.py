@@ -55,6 +55,7 @@ def render(audit: Audit, *, trail: bool = True) -> RenderableType:
     parts += _refused(audit)
     parts += [_finding(number, finding) for number, finding in enumerate(audit.findings, 1)]
     parts += [_doubt(each, each.remeasured) for each in audit.doubts if each.remeasured is not None]
+    parts += [Text(f"\nNOTE: {note}", "yellow") for note in audit.notes]
     parts.append(_verdict(audit))
     return Group(*parts)
 
@@ -71,6 +72,8 @@ def as_json(audit: Audit) -> dict[str, Any]:
         "pay_checked": audit.pay_checked,
         "doubts": [each.over.opened.round for each in audit.doubts],
         "complete": audit.complete,
+        "unavailable": audit.unavailable,
+        "notes": list(audit.notes),
         "block": {"number": audit.head.number, "hash": audit.head.hash, "timestamp": audit.head.timestamp},
         "rounds_settled": len(audit.job.history),
         "rounds_derived": sum(each.derived for each in audit.rounds),
@@ -101,6 +104,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
                 "block": finding.at.block if finding.at else None,
                 "transaction": finding.at.transaction if finding.at else None,
                 "who": finding.who,
+                "signed": finding.signed,
                 "explanation": finding.explanation,
                 "claimed": finding.claimed,
                 "derived": finding.derived,
@@ -260,6 +264,9 @@ def _finding(number: int, finding: Finding) -> Text:
     text = Text()
     text.append(f"\n{number}. {finding.kind.upper()}: {finding.explanation}\n", "bold red")
     text.append(f"   claimed  {finding.claimed}\n   derived  {finding.derived}\n   where    {at}")
+    if finding.signed is not None:
+        unknown = "nobody can tell: the call came through another contract, or the node does not show it"
+        text.append(f"\n   signed   {f'by {finding.who}' if finding.signed else unknown}")
     return text
 
 
@@ -287,9 +294,21 @@ def _verdict(audit: Audit) -> Text:
         f"{derived} settled rounds derived again. Evaluation: {audit.evaluation}.{_moved(audit)}{open_round}"
     )
     if audit.matches:
-        return Text(f"\nEverything matches. {what}", "bold green")
+        first = _reservations(audit)
+        return Text(f"\n{first}Everything matches. {what}", "bold yellow" if first else "bold green")
     unsure = _unchecked(audit)
     return Text(f"\n{_count(audit)}{unsure} {what}", "bold red" if audit.mismatches else "bold yellow")
+
+
+def _reservations(audit: Audit) -> str:
+    """What is to be known first where nothing is wrong."""
+    said = ""
+    if not audit.rounds:
+        said += "No round is settled: there is no model and no pay to check. "
+    if audit.unavailable:
+        were = "1 update was" if audit.unavailable == 1 else f"{audit.unavailable} updates were"
+        said += f"{were} refused as unavailable, and nobody can check that: only the coordinator says so. "
+    return said
 
 
 def _moved(audit: Audit) -> str:

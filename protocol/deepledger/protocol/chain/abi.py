@@ -73,6 +73,15 @@ def calldata(abi: Abi, function: str, *arguments: Any) -> str:
     return "0x" + (function_abi_to_4byte_selector(entry) + encoded).hex()  # type: ignore[arg-type]
 
 
+def called(abi: Abi, data: bytes) -> tuple[str, dict[str, Any]] | None:
+    """The function that calldata calls, and its arguments in Python's names; None if it calls none of these."""
+    for name, entry in abi.functions.items():
+        if data[:4] == bytes(function_abi_to_4byte_selector(entry)):  # type: ignore[arg-type]
+            values = _decoded(entry["inputs"], data[4:], what=f"a call of {name}")
+            return name, {snake(part["name"]): value for part, value in zip(entry["inputs"], values, strict=True)}
+    return None
+
+
 def returned(abi: Abi, function: str, data: bytes) -> Any:
     """The single value that `function` returned."""
     (value,) = _decoded(abi.functions[function]["outputs"], data, what=f"the result of {function}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from deepledger.protocol.chain.events import Event, JobTerms, Phase
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
@@ -48,6 +48,15 @@ class Snapshot:
     validation_key: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class SignedCall:
+    """A transaction as its signer wrote it. `to` is None where it creates a contract."""
+
+    signer: Address
+    to: Address | None
+    data: bytes
+
+
 class Reader(Protocol):
     """A TrainingLedger as anybody can see it.
 
@@ -76,6 +85,12 @@ class Reader(Protocol):
 
     def snapshot(self, job: JobId, head: Head) -> Snapshot | None:
         """None where the node does not show the state as of that block."""
+
+    def signed(self, transactions: Sequence[str]) -> list[SignedCall | None]:
+        """By hash: who signed what. None where the node does not show the transaction, or it is of another type."""
+
+    def called(self, data: bytes) -> tuple[str, dict[str, Any]] | None:
+        """The function of the ledger that calldata calls, and its arguments; None if it calls none."""
 
     def elsewhere(self) -> None:
         """Ask another node from now on, if there is one: what this one showed cannot be all."""

@@ -15,11 +15,12 @@ from deepledger.protocol.chain import wire
 from deepledger.protocol.chain.events import Event, Position
 from deepledger.protocol.chain.heads import HeadFeed
 from deepledger.protocol.chain.http import OversizedAnswer, Overtaxed
-from deepledger.protocol.chain.ledger import Head, Snapshot
+from deepledger.protocol.chain.ledger import Head, SignedCall, Snapshot
 from deepledger.protocol.chain.proof import Header, header
 from deepledger.protocol.chain.ranges import Width, may_be_too_wide
 from deepledger.protocol.chain.refusals import refusal, revert_data
 from deepledger.protocol.chain.rpc import NodeRefused, Rpc, result
+from deepledger.protocol.chain.signed import signed_call
 from deepledger.protocol.errors import BadInput, ChainNonsense, ChainUnreachable, NoLedger
 from deepledger.protocol.types import Address, Digest, JobId, Seconds, Wei
 
@@ -146,6 +147,16 @@ class ChainReader:
             model_digest=Digest(state["model_digest"]),
             validation_key=state["validation_key"],
         )
+
+    def signed(self, transactions: Sequence[str]) -> list[SignedCall | None]:
+        answers = self.rpc.batch(*(("eth_getTransactionByHash", [each]) for each in transactions))
+        return [
+            None if shown is None or isinstance(shown, NodeRefused) else signed_call(shown, transaction)
+            for transaction, shown in zip(transactions, answers, strict=True)
+        ]
+
+    def called(self, data: bytes) -> tuple[str, dict[str, Any]] | None:
+        return codec.called(self._abi, data)
 
     def elsewhere(self) -> None:
         self.rpc.elsewhere()

@@ -15,6 +15,9 @@ from deepledger.protocol.formats.verdicts import Verdict
 MAX_REPORT_BYTES = 1 << 22
 MAX_COALITIONS = 8192
 
+MAX_CHAIN_ID = (1 << 53) - 1
+"""JSON has no larger integers that every reader reads alike."""
+
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Whole = Annotated[int, Field(gt=-(1 << 53), lt=1 << 53)]
 

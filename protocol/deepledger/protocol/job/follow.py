@@ -148,7 +148,7 @@ class Follower:
         said = self._reader.snapshot(self._id, head)
         if said is None:
             return
-        folded = _snapshot(job, head)
+        folded = snapshot_of(job, head)
         if said != folded:
             wrong = [each.name for each in fields(Snapshot) if getattr(said, each.name) != getattr(folded, each.name)]
             raise ChainNonsense(
@@ -167,7 +167,7 @@ class Follower:
         return self._reader.is_canonical(Head(at.block, at.block_hash, at.timestamp, at.timestamp))
 
 
-def _snapshot(job: Job, head: Head) -> Snapshot:
+def snapshot_of(job: Job, head: Head) -> Snapshot:
     """What the contract must say of a job if this is all that happened up to `head`."""
     attempt, seats = job.attempt, {address: 1 << member.seat for address, member in job.participants.items()}
     return Snapshot(

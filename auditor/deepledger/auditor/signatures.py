@@ -1,0 +1,76 @@
+"""Holding a trail against what people signed: a log is the node's word, and the transaction that made it its signer's.
+
+A node that alters one log (a settled digest, two commitments) could make an honest coordinator look like a liar. So
+before anybody is accused, each call that carries arguments is fetched, its signer recovered and its calldata compared.
+In which order transactions stand, and that they did not revert, nobody signs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from deepledger.auditor.findings import Finding, Kind
+from deepledger.protocol.chain.events import Committed, Event, JobCreated, Joined, Revealed, Settled
+from deepledger.protocol.chain.ledger import Reader, SignedCall
+from deepledger.protocol.types import Address
+
+_CALLS = {
+    JobCreated: ("createJob", "sponsor"),
+    Joined: ("join", "participant"),
+    Committed: ("commit", "participant"),
+    Revealed: ("reveal", "participant"),
+    Settled: ("settle", "coordinator"),
+}
+"""Events whose fields are what somebody sent, by the function and the field that says who."""
+
+_AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Signatures:
+    altered: tuple[Finding, ...]  # events that are not what was signed
+    unsigned: tuple[Event, ...]  # whose signature says nothing: another contract called for them, or nothing is shown
+
+
+def signatures(reader: Reader, events: Sequence[Event]) -> Signatures:
+    """Raises `ChainNonsense` where the node shows what cannot be, and `ChainUnreachable`."""
+    altered: list[Finding] = []
+    unsigned: list[Event] = []
+    for event, call in _signed(reader, [event for event in events if type(event) in _CALLS]):
+        if call is None or call.to != reader.address:
+            unsigned.append(event)
+        else:
+            altered += _compared(reader, event, call)
+    return Signatures(tuple(altered), tuple(unsigned))
+
+
+def _signed(reader: Reader, events: Sequence[Event]) -> Iterator[tuple[Event, SignedCall | None]]:
+    for start in range(0, len(events), _AT_ONCE):
+        part = events[start : start + _AT_ONCE]
+        yield from zip(part, reader.signed([event.at.transaction for event in part]), strict=True)
+
+
+def _compared(reader: Reader, event: Event, call: SignedCall) -> Iterator[Finding]:
+    function, subject = _CALLS[type(event)]
+    who: Address = getattr(event, subject)
+    called = reader.called(call.data)
+    if call.signer != who or called is None or called[0] != function:
+        what = f"a call of {function} by {who}"
+        yield _altered(event, what, f"{'another call' if called is None else called[0]}, signed by {call.signer}")
+        return
+    for field in fields(event):
+        if field.name in called[1] and getattr(event, field.name) != called[1][field.name]:
+            said, signed = getattr(event, field.name), called[1][field.name]
+            yield _altered(event, f"{field.name} {_value(said)}", f"{field.name} {_value(signed)}")
+
+
+def _altered(event: Event, claimed: str, signed: str) -> Finding:
+    what = f"{type(event).__name__} is not what was signed: the node alters it, and nobody else can be accused"
+    return Finding(Kind.RULE, what, claimed, signed, event.at, None)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
