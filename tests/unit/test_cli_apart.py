@@ -18,10 +18,10 @@ def test_what_is_returned_and_what_is_expected_to_go_wrong_comes_back():
         apart(places, "/nowhere")
 
 
-@pytest.mark.parametrize("status", [0, 1])
-def test_a_process_that_ends_without_a_word_is_told(status):
+@pytest.mark.parametrize(("name", "status"), [("true", 0), ("false", 1)])
+def test_a_process_that_ends_without_a_word_is_told(name, status):
     with pytest.raises(StateError, match=rf"ended without a word \(exit status {status}\)"):
-        apart(os._exit, status)
+        apart(os.execvp, name, [name])
 
 
 def test_what_is_not_expected_is_no_finding(capfd):

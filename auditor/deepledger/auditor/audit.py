@@ -69,7 +69,7 @@ def audit(
     findings: list[Finding] = []
     notes: list[str] = []
     state, rules = _replay(events, head, reader, findings, tell)
-    if not findings:
+    if not any(finding.kind is Kind.RULE for finding in findings):
         findings += _tail(state, head, reader, notes)
     counted = _Counted(store)
     spec = _spec(state, counted, findings)
@@ -97,7 +97,7 @@ def audit(
                 )
                 rounds.append(audited)
         tell("rounds", len(state.history), len(state.history))
-    if any(finding.kind.accuses for finding in findings):
+    if any(finding.kind.accuses or finding.kind is Kind.BLOB for finding in findings):
         findings = _signed(findings, signatures(reader, events))
     return Audit(
         job=state,

@@ -48,7 +48,7 @@ def signatures(reader: Reader, events: Sequence[Event]) -> Signatures:
 def _signed(reader: Reader, events: Sequence[Event]) -> Iterator[tuple[Event, SignedCall | None]]:
     for start in range(0, len(events), _AT_ONCE):
         part = events[start : start + _AT_ONCE]
-        yield from zip(part, reader.signed([event.at.transaction for event in part]), strict=True)
+        yield from zip(part, reader.signed(tuple(event.at.transaction for event in part)), strict=True)
 
 
 def _compared(reader: Reader, event: Event, call: SignedCall) -> Iterator[Finding]:

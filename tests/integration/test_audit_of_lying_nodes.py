@@ -1,0 +1,180 @@
+"""What an audit says through a node that withholds the end, or alters what somebody signed to make it look a liar."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from deepledger.auditor.audit import audit
+from deepledger.auditor.findings import Kind
+from deepledger.auditor.render import as_json, render
+from deepledger.protocol.blobs import cid_of
+from deepledger.protocol.chain.events import Committed, Credited, Settled
+from deepledger.protocol.chain.ledger import SignedCall
+from deepledger.protocol.errors import ChainNonsense
+from deepledger.protocol.formats.verdicts import Verdict
+
+
+class Node:
+    """A reader whose node alters what happened, or shows other things otherwise."""
+
+    def __init__(self, play, alter=lambda events: events, **shown):
+        self._reader, self._alter = play.world.reader(), alter
+        vars(self).update(shown)
+
+    def __getattr__(self, name):
+        return getattr(self._reader, name)
+
+    def events(self, *arguments, **options):
+        return self._alter(self._reader.events(*arguments, **options))
+
+
+def audited(play, node):
+    return audit(node, play.world.store, play.job)
+
+
+def printed(result):
+    console = Console(file=StringIO(), width=200)
+    console.print(render(result, trail=False))
+    return " ".join(console.file.getvalue().split())
+
+
+@pytest.fixture
+def play(world):
+    return sys.modules[type(world).__module__].Play(world)
+
+
+def test_a_withheld_tail_is_found_though_nothing_that_is_told_is_wrong(play):
+    for _ in range(3):
+        play.round()
+    for node in play.nodes:
+        node.leave(play.job)
+    whole = audited(play, Node(play))
+    assert whole.matches, whole.findings
+    for last in (1, 6, 12, len(whole.events) - 1):
+        found = audited(play, Node(play, lambda events, last=last: events[:last]))
+        assert {finding.kind for finding in found.findings} <= {Kind.RULE, Kind.MONEY}, "and nobody is accused"
+        assert found.findings, last
+    first = next(index for index, event in enumerate(whole.events) if isinstance(event, Committed))
+    found = audited(play, Node(play, lambda events: events[:first]))
+    assert any("the contract's own state at block" in finding.explanation for finding in found.findings)
+
+
+def test_a_node_that_does_not_show_the_contracts_state_is_told_of(play):
+    play.round()
+    result = audited(play, Node(play, snapshot=lambda *_: None))
+    assert result.matches, result.findings
+    assert "NOTE: the node does not show the contract's state" in printed(result)
+    assert as_json(result)["notes"]
+
+
+def with_another(name):
+    def alter(events):
+        def change(value):
+            return bytes([value[0] ^ 1, *value[1:]]) if isinstance(value, bytes) else (value[0] + 1, *value[1:])
+
+        return [
+            replace(event, **{name: change(getattr(event, name))}) if isinstance(event, Settled) else event
+            for event in events
+        ]
+
+    return alter
+
+
+def with_commitments_swapped(events):
+    """As if the second had committed first, so that the first is the copier."""
+    one, other = [index for index, event in enumerate(events) if isinstance(event, Committed)][:2]
+    swapped = list(events)
+    for at, source in ((one, other), (other, one)):
+        told = {name: getattr(events[source], name) for name in ("participant", "commitment")}
+        swapped[at] = replace(events[at], **told)
+    return swapped
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [*map(with_another, ("model_root", "report_digest", "model_digest")), with_commitments_swapped],
+    ids=["root", "report", "model", "commitments"],
+)
+def test_a_node_cannot_make_an_honest_coordinator_look_like_a_liar(play, alter):
+    same = play.update()
+    play.round([same, same, play.update()])
+    result = audited(play, Node(play, alter))
+    assert not result.matches
+    assert not any(finding.kind.accuses for finding in result.findings)
+    assert any("is not what was signed: the node alters it" in finding.explanation for finding in result.findings)
+
+
+def move_one_coordinate(claim):
+    claim.model[17] += 1
+
+
+def test_whoever_is_accused_has_signed_it(play):
+    play.round(lie=move_one_coordinate)
+    (finding,) = audited(play, Node(play)).findings
+    assert (finding.kind, finding.signed) == (Kind.MODEL, True)
+    assert f"signed by {play.coordinator.account}" in printed(audited(play, Node(play)))
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_where_no_signature_can_be_had_that_is_said(play, elsewhere):
+    """A coordinator that is a contract is called by somebody who signs something else; some nodes show nothing."""
+    play.round(lie=move_one_coordinate)
+    call = SignedCall(play.nodes[0].account, play.nodes[1].account, b"")
+    result = audited(play, Node(play, signed=lambda hashes: [call if elsewhere else None for _ in hashes]))
+    (finding,) = result.findings
+    assert (finding.kind, finding.signed) == (Kind.MODEL, False)
+    assert "nobody can tell: the call came through another contract" in printed(result)
+
+
+def test_a_transaction_that_is_not_the_one_of_the_hash_is_refused(play):
+    play.round(lie=move_one_coordinate)
+    reader = play.world.reader()
+    shown = reader.rpc.call("eth_getTransactionByHash", play.see().history[0].settled.at.transaction)
+    for change in ({"input": "0x00"}, {"nonce": "0x77"}, {"s": "0x1"}, {"to": play.nodes[0].account}):
+        reader.rpc.batch = lambda *requests, change=change: [shown | change for _ in requests]
+        with pytest.raises(ChainNonsense, match="shows another transaction than"):
+            reader.signed([shown["hash"]])
+    reader.rpc.batch = lambda *requests: [shown | {"type": "0x7f"} for _ in requests]
+    assert reader.signed([shown["hash"]]) == [None]
+
+
+def test_amounts_and_chains_of_any_size_are_told_and_not_stumbled_over(play):
+    play.round()
+
+    def enriched(events):
+        return [replace(event, amount=1 << 160) if isinstance(event, Credited) else event for event in events]
+
+    result = audited(play, Node(play, enriched))
+    assert Kind.MONEY in {finding.kind for finding in result.findings}
+    console = Console(file=StringIO(), width=200)
+    console.print(render(result))
+    assert "1461501637330902918203684832716.283019655… ETH" in console.file.getvalue()
+    with pytest.raises(ChainNonsense, match="and no report can"):
+        audited(play, Node(play, chain_id=1 << 53))
+
+
+def test_what_an_audit_rests_on_is_said_first(play):
+    assert printed(audited(play, Node(play))).startswith(
+        "Rounds round updates accepted derived again accuracy claimed re-evaluated No round is settled: there is no "
+        "model and no pay to check. Everything matches."
+    )
+
+    class Impatient(play.sources):
+        def update(self, contribution):
+            return Verdict.UNAVAILABLE if contribution.seat == 1 else super().update(contribution)
+
+    play.sources = Impatient
+    play.round()
+    found = audited(play, Node(play))
+    assert found.unavailable == 0, "contested instead"
+    (path,) = (play.world.folder / "store").rglob(f"{cid_of(play.see().history[0].opened.reveals[1].digest)}*")
+    path.unlink()
+    found = audited(play, Node(play))
+    assert found.matches
+    assert "1 update was refused as unavailable, and nobody can check that" in printed(found)
+    assert as_json(found)["unavailable"] == 1
