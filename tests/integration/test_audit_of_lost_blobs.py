@@ -133,7 +133,8 @@ def test_an_honest_coordinator_whose_report_is_lost_is_not_accused_of_rounding(w
     class Elsewhere(play.sources):
         def evaluate(self, coalitions, wanted):
             for result in super().evaluate(coalitions, wanted):
-                yield result.model_copy(update={"millionths": {"loss": result.millionths["loss"] - 1 - result.samples % 2}})
+                off = 1 + result.millionths["loss"] % 2
+                yield result.model_copy(update={"millionths": {"loss": result.millionths["loss"] - off}})
 
     play.sources = Elsewhere
     play.round(play.trained())
