@@ -106,7 +106,7 @@ def measure(coordinates: int, *, bits: int, runs: int) -> dict[str, float]:
             before()
             rows.append(Row(seat, Address(f"0x{seat}"), 7, vector))
         stack = Stack(tuple(rows), coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
-        advance(model, stack, spec.aggregation, Context(bytes(32), spec.model.fraction_bits))
+        advance(model, stack, spec.aggregation, Context(bytes(32), spec.model))
 
     def everything() -> None:
         node()

@@ -19,7 +19,7 @@ from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
 from deepledger.protocol.errors import BlobMissing
-from deepledger.protocol.evaluation.state_dict import layout_of, read_floats
+from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.evaluation.withheld import encrypt, lock_of, new_key, public_key_of, seal
 from deepledger.protocol.formats.commitment import Slot, commitment_for
@@ -148,7 +148,7 @@ class World:
         validation = self.shards[4].read_bytes()
         fields = {
             "version": 1, "name": "linear", "task": {"name": "linear", "sha256": source.sha256},
-            "model": {"fraction_bits": 20, "layout": [entry.model_dump() for entry in layout_of(model)]},
+            "model": format_of(model).model_dump(),
             "update": {"bits": 16, "fraction_bits": 14, "norm_bound": 5.0},
             "training": {"seed": 1, "hyperparameters": {"learning_rate": 0.1}},
             "aggregation": {"rule": "weighted_mean"}, "rewards": {"policy": "samples"}, "privacy": "open",

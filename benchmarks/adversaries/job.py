@@ -28,12 +28,12 @@ from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
-from deepledger.protocol.evaluation.state_dict import layout_of, read_floats, write_floats
+from deepledger.protocol.evaluation.state_dict import format_of, read_floats, write_floats
 from deepledger.protocol.evaluation.task import Task, TaskSource, read_source
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, Report, parse_report
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec, build_spec, spec_bytes
-from deepledger.protocol.formats.vectors import as_model, as_update, decode_model, encode_model, encode_update
+from deepledger.protocol.formats.vectors import as_model, as_update, decode_model, encode_change, encode_model
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.state import Job
@@ -190,7 +190,7 @@ def _spec(setting: Setting, source: TaskSource, validation: Path, *, trusted: st
     spec = build_spec(
         {
             "name": setting.model, "task": {"name": source.path.stem, "sha256": source.sha256},
-            "model": {"fraction_bits": 20, "layout": [entry.model_dump() for entry in layout_of(first)]},
+            "model": format_of(first).model_dump(),
             "update": {"bits": 16, "fraction_bits": 14, "norm_bound": NORM_BOUND},
             "training": {"seed": 1 + setting.seed, "hyperparameters": data.HYPERPARAMETERS},
             "aggregation": rule, "rewards": dict(POLICIES[setting.policy]),
@@ -198,7 +198,7 @@ def _spec(setting: Setting, source: TaskSource, validation: Path, *, trusted: st
             "validation": {"digest": digest_of(validation.read_bytes()).hex(), "bytes": validation.stat().st_size},
         }
     )  # fmt: skip
-    return spec, encode_model(read_floats(first), spec.model).tobytes()
+    return spec, encode_model(read_floats(first, spec.model.layout), spec.model).tobytes()
 
 
 def _terms(setting: Setting, spec: JobSpec, model: bytes) -> JobTerms:
@@ -246,7 +246,7 @@ class _Adversary:
             random=np.random.default_rng([self.setting.seed, job.round, self.member]),
         )
         change = self.attack.craft(scene).astype(np.float32)
-        return encode_update(change, np.zeros_like(change), update=spec.update, seed=seed)
+        return encode_change(change, np.zeros_like(change), spec=spec, seed=seed)
 
     def _revealed(self, job: Job, spec: JobSpec) -> list[Any]:
         if not job.history:

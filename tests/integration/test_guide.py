@@ -61,7 +61,7 @@ def test_the_guides_task_learns_by_the_guides_job(folder: Path) -> None:
             rows.append(Row(len(rows), name, trainer.samples, encoded.vector))
         shift = made.spec.model.fraction_bits - made.spec.update.fraction_bits
         stack = Stack(tuple(rows), made.spec.model.coordinates, shift)
-        advance(model, stack, made.spec.aggregation, Context(bytes(32), made.spec.model.fraction_bits))
+        advance(model, stack, made.spec.aggregation, Context(bytes(32), made.spec.model))
     after = bench.evaluate(model)
     assert after.samples == 50
     assert after.correct >= 45

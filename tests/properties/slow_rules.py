@@ -79,7 +79,7 @@ def multi_krum(updates: Sequence[Update], rule: AggregationRule, context: Contex
 
 def centered_clipping(updates: Sequence[Update], rule: AggregationRule, context: Context) -> list[Fraction]:
     centre = [0] * len(updates[0].values) if context.drift is None else context.drift.tolist()
-    radius = Fraction(rule.radius) * 2**context.fraction_bits
+    radius = Fraction(rule.radius) * 2**context.model.fraction_bits
     pulled = []
     for update in updates:
         away = minus(update.values, centre)

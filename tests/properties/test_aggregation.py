@@ -61,14 +61,14 @@ class Case:
         aggregation = {"rule": rule} | FIXED[rule] | parameters
         return spec_of(coordinates=len(self.model), update=update, aggregation=aggregation)
 
-    def context(self) -> Context:
+    def context(self, spec: JobSpec) -> Context:
         trusted = None if self.trusted is None else Scaled(self.trusted, self.shift)
-        return Context(b"seed" * 8, 20, trusted=trusted, drift=self.drift)
+        return Context(b"seed" * 8, spec.model, trusted=trusted, drift=self.drift)
 
     def settled(self, stack_of: StackOf, spec: JobSpec, order: list[int] | None = None) -> tuple[list[int], int]:
         """The model after and what saturated, with the updates in some order."""
         model, stack = self.model.copy(), stack_of(spec, self.updates, self.weights)
-        saturated = advance(model, stack if order is None else stack.only(order), spec.aggregation, self.context())
+        saturated = advance(model, stack if order is None else stack.only(order), spec.aggregation, self.context(spec))
         return model.tolist(), saturated
 
     def slow_updates(self) -> list[Update]:
@@ -127,7 +127,7 @@ def test_a_rule_is_what_its_paper_says(case, percent, radius, bucket, rule, fast
     spec = case.spec(spec_of, rule, bucket_size=bucket, **parameters)
     with patch.object(vectors, "FAST_FROM", fast_from):
         settled = case.settled(stack_of, spec)
-    assert settled == case.moved_by(mean_after(case.slow_updates(), spec.aggregation, case.context()))
+    assert settled == case.moved_by(mean_after(case.slow_updates(), spec.aggregation, case.context(spec)))
 
 
 @settings(max_examples=40)
@@ -326,7 +326,7 @@ def test_the_largest_spec_does_not_overflow(rule, fast_from, bucket, end, drifte
     if rule == "dnc":
         expected = [Fraction(value << shift)] * 3
     else:
-        expected = mean_after(case.slow_updates(), spec.aggregation, case.context())
+        expected = mean_after(case.slow_updates(), spec.aggregation, case.context(spec))
     assert settled == case.moved_by(expected)
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepledger.protocol.formats.evaluation import FAILED_LOSS
+from deepledger.protocol.formats.model import LayoutEntry
 from deepledger.protocol.formats.policies import Screening
 from deepledger.protocol.formats.report import SignsOf
-from deepledger.protocol.formats.spec import LayoutEntry
 from deepledger.protocol.formats.verdicts import Sign, Verdict
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack
 from deepledger.protocol.settlement.copies import Known

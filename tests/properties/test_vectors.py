@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as arrays
 
 from deepledger.protocol.errors import BadVector
 from deepledger.protocol.formats import vectors
-from deepledger.protocol.formats.spec import LayoutEntry, ModelFormat, UpdateFormat
+from deepledger.protocol.formats.model import LayoutEntry, ModelFormat
+from deepledger.protocol.formats.spec import UpdateFormat
 from deepledger.protocol.formats.vectors import (
     decode_model,
     encode_model,

@@ -33,7 +33,7 @@ def test_blocks_leave_no_seams(size, rule, bucket, compiled, spec_of, stack_of, 
     updates = random.integers(-(2**15), 2**15, (6, size)).astype("<i2")
     model = random.integers(-(2**30), 2**30, size).astype("<i4")
     drift = random.integers(-(2**20), 2**20, size)
-    context = Context(bytes(32), 20, trusted=random.integers(-(2**19), 2**19, size), drift=drift)
+    context = Context(bytes(32), spec.model, trusted=random.integers(-(2**19), 2**19, size), drift=drift)
     stack = stack_of(spec, updates)
     ready = bucketed(stack, bucket, context) if bucket > 1 else stack
     expected = model + div_half_even(*RULES[rule](ready, spec.aggregation, context)(0, size))

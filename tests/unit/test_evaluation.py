@@ -14,7 +14,7 @@ from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation.bench import Bench, prepare_bench
-from deepledger.protocol.evaluation.state_dict import layout_of, read_floats
+from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.evaluation import FAILED_LOSS, Evaluation
 from deepledger.protocol.formats.spec import build_spec
@@ -65,7 +65,7 @@ def prepare(folder: Path, validation: bytes) -> Bench:
     spec = build_spec(
         {
             "version": 1, "name": "lazy", "task": {"name": "lazy", "sha256": source.sha256},
-            "model": {"fraction_bits": 20, "layout": [e.model_dump() for e in layout_of(Task(source).build_model(1))]},
+            "model": format_of(Task(source).build_model(1)).model_dump(),
             "update": {"bits": 16, "fraction_bits": 14, "norm_bound": 5.0},
             "training": {"seed": 1, "hyperparameters": {}}, "aggregation": {"rule": "weighted_mean"},
             "rewards": {"policy": "samples"}, "privacy": "open", "max_samples": 1000,

@@ -18,7 +18,7 @@ from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation import evaluators
 from deepledger.protocol.evaluation.bench import open_bench
 from deepledger.protocol.evaluation.evaluators import InProcesses, OneByOne, OnRay, evaluator_for
-from deepledger.protocol.evaluation.state_dict import layout_of, read_floats
+from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.evaluation import Coalition
 from deepledger.protocol.formats.spec import build_spec
@@ -65,7 +65,7 @@ def bench(tmp_path, spec_fields):
     spec = build_spec(
         spec_fields(
             task={"name": "task", "sha256": source.sha256},
-            model={"layout": [entry.model_dump() for entry in layout_of(model)]},
+            model=format_of(model).model_dump(),
             training={"seed": 1, "hyperparameters": {}},
             aggregation={"rule": "median"},
             validation={"digest": digest_of((tmp_path / "validation").read_bytes()).hex(), "bytes": 1000},
@@ -80,7 +80,7 @@ def coalitions(bench, stack_of):
     rows = [random.integers(-20_000, 20_000, bench.spec.model.coordinates).astype("<i2") for _ in range(4)]
     before = encode_model(read_floats(bench.module), bench.spec.model)
     drift = np.zeros(len(before), np.int64)
-    return Coalitions(bench.spec, before, stack_of(bench.spec, rows), Context(bytes(32), 20, drift=drift))
+    return Coalitions(bench.spec, before, stack_of(bench.spec, rows), Context(bytes(32), bench.spec.model, drift=drift))
 
 
 def test_worker_processes_agree_with_this_one(bench, coalitions, monkeypatch):

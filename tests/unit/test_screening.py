@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from deepledger.protocol.formats.model import LayoutEntry
 from deepledger.protocol.formats.policies import Screening
-from deepledger.protocol.formats.spec import LayoutEntry
 from deepledger.protocol.formats.verdicts import Sign, Signs
 from deepledger.protocol.settlement import screening
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack

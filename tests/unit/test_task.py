@@ -4,11 +4,10 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
 from deepledger.protocol.errors import BadInput, TaskMismatch
-from deepledger.protocol.evaluation.state_dict import layout_of, read_floats, write_floats
+from deepledger.protocol.evaluation.state_dict import read_floats, write_floats
 from deepledger.protocol.evaluation.task import (
     FUNCTIONS,
     MAX_SOURCE_BYTES,
@@ -49,6 +48,19 @@ def task_of(tmp_path):
         return Task(read_source(path))
 
     return load
+
+
+def test_a_task_says_what_becomes_of_entries(task_of):
+    task = task_of()
+    assert task.fates(task.build_model(1)) == {}
+    told = task_of(SOURCE + "\nfates = {'1': 'local'}\n")
+    assert told.fates(told.build_model(1)) == {"1": "local"}
+    told = task_of(SOURCE + "\ndef fates(model):\n    return {'1.running_var': type(model[1]).__name__}\n")
+    assert told.fates(told.build_model(1)) == {"1.running_var": "BatchNorm1d"}
+    for wrong in ("['1']", "{'1': 1}"):
+        told = task_of(SOURCE + f"\nfates = {wrong}\n")
+        with pytest.raises(BadInput, match=r"fates of task .* is not a dict of names"):
+            told.fates(told.build_model(1))
 
 
 def without(name: str) -> str:
@@ -315,51 +327,6 @@ def test_no_data(task_of, tmp_path):
 def test_every_loss_has_its_millionths(loss, millionths, task_of):
     task = task_of(SOURCE.replace('"loss": 0.5', f'"loss": float("{loss}")'))
     assert task.evaluate(task.build_model(1), [1], seed=1).millionths["loss"] == millionths
-
-
-def test_the_layout_is_the_floating_point_entries_in_order():
-    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    model.register_buffer("scalar", torch.tensor(7.5))
-    entries = [(entry.name, entry.shape, entry.offset) for entry in layout_of(model)]
-    assert entries == [  # and not num_batches_tracked, an integer
-        ("scalar", (), 0),
-        ("0.weight", (2, 3), 1),
-        ("0.bias", (2,), 7),
-        ("1.weight", (2,), 9),
-        ("1.bias", (2,), 11),
-        ("1.running_mean", (2,), 13),
-        ("1.running_var", (2,), 15),
-    ]
-    values = np.arange(17, dtype=np.float32)
-    write_floats(model, values)
-    assert (read_floats(model) == values).all()
-    assert model.scalar.item() == 0
-    assert model[0].weight.tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert model[1].num_batches_tracked.item() == 0
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_other_precisions_are_read_and_written_as_float32(dtype):
-    model = torch.nn.Linear(2, 2).to(getattr(torch, dtype))
-    values = np.float32([0.5, -1.5, 3.25, 0, 1, -2])
-    write_floats(model, values)
-    assert read_floats(model).dtype == np.float32
-    assert (read_floats(model) == values).all()
-    assert model.weight.dtype == getattr(torch, dtype)
-
-
-def test_transposed_parameters_keep_their_order():
-    model = torch.nn.Linear(3, 2, bias=False)
-    model.weight = torch.nn.Parameter(torch.arange(6.0).reshape(3, 2).T)
-    assert read_floats(model).tolist() == [0, 2, 4, 1, 3, 5]
-    write_floats(model, np.arange(6, dtype=np.float32))
-    assert model.weight.tolist() == [[0, 1, 2], [3, 4, 5]]
-
-
-@pytest.mark.parametrize("size", [0, 5, 7])
-def test_another_size_is_refused(size):
-    with pytest.raises(BadInput, match="does not have the layout"):
-        write_floats(torch.nn.Linear(2, 2), np.zeros(size, np.float32))
 
 
 def test_a_task_source_has_the_hash_of_its_bytes(tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from deepledger.node.training import Trainer, _add_momentum, load_trainer, make_update, rehearse
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.evaluation.state_dict import layout_of, read_floats
+from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.metrics import WORST
 from deepledger.protocol.formats.spec import build_spec
@@ -43,12 +43,12 @@ def trainer_of(tmp_path: Path, spec_fields: Any) -> Any:
     path = tmp_path / "task.py"
     path.write_text(SOURCE)
     source = read_source(path)
-    layout = [entry.model_dump() for entry in layout_of(Task(source).build_model(1))]
+    model = format_of(Task(source).build_model(1)).model_dump()
 
     def trainer(**rule: Any) -> Trainer:
         spec = build_spec(
             spec_fields(
-                model={"fraction_bits": 20, "layout": layout},
+                model=model,
                 update={"bits": 16, "fraction_bits": 14, "norm_bound": 50.0},
                 training={"seed": 1, "hyperparameters": {"step": STEP}},
                 aggregation=rule,
@@ -106,9 +106,9 @@ def table_of(tmp_path: Path, spec_fields: Any) -> Any:
         path = tmp_path / "table.py"
         path.write_text(TABLE.replace("KIND", kind).replace("NEEDS", needs))
         source = read_source(path)
-        layout = [entry.model_dump() for entry in layout_of(Task(source).build_model(1))]
+        model = format_of(Task(source).build_model(1)).model_dump()
         training = {"seed": 1, "hyperparameters": {"step": STEP}}
-        spec = build_spec(spec_fields(model={"fraction_bits": 20, "layout": layout}, training=training))
+        spec = build_spec(spec_fields(model=model, training=training))
         return load_trainer(spec, source, tmp_path / "data")
 
     return trainer

@@ -5,7 +5,8 @@ import pytest
 
 from deepledger.protocol.errors import BadVector
 from deepledger.protocol.formats import vectors
-from deepledger.protocol.formats.spec import LayoutEntry, ModelFormat, UpdateFormat
+from deepledger.protocol.formats.model import LayoutEntry, ModelFormat
+from deepledger.protocol.formats.spec import UpdateFormat
 from deepledger.protocol.formats.vectors import as_model, as_update, encode_model, encode_update, sum_of_squares
 
 MODEL = ModelFormat(fraction_bits=20, layout=(LayoutEntry(name="w", shape=(3,), offset=0),))

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from deepledger.protocol.blobs import BlobStore, digest_of
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt
-from deepledger.protocol.evaluation.state_dict import layout_of, read_floats, write_floats
+from deepledger.protocol.evaluation.state_dict import format_of, frozen_bytes, read_floats, write_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.canonical import describe, shown
 from deepledger.protocol.formats.evaluation import Evaluation
@@ -27,7 +27,6 @@ from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule
 from deepledger.protocol.formats.spec import (
     JobSpec,
-    ModelFormat,
     TaskPin,
     Training,
     UpdateFormat,
@@ -162,12 +161,16 @@ class Draft:
     terms: JobTerms
     coordinators: tuple[Address, ...]  # as the file lists them
     model: bytes
+    frozen: bytes | None  # the values of frozen entries
     validation: bytes  # as it is published: encrypted if it is withheld
     first: Evaluation  # of the first model
 
     def publish(self, store: BlobStore) -> None:
         """Put everything that the terms point to into the store."""
+        frozen = self.spec.model.frozen
+        pinned = () if frozen is None else ((self.frozen, Digest(bytes.fromhex(frozen.digest))),)
         for blob, digest in (
+            *pinned,
             (self.validation, self.spec.validation_digest),
             (self.model, self.terms.model_digest),
             (spec_bytes(self.spec), self.terms.spec_digest),
@@ -238,9 +241,11 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Dr
     validation = folder / job.validation
     blob = _read_blob(validation)
     model = task.build_model(job.training.seed)
-    format_ = ModelFormat(fraction_bits=job.model.fraction_bits, layout=layout_of(model))
-    vector = encode_model(read_floats(model), format_)
-    write_floats(model, decode_model(vector, format_))  # what participants will start from
+    bits = job.model.fraction_bits
+    least = 1 << max(bits - job.update.fraction_bits, 0)
+    format_ = format_of(model, task.fates(model), fraction_bits=bits, least_variance=least)
+    vector = encode_model(read_floats(model, format_.layout), format_)
+    write_floats(model, decode_model(vector, format_), format_.layout)  # what participants will start from
     first = task.evaluate(model, task.load_data(validation), seed=job.training.seed)
     published, withheld, lock = _withhold(blob, named) if job.validation_withheld else (blob, None, None)
     spec = build_spec(
@@ -264,6 +269,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Dr
         terms=_terms(job.terms, spec_digest=digest_of(spec_bytes(spec)), model=model_bytes, lock=lock),
         coordinators=tuple(map(_address_of, named)),
         model=model_bytes,
+        frozen=None if format_.frozen is None else bytes(frozen_bytes(model, format_.frozen)),
         validation=published,
         first=first,
     )

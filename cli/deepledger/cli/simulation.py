@@ -28,7 +28,7 @@ from deepledger.protocol.formats.vectors import (
     Floats,
     ModelVector,
     UpdateVector,
-    encode_update,
+    encode_change,
     update_dtype,
 )
 from deepledger.protocol.formats.verdicts import Verdict
@@ -268,7 +268,7 @@ def _noisy(copied: UpdateVector, spec: JobSpec, seed: int) -> Encoded:
     values = copied.astype(np.float32) * np.float32(2.0**-spec.update.fraction_bits)
     noise = np.random.default_rng(seed).standard_normal(len(values), dtype=np.float32)
     values += noise * np.float32(COPY_NOISE * np.linalg.norm(values) / np.linalg.norm(noise))
-    return encode_update(values, np.zeros_like(values), update=spec.update, seed=seed)
+    return encode_change(values, np.zeros_like(values), spec=spec, seed=seed)
 
 
 def _seats(spec: JobSpec, task: Task, shards: Sequence[Any], behaviour: Behaviour) -> Iterator[_Seat]:

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from deepledger.protocol.evaluation.bench import Bench
 from deepledger.protocol.evaluation.evaluators import hand_over
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation, failure
+from deepledger.protocol.formats.model import LayoutEntry
 from deepledger.protocol.formats.rules import FLTrust
-from deepledger.protocol.formats.spec import JobSpec, LayoutEntry
+from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector, update_dtype
 from deepledger.protocol.kernels.cores import on_one_core
 from deepledger.protocol.local.temporary import remove_folder

@@ -27,6 +27,7 @@ from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.errors import AccountInUse, BadInput, BlobError, StateError, StoreUnreachable
+from deepledger.protocol.evaluation.blueprint import from_store
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.formats.commitment import SALT_BYTES, Slot, commitment_for
 from deepledger.protocol.formats.roots import chunk_root
@@ -77,7 +78,8 @@ class Node:
 def prepare(node: Node) -> None:
     """Have task and data loaded; and tried, before a stake depends on them."""
     try:
-        trainer = load_trainer(node.spec, find_source(node.spec.task, node.tasks), node.data)
+        source = find_source(node.spec.task, node.tasks)
+        trainer = load_trainer(node.spec, source, node.data, fetch=from_store(node.store))
     except BadInput as error:
         raise _with_stake_in(error, node.job) if node.was_seated else error from None
     if not node.was_seated:

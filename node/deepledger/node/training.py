@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -14,9 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from deepledger.protocol.errors import BadInput, BadSpec
-from deepledger.protocol.evaluation.state_dict import layout_of, read_floats, write_floats
+from deepledger.protocol.errors import BadInput
+from deepledger.protocol.evaluation.blueprint import blueprint, check_unmoved, nowhere
+from deepledger.protocol.evaluation.state_dict import fingerprints, read_floats, write_floats
 from deepledger.protocol.evaluation.task import Task, TaskSource
+from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.rules import CenteredClipping
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import (
@@ -25,7 +27,7 @@ from deepledger.protocol.formats.vectors import (
     ModelVector,
     UpdateVector,
     decode_model,
-    encode_update,
+    encode_change,
 )
 from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.types import Address, RoundNumber
@@ -65,13 +67,16 @@ class MakeUpdate(Protocol):
     ) -> Encoded: ...
 
 
-def load_trainer(spec: JobSpec, source: TaskSource, data: Path) -> Trainer:
-    """Raises `BadInput` if the data cannot be loaded, `BadSpec` if the task's model is not the spec's."""
+def load_trainer(
+    spec: JobSpec, source: TaskSource, data: Path, *, fetch: Callable[[Frozen], bytes] = nowhere
+) -> Trainer:
+    """`fetch` is as of `blueprint`.
+
+    Raises `BadInput` if the data cannot be loaded, `BadSpec` if the task's model is not the spec's.
+    """
     task = Task(source)
-    model = task.build_model(spec.training.seed)
-    if layout_of(model) != spec.model.layout:
-        raise BadSpec("the task's model does not have the layout that the spec pins; do not join this job")
-    return Trainer(spec, task, task.load_data(data), model)
+    plan = blueprint(spec, task, fetch)
+    return Trainer(spec, task, task.load_data(data), plan.build())
 
 
 def rehearse(trainer: Trainer) -> None:
@@ -102,8 +107,10 @@ def _try_evaluation(trainer: Trainer, data: Any) -> None:
 
 def _try_training(trainer: Trainer, data: Any) -> None:
     model, training = copy.deepcopy(trainer.model), trainer.spec.training
+    before = {} if trainer.spec.model.frozen is None else fingerprints(model, trainer.spec.model.frozen)
     trainer.task.train(model, data, seed=training.seed, hyperparameters=training.hyperparameters)
-    if not np.isfinite(read_floats(model)).all():
+    check_unmoved(before, model, trainer.spec)
+    if not np.isfinite(read_floats(model, trainer.spec.model.layout)).all():
         raise BadInput(
             f"training on your data makes NaN or infinity of the model: {_LOOK_FOR}; if it is sound, the job's "
             "hyperparameters do not suit it"
@@ -137,14 +144,13 @@ def make_update(
     """
     spec = trainer.spec
     start = decode_model(before, spec.model)
-    write_floats(trainer.model, start)
+    write_floats(trainer.model, start, spec.model.layout)
     trainer.task.train(trainer.model, trainer.data, seed=training_seed, hyperparameters=spec.training.hyperparameters)
-    change = read_floats(trainer.model)
-    if len(change) != len(start):
-        raise BadInput("training changed the shape of the model")
+    change = read_floats(trainer.model, spec.model.layout)
     change -= start
-    _add_momentum(change, last, spec)
-    return encode_update(change, residual, update=spec.update, seed=rounding_seed, out=change)
+    trained = spec.model.trained
+    _add_momentum(change[:trained], None if last is None else last[:trained], spec)
+    return encode_change(change, residual, spec=spec, seed=rounding_seed, out=change)
 
 
 def momentum_percent(spec: JobSpec) -> int:

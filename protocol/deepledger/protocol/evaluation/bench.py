@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
-from deepledger.protocol.evaluation.state_dict import layout_of, write_floats
+from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, from_store, nowhere
+from deepledger.protocol.evaluation.state_dict import frozen_bytes, write_floats, write_frozen
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.evaluation.validation import fetch_validation
 from deepledger.protocol.formats.evaluation import Evaluation, failure
 from deepledger.protocol.formats.metrics import BUILT_IN, Metric, relative
+from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector, decode_model
 from deepledger.protocol.local.temporary import make_folder, remove_folder
@@ -45,6 +47,7 @@ class Bench:
     module: torch.nn.Module
     validation: Any
     path: Path  # of the validation set
+    frozen: bytes | None = None  # see `Blueprint`
 
     def evaluate(self, model: ModelVector, *, sound: bool = False) -> Evaluation:
         """A model on which the task's own code fails has the worst result, and one that says so: no update may stop a
@@ -59,7 +62,7 @@ class Bench:
         if sound:
             return self.worst
         try:
-            self._evaluate(self.task.build_model(self.spec.training.seed))
+            self._evaluate(Blueprint(self.spec, self.task, self.frozen).build())
         except BadInput as error:
             raise StateError(
                 f"the task fails here on the job's first model, too: {error}. Is there memory, and the validation set "
@@ -69,14 +72,16 @@ class Bench:
 
     def try_out(self, model: ModelVector) -> Evaluation:
         """Raises `BadInput` where the task fails: for whoever must know that it did."""
-        write_floats(self.module, decode_model(model, self.spec.model))
+        write_floats(self.module, decode_model(model, self.spec.model), self.spec.model.layout)
         return self._evaluate(self.module)
 
     def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
         """Whether another seed than that of the model's `evaluation` leads to another result. Raises `BadInput`."""
         seed = self.spec.training.seed + 1
         module = self.task.build_model(seed)
-        write_floats(module, decode_model(model, self.spec.model))
+        write_floats(module, decode_model(model, self.spec.model), self.spec.model.layout)
+        if self.spec.model.frozen is not None:
+            write_frozen(module, self.spec.model.frozen, frozen_bytes(self.module, self.spec.model.frozen))
         other = self.task.evaluate(module, self.validation, seed=seed)
         return any(relative(other.exact(name), evaluation.exact(name)) > ROUNDING for name in evaluation.names)
 
@@ -102,10 +107,12 @@ def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource, *, key: b
     """With the validation set from the store; `key` is that of a withheld one. Raises as `bench_with` and
     `fetch_validation`.
     """
-    return bench_with(spec, source, fetch_validation(store, spec, key))
+    return bench_with(spec, source, fetch_validation(store, spec, key), fetch=from_store(store))
 
 
-def bench_with(spec: JobSpec, source: TaskSource, validation: Buffer) -> Bench:
+def bench_with(
+    spec: JobSpec, source: TaskSource, validation: Buffer, *, fetch: Callable[[Frozen], bytes] = nowhere
+) -> Bench:
     """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails, and `StateError` without
     room for the validation set.
 
@@ -122,7 +129,7 @@ def bench_with(spec: JobSpec, source: TaskSource, validation: Buffer) -> Bench:
             path.write_bytes(validation)
         except OSError as error:
             raise _no_room(error) from error
-        bench = open_bench(spec, source, path)
+        bench = open_bench(spec, source, path, fetch=fetch)
     except BaseException:
         remove_folder(folder)
         raise
@@ -130,14 +137,12 @@ def bench_with(spec: JobSpec, source: TaskSource, validation: Buffer) -> Bench:
     return bench
 
 
-def open_bench(spec: JobSpec, source: TaskSource, path: Path) -> Bench:
-    """With a validation set that is in a file here. Raises `BadSpec` and `BadInput` as `prepare_bench`."""
+def open_bench(spec: JobSpec, source: TaskSource, path: Path, *, fetch: Callable[[Frozen], bytes] = nowhere) -> Bench:
+    """With a validation set that is in a file here. `fetch` is as of `blueprint`; raises as `prepare_bench`."""
     task = Task(source)
-    module = task.build_model(spec.training.seed)
-    if layout_of(module) != spec.model.layout:
-        raise BadSpec("the task's model does not have the layout that the spec pins; have nothing to do with this job")
+    plan = blueprint(spec, task, fetch)
     _check_metrics(spec, task)
-    return Bench(spec, task, module, task.load_data(path), path)
+    return Bench(spec, task, plan.build(), task.load_data(path), path, plan.frozen)
 
 
 def _check_metrics(spec: JobSpec, task: Task) -> None:

@@ -27,8 +27,10 @@ import numpy.typing as npt
 from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation.bench import Bench, bench_with, open_bench
+from deepledger.protocol.evaluation.blueprint import nowhere
 from deepledger.protocol.evaluation.task import TaskSource
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.spec import JobSpec, parse_spec, spec_bytes
 from deepledger.protocol.kernels.cores import BLOCK, CORES, on_one_core
 from deepledger.protocol.local.temporary import make_folder, remove_folder
@@ -119,8 +121,8 @@ class InProcesses:
             self._pool = None
 
     def _start(self) -> ProcessPoolExecutor:
-        source, path = self._bench.task.source, self._bench.path
-        arguments = (self._bench.spec, source, path)
+        bench = self._bench
+        arguments = (bench.spec, bench.task.source, bench.path, bench.frozen)
         return ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=_open, initargs=arguments)
 
 
@@ -142,7 +144,9 @@ class OnRay:
             except (OSError, RuntimeError, ValueError) as error:
                 raise BadInput(f"there is no Ray cluster at {address}: {error}") from None
         source = bench.task.source
-        self._bench = ray.put((spec_bytes(bench.spec), source.source, source.path.name, bench.path.read_bytes()))
+        self._bench = ray.put(
+            (spec_bytes(bench.spec), source.source, source.path.name, bench.path.read_bytes(), bench.frozen)
+        )
         self._task = ray.remote(_work_on_ray)
 
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
@@ -242,11 +246,16 @@ def _read(folder: Path) -> Coalitions:
 _opened: list[Bench] = []
 
 
-def _open(spec: JobSpec, source: TaskSource, path: Path) -> None:
+def _open(spec: JobSpec, source: TaskSource, path: Path, frozen: bytes | None) -> None:
     import torch
 
     torch.set_num_threads(1)
-    _opened[:] = [open_bench(spec, source, path)]
+    _opened[:] = [open_bench(spec, source, path, fetch=_given(frozen))]
+
+
+def _given(frozen: bytes | None) -> Callable[[Frozen], bytes]:
+    """What whoever sent the work here has fetched."""
+    return nowhere if frozen is None else lambda _: frozen
 
 
 def _work(folder: Path, batch: Sequence[Coalition]) -> list[Evaluation]:
@@ -265,8 +274,8 @@ def _work_on_ray(bench: Any, coalitions: Coalitions, batch: Sequence[Coalition])
 
 
 @lru_cache(1)
-def _bench_on_ray(spec: bytes, source: bytes, name: str, validation: bytes) -> Bench:
+def _bench_on_ray(spec: bytes, source: bytes, name: str, validation: bytes, frozen: bytes | None) -> Bench:
     import torch
 
     torch.set_num_threads(1)
-    return bench_with(parse_spec(spec), TaskSource(Path(name), source), validation)
+    return bench_with(parse_spec(spec), TaskSource(Path(name), source), validation, fetch=_given(frozen))

@@ -1,53 +1,150 @@
-"""A model's floats as one vector: the floating-point entries of the `state_dict`, in its order. Needs torch."""
+"""A model's entries as one vector, and back; and those that are frozen as bytes. Needs torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from typing_extensions import Buffer
 
+from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.formats.spec import LayoutEntry
+from deepledger.protocol.evaluation.fates import Entry, entries_of, named_tensors
+from deepledger.protocol.formats.model import KINDS, Frozen, FrozenEntry, Kind, LayoutEntry, ModelFormat
 from deepledger.protocol.formats.vectors import Floats
 
 if TYPE_CHECKING:
     import torch
 
+_Pinned = TypeVar("_Pinned", LayoutEntry, FrozenEntry)
+
+
+def format_of(
+    model: torch.nn.Module, said: Mapping[str, str] | None = None, *, fraction_bits: int = 20, least_variance: int = 1
+) -> ModelFormat:
+    """What of a model travels, and what does not; `said` is what the task says of it. Raises `BadInput` by name."""
+    entries = entries_of(model, said or {})
+    layout = _layout(entries)
+    if not any(entry.kind == "trainable" and entry.size for entry in layout):
+        raise BadInput(
+            "the task's model has no trainable entry: a floating-point parameter with requires_grad, when build_model "
+            "returns it"
+        )
+    fixed = [entry for entry in entries if entry.fate == "frozen"]
+    return ModelFormat(
+        fraction_bits=fraction_bits,
+        least_variance=least_variance,
+        layout=layout,
+        frozen=_frozen(fixed) if fixed else None,
+        local=tuple(name for entry in entries if entry.fate == "local" for name in (entry.name, *entry.also)),
+    )
+
 
 def layout_of(model: torch.nn.Module) -> tuple[LayoutEntry, ...]:
-    entries, offset = [], 0
-    for name, tensor in _floating(model):
-        entry = LayoutEntry(name=name, shape=tuple(tensor.shape), offset=offset)
-        entries.append(entry)
-        offset += entry.size
-    return tuple(entries)
+    """What of a model travels whose task says nothing of it. Raises `BadInput` as `format_of`."""
+    return format_of(model).layout
 
 
-def read_floats(model: torch.nn.Module) -> Floats:
-    """A copy of the model's floating-point entries, shape (d,)."""
-    tensors = [tensor for _, tensor in _floating(model)]
-    values = np.empty(sum(tensor.numel() for tensor in tensors), np.float32)
-    offset = 0
-    for tensor in tensors:
-        values[offset : offset + tensor.numel()] = tensor.detach().float().cpu().numpy().reshape(-1)
-        offset += tensor.numel()
+def _layout(entries: Sequence[Entry]) -> tuple[LayoutEntry, ...]:
+    found, offset = [], 0
+    for kind, entry in _by_kind(entries):
+        shape, tensor = tuple(entry.tensor.shape), entry.tensor
+        each = LayoutEntry(
+            name=entry.name, shape=shape, offset=offset, kind=kind, is_complex=tensor.is_complex(), also=entry.also
+        )
+        found.append(each)
+        offset += each.size
+    return tuple(found)
+
+
+def _by_kind(entries: Sequence[Entry]) -> Iterator[tuple[Kind, Entry]]:
+    for kind in KINDS:
+        yield from ((kind, entry) for entry in entries if entry.fate == kind)
+
+
+def _frozen(entries: Sequence[Entry]) -> Frozen:
+    return Frozen(
+        digest=digest_of(_bytes(entry.tensor for entry in entries)).hex(),
+        entries=tuple(
+            FrozenEntry(
+                name=entry.name,
+                shape=tuple(entry.tensor.shape),
+                dtype=str(entry.tensor.dtype).removeprefix("torch."),
+                also=entry.also,
+            )
+            for entry in entries
+        ),
+    )
+
+
+def read_floats(model: torch.nn.Module, layout: Sequence[LayoutEntry] | None = None) -> Floats:
+    """A copy of what travels of a model, shape (d,): its `layout_of`, unless another layout is given.
+
+    Raises `BadInput` if its entries are not those of the layout.
+    """
+    layout = layout_of(model) if layout is None else layout
+    values = np.empty(sum(entry.size for entry in layout), np.float32)
+    for entry, tensor in _entries(model, layout):
+        values[entry.offset : entry.offset + entry.size] = _real(tensor).float().cpu().numpy().reshape(-1)
     return values
 
 
-def write_floats(model: torch.nn.Module, values: Floats) -> None:
-    """Set the model's floating-point entries. Raises `BadInput` if the model does not have `len(values)` of them."""
+def write_floats(model: torch.nn.Module, values: Floats, layout: Sequence[LayoutEntry] | None = None) -> None:
+    """Set what travels of a model. Raises `BadInput` as `read_floats`, and for another number of values."""
     import torch
 
-    tensors = [tensor for _, tensor in _floating(model)]
-    if sum(tensor.numel() for tensor in tensors) != len(values):
+    layout = layout_of(model) if layout is None else layout
+    if sum(entry.size for entry in layout) != len(values):
         raise BadInput("the task's model does not have the layout that the spec pins; is its configuration the same?")
-    offset = 0
     with torch.no_grad():
-        for tensor in tensors:
-            part = torch.from_numpy(values[offset : offset + tensor.numel()])
-            tensor.copy_(part.reshape(tensor.shape))
-            offset += tensor.numel()
+        for entry, tensor in _entries(model, layout):
+            part, target = torch.from_numpy(values[entry.offset : entry.offset + entry.size]), _real(tensor)
+            target.copy_(part.reshape(target.shape))
 
 
-def _floating(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [(name, tensor) for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
+def frozen_bytes(model: torch.nn.Module, frozen: Frozen) -> bytearray:
+    """The values of frozen entries, one after the other."""
+    return _bytes(tensor for _, tensor in _entries(model, frozen.entries))
+
+
+def write_frozen(model: torch.nn.Module, frozen: Frozen, data: Buffer) -> None:
+    import torch
+
+    rest = memoryview(data).cast("B")
+    with torch.no_grad():
+        for entry, tensor in _entries(model, frozen.entries):
+            part, rest = rest[: entry.bytes], rest[entry.bytes :]
+            if part:
+                tensor.copy_(torch.frombuffer(bytearray(part), dtype=tensor.dtype).reshape(tensor.shape))
+
+
+def fingerprints(model: torch.nn.Module, frozen: Frozen) -> dict[str, bytes]:
+    """A hash of every frozen entry, by name: to see which ones have changed."""
+    return {entry.name: sha256(_bytes([tensor])).digest() for entry, tensor in _entries(model, frozen.entries)}
+
+
+def _entries(model: torch.nn.Module, entries: Iterable[_Pinned]) -> Iterator[tuple[_Pinned, torch.Tensor]]:
+    tensors = named_tensors(model)
+    for entry in entries:
+        tensor = tensors.get(entry.name)
+        if tensor is None or tuple(tensor.shape) != entry.shape:
+            found = "is gone" if tensor is None else f"has the shape {tuple(tensor.shape)}, not {entry.shape}"
+            raise BadInput(f"entry {entry.name!r} of the model {found}: the task's model is not the one that it built")
+        yield entry, tensor.detach()
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> bytearray:
+    import torch
+
+    data = bytearray()
+    for tensor in tensors:
+        data += tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return data

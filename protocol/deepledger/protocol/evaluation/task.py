@@ -91,7 +91,7 @@ def _sources_below(folder: Path) -> list[Path]:
 
 
 class Task:
-    """A loaded task. Vectors are float32, shape (d,): the floating-point entries of the `state_dict`, in its order."""
+    """A loaded task. Vectors are float32, shape (d,), see `state_dict`."""
 
     def __init__(self, source: TaskSource) -> None:
         _require_torch()
@@ -121,6 +121,20 @@ class Task:
         if not isinstance(model, torch.nn.Module):
             raise BadInput(f"build_model of task {self._path} returned a {type(model).__name__}, not a torch.nn.Module")
         return model
+
+    def fates(self, model: torch.nn.Module) -> Mapping[str, str]:
+        """What the task says of entries of its model: its `fates`, a dict or a function of the model that returns one.
+
+        Where it says nothing, it follows from the modules, see `fates.entries_of`.
+        """
+        said = getattr(self._module, "fates", {})
+        said = self._call("fates", model) if callable(said) else said
+        if not isinstance(said, Mapping) or not all(isinstance(word, str) for pair in said.items() for word in pair):
+            raise BadInput(
+                f"fates of task {self._path} is not a dict of names of entries or modules to words: write, say, "
+                'fates = {"base": "frozen", "norm.count": "local"}'
+            )
+        return said
 
     def load_data(self, path: Path) -> Any:
         if not path.exists():

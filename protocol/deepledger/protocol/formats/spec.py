@@ -7,7 +7,6 @@ enforces itself (rounds, windows, amounts) is in `JobTerms` and not repeated her
 from __future__ import annotations
 
 from fractions import Fraction
-from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
@@ -16,12 +15,12 @@ from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.canonical import canonical_json, describe, parse_json
 from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part
 from deepledger.protocol.formats.metrics import BUILT_IN, MOST_METRICS, Metric, MetricName
+from deepledger.protocol.formats.model import ModelFormat
 from deepledger.protocol.formats.policies import ContributionRewards, Rewards, Screening
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule, SumShape
 from deepledger.protocol.types import Digest
 
 MAX_SPEC_BYTES = 1 << 20
-MAX_COORDINATES = 1 << 30
 
 MOST_TOLERANCE, MOST_TIES = 1e-4, 1
 """The largest of the metric that pay follows from."""
@@ -39,44 +38,10 @@ class TaskPin(Part):
     sha256: Hex32
 
 
-class LayoutEntry(Part):
-    """One floating-point entry of the model's `state_dict`: coordinates offset … offset + prod(shape) of the vector."""
-
-    name: Annotated[str, Field(min_length=1, max_length=500)]
-    shape: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_COORDINATES)], ...], Field(max_length=16, strict=False)]
-    offset: Annotated[int, Field(ge=0)]
-
-    @property
-    def size(self) -> int:
-        return prod(self.shape)
-
-
-class ModelFormat(Part):
-    """int32 in units of 2^-fraction_bits."""
-
-    fraction_bits: Annotated[int, Field(ge=0, le=30)] = 20
-    layout: Annotated[tuple[LayoutEntry, ...], Field(min_length=1, max_length=100_000, strict=False)]
-
-    @property
-    def coordinates(self) -> int:
-        return sum(entry.size for entry in self.layout)
-
-    @model_validator(mode="after")
-    def _entries_are_contiguous(self) -> ModelFormat:
-        offset = 0
-        for entry in self.layout:
-            if entry.offset != offset:
-                raise ValueError(f"layout entry {entry.name!r} starts at {entry.offset}, expected {offset}")
-            offset += entry.size
-        if not 0 < offset <= MAX_COORDINATES:
-            raise ValueError(f"the model has {offset} coordinates, allowed are 1 to {MAX_COORDINATES}")
-        if len({entry.name for entry in self.layout}) != len(self.layout):
-            raise ValueError("two layout entries have the same name")
-        return self
-
-
 class UpdateFormat(Part):
-    """int`bits` in units of 2^-fraction_bits; the L2 norm of an accepted update is at most `norm_bound`."""
+    """int`bits` in units of 2^-fraction_bits. `norm_bound`: the greatest L2 norm of an accepted update, of what it
+    trains, and of its statistics.
+    """
 
     bits: Literal[8, 16, 32] = 16
     fraction_bits: Annotated[int, Field(ge=0, le=30)]

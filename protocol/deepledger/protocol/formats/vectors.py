@@ -16,7 +16,8 @@ import numpy.typing as npt
 from typing_extensions import Buffer
 
 from deepledger.protocol.errors import BadVector
-from deepledger.protocol.formats.spec import JobSpec, ModelFormat, UpdateFormat
+from deepledger.protocol.formats.model import ModelFormat
+from deepledger.protocol.formats.spec import JobSpec, UpdateFormat
 from deepledger.protocol.kernels.cores import BLOCK
 
 Floats = npt.NDArray[np.float32]
@@ -29,6 +30,8 @@ FAST_FROM = 1 << 22
 """Coordinates from which `kernels.vectors` is worth its import."""
 
 LANES = 1 << 10
+
+_GAMMA = 0x9E3779B97F4A7C15
 
 
 def as_model(data: Buffer, model: ModelFormat) -> ModelVector:
@@ -53,19 +56,42 @@ def _view(data: Buffer, dtype: np.dtype[np.signedinteger], coordinates: int) -> 
 
 
 def encode_model(values: Floats, model: ModelFormat) -> ModelVector:
-    """Round float values, shape (d,), half to even. Raises `BadVector` for NaN and for what int32 cannot hold."""
+    """Round float values, shape (d,), half to even; variances are at least `least_variance`.
+
+    Raises `BadVector` for NaN and for what int32 cannot hold, with the entry's name.
+    """
     scaled = np.rint(values.astype(np.float64) * 2.0**model.fraction_bits)
-    if not np.isfinite(scaled).all():
-        raise BadVector("the model contains NaN or infinity")
-    if np.abs(scaled).max(initial=0) >= 2**31:
-        raise BadVector(f"a model value exceeds ±{2.0 ** (31 - model.fraction_bits):g}; lower model.fraction_bits")
-    return scaled.astype("<i4")
+    fits = np.abs(scaled) < 2**31  # NaN does not
+    if not fits.all():
+        first = int(np.argmin(fits))
+        entry = model.entry_at(first).name
+        if not np.isfinite(scaled[first]):
+            raise BadVector(f"entry {entry!r} of the model contains NaN or infinity")
+        raise BadVector(
+            f"a value of the model's entry {entry!r} exceeds ±{2.0 ** (31 - model.fraction_bits):g}; lower "
+            "model.fraction_bits"
+        )
+    vector = scaled.astype("<i4")
+    hold_variances(vector, model)
+    return vector
+
+
+def hold_variances(vector: npt.NDArray[np.generic], model: ModelFormat) -> None:
+    """Keep variances, which are a vector's last coordinates, from falling below the least one, in place."""
+    variances = vector[model.variances_from :]
+    least = model.least_variance * (2.0**-model.fraction_bits if vector.dtype == np.float32 else 1)
+    np.maximum(variances, vector.dtype.type(least), out=variances)
 
 
 def decode_model(vector: ModelVector, model: ModelFormat) -> Floats:
-    """Model values as float32, shape (d,): exact up to float32's own rounding."""
+    """Model values as float32, shape (d,): exact up to float32's own rounding.
+
+    Variances are held in their domain here, too: a sponsor's first model may be anything.
+    """
     values = np.empty(len(vector), np.float32)
-    return np.multiply(vector, 2.0**-model.fraction_bits, out=values, dtype=np.float64, casting="same_kind")
+    np.multiply(vector, 2.0**-model.fraction_bits, out=values, dtype=np.float64, casting="same_kind")
+    hold_variances(values, model)
+    return values
 
 
 def sum_of_squares(update: UpdateVector) -> int:
@@ -142,6 +168,38 @@ def encode_update(
     return Encoded(vector=vector, residual=wanted, clipped=clipped, saturated=saturated)
 
 
+def encode_change(change: Floats, residual: Floats, *, spec: JobSpec, seed: int, out: Floats | None = None) -> Encoded:
+    """As `encode_update` with the job's format, what is trained and statistics each by itself: each has the norm bound,
+    so that a running variance of 100 does not cut down every weight.
+
+    A statistic is measured anew in every round, so that what did not fit into an update is not carried to the next.
+    """
+    trained = spec.model.trained
+    weights, statistics = slice(0, trained), slice(trained, len(change))
+    out = np.empty_like(change) if out is None else out
+    encoded = encode_update(change[weights], residual[weights], update=spec.update, seed=seed, out=out[weights])
+    if trained == len(change):
+        return encoded
+    measured = change[statistics].copy()
+    further = encode_update(
+        measured, np.zeros_like(measured), update=spec.update, seed=(seed + trained * _GAMMA) % 2**64, out=measured
+    )
+    out[statistics] = 0
+    return Encoded(
+        vector=np.concatenate([encoded.vector, further.vector]),
+        residual=out,
+        clipped=encoded.clipped or further.clipped,
+        saturated=encoded.saturated + further.saturated,
+    )
+
+
+def fits_norm(vector: UpdateVector, spec: JobSpec) -> bool:
+    """Whether the norm of what an update trains, and that of its statistics, are within the job's bound."""
+    trained = spec.model.trained
+    parts = (vector[:trained], vector[trained:])
+    return all(sum_of_squares(part) <= spec.update.square_limit for part in parts)
+
+
 def _add(change: Floats, residual: Floats, out: Floats | None) -> tuple[Floats, float]:
     """Their sum, and the sum's sum of squares: infinity and NaN show there."""
     if fast := compiled(len(change)):
@@ -190,9 +248,7 @@ def uniform(seed: int, start: int, count: int) -> npt.NDArray[np.float64]:
 
     SplitMix64 (Steele, Lea, Flood 2014): a mixed counter, so any block can be drawn by itself.
     """
-    z = np.uint64(seed % 2**64) + np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(
-        0x9E3779B97F4A7C15
-    )
+    z = np.uint64(seed % 2**64) + np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)

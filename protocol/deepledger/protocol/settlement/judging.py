@@ -10,7 +10,7 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import UpdateVector, as_update, sum_of_squares
+from deepledger.protocol.formats.vectors import UpdateVector, as_update, fits_norm
 from deepledger.protocol.formats.verdicts import UNMEASURED, Signs, Verdict
 from deepledger.protocol.job.reputation import FULL
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack, Vector
@@ -36,7 +36,7 @@ def inspect(data: Buffer, contribution: Contribution, spec: JobSpec) -> UpdateVe
     if chunk_root(data, bits=spec.update.bits) != contribution.root:
         return Verdict.WRONG_ROOT
     update = as_update(data, spec)
-    if sum_of_squares(update) > spec.update.square_limit:
+    if not fits_norm(update, spec):
         return Verdict.NORM_EXCEEDED
     return update
 
@@ -76,12 +76,15 @@ def recall(revealed: Revealed, sources: Sources) -> tuple[list[Known], list[Dige
 def judge_by_signs(
     spec: JobSpec, stack: Stack, known: Sequence[Known], judged: Sequence[Judged], losses: Losses
 ) -> tuple[Stack, list[Judged]]:
-    """The updates in which no sign was found, and the verdicts with what was measured."""
+    """The updates in which no sign was found, and the verdicts with what was measured.
+
+    Signs are looked for in what is trained: noise in statistics, which are on another scale, would hide a copy.
+    """
     assert spec.screening is not None  # noqa: S101 (the caller looked)
     metrics = spec.validation.metrics
     committed = {each.contribution.seat: each.contribution.committed for each in judged}
     screened = screen(
-        stack,
+        stack.section(0, spec.model.trained),
         known,
         spec.screening,
         order=sorted(range(len(stack)), key=lambda index: committed[stack.rows[index].seat]),

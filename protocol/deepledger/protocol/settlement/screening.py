@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from math import isqrt
 
+from deepledger.protocol.formats.model import LayoutEntry
 from deepledger.protocol.formats.policies import Screening
-from deepledger.protocol.formats.spec import LayoutEntry
 from deepledger.protocol.formats.verdicts import Sign, Signs
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack, gram
 from deepledger.protocol.settlement.copies import Known, find_copies
@@ -185,10 +185,10 @@ def _flips_outputs(stack: Stack, suspect: int, layout: Sequence[LayoutEntry]) ->
     """Whether some rows of the last weight matrix, which belong to one output each, move against the others' though the
     whole does not. Of many outputs only the first are looked at: nothing but the sign's name depends on them.
     """
-    matrices = [entry for entry in layout if len(entry.shape) == 2]
+    matrices = [entry for entry in layout if entry.kind == "trainable" and len(entry.shape) == 2 and entry.size]
     if not matrices:
         return False
-    outputs, width = matrices[-1].shape
+    outputs, width = matrices[-1].shape[0], matrices[-1].size // matrices[-1].shape[0]
     outputs = min(outputs, _MOST_OUTPUTS)
     vectors = [each.vector for each in stack.rows]
     against = 0

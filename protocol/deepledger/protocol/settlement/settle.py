@@ -114,7 +114,7 @@ def _context(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sou
     shift = spec.model.fraction_bits - spec.update.fraction_bits
     return Context(
         seed=revealed.seed,
-        fraction_bits=spec.model.fraction_bits,
+        model=spec.model,
         drift=drift,
         trusted=None if trusted is None else Scaled(trusted.vector, shift),
     )

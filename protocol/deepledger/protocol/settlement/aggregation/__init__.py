@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from deepledger.protocol.formats.rules import AggregationRule
-from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.vectors import ModelVector, hold_variances
 from deepledger.protocol.settlement.aggregation.bucketing import bucketed
 from deepledger.protocol.settlement.aggregation.centered_clipping import centered_clipping
 from deepledger.protocol.settlement.aggregation.context import Context
@@ -38,6 +38,8 @@ RULES: Mapping[str, Rule] = {
 def advance(model: ModelVector, stack: Stack, rule: AggregationRule, context: Context) -> int:
     """Turn the model before into the model after, in place; with no updates it stays as it is.
 
+    What is trained and statistics are two vectors, to each of which the rule is applied by itself: the scale of a
+    running variance says nothing of who trains well. Variances are held in their domain in the end.
     Returns how many coordinates left int32's range and were held at its end.
     """
     if not stack.rows:
@@ -45,4 +47,10 @@ def advance(model: ModelVector, stack: Stack, rule: AggregationRule, context: Co
     ready = stack if rule.believes_samples else stack.unweighted()
     if rule.bucket_size > 1:
         ready = bucketed(ready, rule.bucket_size, context)
-    return step(model, RULES[rule.rule](ready, rule, context))
+    saturated, trained = 0, context.model.trained
+    for start, stop in ((0, trained), (trained, len(model))):
+        if start < stop:
+            mean = RULES[rule.rule](ready.section(start, stop), rule, context.section(start, stop))
+            saturated += step(model[start:stop], mean)
+    hold_variances(model, context.model)
+    return saturated

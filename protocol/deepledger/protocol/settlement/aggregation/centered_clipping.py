@@ -22,7 +22,7 @@ def centered_clipping(stack: Stack, rule: CenteredClipping, context: Context) ->
     vectors = [Scaled(row.vector, stack.shift) for row in stack.rows]
     (square, *towards), *products = gram([centre, *vectors], stack.length)
     factors = [
-        _factor(rule.radius_square(context.fraction_bits), own[index] + square - 2 * towards[index - 1])
+        _factor(rule.radius_square(context.model.fraction_bits), own[index] + square - 2 * towards[index - 1])
         for index, own in enumerate(products, 1)
     ]
 

@@ -83,6 +83,13 @@ class Stack:
             part.remember(self.gram)
         return part
 
+    def section(self, start: int, stop: int) -> Stack:
+        """Coordinates start … stop of every row."""
+        if (start, stop) == (0, self.length):
+            return self
+        rows = tuple(replace(row, vector=Section(row.vector, start)) for row in self.rows)
+        return replace(self, rows=rows, length=stop - start)
+
     def of_seats(self, mask: int) -> Stack:
         """The rows whose seats are bits of `mask`."""
         return self.only(index for index, row in enumerate(self.rows) if mask >> row.seat & 1)
@@ -134,6 +141,17 @@ def _limbs(block: npt.NDArray[np.int64]) -> Iterable[_Float64s]:
         yield (block & ((1 << _LIMB) - 1)).astype(np.float64)
         block = block >> _LIMB
     yield block.astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Section:
+    """A vector from some coordinate on."""
+
+    vector: Vector
+    start: int
+
+    def __getitem__(self, part: slice) -> npt.NDArray[np.signedinteger]:
+        return self.vector[self.start + part.start : self.start + part.stop]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
