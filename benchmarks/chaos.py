@@ -2,8 +2,9 @@
 
 The demo's job on anvil and Kubo (or, where they are not installed, on the embedded chain and a folder). Again and again
 something happens to it at a random moment: a SIGKILL for the coordinator, a node or Kubo, which is started again at
-once; or the chain's RPC drops every connection and refuses new ones for seconds. In the end everybody must be where an
-undisturbed run would have brought them:
+once; or for seconds the chain's RPC does one of what public nodes do (tests/services/faulty_proxy.py): it drops every
+connection, lacks logs, lags, loses answers, throttles, refuses. In the end everybody must be where an undisturbed run
+would have brought them:
 
 - the audit, a process with only the chain and the blobs, matches;
 - no wei is missing: the contract holds nothing once all have gone home;
@@ -14,67 +15,53 @@ from __future__ import annotations
 
 import argparse
 import random
-import select
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent / place) for place in ("examples", "tests/services")]
 import demo  # noqa: E402
+import faulty_proxy as faults  # noqa: E402
 import kubo_daemon  # noqa: E402
 
-LONGEST_OUTAGE = 4.0  # seconds
+LONGEST_FAULT = 4.0  # seconds
 
 
-class Proxy:
-    """A TCP relay to the chain that can be cut."""
+def outage() -> faults.Fault:
+    """Every connection is dropped."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
-        self._target = target
-        self._cut = threading.Event()
-        self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+    def meet(*_: object) -> None:
+        raise faults.Dropped
 
-    def cut(self, seconds: float) -> None:
-        """Drop every connection and whatever comes in the meantime."""
-        self._cut.set()
-        for connection in list(self._open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        time.sleep(seconds)
-        self._cut.clear()
+    return faults.Fault("outage", meet)
 
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            if self._cut.is_set():
-                connection.close()
-            else:
-                threading.Thread(target=self._relay, args=(connection,), daemon=True).start()
 
-    def _relay(self, near: socket.socket) -> None:
-        with near, suppress(OSError), socket.create_connection(self._target) as far:
-            self._open |= {near, far}
-            other = {near: far, far: near}
-            while not self._cut.is_set():
-                for source in select.select([near, far], [], [])[0]:
-                    if not (data := source.recv(1 << 16)):
-                        return
-                    other[source].sendall(data)
-        self._open -= {near}
+FAULTS: tuple[Callable[[], faults.Fault], ...] = (
+    outage,
+    lambda: faults.lacking_logs(times=4, by_hash=True),
+    lambda: faults.behind(1, times=6),
+    lambda: faults.behind(3, times=6),
+    lambda: faults.stale_count(times=2),
+    lambda: faults.losing_answers(times=1),
+    lambda: faults.answering(429, times=5, Retry_After="1"),
+    lambda: faults.answering(503, times=4),
+    lambda: faults.answering(413, method="eth_getLogs", times=2),
+    lambda: faults.narrow(3, message="eth_getLogs is limited to a 3 block range"),
+    lambda: faults.null("eth_getTransactionReceipt", times=5),
+    faults.without_pending,
+    faults.standing_still,
+    faults.no_receipts_of_blocks,
+)
+"""What the node of everybody suffers from, one at a time, each for a while."""
 
 
 @dataclass
@@ -112,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--kills", type=int, default=200, help="stop killing after so many")
+    parser.add_argument("--faults", type=float, default=0.4, help="the share of blows that are the chain node's faults")
     parser.add_argument("--pause", type=float, default=2.0, help="seconds between two blows, on the average")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=demo.FOLDER)
@@ -125,8 +113,8 @@ def main() -> None:
             stage.env["DEEPLEDGER_STORE"] = daemon.api
         job = demo.set_the_stage(stage, "digits", "auto")
         direct = stage.env["DEEPLEDGER_RPC_URL"]
-        proxy = Proxy((urlsplit(direct).hostname or "", urlsplit(direct).port or 0))
-        stage.env["DEEPLEDGER_RPC_URL"] = f"http://127.0.0.1:{proxy.port}"
+        proxy = stack.enter_context(faults.faulty_proxy(direct))
+        stage.env["DEEPLEDGER_RPC_URL"] = proxy.url
         cast = Cast(stage, job)
         for name in demo.NAMES[1:]:
             cast.start(name)
@@ -149,7 +137,7 @@ def strike(
     console: Console,
     stage: demo.Stage,
     cast: Cast,
-    proxy: Proxy,
+    proxy: faults.FaultyProxy,
     daemon: kubo_daemon.KuboDaemon | None,
     direct: str,
 ) -> tuple[Counter[str], Any]:
@@ -161,23 +149,27 @@ def strike(
     dice = random.Random(arguments.seed)
     follower = Follower(connect(direct, stage.env["DEEPLEDGER_CONTRACT"]), JobId(cast.job))
     blows: Counter[str] = Counter()
-    victims = [*cast.running, *(["kubo"] if daemon else []), "rpc"]
+    victims = [*cast.running, *(["kubo"] if daemon else [])]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
         rounds = progress.add_task("rounds", total=arguments.rounds)
         kills = progress.add_task("kills", total=arguments.kills)
         while follower.update(timeout=dice.expovariate(1 / arguments.pause)).outcome is None:
-            killed = blows.total() - blows["rpc"]
+            killed = sum(blows[victim] for victim in victims)
             progress.update(rounds, completed=follower.job.round)
             progress.update(kills, completed=killed)
             cast.supervise()
             if killed >= arguments.kills:
                 continue
+            if dice.random() < arguments.faults:
+                proxy.faults = [dice.choice(FAULTS)()]
+                blows[proxy.faults[0].name] += 1
+                time.sleep(dice.uniform(0.5, LONGEST_FAULT))
+                proxy.faults = []
+                continue
             victim = dice.choice(victims)
             blows[victim] += 1
-            if victim == "rpc":
-                proxy.cut(dice.uniform(0.5, LONGEST_OUTAGE))
-            elif victim == "kubo" and daemon is not None:
+            if victim == "kubo" and daemon is not None:
                 daemon.stop(kill=True)
                 daemon.start()
             elif cast.running[victim].poll() is None:

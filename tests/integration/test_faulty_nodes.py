@@ -31,7 +31,7 @@ def stage(devnet: str, tmp_path: Path) -> Iterator[Stage]:
 
 @pytest.fixture
 def proxy(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    monkeypatch.setattr("deepledger.protocol.chain.reading._LOOKS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("deepledger.protocol.chain.logs._LOOKS", (0.0, 0.0, 0.0))
     monkeypatch.setattr("deepledger.protocol.chain.rpc._FIRST_PAUSE", 0.01)
     with faulty_proxy(stage.url) as proxy:
         yield proxy
@@ -119,6 +119,13 @@ def test_a_trail_that_lacks_an_event_is_held_against_the_contract_and_read_again
     assert len(follower.job.participants) == 2
 
 
+def test_the_creation_of_a_job_that_there_is_is_looked_for_again(stage: Stage, proxy: FaultyProxy) -> None:
+    job = stage.create()
+    proxy.faults.append(faults.lacking_logs(times=2))
+    assert Follower(through(proxy, stage), job).job.job == job
+    assert proxy.faults[0].met == 2
+
+
 def follow(reader: ChainReader, job: JobId) -> Follower:
     """As roles do, which try again what may pass."""
     try:
@@ -175,7 +182,9 @@ def test_an_own_transaction_whose_events_are_not_shown_is_looked_for(
         return {"result": {**answer["result"], "logsBloom": "0x"}} if "Block" in request["method"] else None
 
     unseen = faults.Fault("without filters", meet)
-    stateless = faults._refusing("eth_call", lambda request: request["params"][1] != "latest", message="pruned")
+    stateless = faults.refusing(
+        "pruned", "eth_call", lambda request: request["params"][1] != "latest", message="pruned"
+    )
     follower = Follower(ledger, job)
     lacking = faults.lacking_logs(times=1, by_hash=True)
     proxy.faults += [lacking, unseen, stateless]
@@ -471,7 +480,9 @@ def test_phases_are_those_of_the_contract(stage: Stage, monkeypatch: pytest.Monk
 
     def agrees(phase: Phase) -> None:
         stage.rpc("evm_mine")
-        follower.update(timeout=60)
+        newest = stage.ledgers[0].head().number
+        while follower.head.number < newest:
+            follower.update(timeout=60)
         follower.doubt()
         said = stage.reader().snapshot(job, follower.head)
         assert said is not None

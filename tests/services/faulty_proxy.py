@@ -81,7 +81,9 @@ def without_event(topic: str, *, times: float = 1) -> Fault:
 
 
 def no_receipts_of_blocks() -> Fault:
-    return _refusing("eth_getBlockReceipts", lambda _: True, code=-32601, message="method not found")
+    return refusing(
+        "no receipts of blocks", "eth_getBlockReceipts", lambda _: True, code=-32601, message="method not found"
+    )
 
 
 def behind(blocks: int = 1, *, times: float = 1) -> Fault:
@@ -145,7 +147,12 @@ def narrow(width: int, *, status: int | None = None, message: str = "block range
 
 def without_pending() -> Fault:
     """No block to come is known."""
-    return _refusing(None, lambda request: "pending" in request["params"], message="pending block is not available")
+    return refusing(
+        "without pending",
+        None,
+        lambda request: "pending" in request["params"],
+        message="pending block is not available",
+    )
 
 
 def standing_still() -> Fault:
@@ -160,7 +167,8 @@ def standing_still() -> Fault:
 
 
 def asking_an_l1_fee() -> Fault:
-    return _refusing(
+    return refusing(
+        "asking an L1 fee",
         "eth_sendRawTransaction",
         lambda _: True,
         message="insufficient funds for l1Cost + gas * price + value: balance 1, tx cost 2, overshot 1",
@@ -180,11 +188,13 @@ def refused(message: str, *, code: int = -32000, data: Any = None) -> Answer:
     return {"error": {"code": code, "message": message} | ({} if data is None else {"data": data})}
 
 
-def _refusing(method: str | None, met: Callable[[Request], bool], *, message: str, code: int = -32000) -> Fault:
+def refusing(
+    name: str, method: str | None, met: Callable[[Request], bool], *, message: str, code: int = -32000
+) -> Fault:
     def meet(request: Request, forward: Forward) -> Answer | None:
         return refused(message, code=code) if method in (None, request["method"]) and met(request) else None
 
-    return Fault(f"refusing {method}", meet)
+    return Fault(name, meet)
 
 
 @dataclass

@@ -526,7 +526,10 @@ def test_a_node_that_refuses_every_range_is_given_up(node: Node, reader: ChainRe
         reader.events(0, 999)
 
 
-def test_the_creation_of_a_job_is_found_where_wide_ranges_are_refused(node: Node) -> None:
+def test_the_creation_of_a_job_is_found_where_wide_ranges_are_refused(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepledger.protocol.chain.logs._LOOKS", (0.0,))
     reader = connect(node.url, ADDRESS, blocks_per_query=100)
     node.says["eth_getBlockByNumber"] = block(999)
 

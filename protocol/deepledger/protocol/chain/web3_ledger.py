@@ -124,7 +124,7 @@ class ChainLedger(ChainReader):
             for log in wire.items(receipt.get("logs"), "a receipt's logs")
             if wire.address(wire.fields(log, "a log").get("address"), "a log's address") == self.address.lower()
         ]
-        return _receipt(receipt, events=tuple(self.decoded(ours, first_block=block, last_block=block)))
+        return _receipt(receipt, events=tuple(self._logs.decoded(ours, first_block=block, last_block=block)))
 
 
 def connect(
