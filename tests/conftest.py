@@ -44,6 +44,7 @@ sys.path.append(str(Path(__file__).parent / "services"))
 pytest_plugins = ["kubo_daemon"]
 
 ETHER = 10**18
+WAITS_IN_VAIN = 600.0  # seconds; only so that a test that waits in vain ends
 ROOT = Path(__file__).resolve().parent.parent
 TASK = """
 import torch
@@ -141,6 +142,11 @@ class World:
 
     def rpc(self, method: str, *arguments: Any) -> Any:
         return self.sponsor.rpc.call(method, *arguments)
+
+    def pass_time(self, seconds: int) -> None:
+        """Chain time goes on, whatever the clock on the wall does: no test waits for a window to end."""
+        self.rpc("evm_increaseTime", seconds)
+        self.rpc("evm_mine")
 
     def spec(self, **changes: Any) -> tuple[JobSpec, np.ndarray]:
         source = read_source(self.task)

@@ -519,8 +519,7 @@ def test_penalties_restarts_and_departures_audit_cleanly(play):
     made = play.commit_all([play.update() for _ in play.nodes])
     node, opened = made[0]
     node.reveal(play.job, **opened)
-    play.world.rpc("evm_increaseTime", 200)
-    play.world.rpc("evm_mine")
+    play.world.pass_time(play.terms.commit_window + play.terms.reveal_window + 1)
     play.see()
     assert play.follower.phase() is Phase.STARVED
     play.nodes[0].restart_round(play.job)

@@ -59,9 +59,8 @@ def play_everything(world):
     first, second, nodes = play.coordinator, world.ledger(8), play.nodes
     second.post_bond(play.job, value=play.terms.bond)
 
-    def wait(seconds=62):
-        world.rpc("evm_increaseTime", seconds)
-        world.rpc("evm_mine")
+    def wait():
+        world.pass_time(play.terms.commit_window + 2)  # all windows are alike
 
     def reveal(made, count):
         for node, opened in made[:count]:
@@ -119,8 +118,7 @@ def play_withheld(world):
     play.round()
     play.round()
     nodes[1].leave(play.job)
-    world.rpc("evm_increaseTime", 62)
-    world.rpc("evm_mine")
+    world.pass_time(play.terms.settle_window + 2)
     nodes[0].replace_coordinator(play.job)
     world.ledger(7).disclose(play.job, world.key)
     second.release_bond(play.job)
@@ -136,8 +134,7 @@ def play_without_bond(world):
     play = Play(world, participants=2, coordinators=(1, 8), rounds=1)
     first, second = play.coordinator, world.ledger(8)
     second.post_bond(play.job, value=play.terms.bond)
-    world.rpc("evm_increaseTime", 62)
-    world.rpc("evm_mine")
+    world.pass_time(play.terms.settle_window + 2)
     first.release_bond(play.job)
     play.nodes[0].restart_round(play.job)
     second.replace_coordinator(play.job)

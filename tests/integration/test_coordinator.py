@@ -46,6 +46,7 @@ from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.roles.notices import Acted, Waiting, Warned
+from tests.conftest import WAITS_IN_VAIN
 
 
 class Killed(BaseException):
@@ -74,7 +75,7 @@ class Running:
         """The next notice of this kind, and with these values."""
         while True:
             try:
-                notice = self.told.get(timeout=60)
+                notice = self.told.get(timeout=WAITS_IN_VAIN)
             except Empty:
                 raise AssertionError(f"no {kind.__name__}: {self.seen[-5:]}, {self.error!r}") from None
             self.seen.append(notice)
@@ -86,7 +87,7 @@ class Running:
         return not self._thread.is_alive()
 
     def join(self):
-        self._thread.join(60)
+        self._thread.join(WAITS_IN_VAIN)
         assert not self._thread.is_alive()
         while not self.told.empty():
             self.seen.append(self.told.get())
@@ -402,10 +403,10 @@ def test_who_waits_for_confirmations_settles_without_no_reveal(world, play_of):
     world.rpc("evm_increaseTime", play.terms.reveal_window + 10)
     mine(1)
     with running(world, play.job, ledger=ledger) as coordinator:
-        assert ledger.errors.get(timeout=60) == "StaleReveals"
+        assert ledger.errors.get(timeout=WAITS_IN_VAIN) == "StaleReveals"
         mine(1)
         assert "without what seats 2 revealed" in coordinator.until(Warned).message
-        assert ledger.errors.get(timeout=60) == "StaleReveals"
+        assert ledger.errors.get(timeout=WAITS_IN_VAIN) == "StaleReveals"
         mine()
         settled = coordinator.until(RoundSettled)
         assert (settled.revealed, settled.accepted) == (3, 3)
@@ -622,7 +623,7 @@ class Forgetful(Real):
     def has_pinned(self, digests):
         """Sooner or later."""
         with self.pins:
-            return self.pins.wait_for(lambda: self.pinned >= digests, timeout=60)
+            return self.pins.wait_for(lambda: self.pinned >= digests, timeout=WAITS_IN_VAIN)
 
 
 def test_what_was_judged_is_kept_before_the_settlement_is_posted(world, play_of):

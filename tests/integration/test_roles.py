@@ -31,6 +31,7 @@ from deepledger.protocol.errors import (
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.roles.notices import Warned
+from tests.conftest import WAITS_IN_VAIN
 
 
 @dataclass
@@ -61,8 +62,12 @@ class Actor:
         if self.kill_on is not None and isinstance(notice, self.kill_on):
             raise Killed
 
+    def tells(self):
+        """Wait until it tells of something."""
+        until(lambda: self.seen or not self.thread.is_alive())
+
     def join(self):
-        self.thread.join(120)
+        self.thread.join(WAITS_IN_VAIN)
         assert not self.thread.is_alive(), self.seen[-5:]
         if self.error is not None:
             raise self.error
@@ -156,9 +161,12 @@ def test_a_killed_coordinator_goes_on_with_an_empty_disk(world):
 
 
 def test_the_next_coordinator_takes_over(world):
-    job = world.create_job(min_participants=2, coordinators=(1, 8), settle_window=6)
+    job = world.create_job(min_participants=2, coordinators=(1, 8), settle_window=600)
     world.ledger(1).post_bond(job, value=10**18)  # and then nothing is heard of it
     actors = [coordinator(world, job, 8), *(node(world, job, number) for number in range(2))]
+    follower = Follower(world.reader(), job)
+    until(lambda: len(follower.update().bonded) == 2 and follower.phase() is Phase.SETTLING)
+    world.pass_time(601)
     for actor in actors:
         actor.join()
     result = assert_audit_matches(world, job)
@@ -175,9 +183,7 @@ def test_updates_that_cannot_be_had_are_judged_unavailable(world):
         each.reveal(play.job, **opened)
     actor = coordinator(world, play.job)
     follower = Follower(world.reader(), play.job)
-    for _ in range(60):
-        if follower.update(timeout=1).history:
-            break
+    until(lambda: follower.update().history)
     actor.stop.set()
     actor.join()
     result = assert_audit_matches(world, play.job)
@@ -232,7 +238,7 @@ def test_a_second_node_with_the_key_on_another_machine_stops_at_once(world, seen
         actors[-1].join()
         training = threading.Event()
         other = second(lambda: (training.set(), until(lambda: committed(actors[-1]))))
-        assert training.wait(60)
+        assert training.wait(WAITS_IN_VAIN)
         actors[-1] = node(world, job, 0)
     else:
         actors.append(node(world, job, 0, kill_on=CommittedUpdate))
@@ -253,7 +259,7 @@ def committed(actor):
 
 
 def until(happened):
-    end = time.monotonic() + 60
+    end = time.monotonic() + WAITS_IN_VAIN
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -391,7 +397,7 @@ def test_a_store_that_hangs_does_not_cost_the_reveal(world):
     release = threading.Event()
 
     def put(data):
-        release.wait(60)
+        release.wait(WAITS_IN_VAIN)
         return world.store.put(data)
 
     run = partial(
@@ -400,10 +406,7 @@ def test_a_store_that_hangs_does_not_cost_the_reveal(world):
     )  # fmt: skip
     actors = [coordinator(world, job), Actor(run).start()]
     follower = Follower(world.reader(), job)
-    until = time.monotonic() + 60
-    while not (follower.job.attempt and follower.job.attempt.reveals):
-        assert time.monotonic() < until
-        follower.update(timeout=1)
+    until(lambda: (attempt := follower.update().attempt) and attempt.reveals)
     release.set()
     for actor in actors:
         actor.join()
