@@ -106,6 +106,7 @@ def test_data_are_poisoned_where_they_should_be():
         assert min(len(part["labels"]) for part in parts) >= data.LEAST_SAMPLES
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_resumed_and_reported(tmp_path, monkeypatch, capsys):
     import report
     import run

@@ -195,6 +195,7 @@ def test_handing_updates_to_workers_takes_no_more_memory_with_more_of_them(coali
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_a_ray_cluster_agrees_with_this_process(bench, coalitions):
     ray = pytest.importorskip("ray")
     try:
