@@ -77,8 +77,10 @@ def split(
     """Row numbers of the validation set and of each participant: every row stands in exactly one of them.
 
     With `alpha`, each class is dealt out in proportions drawn from a symmetric Dirichlet distribution (Hsu et al.
-    2019); without, everybody gets the same mix.
+    2019); without, everybody gets the same mix. Labels that are measured and not classes are taken by tenths.
     """
+    if labels.dtype.kind == "f":
+        labels = np.searchsorted(np.quantile(labels, np.arange(1, 10) / 10), labels)
     random = np.random.default_rng(seed)
     order = random.permutation(len(labels))
     validation, rest = np.split(order, [len(labels) // VALIDATION_PART])

@@ -16,7 +16,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from deepledger.cli.job_file import draft, read_job_file
+from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.evaluation.task import Task, read_source
+from deepledger.protocol.formats.metrics import Metric
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -57,10 +59,17 @@ def mnist(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("example", "total", "least"), [("digits", 1797, 0.85), ("breast-cancer", 569, 0.85), ("mnist", 300, 0.5)]
+    ("example", "total", "metric", "least"),
+    [
+        ("digits", 1797, "accuracy", 0.85),
+        ("breast-cancer", 569, "accuracy", 0.85),
+        ("mnist", 300, "accuracy", 0.5),
+        ("diabetes", 442, "r2", 0.3),
+        ("diabetes", 442, "concordance", 0.7),
+    ],
 )
 def test_an_example_prepares_trains_and_evaluates(
-    example: str, total: int, least: float, tmp_path: Path, mnist: Path
+    example: str, total: int, metric: str, least: float, tmp_path: Path, mnist: Path
 ) -> None:
     data = tmp_path / "data"
     prepare(example, data, *([mnist] if example == "mnist" else []))
@@ -82,16 +91,48 @@ def test_an_example_prepares_trains_and_evaluates(
     task.train(model, task.load_data(data / "participant-0.safetensors"), seed=1, hyperparameters=hyperparameters)
     after = task.evaluate(model, validation, seed=1)
     assert after.samples == total // 5
-    assert after.exact("accuracy") > max(least, before.exact("accuracy"))
+    assert after.exact(metric) > max(least, before.exact(metric))
 
 
-@pytest.mark.parametrize("example", ["digits", "breast-cancer", "mnist"])
+@pytest.mark.parametrize("example", ["digits", "breast-cancer", "mnist", "diabetes"])
 def test_a_job_file_becomes_a_job(example: str, tmp_path: Path, mnist: Path) -> None:
     prepare(example, tmp_path / "data", *([mnist] if example == "mnist" else []))
     (tmp_path / "task.py").write_bytes((EXAMPLES / example / "task.py").read_bytes())
     made = draft(read_job_file(EXAMPLES / example / "job.toml"), tmp_path)
     assert made.spec.name == example
     assert made.terms.rounds == 10
+
+
+def test_the_job_of_a_regression_pays_by_its_error(tmp_path: Path) -> None:
+    prepare("diabetes", tmp_path / "data", "--alpha", 0.5)
+    (tmp_path / "task.py").write_bytes((EXAMPLES / "diabetes/task.py").read_bytes())
+    job = (EXAMPLES / "diabetes/job.toml").read_text()
+    (tmp_path / "job.toml").write_text(job.replace("rmse = 1e-5 ", "rmse = 5e-5\nconcordance = 0.5"))
+    spec = draft(read_job_file(tmp_path / "job.toml"), tmp_path).spec
+    metrics = spec.validation.metrics
+    assert list(metrics) == ["loss", "rmse", "r2", "concordance"], "and no accuracy"
+    assert metrics["rmse"] == Metric(better="lower", scale=50, tolerance=5e-5)
+    assert metrics["concordance"] == Metric(better="higher", tolerance=0.5, ties=1)
+    assert spec.headline == "rmse"
+
+    for change, refused in (
+        (("rmse = 1e-5 ", "mse = 1e-5"), "tolerance.mse: the task measures loss, rmse, r2, concordance"),
+        (("rmse = 1e-5 ", "rmse = 1e-3"), "the tolerance of rmse is 0.001"),
+        (('metric = "rmse"', 'metric = "accuracy"'), "rewards.metric is 'accuracy', and the task measures loss, rmse"),
+    ):
+        (tmp_path / "job.toml").write_text(job.replace(*change))
+        with pytest.raises(BadSpec, match=refused):
+            draft(read_job_file(tmp_path / "job.toml"), tmp_path)
+
+
+def test_participants_may_each_have_their_own_mix_of_what_is_measured() -> None:
+    split = module(EXAMPLES / "shards.py").split
+    targets = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    means = [
+        np.ptp([targets[rows].mean() for rows in split(targets, participants=4, seed=1, alpha=alpha)[1]])
+        for alpha in (0.1, None)
+    ]
+    assert means[0] > 3 * means[1]
 
 
 def test_preparing_again_gives_the_same_bytes(tmp_path: Path) -> None:
