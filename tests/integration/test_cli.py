@@ -413,6 +413,7 @@ def test_what_happens_is_told_as_json_and_as_metrics(runner: Runner) -> None:
     _, err = coordinator.end()
     settled = [event for event in map(json.loads, err.splitlines()) if event["event"] == "round_settled"]
     assert [event["accepted"] for event in settled] == [2, 2]
+    assert all(event["results"].keys() == {"accuracy", "loss"} for event in settled)
 
 
 def test_what_is_told_has_been_counted(runner: Runner, finished: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,13 +166,12 @@ def _line(notice: Notice) -> str | None:
 def _words(notice: Notice) -> str | None:
     from deepledger.coordinator import notices as seen
     from deepledger.protocol.chain.events import Phase
-    from deepledger.protocol.formats.evaluation import in_words
+    from deepledger.protocol.formats.evaluation import told
     from deepledger.protocol.roles.notices import Waiting, Warned
 
     match notice:
         case seen.Ready():
-            result = in_words(notice.evaluation, notice.metrics)
-            return f"{notice.name}, {notice.round} of {notice.rounds} rounds settled, {result}"
+            return f"{notice.name}, {notice.round} of {notice.rounds} rounds settled, {told(notice.results)}"
         case seen.BondPosted():
             return f"deposited the bond of {show.eth(notice.amount)}"
         case Waiting():
@@ -188,7 +187,7 @@ def _words(notice: Notice) -> str | None:
         case seen.RoundSettled():
             return (
                 f"round {notice.round}: settled in {notice.seconds:.2f} s, {notice.accepted} of "
-                f"{notice.revealed} updates accepted, {in_words(notice.evaluation, notice.metrics)} "
+                f"{notice.revealed} updates accepted, {told(notice.results)} "
                 f"({notice.receipt.gas_used:,} gas)"
             )
         case seen.RoundRestarted():

@@ -16,7 +16,6 @@ from deepledger.node.notices import RevealedUpdate, RoundOver, Trained
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Reader
 from deepledger.protocol.errors import BadInput, ChainError, StateError
-from deepledger.protocol.formats.evaluation import values
 from deepledger.protocol.roles.notices import Acted, Notice, Waiting, Warned
 from deepledger.protocol.types import Address
 
@@ -144,7 +143,7 @@ class Metrics:
             case RoundSettled():
                 self.rounds.labels(job, "settled").inc()
                 self.seconds.labels(job, "settling").observe(notice.seconds)
-                for name, value in values(notice.evaluation, notice.metrics).items():
+                for name, value in notice.results.items():
                     self.results.labels(job, name).set(float("nan") if value is None else value)
 
     def _show(self, job: str, state: Waiting) -> None:

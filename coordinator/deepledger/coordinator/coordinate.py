@@ -24,6 +24,7 @@ from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, LedgerRejected, StoreUnreachable
 from deepledger.protocol.evaluation.bench import Bench
 from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
+from deepledger.protocol.formats.evaluation import values
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.phases import bond_of, seats_revealed
 from deepledger.protocol.job.state import Attempt, Job
@@ -187,8 +188,7 @@ def _coordinate(self: _Coordinator) -> None:
             name=self.bench.spec.name,
             round=follower.job.round,
             rounds=follower.job.terms.rounds,
-            evaluation=self.ready.evaluation,
-            metrics=self.bench.metrics,
+            results=values(self.ready.evaluation, self.bench.metrics),
         )
     )
     self.evaluator = evaluator_for(self.bench, workers=self.workers, ray=self.ray, warn=warn)
@@ -328,8 +328,7 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
             attempt=attempt.attempt,
             accepted=len(prepared.settlement.scores),
             revealed=len(prepared.settlement.judged),
-            evaluation=prepared.evaluation,
-            metrics=self.bench.metrics,
+            results=values(prepared.evaluation, self.bench.metrics),
             model_digest=prepared.model_digest,
             report_digest=prepared.report_digest,
             seconds=time.monotonic() - self.settling_since,

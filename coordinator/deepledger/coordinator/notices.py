@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deepledger.protocol.chain.events import Outcome
-from deepledger.protocol.formats.evaluation import Evaluation
-from deepledger.protocol.formats.metrics import Metric
 from deepledger.protocol.roles.notices import Acted, Notice
 from deepledger.protocol.settlement.judging import Judged
 from deepledger.protocol.types import Address, Digest, RoundNumber, Wei
@@ -20,8 +18,7 @@ class Ready(Notice):
     name: str
     round: RoundNumber
     rounds: int
-    evaluation: Evaluation  # of the current model
-    metrics: Mapping[str, Metric]  # that it is told by
+    results: Mapping[str, float | None]  # of the current model, by metric; None: not finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +38,7 @@ class RoundSettled(Acted):
     attempt: int
     accepted: int  # updates
     revealed: int
-    evaluation: Evaluation  # of the model after
-    metrics: Mapping[str, Metric]  # that it is told by
+    results: Mapping[str, float | None]  # of the model after, by metric; None: not finite
     model_digest: Digest
     report_digest: Digest
     seconds: float  # from the end of revealing, as seen here, to the settlement in a block

@@ -72,11 +72,13 @@ def values(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> dict[str, f
 
 
 def in_words(evaluation: Evaluation, metrics: Mapping[str, Metric], *, digits: int = 4) -> str:
+    """For a person: what is `told` of it, or that there is nothing to tell."""
+    return "the task failed" if evaluation.failed else told(values(evaluation, metrics), digits=digits)
+
+
+def told(results: Mapping[str, float | None], *, digits: int = 4) -> str:
     """For a person: accuracy 95.3%, loss 0.1621, rmse 53.2."""
-    if evaluation.failed:
-        return "the task failed"
-    told = values(evaluation, metrics).items()
-    return ", ".join(f"{name} {figure(name, value, digits=digits)}" for name, value in told)
+    return ", ".join(f"{name} {figure(name, value, digits=digits)}" for name, value in results.items())
 
 
 def figure(name: str, value: float | None, *, digits: int = 4) -> str:
