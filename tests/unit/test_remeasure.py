@@ -1,4 +1,4 @@
-"""What a round would have paid by other results: which differences honest machines explain."""
+"""What a round would have paid by other results."""
 
 from __future__ import annotations
 
@@ -7,27 +7,10 @@ from typing import Any
 
 import pytest
 
-from deepledger.auditor.remeasure import _Again, _beyond_ties
+from deepledger.auditor.remeasure import _Again
 from deepledger.auditor.sources import Claims
 from deepledger.protocol.errors import StateError
 from deepledger.protocol.formats.evaluation import FAILED_LOSS, Coalition, Evaluation
-
-
-@pytest.mark.parametrize(
-    ("correct", "samples", "beyond"),
-    [
-        (0, 100, False),
-        (1, 360, True),
-        (1, 400, False),
-        (2, 5_000, True),
-        (9, 300_000, False),
-        (10, 300_000, True),
-        (100_000, 10**10, False),
-        (102_000, 10**10, True),
-    ],
-)
-def test_near_ties_explain_a_few_samples_among_many(correct: int, samples: int, beyond: bool) -> None:
-    assert _beyond_ties(correct, samples) == beyond
 
 
 def test_a_task_that_fails_here_does_not_say_what_a_round_should_have_paid() -> None:

@@ -26,6 +26,7 @@ from deepledger.protocol.evaluation.bench import Bench, bench_with
 from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.evaluation.validation import fetch_validation
+from deepledger.protocol.evaluation.withheld import check_seals
 from deepledger.protocol.formats.report import MAX_CHAIN_ID
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec
@@ -80,6 +81,8 @@ def audit(
             find_source(spec.task, [task])
         bench, status = _bench(state, counted, spec, [task, *tasks] if task else tasks, findings)
         model = _first_model(state, spec, counted, findings)
+        notes += [f"the job takes nearly any result for right: {each}" for each in spec.loose]
+        notes += _first_of_task(bench, model)
         with _evaluating(bench, workers) as evaluator:
             for number, over in enumerate(state.history):
                 tell("rounds", number, len(state.history))
@@ -209,6 +212,7 @@ def _spec(job: Job, store: BlobStore, findings: list[Finding]) -> JobSpec | None
     else:
         try:
             check_keys(spec, job.created.coordinators)
+            check_seals(spec)
         except BadSpec as error:
             what = "not every coordinator can open the validation set"
             findings.append(Finding(Kind.SPEC, what, claimed, str(error), at, None, job.created.sponsor))
@@ -241,6 +245,22 @@ def _first_model(job: Job, spec: JobSpec, store: BlobStore, findings: list[Findi
         what = "the first model does not have the chunk root that the job names"
         findings.append(Finding(Kind.MODEL, what, terms.model_root.hex(), root.hex(), at, None, job.created.sponsor))
     return model
+
+
+def _first_of_task(bench: Bench | None, model: ModelVector | None) -> Iterator[str]:
+    """Not a lie: torch may initialise otherwise elsewhere, and a sponsor may begin with weights of its own."""
+    if bench is None or model is None:
+        return
+    try:
+        made = bench.first_model()
+    except BadInput as error:
+        yield f"the first model cannot be compared with the task's: {error}"
+        return
+    if wrong := int(np.count_nonzero(made != model)):
+        yield (
+            f"the first model is not what the task's build_model makes here with the job's seed: {wrong:,} of "
+            f"{len(model):,} coordinates differ"
+        )
 
 
 def _bench(

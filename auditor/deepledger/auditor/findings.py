@@ -54,7 +54,6 @@ class Remeasured:
     differences: Mapping[str, float]  # the largest, of max(1, value), by metric that verdicts and pay follow from
     pot: Wei
     excess: Mapping[Address, int]  # wei that were paid too much, or if negative too little
-    beyond_rounding: bool  # results differ more than two honest machines' do
 
     @property
     def moved(self) -> Wei:
@@ -63,8 +62,8 @@ class Remeasured:
 
     @property
     def doubtful(self) -> bool:
-        """Nothing proves a lie, but rounding does not explain where a hundredth of the pot or more went."""
-        return self.beyond_rounding and self.moved * 100 >= self.pot
+        """Nothing proves a lie, but a hundredth of the pot or more went elsewhere, however near the results are."""
+        return self.moved * 100 >= self.pot > 0
 
 
 @dataclass(frozen=True, slots=True)

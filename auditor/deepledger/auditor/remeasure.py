@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import log
 
 from deepledger.auditor.findings import Remeasured
 from deepledger.auditor.sources import Claims
 from deepledger.protocol.errors import StateError
-from deepledger.protocol.evaluation.bench import NEAR_TIES, ROUNDING
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.metrics import relative
 from deepledger.protocol.formats.policies import ContributionRewards
@@ -61,12 +59,10 @@ def remeasure(
     """
     if not claims.results:
         return None
-    metrics = spec.validation.metrics
     paying = spec.rewards.metric if isinstance(spec.rewards, ContributionRewards) else "loss"
     names = {"loss", paying}
     differences = claims.differences()
     largest = {name: max((relative(*_both(name, pair)) for pair in differences), default=0.0) for name in names}
-    samples = sum(got.samples for got in claims.results.values())
     excess: dict[Address, int] = {}
     if differences:
         again = settle(spec, before.copy(), revealed, _Again(claims))
@@ -81,29 +77,12 @@ def remeasure(
         differences=largest,
         pot=over.settled.pot,
         excess=excess,
-        beyond_rounding=any(
-            _beyond_ties(_turned(name, differences), samples) if metrics[name].ties else largest[name] > ROUNDING
-            for name in names
-        ),
     )
 
 
 def _both(name: str, pair: tuple[Evaluation, Evaluation]) -> tuple[Fraction, Fraction]:
     claimed, got = pair
     return claimed.exact(name), got.exact(name)
-
-
-def _turned(name: str, differences: Sequence[tuple[Evaluation, Evaluation]]) -> float:
-    """As many samples as differ, added up, where a metric sums up decisions about samples."""
-    return float(sum(abs(claimed.exact(name) - got.exact(name)) * got.samples for claimed, got in differences))
-
-
-def _beyond_ties(turned: float, samples: int) -> bool:
-    """Whether near ties would make so many of the samples, or more, differ in less than one round of a hundred: by the
-    Chernoff bound of a Poisson distribution's tail, P(X >= k) <= e^-m (e m / k)^k for k > m.
-    """
-    expected = NEAR_TIES * samples
-    return turned > expected and turned - expected + turned * log(expected / turned) < log(0.01)
 
 
 def _shares(pot: Wei, accepted: int, scores: Sequence[int]) -> Mapping[int, int]:

@@ -276,8 +276,8 @@ def _doubt(round: AuditedRound, remeasured: Remeasured) -> Text:
     text = Text()
     text.append(
         f"\nDOUBT: round {round.over.opened.round} paid {eth(remeasured.moved)}, {part:.0%} of its pot, otherwise than "
-        f"it would have by the results that were got here. They differ by up to {_differences([remeasured])}, more "
-        "than rounding and near ties explain; within the job's tolerance, that proves nothing.\n",
+        f"it would have by the results that were got here. They differ by up to {_differences([remeasured])}; "
+        "within the job's tolerance, that proves nothing.\n",
         "bold yellow",
     )
     for address, amount in sorted(remeasured.excess.items(), key=lambda item: -item[1]):

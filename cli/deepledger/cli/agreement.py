@@ -42,6 +42,7 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         "screening": of_screening(spec.screening),
         "validation": of_validation(spec),
         "measured by": of_metrics(spec.validation.metrics),
+        **({"beware": "; ".join(spec.loose)} if spec.loose else {}),
         "sample limit": f"{spec.max_samples:,}: who declares more weighs and earns as this",
         "privacy": PRIVACY[spec.privacy],
     }
@@ -114,7 +115,11 @@ def of_rewards(rewards: Rewards) -> str:
         case ContributionRewards():
             measure = {"leave_one_out": "leave-one-out", "shapley": "Shapley value"}[rewards.measure]
             floor = f"{rewards.floor_percent} % of it alike, the rest " if rewards.floor_percent else ""
-            return f"{floor}by contribution ({measure}, by {rewards.metric} on the validation set)"
+            alike = {"equal": "alike", "samples": "by declared samples"}[rewards.unresolved]
+            return (
+                f"{floor}by contribution ({measure}, by {rewards.metric} on the validation set; {alike} in a round in "
+                "which it is too small to tell)"
+            )
 
 
 def of_screening(screening: Screening | None) -> str:

@@ -7,6 +7,7 @@ to free space, delete files. What writers that were killed left unfinished goes 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -111,6 +112,10 @@ class DirectoryStore:
                     f"no blob {path.name} in {self.path}; is it the store that others use, too?"
                 ) from None
             except IsADirectoryError:
+                raise not_a_file from None
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
                 raise not_a_file from None
             with file:
                 status = os.fstat(file.fileno())

@@ -14,14 +14,14 @@ from typing_extensions import Buffer
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, from_store, nowhere
-from deepledger.protocol.evaluation.state_dict import frozen_bytes, write_floats, write_frozen
+from deepledger.protocol.evaluation.state_dict import frozen_bytes, read_floats, write_floats, write_frozen
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.evaluation.validation import fetch_validation
 from deepledger.protocol.formats.evaluation import Evaluation, failure
 from deepledger.protocol.formats.metrics import BUILT_IN, Metric, relative
 from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector, decode_model
+from deepledger.protocol.formats.vectors import ModelVector, decode_model, encode_model
 from deepledger.protocol.local.temporary import make_folder, remove_folder
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ TRIES = 2
 ROUNDING = 4e-6
 """Of max(1, value) in units of a metric's scale: ten times what ways of computing one loss were measured to differ by,
 see benchmarks/tolerance.py, and what telling millionths adds."""
-NEAR_TIES = 1e-5
-"""Of samples: more than another machine classifies otherwise, because their two best outputs are all but equal; see
-docs/contributions.md.
-"""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -74,6 +70,11 @@ class Bench:
         """Raises `BadInput` where the task fails: for whoever must know that it did."""
         write_floats(self.module, decode_model(model, self.spec.model), self.spec.model.layout)
         return self._evaluate(self.module)
+
+    def first_model(self) -> ModelVector:
+        """What the task begins with, by the job's seed. Raises `BadInput`."""
+        model = Blueprint(self.spec, self.task, self.frozen).build()
+        return encode_model(read_floats(model, self.spec.model.layout), self.spec.model)
 
     def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
         """Whether another seed than that of the model's `evaluation` leads to another result. Raises `BadInput`."""

@@ -94,6 +94,17 @@ def unseal(sealed: SealedKey, *, secret: bytes, ciphertext: Digest) -> bytes:
         ) from None
 
 
+def check_seals(spec: JobSpec) -> None:
+    """Raises `BadSpec` where anybody can see that a sealed key opens for nobody. That one opens for its coordinator,
+    only that one can tell.
+    """
+    for sealed in spec.validation.withheld.keys if spec.validation.withheld is not None else ():
+        try:
+            PublicKey(bytes.fromhex(sealed.sealed)[:_POINT_BYTES])
+        except ValueError:
+            raise BadSpec(f"what is sealed to {sealed.coordinator} is no key that anybody could open") from None
+
+
 def open_key(spec: JobSpec, *, lock: bytes, secret: bytes) -> bytes:
     """The key of a job's withheld validation set, from its spec, for the coordinator whose secret key this is.
 

@@ -27,12 +27,15 @@ class ContributionRewards(Part):
 
     `shapley` is exact up to 10 accepted updates and GTG-Shapley (Liu et al. 2022) beyond, with at most
     `most_evaluations` evaluations a round. `floor_percent` of the pot is divided equally among all accepted updates.
+    Where updates are worth less than evaluations can resolve, pay is `unresolved`: equal, or by samples, among those
+    that did no harm.
     """
 
     policy: Literal["contribution"] = "contribution"
     measure: Literal["leave_one_out", "shapley"] = "shapley"
     metric: MetricName = "loss"
     floor_percent: Percent = 0
+    unresolved: Literal["equal", "samples"] = "equal"
     most_evaluations: Annotated[int, Field(ge=130, le=4000)] = 2000
 
 

@@ -163,6 +163,15 @@ class JobSpec(Part):
         return self
 
     @property
+    def loose(self) -> list[str]:
+        """What the tolerances let a coordinator claim, where they are larger than any pay may rest on."""
+        return [
+            f"{name} may be claimed {metric.tolerance:.3g} of its size, and {metric.ties:,} samples, from the truth"
+            for name, metric in self.validation.metrics.items()
+            if metric.tolerance > MOST_TOLERANCE or metric.ties > MOST_TIES
+        ]
+
+    @property
     def headline(self) -> str:
         """The metric that tells most of a model: what the job pays by, accuracy, or one that the task declares."""
         names, rewards = [name for name in self.validation.metrics if name != "loss"], self.rewards

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import floor
 
 import numpy as np
@@ -27,10 +28,10 @@ from deepledger.protocol.settlement.aggregation.stack import Row, Scaled, Stack
 from deepledger.protocol.settlement.coalitions import Coalitions
 from deepledger.protocol.settlement.inputs import Revealed
 from deepledger.protocol.settlement.judging import Judged, inspect_all, judge_by_signs, recall
-from deepledger.protocol.settlement.rewards import scores
+from deepledger.protocol.settlement.rewards import resolution, scores
 from deepledger.protocol.settlement.similarity import ONE
 from deepledger.protocol.settlement.sources import Sources
-from deepledger.protocol.settlement.valuation import Worths, worths
+from deepledger.protocol.settlement.valuation import mask_of, worths
 from deepledger.protocol.types import Digest
 
 
@@ -56,9 +57,9 @@ def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sourc
     """Judge every contribution, value what is accepted, and turn `model`, in place, into the model after."""
     asked: dict[Coalition, Evaluation] = {}
     judged, rows = inspect_all(spec, revealed, sources)
-    trusted, players = _apart(spec, rows)
+    trusted, others = _apart(spec, rows)
     context = _context(spec, model, revealed, sources, trusted)
-    stack = Stack(tuple(players), spec.model.coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
+    stack = Stack(tuple(others), spec.model.coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
     coalitions = Coalitions(spec, model, stack, context)
 
     def results(wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
@@ -76,19 +77,22 @@ def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sourc
 
         known, forgotten = recall(revealed, sources)
         stack, judged = judge_by_signs(spec, stack, known, judged, losses)
-    worth: Worths | None = None
+    worth, least = None, Fraction(0)
     rewards = spec.rewards
     if isinstance(rewards, ContributionRewards) and stack.rows:
         name = rewards.metric
-        sign = spec.validation.metrics[name].sign
+        metric = spec.validation.metrics[name]
 
         def value(masks: Sequence[int]) -> list[int]:
             found = results([Coalition(mask) for mask in masks])
-            return [sign * floor(evaluation.exact(name) * ONE) for evaluation in found]
+            return [metric.sign * floor(evaluation.exact(name) * ONE) for evaluation in found]
 
-        worth = worths(rewards, [row.seat for row in stack.rows], value, seed=revealed.seed)
+        players = [row.seat for row in stack.rows]
+        worth = worths(rewards, players, value, seed=revealed.seed)
+        together = asked[Coalition(mask_of(players))]
+        least = ONE * resolution(metric, together.exact(name), samples=together.samples)
     accepted = [each.contribution for each in judged if each.verdict is Verdict.ACCEPTED]
-    earned = scores(rewards, {each.seat: each.weight for each in accepted}, worth)
+    earned = scores(rewards, {each.seat: each.weight for each in accepted}, worth, least=least)
     saturated = advance(model, stack, spec.aggregation, context)
     return Settlement(
         judged=tuple(replace(each, score=earned.get(each.contribution.seat, 0)) for each in judged),
