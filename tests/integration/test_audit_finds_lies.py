@@ -13,6 +13,7 @@ import pytest
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.auditor.render import as_json, render
+from deepledger.cli.agreement import of_spec
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import Credited, Departure, Joined, Left, Phase, Settled
 from deepledger.protocol.errors import BadInput, StateError, StoreUnreachable
@@ -20,6 +21,7 @@ from deepledger.protocol.evaluation.evaluators import InProcesses
 from deepledger.protocol.evaluation.task import Task
 from deepledger.protocol.formats.evaluation import Coalition
 from deepledger.protocol.formats.metrics import ACCURACY, WORST
+from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.settlement.judging import Judged
 
@@ -307,14 +309,17 @@ def within_loss(result):
     return {"millionths": {"loss": result.millionths["loss"] + result.millionths["loss"] * 90 // 10**6}}
 
 
+def within_rounding(result):
+    return {"millionths": {"loss": result.millionths["loss"] + result.millionths["loss"] * 4 // 10**6}}
+
+
 def within_accuracy(result):
     return {"correct": result.correct - 1}
 
 
-@pytest.mark.parametrize(("metric", "lie"), [("loss", within_loss), ("accuracy", within_accuracy)])
-def test_pay_that_is_moved_within_the_tolerance_is_told_by_name_and_amount(world, metric, lie):
+def test_pay_that_is_moved_within_the_tolerance_is_told_by_name_and_amount(world):
     """Nothing proves it: each result is one that the job takes."""
-    changes = {"rewards": {"policy": "contribution", "measure": "leave_one_out", "metric": metric}}
+    changes = {"rewards": {"policy": "contribution", "measure": "leave_one_out"}}
     metrics = {"loss": {"better": "lower", "tolerance": 1e-4}, "accuracy": ACCURACY.model_dump()}
     changes["validation"] = {"metrics": metrics, **pinned(world)}
     play = sys.modules[type(world).__module__].Play(world, participants=4, spec_changes=changes)
@@ -323,11 +328,11 @@ def test_pay_that_is_moved_within_the_tolerance_is_told_by_name_and_amount(world
         def evaluate(self, coalitions, wanted):
             """Without the update of seat 2, the model is said to be a little worse than it is."""
             for coalition, result in zip(wanted, super().evaluate(coalitions, wanted), strict=True):
-                yield result.model_copy(update=lie(result) if coalition.seats == 0b1011 else {})
+                yield result.model_copy(update=within_loss(result) if coalition.seats == 0b1011 else {})
 
-    play.round(play.trained(rate=0.02))
+    play.round(play.trained(rate=0.2))
     play.sources = Friendly
-    play.round(play.trained(rate=0.02))
+    play.round(play.trained(rate=0.2))
     result = audited(play)
     assert result.findings == ()
     assert not result.matches
@@ -335,7 +340,7 @@ def test_pay_that_is_moved_within_the_tolerance_is_told_by_name_and_amount(world
     friend = play.nodes[2].account
     assert doubt.over.opened.round == 1
     assert [address for address, amount in doubt.remeasured.excess.items() if amount > 0] == [friend]
-    assert doubt.remeasured.moved == doubt.remeasured.excess[friend]
+    assert 0 <= doubt.remeasured.moved - doubt.remeasured.excess[friend] <= 4, "wei, by rounding down"
     assert doubt.remeasured.moved > doubt.remeasured.pot // 100
     status, shown = with_torch(play, play.job)
     assert status == 7
@@ -344,6 +349,43 @@ def test_pay_that_is_moved_within_the_tolerance_is_told_by_name_and_amount(world
     told = as_json(result)
     assert told["doubts"] == [1]
     assert int(told["rounds"][1]["remeasured"]["excess"][friend]) == doubt.remeasured.moved
+
+
+@pytest.mark.parametrize(("metric", "lie"), [("loss", within_rounding), ("accuracy", within_accuracy)])
+def test_near_convergence_no_results_that_rounding_allows_give_a_friend_the_pot(world, metric, lie):
+    """What updates are worth is less than what honest machines' results differ by."""
+    changes = {"rewards": {"policy": "contribution", "measure": "leave_one_out", "metric": metric}}
+    play = sys.modules[type(world).__module__].Play(world, participants=4, spec_changes=changes)
+
+    class Friendly(play.sources):
+        def evaluate(self, coalitions, wanted):
+            for coalition, result in zip(wanted, super().evaluate(coalitions, wanted), strict=True):
+                yield result.model_copy(update=lie(result) if coalition.seats == 0b1011 else {})
+
+    play.sources = Friendly
+    play.round(play.trained(rate=0.0005))
+    result = audited(play)
+    assert result.rounds[0].over.settled.scores == (250_000,) * 4
+    assert result.rounds[0].remeasured.differences[metric] > 1e-6
+    assert result.rounds[0].remeasured.moved == 0
+    assert result.matches, result.findings
+
+
+def test_what_the_job_lets_pass_is_told(world):
+    """A first model that the task would not begin with, and tolerances that take anything for right."""
+    loose = {"loss": {"better": "lower", "tolerance": 1.0}, "accuracy": ACCURACY.model_dump() | {"ties": 34}}
+    data = np.full(420, 9, np.int32).data.cast("B")
+    other = {"model_digest": world.store.put(data), "model_root": chunk_root(data, bits=32)}
+    changes = {"validation": {"metrics": loose, **pinned(world)}}
+    play = sys.modules[type(world).__module__].Play(world, spec_changes=changes, **other)
+    play.round(lie=swap_the_validation_result)
+    result = audited(play)
+    assert result.findings == ()
+    said = " ".join(result.notes)
+    assert "420 of 420 coordinates differ" in said
+    assert "loss may be claimed 1 of its size, and 0 samples, from the truth" in said
+    assert "accuracy may be claimed 0 of its size, and 34 samples, from the truth" in said
+    assert of_spec(play.spec)["beware"] == "; ".join(play.spec.loose) != ""
 
 
 def test_an_earlier_update_that_is_called_forgotten_and_is_there_is_named(valued):

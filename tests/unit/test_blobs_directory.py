@@ -140,6 +140,12 @@ def test_a_link_to_a_blob_is_the_blob_and_a_dangling_one_is_none(store, blob, tm
     assert set(both_reads(store)) == {BlobMissing}
 
 
+def test_links_that_lead_in_a_circle_cost_one_blob_and_not_the_store(store, blob):
+    blob.unlink()
+    blob.symlink_to(blob)
+    assert set(both_reads(store)) == {BlobCorrupt}
+
+
 def test_a_folder_that_is_not_there(store):
     assert set(both_reads(store)) == {StoreUnreachable}
     assert not store.path.exists()

@@ -7,6 +7,7 @@ from eth_account import Account
 from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.evaluation.withheld import (
     address_of,
+    check_seals,
     decrypt,
     encrypt,
     lock_of,
@@ -145,3 +146,17 @@ def test_specs_that_cannot_be_opened_are_refused(changes, spec_of):
     assert spec_of(validation=pin).validation.withheld is not None
     with pytest.raises(BadSpec):
         spec_of(validation=pin | changes)
+
+
+def test_a_sealed_key_that_opens_for_nobody_is_seen_by_everybody(spec_of):
+    """Its first bytes are no point of the curve. Whether another one opens, only its coordinator can tell."""
+    sealed = seal(new_key(), to=public_key_of(ANN), ciphertext=DIGEST).model_dump()
+
+    def spec(key):
+        withheld = {"salted_digest": "ab" * 32, "keys": [sealed | {"sealed": key}]}
+        return spec_of(validation={"digest": DIGEST.hex(), "bytes": 100, "withheld": withheld})
+
+    check_seals(spec(sealed["sealed"]))
+    check_seals(spec(sealed["sealed"][:-2] + "00"))
+    with pytest.raises(BadSpec, match="is no key that anybody could open"):
+        check_seals(spec("ee" * 81))

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import fields, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -23,10 +24,12 @@ from deepledger.protocol.chain.events import Event, JobCreated
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
 from deepledger.protocol.evaluation.bench import Bench, bench_with
+from deepledger.protocol.evaluation.blueprint import fetch_frozen
 from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.evaluation.validation import fetch_validation
 from deepledger.protocol.evaluation.withheld import check_seals
+from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.report import MAX_CHAIN_ID
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec
@@ -286,7 +289,11 @@ def _bench(
             findings.append(Finding(Kind.SPEC, what, pinned, str(error), job.created.at, None, job.created.sponsor))
             return None, f"not checked because {what}"
         if source is not None:
-            return bench_with(spec, source, validation), "checked"
+            return bench_with(spec, source, validation, fetch=partial(_frozen, store)), "checked"
+    except _NotHere as error:
+        what = "the frozen entries of the model cannot be had"
+        findings.append(Finding(Kind.BLOB, what, str(error.digest), str(error), job.created.at, None))
+        return None, f"not checked because {what}"
     except BadSpec as error:  # the pinned task itself does not fit
         what = "the task that the spec pins makes another model than the spec says"
         findings.append(
@@ -302,6 +309,21 @@ def _bench(
     except BadInput as error:
         why_not = f"not checked: {error}"
     return None, why_not
+
+
+class _NotHere(Exception):
+    """The frozen entries of a model, which are a blob of their own."""
+
+    def __init__(self, digest: str, why: str) -> None:
+        super().__init__(why)
+        self.digest = digest
+
+
+def _frozen(store: BlobStore, frozen: Frozen) -> bytes:
+    try:
+        return fetch_frozen(store, frozen)
+    except (BlobMissing, BlobCorrupt) as error:
+        raise _NotHere(frozen.digest, str(error)) from None
 
 
 def _evaluating(bench: Bench | None, workers: int) -> AbstractContextManager[Evaluator | None]:
