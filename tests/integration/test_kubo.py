@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from hashlib import shake_128
 
 import numpy as np
 import psutil
 import pytest
+from kubo_daemon import run_kubo
 
 from deepledger.protocol.blobs import cid_of, digest_from_cid, digest_of, open_store
 from deepledger.protocol.blobs import digest as digest_module
 from deepledger.protocol.blobs.digest import CHUNK, LINKS
-from deepledger.protocol.errors import BlobCorrupt, BlobMissing
+from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachable
 
 pytestmark = pytest.mark.kubo
 
@@ -51,6 +53,20 @@ def test_what_kubo_added_we_read_under_its_cid(kubo, store, size):
     store.read_into(digest, buffer)
     assert buffer == data
     assert store.read(digest, limit=size) == data
+
+
+def test_a_daemon_with_authorizations_takes_its_credentials(tmp_path, kubo_binary):
+    with run_kubo(tmp_path, binary=kubo_binary) as daemon:
+        allowed = {"ann": {"AuthSecret": "basic:ann:sesame", "AllowedPaths": ["/api/v0"]}}
+        daemon.ipfs("config", "--json", "API.Authorizations", json.dumps(allowed))
+        daemon.stop()
+        daemon.start()
+        for credentials, mend in ((None, "name a file"), ("basic:ann:wrong", "correct the file")):
+            store = open_store(daemon.api, credentials=credentials)
+            with closing(store), pytest.raises(StoreUnreachable, match=mend):
+                store.put(b"blob")
+        with closing(open_store(daemon.api, credentials="basic:ann:sesame")) as store:
+            assert store.read(store.put(b"blob"), limit=4) == b"blob"
 
 
 @pytest.mark.parametrize("leaves", [4, 5, 8, 9, 27])

@@ -415,6 +415,32 @@ def test_a_store_that_hangs_does_not_cost_the_reveal(world):
     assert result.job.history[0].settled.accepted
 
 
+def test_a_node_that_is_shown_the_chain_before_it_joined_does_not_think_that_it_lost_its_seat(world):
+    """Only the event says so; and then it is told how to get home."""
+    job = world.create_job(min_participants=2, rounds=1)
+    ledger = world.ledger(2)
+    before, shown = ledger.head(), []
+
+    def wait(after, *, timeout):
+        if after.number > before.number and not shown and any(isinstance(each, TookSeat) for each in actor.seen):
+            shown.append(before)
+            return before
+        return ledger.wait(after, timeout=timeout)
+
+    run = partial(
+        participate, Changed(ledger, wait=wait), world.store, job,
+        tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
+    )  # fmt: skip
+    actor = Actor(run)
+    actor.start()
+    until(lambda: shown)
+    actors = [coordinator(world, job), node(world, job, 1)]
+    for each in (actor, *actors):
+        each.join()
+    assert sum(isinstance(each, TookSeat) for each in actor.seen) == 1
+    assert_audit_matches(world, job)
+
+
 def test_a_node_that_cannot_store_commits_no_more_until_it_can(world):
     """The first time nobody knows before it reveals; after that it costs gas and reputation, and nothing is paid."""
     job = world.create_job(min_participants=2, rounds=4, commit_window=8, reveal_window=4, settle_window=4)

