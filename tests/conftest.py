@@ -21,7 +21,7 @@ from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
 from deepledger.protocol.errors import BlobMissing
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
-from deepledger.protocol.evaluation.withheld import encrypt, lock_of, new_key, public_key_of, seal
+from deepledger.protocol.evaluation.withheld import encrypt, lock_of, new_key, seal
 from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.formats.evaluation import Coalition
 from deepledger.protocol.formats.report import Report, report_bytes
@@ -30,6 +30,7 @@ from deepledger.protocol.formats.spec import JobSpec, build_spec, spec_bytes
 from deepledger.protocol.formats.vectors import as_update, encode_model
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.privacy.ecies import public_key_of
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack
 from deepledger.protocol.settlement.coalitions import Coalitions
 from deepledger.protocol.settlement.inputs import Contribution, Earlier, revealed_in
@@ -276,7 +277,7 @@ class Play:
     def commit_all(self, updates: list[bytes]) -> list[tuple[Any, dict[str, bytes]]]:
         made = []
         for node, update in zip(self.nodes, updates, strict=False):
-            root = chunk_root(update, bits=16) if len(update) % 2 == 0 and update else b"\1" * 32
+            root = chunk_root(update, bits=16) if update else b"\1" * 32
             opened = {"digest": digest_of(update), "root": root, "salt": self.random.bytes(32)}
             slot = Slot(node.chain_id, node.address, self.job, self.see().round, node.account)
             node.commit(self.job, slot.round, commitment_for(slot, **opened))

@@ -13,10 +13,11 @@ from deepledger.cli.job_file import coordinator, draft, read_job_file, wei
 from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.evaluation.validation import fetch_validation
-from deepledger.protocol.evaluation.withheld import address_of, open_key, public_key_of
+from deepledger.protocol.evaluation.withheld import open_key
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import parse_spec, spec_bytes
 from deepledger.protocol.job.fetch import check_keys, fetch_spec
+from deepledger.protocol.privacy.ecies import address_of, public_key_of
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = (ROOT / "examples/digits/job.toml").read_text()
@@ -76,7 +77,7 @@ def test_what_is_no_amount(text: object) -> None:
         ("coordinators = []", 'coordinators = ["bob"]', "terms.coordinators.0: 'bob' is not an address"),
         ("coordinators = []", f'coordinators = ["0x{"11" * 20}", "0x{"11" * 20}"]', "has an address twice"),
         ("[model]", "[model", "is not TOML"),
-        ("max_samples = 10000", "max_samples = 10000\nprivacy = 'sealed'", "privacy: "),
+        ("max_samples = 10000", "max_samples = 10000\nprivacy = 'masked'", "privacy: "),
     ],
 )
 def test_a_wrong_key_is_named(old: str, new: str, says: str, tmp_path: Path) -> None:

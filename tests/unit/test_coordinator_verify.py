@@ -24,6 +24,7 @@ from deepledger.protocol.errors import BlobMissing, StateError
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.settlement import reading
 from deepledger.protocol.settlement.inputs import Contribution, Earlier
 from deepledger.protocol.types import Address, Digest, Root
 
@@ -52,7 +53,7 @@ def test_a_reveal_without_an_update_takes_no_room(
             rooms.append(file)
             yield file
 
-    monkeypatch.setattr(verify, "room_for", counted)
+    monkeypatch.setattr(reading, "room_for", counted)
     late = threading.Event()
     store: Any = Nowhere()
     verifier = Verifier(

@@ -23,6 +23,7 @@ FLOORS = [
     {"types", "errors"},
     {"ether", "kernels", "local"},
     {"formats", "blobs", "chain"},
+    {"privacy"},
     {"job"},
     {"settlement", "roles"},
     {"evaluation"},

@@ -118,7 +118,10 @@ WRONG = {
         "validation.metrics.rmse.better: 'less' is not 'lower' or 'higher'",
     ),
     "no scale": ({"validation": VALIDATION | measured(rmse={"better": "lower", "scale": 0.0})}, "rmse.scale"),
-    "secret": ({"privacy": "sealed"}, "privacy: 'sealed' is not 'open'"),
+    "secret": ({"privacy": "masked"}, "privacy: 'masked' is not 'open' or 'sealed'"),
+    "sealed to nobody": ({"privacy": "sealed"}, "readers are those of sealed updates"),
+    "open to some": ({"readers": ["02" + "ab" * 32]}, "readers are those of sealed updates"),
+    "sealed twice": ({"privacy": "sealed", "readers": ["02" + "ab" * 32] * 2}, "a reader stands twice"),
     "other version": ({"version": 2}, "version"),
 }
 

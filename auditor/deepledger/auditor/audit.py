@@ -38,6 +38,7 @@ from deepledger.protocol.job.fetch import check_keys, fetch_model, fetch_spec
 from deepledger.protocol.job.follow import snapshot_of
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.job.trail import apply
+from deepledger.protocol.privacy.opening import opener
 from deepledger.protocol.types import Digest, JobId
 
 Progress = Callable[[str, int, int], None]
@@ -56,9 +57,12 @@ def audit(
     tasks: Sequence[Path] = (),
     task: Path | None = None,
     workers: int = 1,
+    secret: bytes | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Audit a job up to the newest block. `tasks` are places to look for the pinned task source, for the evaluation.
+
+    `secret` is an account's secret key, with which sealed updates are read.
 
     `task` is a source that must be the pinned one. `workers` processes share what is to be evaluated.
 
@@ -86,6 +90,7 @@ def audit(
         model = _first_model(state, spec, counted, findings)
         notes += [f"the job takes nearly any result for right: {each}" for each in spec.loose]
         notes += _first_of_task(bench, model)
+        read = opener(spec, chain_id=reader.chain_id, contract=reader.address, job=job, secret=secret)
         with _evaluating(bench, workers) as evaluator:
             for number, over in enumerate(state.history):
                 tell("rounds", number, len(state.history))
@@ -100,6 +105,7 @@ def audit(
                     bench=bench,
                     evaluator=evaluator,
                     findings=findings,
+                    open=read,
                 )
                 rounds.append(audited)
         tell("rounds", len(state.history), len(state.history))
@@ -217,7 +223,7 @@ def _spec(job: Job, store: BlobStore, findings: list[Finding]) -> JobSpec | None
             check_keys(spec, job.created.coordinators)
             check_seals(spec)
         except BadSpec as error:
-            what = "not every coordinator can open the validation set"
+            what = "not every coordinator can open the validation set and the updates"
             findings.append(Finding(Kind.SPEC, what, claimed, str(error), at, None, job.created.sponsor))
         return spec
     return None

@@ -71,6 +71,7 @@ class AuditedRound:
     over: SettledRound
     report: Report | None  # None if it cannot be had or read
     derived: bool  # model, verdicts and scores were derived again from the updates
+    sealed: bool  # its updates could not be read here: what the report says of their contents was taken as given
     believed: int  # results of coalitions, which verdicts or scores follow from, that only the report says
     remeasured: Remeasured | None  # None where pay rests on no evaluations, or not all could be redone
     evaluation: Evaluation | None  # re-derived; None if it was not
@@ -94,7 +95,12 @@ class Audit:
     @property
     def matches(self) -> bool:
         """Every model and every wei was checked, and is as it was settled."""
-        return not self.findings and self.pay_checked and not self.doubts
+        return not self.findings and self.pay_checked and not self.doubts and not self.sealed
+
+    @property
+    def sealed(self) -> bool:
+        """Whether updates could not be read here."""
+        return any(each.sealed for each in self.rounds)
 
     @property
     def pay_checked(self) -> bool:

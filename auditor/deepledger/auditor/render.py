@@ -70,6 +70,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
         "job": audit.job.job,
         "matches": audit.matches,
         "pay_checked": audit.pay_checked,
+        "sealed": audit.sealed,
         "doubts": [each.over.opened.round for each in audit.doubts],
         "complete": audit.complete,
         "unavailable": audit.unavailable,
@@ -218,7 +219,7 @@ def _rounds(audit: Audit) -> Table:
         table.add_row(
             str(each.over.opened.round),
             f"{each.over.settled.accepted.bit_count()} of {len(each.over.opened.reveals)}",
-            "yes" if each.derived else "pay not checked" if each.believed else "no",
+            "yes" if each.derived else "sealed" if each.sealed else "pay not checked" if each.believed else "no",
             _result(each.report.evaluation, audit.spec) if each.report else "?",
             _result(each.evaluation, audit.spec) if each.evaluation else "-",
         )
@@ -331,6 +332,11 @@ def _differences(done: Sequence[Remeasured]) -> str:
 
 def _unchecked(audit: Audit) -> str:
     """What was taken for right though only the coordinator says it."""
+    if audit.sealed:
+        return (
+            " Sealed: only the coordinators and the job's auditors can read the updates. What the reports say of their "
+            "contents was taken as given, and models were not derived again; give --account to read them."
+        )
     taken = [each for each in audit.rounds if each.believed]
     if not taken:
         return ""

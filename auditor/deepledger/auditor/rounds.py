@@ -9,6 +9,7 @@ import numpy as np
 from deepledger.auditor.findings import AuditedRound, Finding, Kind
 from deepledger.auditor.remeasure import remeasure
 from deepledger.auditor.sources import GONE, Claims, Find, Underivable, misfit, say
+from deepledger.auditor.unread import settlement_told
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, StateError
@@ -21,6 +22,7 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.state import Job, SettledRound
+from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.settlement.inputs import revealed_in
 from deepledger.protocol.settlement.reporting import build_report
 from deepledger.protocol.settlement.rewards import by_seat
@@ -43,8 +45,11 @@ def audit_round(
     bench: Bench | None,
     evaluator: Evaluator | None,
     findings: list[Finding],
+    open: Open | None = as_it_is,
 ) -> tuple[AuditedRound, ModelVector | None]:
-    """`before` is the model that the chain says was before; returns the one that it says came after, if it is there."""
+    """`open`: how updates are read; None: they are sealed, and not to us.
+
+    `before` is the model that the chain says was before; returns the one that it says came after, if it is there."""
     settled = over.settled
 
     def find(kind: Kind, explanation: str, claimed: str, derived: str) -> None:
@@ -58,15 +63,18 @@ def audit_round(
     derived, believed, remeasured, follows = False, 0, None, None
     if before is not None and all(reveal.participant in over.participants for reveal in over.opened.reveals):
         revealed = revealed_in(job, over.opened, over.participants, spec)
-        claims = Claims(store, spec, report, evaluator, find)
+        claims = Claims(store, spec, report, evaluator, find, open=open)
         after, settlement = before.copy(), None
         with suppress(Underivable):
-            settlement = settle(spec, after, revealed, claims)
+            if open is not None:
+                settlement = settle(spec, after, revealed, claims)
+            elif report is not None:
+                settlement = settlement_told(spec, revealed, report, claims, find)
         believed = claims.believed + claims.assumed
         if settlement is not None:
             complete = not claims.incomplete and _is_certain(settlement, over, claims, report)
-            derived = complete and not believed
-            if complete:
+            derived = complete and not believed and open is not None
+            if complete and open is not None:
                 follows = after
             if derived:
                 with suppress(StateError):
@@ -88,7 +96,7 @@ def audit_round(
             say(report.evaluation, spec),
             say(evaluation, spec),
         )
-    return AuditedRound(over, report, derived, believed, remeasured, evaluation, unchecked), settled_model
+    return AuditedRound(over, report, derived, open is None, believed, remeasured, evaluation, unchecked), settled_model
 
 
 def _is_certain(settlement: Settlement, over: SettledRound, claims: Claims, report: Report | None) -> bool:

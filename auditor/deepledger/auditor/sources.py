@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.auditor.findings import Kind
-from deepledger.protocol.blobs.spool import FileVector, fetch, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StateError
 from deepledger.protocol.evaluation.bench import agrees
@@ -18,14 +18,15 @@ from deepledger.protocol.evaluation.evaluators import Evaluator
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation, in_words
 from deepledger.protocol.formats.report import Report
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector, update_dtype
+from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.settlement.aggregation.stack import Vector
 from deepledger.protocol.settlement.coalitions import Coalitions
 from deepledger.protocol.settlement.inputs import Contribution, Earlier
-from deepledger.protocol.settlement.judging import inspect
-from deepledger.protocol.types import Digest
+from deepledger.protocol.settlement.reading import read_earlier, read_update
+from deepledger.protocol.types import Address, Digest
 
 Find = Callable[[Kind, str, str, str], None]
 """(kind, explanation, claimed, derived)"""
@@ -50,12 +51,33 @@ class Underivable(Exception):
     """Something that the settlement follows from cannot be had; a finding says what."""
 
 
+class Unread(Exception):
+    """An update is sealed, and not to us."""
+
+
+UNREAD: Vector = np.zeros(0, np.int8)
+"""Stands in for an update that only the coordinator and the job's auditors can read."""
+
+
+def _unread(_blob: Buffer, _participant: Address) -> Buffer:
+    raise Unread
+
+
 class Claims:
     """`settlement.Sources` for one settled round."""
 
     def __init__(
-        self, store: BlobStore, spec: JobSpec, report: Report | None, evaluator: Evaluator | None, find: Find
+        self,
+        store: BlobStore,
+        spec: JobSpec,
+        report: Report | None,
+        evaluator: Evaluator | None,
+        find: Find,
+        *,
+        open: Open | None = as_it_is,
     ) -> None:
+        """`open`: how updates are read; None: they are sealed, and not to us."""
+        self._open = open or _unread
         self._store, self._spec, self._evaluator, self._find = store, spec, evaluator, find
         self._report = report
         self._verdicts = {update.participant: update.verdict for update in report.updates} if report else {}
@@ -80,22 +102,23 @@ class Claims:
     def _update(self, contribution: Contribution) -> Vector | Verdict:
         claim = self._verdicts.get(contribution.participant)
         try:
-            vector, data = self._fetch(contribution.digest)
+            update: Vector | Verdict = read_update(self._store, contribution, self._spec, self._open)
+        except Unread:
+            update = UNREAD
         except GONE as error:
             # One of another length is nobody's update: who accepts it lies.
             if claim is not Verdict.UNAVAILABLE and not self._is_misfit(contribution.digest, error):
                 self.incomplete = True
                 self._find(Kind.BLOB, f"the update of {contribution.participant} cannot be had", str(claim), str(error))
             return Verdict.UNAVAILABLE
-        judged = inspect(data, contribution, self._spec)
         if claim is not Verdict.UNAVAILABLE:
-            return judged if isinstance(judged, Verdict) else vector
+            return update
         self._find(
             Kind.CONTESTED,
             f"the update of {contribution.participant} was dropped as unavailable, but the store serves it: the "
             "coordinator dropped it, or the participant published it late; the chain cannot tell which",
             Verdict.UNAVAILABLE,
-            judged if isinstance(judged, Verdict) else Verdict.ACCEPTED,
+            update if isinstance(update, Verdict) else Verdict.ACCEPTED,
         )
         return Verdict.UNAVAILABLE  # taken as given, so that the rest of the round is judged by itself
 
@@ -107,17 +130,19 @@ class Claims:
         forgotten = earlier.digest.hex() in self._forgotten
         what = f"the update of {earlier.participant} of an earlier round"
         try:
-            vector, _ = self._fetch(earlier.digest)
+            update = read_earlier(self._store, earlier, self._spec, self._open)
         except GONE as error:
             if not forgotten and not self._is_misfit(earlier.digest, error):
                 self.incomplete = True
                 self._find(Kind.BLOB, f"{what} cannot be had", "it was looked at", str(error))
             return None
+        if isinstance(update, Verdict):
+            return None
         if forgotten:
             explanation = f"no copies of {what} were looked for because nobody served it, but the store does"
             self._find(Kind.CONTESTED, explanation, Verdict.UNAVAILABLE, Verdict.ACCEPTED)
             return None
-        return vector
+        return update
 
     def earlier_model(self, digest: Digest) -> ModelVector:
         try:
@@ -188,13 +213,6 @@ class Claims:
 
     def _is_misfit(self, digest: Digest, error: Exception) -> bool:
         return isinstance(error, BlobCorrupt) and misfit(self._store, digest, fits=self._spec.update_bytes) is not None
-
-    def _fetch(self, digest: Digest) -> tuple[FileVector, Buffer]:
-        """As a vector, and as all its bytes, which are in memory while they are looked at."""
-        size = self._spec.update_bytes
-        with room_for(size) as file, file:
-            fetch(self._store, digest, file, size)
-            return FileVector(file, update_dtype(self._spec.update)), view(file, size)
 
 
 def say(evaluation: Evaluation, spec: JobSpec) -> str:

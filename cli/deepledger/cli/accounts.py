@@ -73,8 +73,8 @@ def show_(name: Name, home: Home, password_file: PasswordFile = None, json: Json
 
     Example: deepledger account show hospital-a
     """
-    from deepledger.protocol.evaluation.withheld import public_key_of
     from deepledger.protocol.local.keystore import unlock
+    from deepledger.protocol.privacy.ecies import public_key_of
 
     account = unlock(home.accounts, name, password(password_file, what=f"Password of {name}"))
     public_key = "0x" + public_key_of(bytes(account.key)).hex()

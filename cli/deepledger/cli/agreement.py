@@ -21,11 +21,14 @@ from deepledger.protocol.formats.rules import (
     WeightedMean,
 )
 from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.privacy.ecies import address_of
 from deepledger.protocol.types import Wei
 
 PRIVACY = {
     "open": "open: every update is published and everybody may read it for ever; your data never leaves this machine, "
     "but an update can betray something about it",
+    "sealed": "sealed: every update is published encrypted, and only {readers} can read it, for ever; everybody else "
+    "sees what is made of all of them: the model after every round, results and pay",
 }
 
 
@@ -44,8 +47,15 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         "measured by": of_metrics(spec.validation.metrics),
         **({"beware": "; ".join(spec.loose)} if spec.loose else {}),
         "sample limit": f"{spec.max_samples:,}: who declares more weighs and earns as this",
-        "privacy": PRIVACY[spec.privacy],
+        "privacy": of_privacy(spec),
     }
+
+
+def of_privacy(spec: JobSpec) -> str:
+    if spec.privacy == "open":
+        return PRIVACY["open"]
+    readers = ", ".join(address_of(bytes.fromhex(reader)) for reader in spec.readers)
+    return PRIVACY["sealed"].format(readers=readers)
 
 
 def of_validation(spec: JobSpec) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deepledger.cli.commands import command
-from deepledger.cli.options import Chain, JobNumber, Json, Store, TaskPlaces, Workers, places
+from deepledger.cli.options import Account, Chain, JobNumber, Json, Store, TaskPlaces, Workers, places
+from deepledger.protocol.errors import DeepledgerError
 from deepledger.protocol.kernels.cores import CORES
 from deepledger.protocol.types import JobId
 
@@ -30,6 +32,7 @@ def audit(
     job: JobNumber,
     chain: Chain,
     store: Store,
+    account: Account,
     tasks: TaskPlaces = "",
     task: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The pinned task source, to redo evaluations; besides --tasks.")
@@ -39,9 +42,10 @@ def audit(
 ) -> None:
     """Replay a job from chain and blob store, and compare it with what was settled.
 
-    Trusts nobody and needs no account. Exits with 0 only if every model and every wei matches, with 1 after a mismatch
-    or if a blob cannot be had. Without torch or the task's source, evaluations are not redone, and that is said; where
-    pay follows from them, the audit then exits with 7: nothing is wrong that was checked, but pay was not.
+    Trusts nobody, and needs no account but to read sealed updates, with that of a named auditor or coordinator. Exits
+    with 0 only if every model and every wei matches, with 1 after a mismatch or if a blob cannot be had. Without torch
+    or the task's source, evaluations are not redone, and that is said; where pay follows from them, the audit then
+    exits with 7: nothing is wrong that was checked, but pay was not. So it does where updates are sealed to others.
 
     Example: deepledger audit 1 --task examples/digits/task.py
     """
@@ -52,7 +56,9 @@ def audit(
     searched, wanted = places(tasks), workers or CORES
     runs_tasks = (searched or task) and importlib.util.find_spec("torch") is not None
     try:
-        found = (apart if runs_tasks else _at_once)(_audited, chain, store, JobId(job), searched, task, wanted)
+        secret = _secret(account, chain, store, JobId(job))
+        run = apart if runs_tasks else _at_once
+        found = run(_audited, chain, store, JobId(job), searched, task, wanted, secret)
     finally:
         _clear()
     if json:
@@ -63,10 +69,37 @@ def audit(
         raise typer.Exit(MISMATCH if found.findings else UNCHECKED)
 
 
-def _audited(chain: Chain, store: Store, job: JobId, tasks: list[Path], task: Path | None, workers: int) -> Audit:
+def _audited(
+    chain: Chain, store: Store, job: JobId, tasks: list[Path], task: Path | None, workers: int, secret: bytes | None
+) -> Audit:
     from deepledger.auditor.audit import audit
 
-    return audit(chain.reader(), store.open(), job, tasks=tasks, task=task, workers=workers, progress=_progress)
+    return audit(
+        chain.reader(),
+        store.open(),
+        job,
+        tasks=tasks,
+        task=task,
+        workers=workers,
+        secret=secret,
+        progress=_progress,
+    )
+
+
+def _secret(account: Account, chain: Chain, store: Store, job: JobId) -> bytes | None:
+    """Of an account that was named, if the job's updates are sealed; nobody is asked for a password in vain."""
+    from deepledger.protocol.chain.events import JobCreated
+    from deepledger.protocol.job.fetch import fetch_spec
+
+    if account.account is None:
+        return None
+    reader, sealed = chain.reader(), False
+    block = reader.created_in(job)
+    with suppress(DeepledgerError):  # the audit says what is wrong
+        for event in reader.events(block, block, job=job):
+            if isinstance(event, JobCreated):
+                sealed = fetch_spec(store.open(), event.terms).privacy == "sealed"
+    return bytes(account.unlock().key) if sealed else None
 
 
 def _at_once(work: Callable[..., Audit], *arguments: Any) -> Audit:

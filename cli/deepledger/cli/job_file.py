@@ -26,6 +26,7 @@ from deepledger.protocol.formats.policies import Rewards, Screening
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule
 from deepledger.protocol.formats.spec import (
+    MAX_READERS,
     JobSpec,
     TaskPin,
     Training,
@@ -87,12 +88,19 @@ def _address_of(text: str) -> Address:
     """Of a coordinator as `coordinator` returns it. Raises `ValueError`."""
     if len(text) == _ADDRESS_LENGTH:
         return Address(text)
-    from deepledger.protocol.evaluation.withheld import address_of
+    from deepledger.protocol.privacy.ecies import address_of
 
     try:
         return address_of(bytes.fromhex(text.removeprefix("0x")))
     except BadInput as error:
         raise ValueError(str(error)) from None
+
+
+def public_key(value: Any) -> str:
+    """As `coordinator`, but no address. Raises `ValueError`."""
+    if not isinstance(value, str) or not _PUBLIC_KEY.fullmatch(value.strip()):
+        raise ValueError(f"{value!r} is not a public key; `deepledger account show NAME` prints an auditor's")
+    return coordinator(value)
 
 
 Amount = Annotated[int, BeforeValidator(wei)]
@@ -142,7 +150,10 @@ class JobFile(_Part):
     validation: RelativePath
     validation_withheld: bool = False
     max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
-    privacy: Literal["open"] = "open"
+    privacy: Literal["open", "sealed"] = "open"
+    auditors: Annotated[
+        tuple[Annotated[str, BeforeValidator(public_key)], ...], Field(max_length=MAX_READERS, strict=False)
+    ] = ()
     model: ModelSection = ModelSection()
     update: UpdateFormat
     training: Training
@@ -254,6 +265,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Dr
             "task": TaskPin(name=source.path.stem, sha256=source.sha256),
             "model": format_,
             "privacy": job.privacy,
+            "readers": _readers(job, named),
             "validation": Validation(
                 digest=digest_of(published).hex(),
                 bytes=len(published),
@@ -287,20 +299,37 @@ def _metrics(task: Task, first: Evaluation, tolerance: ToleranceSection) -> dict
     return metrics
 
 
+def _readers(job: JobFile, coordinators: Sequence[str]) -> list[str]:
+    """The public keys that updates are sealed to."""
+    if job.privacy == "open":
+        if job.auditors:
+            raise BadInput('auditors are those that read sealed updates: set privacy = "sealed", or name none')
+        return []
+    keys = [*_public_keys(coordinators, "updates are sealed to every coordinator"), *job.auditors]
+    return list(dict.fromkeys(key[2:] for key in keys))
+
+
+def _public_keys(coordinators: Sequence[str], why: str) -> Sequence[str]:
+    without = [text for text in coordinators if len(text) == _ADDRESS_LENGTH]
+    if without or not coordinators:
+        raise BadInput(
+            f"{why}: give the public key of {without[0] if without else 'each'} instead of its address (`deepledger "
+            "account show NAME` prints it)"
+        )
+    return coordinators
+
+
 def _withhold(validation: bytes, coordinators: Sequence[str]) -> tuple[bytes, Withheld, bytes]:
     """What is published instead, how it is opened, and the lock for the contract. The key itself is kept nowhere."""
     from deepledger.protocol.evaluation.withheld import encrypt, lock_of, new_key, seal
 
-    without = [text for text in coordinators if len(text) == _ADDRESS_LENGTH]
-    if without or not coordinators:
-        raise BadInput(
-            "the validation set is withheld, and its key has to be sealed to every coordinator: give the public key of "
-            f"{without[0] if without else 'each'} instead of its address (`deepledger account show NAME` prints it)"
-        )
+    named = _public_keys(
+        coordinators, "the validation set is withheld, and its key has to be sealed to every coordinator"
+    )
     key = new_key()
     ciphertext, salted_digest = encrypt(key, validation)
     digest = digest_of(ciphertext)
-    keys = tuple(seal(key, to=bytes.fromhex(text[2:]), ciphertext=digest) for text in coordinators)
+    keys = tuple(seal(key, to=bytes.fromhex(text[2:]), ciphertext=digest) for text in named)
     return ciphertext, Withheld(salted_digest=salted_digest.hex(), keys=keys), lock_of(key)
 
 

@@ -62,8 +62,8 @@ def create(
     from deepledger.cli.job_file import coordinator as checked
     from deepledger.cli.job_file import draft, read_job_file
     from deepledger.protocol.errors import BadInput
-    from deepledger.protocol.evaluation.withheld import public_key_of
     from deepledger.protocol.formats.evaluation import in_words
+    from deepledger.protocol.privacy.ecies import public_key_of
 
     try:
         named = [checked(text) for text in coordinator or ()]
@@ -71,8 +71,8 @@ def create(
         raise BadInput(f"--coordinator: {error}") from None
     job_file = read_job_file(file)
     account = None
-    if job_file.validation_withheld and not (named or job_file.terms.coordinators):
-        account = signer.unlock()  # it will settle, and must be able to open the validation set
+    if (job_file.validation_withheld or job_file.privacy == "sealed") and not (named or job_file.terms.coordinators):
+        account = signer.unlock()  # it will settle, and must be able to open what is sealed
         named = [f"0x{public_key_of(bytes(account.key)).hex()}"]
     prepared = draft(job_file, file.parent, coordinators=named)
     ledger = chain.ledger(signer) if account is None else chain.ledger_of(account, signer)

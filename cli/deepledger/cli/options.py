@@ -190,12 +190,29 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
-    """The account in whose name a command acts."""
+class Account:
+    """An account on this machine, and how its key is had."""
 
     home: HomeFolder = Path("~/.deepledger")
     account: AccountName = None
     password_file: PasswordFile = None
+
+    @property
+    def folder(self) -> Path:
+        return self.home.expanduser()
+
+    def unlock(self) -> LocalAccount:
+        from deepledger.protocol.local.keystore import unlock
+
+        accounts = Home(self.home).accounts
+        name = self.account or _only_account(accounts)
+        return unlock(accounts, name, password(self.password_file, what=f"Password of {name}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Signer(Account):
+    """The account in whose name a command acts."""
+
     most_per_gas: MostPerGas = "500 gwei"
 
     def __post_init__(self) -> None:
@@ -206,19 +223,8 @@ class Signer:
         return amount(self.most_per_gas, "--most-per-gas")
 
     @property
-    def folder(self) -> Path:
-        return self.home.expanduser()
-
-    @property
     def locks(self) -> Path:
         return self.folder / "locks"
-
-    def unlock(self) -> LocalAccount:
-        from deepledger.protocol.local.keystore import unlock
-
-        accounts = Home(self.home).accounts
-        name = self.account or _only_account(accounts)
-        return unlock(accounts, name, password(self.password_file, what=f"Password of {name}"))
 
 
 @dataclass(frozen=True, slots=True)

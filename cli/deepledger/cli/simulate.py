@@ -58,7 +58,9 @@ def simulate(
         raise BadInput("a simulation needs the data of three participants at least: repeat --data FILE")
     job = read_job_file(file)
     # Nothing is published, so that nothing has to be kept from anybody.
-    prepared = draft(job.model_copy(update={"validation_withheld": False}), file.parent)
+    prepared = draft(
+        job.model_copy(update={"validation_withheld": False, "privacy": "open", "auditors": ()}), file.parent
+    )
     whole = job.terms.rounds
     rounds = rounds or min(whole, MOST_ROUNDS)
     played = _play(prepared, file.parent / job.task, file.parent / job.validation, data, rounds, workers)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.coordinator import decision, notices
-from deepledger.coordinator.readiness import Readiness, get_key, get_ready
+from deepledger.coordinator.readiness import Readiness, get_key, get_ready, open_updates
 from deepledger.coordinator.risks import Pace, Took
 from deepledger.coordinator.settling import Prepared, post, prepare
 from deepledger.coordinator.succession import check_last_settlement
@@ -356,7 +356,14 @@ def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
         known = self.verifier.found() if self.verifier is not None else {}
         self.close()
         self.verifying = (attempt.round, attempt.attempt)
-        self.verifier = Verifier(self.store, spec, too_late=partial(_too_late, self), warn=self.warn, stop=self.stop)
+        self.verifier = Verifier(
+            self.store,
+            spec,
+            open=open_updates(spec, self.ledger, job.job, secret=self.secret),
+            too_late=partial(_too_late, self),
+            warn=self.warn,
+            stop=self.stop,
+        )
         self.verifier.remember(revealed_in(job, attempt, job.participants, spec).earlier, known=known)
     return self.verifier
 

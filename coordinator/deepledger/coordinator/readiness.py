@@ -26,8 +26,9 @@ from deepledger.protocol.job.fetch import check_keys, fetch_model, fetch_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.phases import has_bond
 from deepledger.protocol.job.state import Job
+from deepledger.protocol.privacy.opening import Open, opener
 from deepledger.protocol.roles.retry import is_transient, persist
-from deepledger.protocol.types import Address, Seconds
+from deepledger.protocol.types import Address, JobId, Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ def get_ready(
         if not trusting:
             check_keys(spec, job.created.coordinators)
             check_room(job, spec)
+            open_updates(spec, ledger, job.job, secret=secret)
         if unsolicited and not trusting:
             check_unsolicited(job.terms, spec)
         key = _key(spec, job, secret) if spec.validation.withheld is not None else None
@@ -132,6 +134,16 @@ def get_key(
         return is_transient(error) or isinstance(error, BlobError)
 
     return persist(attempt, warn=lambda message: warn(f"cannot open the key: {message}"), stop=stop, passes=passes)
+
+
+def open_updates(spec: JobSpec, ledger: Ledger, job: JobId, *, secret: bytes | None) -> Open:
+    """How updates are read. Raises `BadInput` if they are sealed, and not to this account."""
+    read = opener(spec, chain_id=ledger.chain_id, contract=ledger.address, job=job, secret=secret)
+    if read is None:
+        raise BadInput(
+            f"the updates of job {job} are sealed, and not to {ledger.account}: post no bond and tell the sponsor"
+        )
+    return read
 
 
 def _key(spec: JobSpec, job: Job, secret: bytes | None) -> bytes:

@@ -81,7 +81,7 @@ def check_room(job: Job, spec: JobSpec) -> None:
     """Raises `StateError` where the temporary folder could not hold what a round may bring."""
     memory = MOST_SHOWN + spec.remembered_rounds if spec.remembered_rounds else 0  # see `settlement.Revealed.earlier`
     handed_on = most_coalitions(spec, job.terms.max_participants) > 0  # to the processes that evaluate
-    needed = (1 + memory + handed_on) * job.terms.max_participants * spec.update_bytes
+    needed = (1 + memory + handed_on) * job.terms.max_participants * spec.blob_bytes
     try:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free

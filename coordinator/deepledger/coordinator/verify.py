@@ -13,18 +13,16 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from typing_extensions import Buffer
-
 from deepledger.protocol.blobs import cid_of
-from deepledger.protocol.blobs.spool import FileVector, fetch, room_for, view
+from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import update_dtype
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.roles.retry import Stopped
 from deepledger.protocol.settlement.inputs import Contribution, Earlier
-from deepledger.protocol.settlement.judging import inspect
+from deepledger.protocol.settlement.reading import read_earlier, read_update
 from deepledger.protocol.types import Digest, Root
 
 _AT_ONCE = 4  # updates fetched and inspected at the same time, at most
@@ -66,13 +64,16 @@ class Verifier:
         too_late: Callable[[BlobError | None], bool],
         warn: Callable[[str], None],
         stop: threading.Event,
+        open: Open = as_it_is,
     ) -> None:
-        """`too_late`: whether an update is to be given up that failed like this, or (None) has not come yet.
+        """`open`: how the update in a blob is read; `too_late`: whether an update is to be given up that failed like
+        this, or (None) has not come yet.
 
-        Both callables are used by threads.
+        All three callables are used by threads.
         """
+        self._open = open
         self._store, self._spec, self._too_late, self._warn, self._stop = store, spec, too_late, warn, stop
-        fitting = max(spec.model_bytes, _MAPPED) // spec.update_bytes
+        fitting = max(spec.model_bytes, _MAPPED) // spec.blob_bytes
         self._fresh, self._again = threading.Semaphore(min(fitting, _AT_ONCE)), threading.Semaphore(_AGAIN_AT_ONCE)
         self._past = threading.Semaphore(_AGAIN_AT_ONCE)
         self._pins, self._past_pins = threading.Semaphore(_AT_ONCE), threading.Semaphore(_AGAIN_AT_ONCE)
@@ -205,13 +206,12 @@ class Verifier:
         self._keep(key)
 
     def _obtain(self, contribution: Contribution) -> Found:
-        judge = partial(inspect, contribution=contribution, spec=self._spec)
-        turns = (self._fresh, self._again)
-        return self._persist(_key(contribution), _name(contribution), turns=turns, judge=judge)
+        read = partial(read_update, self._store, contribution, self._spec, self._open)
+        return self._persist(_key(contribution), _name(contribution), turns=(self._fresh, self._again), read=read)
 
     def _obtain_earlier(self, earlier: Earlier) -> Found:
-        turns = (self._past, self._past)
-        return self._persist(_Key(earlier.digest, None), _name(earlier), turns=turns, judge=lambda _: None)
+        read = partial(read_earlier, self._store, earlier, self._spec, self._open)
+        return self._persist(_Key(earlier.digest, None), _name(earlier), turns=(self._past, self._past), read=read)
 
     def _persist(
         self,
@@ -219,14 +219,14 @@ class Verifier:
         what: str,
         *,
         turns: tuple[threading.Semaphore, threading.Semaphore],
-        judge: Callable[[Buffer], object],
+        read: Callable[[], Found],
     ) -> Found:
         """Ask until it is there, or it is too late. `turns` are those of the first time, and of all others."""
         pause, (slots, later) = _FIRST_PAUSE, turns
         while True:
             try:
-                with _turn(slots, _TURN + self._spec.update_bytes / _USUAL):
-                    return Verdict.UNAVAILABLE if self._closed.is_set() else self._fetched(key.digest, judge)
+                with _turn(slots, _TURN + self._spec.blob_bytes / _USUAL):
+                    return Verdict.UNAVAILABLE if self._closed.is_set() else read()
             except BlobError as error:
                 known = key in self._trouble
                 self._trouble[key] = error
@@ -241,19 +241,11 @@ class Verifier:
                 self._closed.wait(_FIRST_PAUSE)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _fetched(self, digest: Digest, judge: Callable[[Buffer], object]) -> Found:
-        """Room is taken for the time of a turn, and kept only by what counts: a reveal costs its author nothing."""
-        size = self._spec.update_bytes
-        with room_for(size) as file, file:
-            fetch(self._store, digest, file, size)
-            judged = judge(view(file, size))
-            return judged if isinstance(judged, Verdict) else FileVector(file, update_dtype(self._spec.update))
-
     def _keep(self, key: _Key) -> None:
         pause, slots = _FIRST_PAUSE, self._past_pins if key.root is None else self._pins
         while True:
             try:
-                with _turn(slots, _TURN + self._spec.update_bytes / _USUAL):
+                with _turn(slots, _TURN + self._spec.blob_bytes / _USUAL):
                     if self._closed.is_set():
                         return
                     self._store.pin(key.digest)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from typing_extensions import Buffer
+
 from deepledger.node.journal import Journal, Record
 from deepledger.node.notices import CommittedUpdate, RevealedUpdate, Trained
 from deepledger.node.training import (
@@ -37,6 +39,8 @@ from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.phases import deadline
 from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.privacy.ecies import KEY_BYTES
+from deepledger.protocol.privacy.opening import published
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned
 from deepledger.protocol.types import Address, JobId
 
@@ -58,7 +62,7 @@ class Node:
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
     unpublished: bool = False
-    unstored: bytes | memoryview | None = None  # an update that the store did not take
+    unstored: Buffer | None = None  # an update that the store did not take
     doubting: bool = False  # the contract refused what the trail says is allowed
     shown: Waiting | None = None
     made: set[bytes] = field(default_factory=set)  # commitments that are known to be this node's
@@ -140,8 +144,10 @@ def _train(node: Node, attempt: Attempt) -> Record:
         raise _with_stake_in(error, job.job) from error
     seconds = time.monotonic() - started
     update = encoded.vector.data.cast("B")
-    digest, root, salt = digest_of(update), chunk_root(update, bits=spec.update.bits), os.urandom(SALT_BYTES)
     slot = Slot(node.ledger.chain_id, node.ledger.address, job.job, attempt.round, account)
+    key = os.urandom(KEY_BYTES) if spec.privacy == "sealed" else b""
+    blob = published(spec, slot, update, key=key)
+    digest, root, salt = digest_of(blob), chunk_root(blob, bits=spec.update.bits), os.urandom(SALT_BYTES)
     record = Record(
         round=attempt.round,
         attempt=attempt.attempt,
@@ -151,6 +157,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
         salt=salt,
         commitment=commitment_for(slot, digest=digest, root=root, salt=salt),
         update=update,
+        key=key,
         residual=encoded.residual,
     )
     node.journal.write(record)
@@ -172,7 +179,8 @@ def reveal(node: Node, attempt: Attempt) -> None:
     record = _own_record(node, attempt)
     # Not revealing costs the penalty, an update that comes late only the pay: near the deadline, reveal anyway.
     latest = (deadline(node.follower.job, node.follower.now()) or 0) - node.follower.job.terms.reveal_window / 4
-    upload = _started(partial(node.store.put, record.update))
+    blob = _blob(node, attempt, record)
+    upload = _started(partial(node.store.put, blob))
     try:
         upload.result(timeout=max(latest - node.follower.now(), 0.5))
         node.unpublished, node.unstored = False, None
@@ -180,21 +188,27 @@ def reveal(node: Node, attempt: Attempt) -> None:
         if isinstance(error, BlobError) and node.follower.now() < latest:
             raise
         why = str(error) or "The blob store is slow."
-        node.unpublished, node.unstored = True, record.update
+        node.unpublished, node.unstored = True, blob
         node.warn(f"{why} Revealing round {attempt.round} before its update is stored.")
     receipt = node.ledger.reveal(node.job, digest=record.digest, root=record.root, salt=record.salt)
     node.follower.reach(receipt)
-    node.observe(RevealedUpdate(job=node.job, round=attempt.round, bytes=len(record.update), receipt=receipt))
+    node.observe(RevealedUpdate(job=node.job, round=attempt.round, bytes=node.spec.blob_bytes, receipt=receipt))
 
 
 def publish(node: Node, attempt: Attempt) -> None:
     """Put the update that was revealed into the store, again or at last."""
     try:
-        node.store.put(_own_record(node, attempt).update)
+        node.store.put(_blob(node, attempt, _own_record(node, attempt)))
         node.unstored = None
     except StateError as error:
         node.warn(f"The update of round {attempt.round} cannot be published again: {error}")
     node.unpublished = False
+
+
+def _blob(node: Node, attempt: Attempt, record: Record) -> Buffer:
+    """What is revealed, made again: its digest is the one that was committed to."""
+    slot = Slot(node.ledger.chain_id, node.ledger.address, node.job, attempt.round, node.ledger.account)
+    return published(node.spec, slot, record.update, key=record.key)
 
 
 def _started(call: Callable[[], object]) -> Future[object]:

@@ -41,6 +41,7 @@ class Record:
     commitment: bytes
     update: bytes | memoryview  # canonical bytes
     residual: Floats  # what rounding left out
+    key: bytes = b""  # under which it is sealed, where updates are
 
 
 class Journal:
@@ -71,7 +72,7 @@ class Journal:
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir(mode=0o700)
-            names = {name: getattr(record, name).hex() for name in ("digest", "root", "salt", "commitment")}
+            names = {name: getattr(record, name).hex() for name in ("digest", "root", "salt", "commitment", "key")}
             _write_synced(aside / "update", memoryview(record.update).cast("B"))
             _write_synced(aside / "residual", record.residual.astype("<f4", copy=False).data.cast("B"))
             _write_synced(aside / "commitment.json", memoryview(json.dumps(names).encode()))
@@ -128,6 +129,7 @@ class Journal:
                 root=Root(names["root"]),
                 salt=names["salt"],
                 commitment=names["commitment"],
+                key=names["key"],
                 update=self._update(path),
                 residual=self._residual(path),
             )

@@ -17,6 +17,7 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import StateError
@@ -61,6 +62,18 @@ def allow_many_files() -> None:
 def fetch(store: BlobStore, digest: Digest, file: IO[bytes], size: int) -> None:
     """Fill a reserved file. Raises as `BlobStore.read_into`."""
     store.read_into(digest, _mapped(file, size, mmap.ACCESS_WRITE))
+
+
+def keep(data: Buffer, dtype: np.dtype[np.signedinteger]) -> FileVector:
+    """Bytes as a vector in a file of its own. Raises `StateError` without room for it."""
+    rest = memoryview(data).cast("B")
+    with room_for(len(rest)) as file, file:
+        try:
+            file.write(rest)
+            file.flush()
+        except OSError as error:
+            raise _no_room(len(rest), error) from error
+        return FileVector(file, dtype)
 
 
 class FileVector:

@@ -5,7 +5,7 @@ hash of the key. Whoever discloses the key on chain discloses the set to everybo
 
     ciphertext     ChaCha20-Poly1305(key; salt ‖ validation set), with a salt of 32 random bytes
     salted digest  SHA-256(salt ‖ validation set): without the salt, a set that somebody guesses could be recognised
-    sealed key     E ‖ ChaCha20-Poly1305(HKDF-SHA256(ECDH(e, P)); key), ECIES over secp256k1 with a fresh pair (e, E)
+    sealed key     as `privacy/ecies.py` seals it to the coordinator's account
 
 The seal binds the coordinator's address and the digest of the ciphertext as associated data: a sealed key that is
 copied into another spec does not open there. Every symmetric key encrypts one message, so that its nonce may be zero.
@@ -20,20 +20,16 @@ from typing import Final
 from coincurve import PrivateKey, PublicKey
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from typing_extensions import Buffer
 
 from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.formats.spec import KEY_BYTES, SEALED_BYTES, WITHHELD_OVERHEAD, JobSpec, SealedKey
+from deepledger.protocol.privacy.ecies import NONCE, POINT_BYTES, TAG_BYTES, address_of, box, point, public_key_of
 from deepledger.protocol.types import Address, Digest
 
 SALT_BYTES: Final = 32
-_NONCE: Final = bytes(12)
 _PURPOSE: Final = b"deepledger: key of a withheld validation set"
-_POINT_BYTES: Final = 33
 _MOST_BYTES: Final = (1 << 31) - 1 - WITHHELD_OVERHEAD
 
 
@@ -51,13 +47,13 @@ def encrypt(key: bytes, validation: bytes) -> tuple[bytes, bytes]:
     if len(validation) > _MOST_BYTES:
         raise BadInput(f"a validation set of more than {_MOST_BYTES:,} bytes cannot be withheld; take fewer samples")
     salted = secrets.token_bytes(SALT_BYTES) + validation
-    return ChaCha20Poly1305(key).encrypt(_NONCE, salted, None), hashlib.sha256(salted).digest()
+    return ChaCha20Poly1305(key).encrypt(NONCE, salted, None), hashlib.sha256(salted).digest()
 
 
 def decrypt(key: bytes, ciphertext: Buffer, *, salted_digest: bytes) -> memoryview:
     """The validation set. Raises `BadSpec` if the key does not open it, or it is not what the digest promises."""
     try:
-        salted = ChaCha20Poly1305(key).decrypt(_NONCE, memoryview(ciphertext), None)
+        salted = ChaCha20Poly1305(key).decrypt(NONCE, memoryview(ciphertext), None)
     except (InvalidTag, ValueError):
         raise BadSpec("the key does not open the validation set: the sponsor encrypted it under another one") from None
     found = hashlib.sha256(salted).digest()
@@ -71,22 +67,23 @@ def decrypt(key: bytes, ciphertext: Buffer, *, salted_digest: bytes) -> memoryvi
 
 def seal(key: bytes, *, to: bytes, ciphertext: Digest) -> SealedKey:
     """`to` is a coordinator's compressed public key. Raises `BadInput` if it is none."""
-    receiver, coordinator = _point(to), address_of(to)
+    receiver, coordinator = point(to), address_of(to)
     ephemeral = PrivateKey()
-    box = _box(ephemeral, receiver, point=ephemeral.public_key.format())
-    sealed = box.encrypt(_NONCE, key, _bound_to(coordinator, ciphertext))
+    sealed = _box(ephemeral, receiver, point=ephemeral.public_key.format()).encrypt(
+        NONCE, key, _bound_to(coordinator, ciphertext)
+    )
     return SealedKey(coordinator=coordinator, sealed=(ephemeral.public_key.format() + sealed).hex())
 
 
 def unseal(sealed: SealedKey, *, secret: bytes, ciphertext: Digest) -> bytes:
     """The key, with the secret key of the coordinator that it is sealed to. Raises `BadSpec` if it does not open."""
     data = bytes.fromhex(sealed.sealed)
-    point, box = data[:_POINT_BYTES], data[_POINT_BYTES:]
+    ephemeral, sealed_key = data[:POINT_BYTES], data[POINT_BYTES:]
     ours = PrivateKey(secret)
     coordinator = address_of(ours.public_key.format())
     try:
-        opener = _box(ours, PublicKey(point), point=point)
-        return opener.decrypt(_NONCE, box, _bound_to(coordinator, ciphertext))
+        opener = _box(ours, PublicKey(ephemeral), point=ephemeral)
+        return opener.decrypt(NONCE, sealed_key, _bound_to(coordinator, ciphertext))
     except (InvalidTag, ValueError):
         raise BadSpec(
             f"the key of the validation set is not sealed to {coordinator} in a way that it can open; post no bond and "
@@ -100,7 +97,7 @@ def check_seals(spec: JobSpec) -> None:
     """
     for sealed in spec.validation.withheld.keys if spec.validation.withheld is not None else ():
         try:
-            PublicKey(bytes.fromhex(sealed.sealed)[:_POINT_BYTES])
+            PublicKey(bytes.fromhex(sealed.sealed)[:POINT_BYTES])
         except ValueError:
             raise BadSpec(f"what is sealed to {sealed.coordinator} is no key that anybody could open") from None
 
@@ -124,35 +121,12 @@ def open_key(spec: JobSpec, *, lock: bytes, secret: bytes) -> bytes:
     return key
 
 
-def public_key_of(secret: bytes) -> bytes:
-    """Compressed, 33 bytes."""
-    return PrivateKey(secret).public_key.format()
-
-
-def address_of(public_key: bytes) -> Address:
-    """Raises `BadInput` if it is no point of secp256k1 in compressed form."""
-    return Address(to_checksum_address(keccak(_point(public_key).format(compressed=False)[1:])[-20:]))
-
-
-def _point(public_key: bytes) -> PublicKey:
-    try:
-        if len(public_key) != _POINT_BYTES:
-            raise ValueError
-        return PublicKey(public_key)
-    except ValueError:
-        raise BadInput(
-            f"{public_key.hex()} is no compressed public key of secp256k1; `deepledger account show NAME` prints one"
-        ) from None
-
-
 def _box(ours: PrivateKey, theirs: PublicKey, *, point: bytes) -> ChaCha20Poly1305:
-    """What the two ends of a seal share; `point` is the ephemeral public key."""
-    shared = ours.ecdh(theirs.format())
-    return ChaCha20Poly1305(HKDF(SHA256(), KEY_BYTES, salt=None, info=_PURPOSE + point).derive(shared))
+    return box(ours, theirs, info=_PURPOSE + point)
 
 
 def _bound_to(coordinator: Address, ciphertext: Digest) -> bytes:
     return bytes.fromhex(coordinator[2:]) + ciphertext
 
 
-assert SEALED_BYTES == _POINT_BYTES + KEY_BYTES + 16  # noqa: S101 (a point, a key and a tag)
+assert SEALED_BYTES == POINT_BYTES + KEY_BYTES + TAG_BYTES  # noqa: S101 (a point, a key and a tag)

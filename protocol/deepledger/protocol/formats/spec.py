@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.canonical import canonical_json, describe, parse_json
-from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part
+from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part, PublicKeyText
 from deepledger.protocol.formats.metrics import BUILT_IN, MOST_METRICS, Metric, MetricName
 from deepledger.protocol.formats.model import ModelFormat
 from deepledger.protocol.formats.policies import ContributionRewards, Rewards, Screening
@@ -24,6 +24,10 @@ MAX_SPEC_BYTES = 1 << 20
 
 MOST_TOLERANCE, MOST_TIES = 1e-4, 1
 """The largest of the metric that pay follows from."""
+
+MAX_READERS = 24
+SEAL_BYTES, SHARE_BYTES = 49, 48
+"""How much longer an update is sealed than plain: once, and for each reader."""
 
 KEY_BYTES = 32
 SEALED_BYTES = 81
@@ -120,10 +124,23 @@ class JobSpec(Part):
     rewards: Rewards
     screening: Screening | None = None
     """None: only bytes, norm bound and exact copies are looked at."""
-    privacy: Literal["open"] = "open"
+    privacy: Literal["open", "sealed"] = "open"
+    """Who reads updates: everybody, after the reveal; or the `readers` only, see `privacy.sealed_updates`."""
+    readers: Annotated[tuple[PublicKeyText, ...], Field(max_length=MAX_READERS, strict=False)] = ()
+    """Of sealed updates: the job's coordinators and auditors."""
     validation: Validation
     max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
     """A declared sample count above this weighs and earns as this."""
+
+    @model_validator(mode="after")
+    def _sealed_updates_have_readers(self) -> JobSpec:
+        if (self.privacy == "sealed") != bool(self.readers):
+            raise ValueError("readers are those of sealed updates: a sealed job names them, and no other job does")
+        if len(set(self.readers)) != len(self.readers):
+            raise ValueError("a reader stands twice")
+        if self.readers and self.blob_bytes >= 1 << 31:
+            raise ValueError(f"an update of {self.update_bytes:,} bytes cannot be sealed, which takes less than 2^31")
+        return self
 
     @model_validator(mode="after")
     def _sums_fit_int64(self) -> JobSpec:
@@ -182,6 +199,11 @@ class JobSpec(Part):
     @property
     def update_bytes(self) -> int:
         return self.model.coordinates * self.update.bits // 8
+
+    @property
+    def blob_bytes(self) -> int:
+        """Of an update as it is published."""
+        return self.update_bytes + (SEAL_BYTES + SHARE_BYTES * len(self.readers) if self.readers else 0)
 
     @property
     def remembered_rounds(self) -> int:

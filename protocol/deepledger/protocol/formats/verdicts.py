@@ -39,6 +39,7 @@ class Verdict(StrEnum):
     COPY = "copy"  # these bytes were committed to before
     UNAVAILABLE = "unavailable"  # no blob of the right length with this digest could be had
     WRONG_ROOT = "wrong root"  # the bytes do not have the chunk root that was revealed
+    BADLY_SEALED = "badly sealed"  # not what every reader of a sealed job can open
     NORM_EXCEEDED = "norm exceeded"  # the L2 norm is over the job's bound
     REMOVED = "removed"  # the reputation is below what the job asks for
     # What the job's screening finds: each sign is a verdict.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -30,14 +30,24 @@ def fetch_spec(store: BlobStore, terms: JobTerms) -> JobSpec:
 
 
 def check_keys(spec: JobSpec, coordinators: Sequence[Address]) -> None:
-    """Raises `BadSpec` unless whoever may have to settle can open a withheld validation set."""
+    """Raises `BadSpec` unless whoever may have to settle can open sealed updates and a withheld validation set."""
     withheld = spec.validation.withheld
-    if withheld is None:
-        return
-    sealed = {key.coordinator.lower() for key in withheld.keys}
-    without = [coordinator for coordinator in coordinators if coordinator.lower() not in sealed]
+    if withheld is not None:
+        _check_named(
+            coordinators, {key.coordinator for key in withheld.keys}, "the key of the withheld validation set is"
+        )
+    if spec.privacy == "sealed":
+        from deepledger.protocol.privacy.ecies import address_of
+
+        readers = {address_of(bytes.fromhex(reader)) for reader in spec.readers}
+        _check_named(coordinators, readers, "updates are")
+
+
+def _check_named(coordinators: Sequence[Address], named: Collection[str], what: str) -> None:
+    known = {each.lower() for each in named}
+    without = [coordinator for coordinator in coordinators if coordinator.lower() not in known]
     if without:
-        raise BadSpec(f"the key of the withheld validation set is not sealed to the coordinator {without[0]}")
+        raise BadSpec(f"{what} not sealed to the coordinator {without[0]}")
 
 
 def fetch_model(store: BlobStore, digest: Digest, spec: JobSpec) -> ModelVector:

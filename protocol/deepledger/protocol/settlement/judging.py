@@ -13,6 +13,8 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import UpdateVector, as_update, fits_norm
 from deepledger.protocol.formats.verdicts import UNMEASURED, Signs, Verdict
 from deepledger.protocol.job.reputation import FULL
+from deepledger.protocol.privacy.opening import Open, as_it_is
+from deepledger.protocol.privacy.sealed_updates import BadlySealed
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack, Vector
 from deepledger.protocol.settlement.copies import Known
 from deepledger.protocol.settlement.inputs import Contribution, Revealed
@@ -31,11 +33,18 @@ class Judged:
     overstated: bool = False  # declared many samples and trained like one that has few; of no consequence
 
 
-def inspect(data: Buffer, contribution: Contribution, spec: JobSpec) -> UpdateVector | Verdict:
-    """Judge the bytes of an update, which have the right digest and length. Returns a view of them if they pass."""
-    if chunk_root(data, bits=spec.update.bits) != contribution.root:
+def inspect(
+    blob: Buffer, contribution: Contribution, spec: JobSpec, *, open: Open = as_it_is
+) -> UpdateVector | Verdict:
+    """Judge a revealed blob, which has the right digest and length. Returns the update, a view of it where it is open,
+    if it passes.
+    """
+    if chunk_root(blob, bits=spec.update.bits) != contribution.root:
         return Verdict.WRONG_ROOT
-    update = as_update(data, spec)
+    try:
+        update = as_update(open(blob, contribution.participant), spec)
+    except BadlySealed:
+        return Verdict.BADLY_SEALED
     if not fits_norm(update, spec):
         return Verdict.NORM_EXCEEDED
     return update

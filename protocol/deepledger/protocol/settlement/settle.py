@@ -9,7 +9,7 @@ from them is exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor
@@ -32,7 +32,7 @@ from deepledger.protocol.settlement.rewards import resolution, scores
 from deepledger.protocol.settlement.similarity import ONE
 from deepledger.protocol.settlement.sources import Sources
 from deepledger.protocol.settlement.valuation import mask_of, worths
-from deepledger.protocol.types import Digest
+from deepledger.protocol.types import Address, Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,29 @@ def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sourc
 
         known, forgotten = recall(revealed, sources)
         stack, judged = judge_by_signs(spec, stack, known, judged, losses)
+    judged = scored(spec, judged, results, seed=revealed.seed)
+    saturated = advance(model, stack, spec.aggregation, context)
+    return Settlement(
+        judged=tuple(judged),
+        saturated=saturated,
+        evaluations=asked,
+        forgotten=tuple(forgotten),
+    )
+
+
+def scored(
+    spec: JobSpec,
+    judged: Sequence[Judged],
+    results: Callable[[Sequence[Coalition]], Sequence[Evaluation]],
+    *,
+    seed: bytes,
+) -> list[Judged]:
+    """With what every accepted update earns, by the results of the coalitions that the job's pay asks for."""
     worth, least = None, Fraction(0)
     rewards = spec.rewards
-    if isinstance(rewards, ContributionRewards) and stack.rows:
+    accepted = [each.contribution for each in judged if each.verdict is Verdict.ACCEPTED]
+    players = [each.seat for each in accepted if not is_trusted(spec, each.participant)]
+    if isinstance(rewards, ContributionRewards) and players:
         name = rewards.metric
         metric = spec.validation.metrics[name]
 
@@ -87,27 +107,21 @@ def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sourc
             found = results([Coalition(mask) for mask in masks])
             return [metric.sign * floor(evaluation.exact(name) * ONE) for evaluation in found]
 
-        players = [row.seat for row in stack.rows]
-        worth = worths(rewards, players, value, seed=revealed.seed)
-        together = asked[Coalition(mask_of(players))]
+        worth = worths(rewards, players, value, seed=seed)
+        (together,) = results([Coalition(mask_of(players))])
         least = ONE * resolution(metric, together.exact(name), samples=together.samples)
-    accepted = [each.contribution for each in judged if each.verdict is Verdict.ACCEPTED]
     earned = scores(rewards, {each.seat: each.weight for each in accepted}, worth, least=least)
-    saturated = advance(model, stack, spec.aggregation, context)
-    return Settlement(
-        judged=tuple(replace(each, score=earned.get(each.contribution.seat, 0)) for each in judged),
-        saturated=saturated,
-        evaluations=asked,
-        forgotten=tuple(forgotten),
-    )
+    return [replace(each, score=earned.get(each.contribution.seat, 0)) for each in judged]
+
+
+def is_trusted(spec: JobSpec, participant: Address) -> bool:
+    """Whether it is the one that FLTrust measures the others by."""
+    return isinstance(spec.aggregation, FLTrust) and participant.lower() == spec.aggregation.trusted.lower()
 
 
 def _apart(spec: JobSpec, rows: Sequence[Row]) -> tuple[Row | None, Sequence[Row]]:
     """The update that FLTrust measures the others by is not one of them."""
-    if not isinstance(spec.aggregation, FLTrust):
-        return None, rows
-    name = spec.aggregation.trusted.lower()
-    trusted = next((row for row in rows if row.participant.lower() == name), None)
+    trusted = next((row for row in rows if is_trusted(spec, row.participant)), None)
     return trusted, [row for row in rows if row is not trusted]
 
 
