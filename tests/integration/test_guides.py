@@ -30,6 +30,7 @@ from deepledger.protocol.types import JobId
 from tests.conftest import Claim, Play, World
 
 from .guides import ROOT, Block, Reader, blocks, commands, reading
+from .test_sealed import AUDITOR, Sealed
 
 GUIDES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 DIGITS = ROOT / "examples/digits"
@@ -386,6 +387,25 @@ def test_audit_a_job(tmp_path: Path) -> None:
             },
         ) as reader:  # fmt: skip
             shutil.copy(world.task, reader.home("") / "task.py")
+            reader.follow()
+
+
+def test_privacy(tmp_path: Path) -> None:
+    with start("embedded") as chain:
+        contract, _ = deploy(chain.url, dev_accounts()[0], locks=tmp_path / "locks")
+        assert contract == CONTRACT
+        (tmp_path / "world").mkdir()
+        world = World(chain.url, contract, tmp_path / "world")
+        sealed = Sealed(world)
+        for _ in range(sealed.play.terms.rounds):
+            sealed.play.round([sealed.close(number) for number in range(3)])
+        with reading(
+            "docs/privacy.md", tmp_path, not_run=NOT_RUN,
+            instead={"https://rpc.example.org": chain.url, "ipfs+http://127.0.0.1:5001": str(world.folder / "store")},
+        ) as reader:  # fmt: skip
+            shutil.copy(world.task, reader.home("") / "task.py")
+            key = dev_accounts()[AUDITOR].key.hex()
+            import_key(reader.home("") / ".deepledger/accounts", "auditor", key, "secret", iterations=2)
             reader.follow()
 
 
