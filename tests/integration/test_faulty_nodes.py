@@ -70,6 +70,25 @@ def test_logs_that_a_header_promises_are_asked_for_until_they_come(
     assert proxy.faults[0].met == 3
 
 
+def test_a_node_that_knows_no_logs_by_the_hash_of_a_block_is_asked_by_its_number(
+    stage: Stage, proxy: FaultyProxy
+) -> None:
+    proxy.batches = False
+    job = stage.create()
+    proxy.faults.append(
+        faults.refusing(
+            "no logs by hash",
+            "eth_getLogs",
+            lambda request: "blockHash" in request["params"][0],
+            message="unknown field",
+        )
+    )
+    follower = Follower(through(proxy, stage), job)
+    stage.ledgers[1].post_bond(job, value=TERMS.bond)
+    assert follower.update(timeout=60).bonded
+    assert proxy.faults[0].met
+
+
 def test_logs_that_no_index_has_are_read_from_receipts(stage: Stage, proxy: FaultyProxy) -> None:
     job = stage.create()
     follower = Follower(through(proxy, stage), job)
@@ -113,7 +132,7 @@ def test_a_trail_that_lacks_an_event_is_held_against_the_contract_and_read_again
     for _ in range(12):
         stage.rpc("evm_mine")
     proxy.faults.append(faults.without_event(topic(event)))
-    follower = follow(through(proxy, stage), job)
+    follower = Follower(through(proxy, stage), job)
     assert follower.job.attempt is not None
     assert len(follower.job.attempt.commits) == 1
     assert len(follower.job.participants) == 2
@@ -124,14 +143,6 @@ def test_the_creation_of_a_job_that_there_is_is_looked_for_again(stage: Stage, p
     proxy.faults.append(faults.lacking_logs(times=2))
     assert Follower(through(proxy, stage), job).job.job == job
     assert proxy.faults[0].met == 2
-
-
-def follow(reader: ChainReader, job: JobId) -> Follower:
-    """As roles do, which try again what may pass."""
-    try:
-        return Follower(reader, job)
-    except ChainUnreachable:
-        return Follower(reader, job)
 
 
 @pytest.mark.parametrize("batches", [True, False])
@@ -146,7 +157,7 @@ def test_the_question_is_not_repeated_to_the_end_but_put_to_another(
     with pytest.raises(ChainUnreachable, match="reading it again"):
         Follower(through(proxy, stage), job)
     reader = through([proxy.url, stage.url], stage)
-    assert follow(reader, job).job.attempt is not None
+    assert Follower(reader, job).job.attempt is not None
 
 
 def test_what_was_proved_is_not_read_again(stage: Stage, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,8 +155,7 @@ class Logs:
         A filter that promises what is not there is rare, and believed to once all has been asked for.
         """
         for pause in (*_LOOKS, 0.0) if promised else (0.0,):
-            logs = self._rpc.call("eth_getLogs", {**wanted, "blockHash": block.hash})
-            if found := wire.items(logs, "logs"):
+            if found := self._of_block(block, wanted):
                 return found
             if promised and (receipts := self._receipts(block)) is not None:
                 return [log for receipt in receipts for log in receipt if _is_wanted(log, wanted)]
@@ -164,6 +163,14 @@ class Logs:
                 self._rpc.elsewhere()
                 time.sleep(pause)
         return []
+
+    def _of_block(self, block: Header, wanted: dict[str, Any]) -> list[Any]:
+        try:
+            logs = self._rpc.call("eth_getLogs", {**wanted, "blockHash": block.hash})
+        except NodeRefused:  # it lacks the block, or knows no such question
+            only = hex(block.number)
+            logs = self._rpc.call("eth_getLogs", {**wanted, "fromBlock": only, "toBlock": only})
+        return wire.items(logs, "logs")
 
     def _receipts(self, block: Header) -> list[list[Any]] | None:
         """The logs of each transaction of a block, which need no index; None where the node does not show them."""

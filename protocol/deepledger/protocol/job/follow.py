@@ -111,10 +111,12 @@ class Follower:
         return float(min(max(left, 0.0) + 0.2, most))
 
     def _fold(self, head: Head, base: _Point | None) -> Job:
-        """The job as of `head`, from `base` where there is one."""
+        """The job as of `head`, from `base` where there is one; else from further back, and in the end elsewhere."""
         prove = base is None or time.monotonic() >= self._proof_due
         doubt: ChainNonsense | None = None
-        for start in self._starts(base, head):
+        for start, elsewhere in [*((start, False) for start in self._starts(base, head)), (None, True)]:
+            if elsewhere:
+                self._reader.elsewhere()
             try:
                 job = self._read(start, head)
                 if prove or doubt is not None:
@@ -123,7 +125,6 @@ class Follower:
                 doubt = error
             else:
                 return job
-        self._reader.elsewhere()
         raise ChainUnreachable(f"{doubt}; reading it again") from doubt
 
     def _starts(self, base: _Point | None, head: Head) -> list[_Point | None]:
