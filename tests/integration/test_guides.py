@@ -415,7 +415,7 @@ def change_one_weight(claim: Claim) -> None:
 
 def test_every_guide_is_followed() -> None:
     followed = re.findall(r'reading\(\s*"([^"]+)"', Path(__file__).read_text())
-    assert sorted(followed) == sorted(GUIDES)
+    assert sorted(followed) == sorted(guide for guide in GUIDES if commands(ROOT / guide))
     assert not set(NOT_RUN) - {command for guide in GUIDES for command in commands(ROOT / guide)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from deepledger.protocol.settlement.copies import Known
 from deepledger.protocol.settlement.screening import Screened, overstated, screen
 from deepledger.protocol.settlement.similarity import ONE
 
+GUIDE = Path(__file__).resolve().parents[2] / "docs/contributions.md"
 OUTPUTS, WIDTH = 5, 40
 BODY = 1800
 SIZE = BODY + OUTPUTS * WIDTH
@@ -172,6 +174,48 @@ def test_a_copy_from_an_earlier_round_is_found(factor, training):
     result = screened(training, updates, earlier=list(enumerate(last)))
     assert result.found == {3: Sign.NEAR_COPY}
     assert result.signs(3).like == f"0x{1:040x}"
+
+
+def permuted(training, update):
+    """Its neurons, here the rows of all its matrices, in another order."""
+    rows = update.reshape(-1, WIDTH)
+    return rows[training.random.permutation(len(rows))].ravel()
+
+
+def halved(last):
+    return np.where(abs(last[1]) < np.median(abs(last[1])), 0, last[1])
+
+
+DISGUISES = {
+    "sent to another job": lambda training, last: last[1],
+    "under noise of a tenth of its length": lambda training, last: last[1] + training.noise(last[1], 0.1),
+    "under noise of a quarter": lambda training, last: last[1] + training.noise(last[1], 0.25),
+    "the smaller half of its coordinates set to zero": lambda training, last: halved(last),
+    "the mean of two": lambda training, last: (last[0] + last[1]) / 2,
+    "neurons permuted": lambda training, last: permuted(training, last[1]),
+    "neurons permuted that all move alike": lambda training, last: permuted(training, last[1]),
+}
+"""Of an update of the last round, by what the guide calls it."""
+
+
+def how_often_refused(disguise: str, common: float) -> str:
+    refused = 0
+    for seed in range(16):
+        training = Training(np.random.default_rng(seed), common)
+        if "alike" in disguise:
+            training.profile = np.tile(training.profile[:WIDTH], SIZE // WIDTH)
+            training.towards = training.profile * training.random.normal(size=SIZE)
+        last = [training.honest() for _ in range(4)]
+        updates = [*(training.honest() for _ in range(3)), DISGUISES[disguise](training, last)]
+        known = [] if "another job" in disguise else list(enumerate(last))
+        refused += 3 in found(training, updates, earlier=known)
+    return {0: "no", 16: "yes"}.get(refused, "sometimes")
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_copies_in_disguise_are_refused_as_often_as_the_guide_says(disguise):
+    refused = [how_often_refused(disguise, common) for common in (0.7, 0.9)]
+    assert f"| {disguise} | {' | '.join(refused)} |" in GUIDE.read_text()
 
 
 def test_ones_own_earlier_update_is_a_copy_too(training):
