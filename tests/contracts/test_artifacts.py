@@ -61,6 +61,7 @@ def test_every_solidity_error_is_explained_in_words():
         assert len(str(said)) > len(entry["name"]) + 5
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # the compiler alone takes minutes on a busy machine
 def test_foundry():
     forge = need("forge")
