@@ -153,7 +153,7 @@ def test_a_bond_that_was_left_behind_counts_and_is_fetched(happened: Any, spent:
 def runner(tmp_path: Path) -> Callable[[list[str]], JobRunner]:
     """One whose locks are below `tmp_path`, and that says what it says to a list."""
     ledger = SimpleNamespace(chain_id=1, address="0xledger", account=ME)
-    chain: Any = SimpleNamespace(ledger_of=lambda *_: ledger)
+    chain: Any = SimpleNamespace(ledger_of=lambda *_, tell: ledger)
     signer: Any = SimpleNamespace(folder=tmp_path)
     account: Any = SimpleNamespace(address=ME, key=bytes(32))
 
