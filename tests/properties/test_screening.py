@@ -52,7 +52,7 @@ def test_any_updates_can_be_screened(updates, earlier, screening, rough, data) -
     def losses(masks):
         """Many of them alike, or any."""
         drawn = [int.from_bytes(sha256(b"%d" % mask).digest()[:8], "big") for mask in masks]
-        return [value % 3 * MOST // 2 if rough else value % (MOST + 1) for value in drawn]
+        return [value % 5 * MOST // 2 - MOST if rough else value % (2 * MOST + 1) - MOST for value in drawn]
 
     def screened(seats: list[int]) -> Screened:
         return screen(
@@ -62,7 +62,7 @@ def test_any_updates_can_be_screened(updates, earlier, screening, rough, data) -
             order=sorted(range(len(seats)), key=lambda index: seats[index]),
             layout=LAYOUT,
             losses=losses,
-            margin=lambda loss: loss // 500,
+            margin=lambda loss: abs(loss) // 500,
         )
 
     result = screened(list(range(len(rows))))

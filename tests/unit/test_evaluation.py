@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 
 from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
-from deepledger.protocol.errors import BadInput, StateError
-from deepledger.protocol.evaluation.bench import Bench, prepare_bench
+from deepledger.protocol.errors import BadInput, BadSpec, StateError
+from deepledger.protocol.evaluation.bench import Bench, agrees, prepare_bench
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
-from deepledger.protocol.formats.evaluation import FAILED_LOSS, Evaluation
+from deepledger.protocol.formats.evaluation import FAILED_LOSS, Evaluation, failure
+from deepledger.protocol.formats.metrics import ACCURACY, BUILT_IN, LOSS, Metric
 from deepledger.protocol.formats.spec import build_spec
 from deepledger.protocol.formats.vectors import encode_model
 
@@ -57,8 +59,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def prepare(folder: Path, validation: bytes) -> Bench:
-    (folder / "lazy.py").write_text(TASK)
+def prepare(folder: Path, validation: bytes, task: str = TASK, metrics: Mapping[str, Any] = BUILT_IN) -> Bench:
+    (folder / "lazy.py").write_text(task)
     source = read_source(folder / "lazy.py")
     store = DirectoryStore(folder / "store")
     store.put(validation)
@@ -69,7 +71,7 @@ def prepare(folder: Path, validation: bytes) -> Bench:
             "update": {"bits": 16, "fraction_bits": 14, "norm_bound": 5.0},
             "training": {"seed": 1, "hyperparameters": {}}, "aggregation": {"rule": "weighted_mean"},
             "rewards": {"policy": "samples"}, "privacy": "open", "max_samples": 1000,
-            "validation": {"digest": digest_of(validation).hex(), "bytes": len(validation)},
+            "validation": {"digest": digest_of(validation).hex(), "bytes": len(validation), "metrics": metrics},
         }
     )  # fmt: skip
     return prepare_bench(store, spec, source)
@@ -127,6 +129,76 @@ def test_what_fails_with_every_model_is_no_models_fault(tmp_path: Path, temporar
         bench.evaluate(model)
     bench.path.write_bytes(b"123")
     assert bench.evaluate(model).millionths["loss"] == 6_000_000
+
+
+def result(correct: int | None = None, **millionths: int) -> Evaluation:
+    return Evaluation(samples=200, correct=correct, millionths={"loss": 0} | millionths)
+
+
+METRICS = {
+    "loss": LOSS,
+    "accuracy": ACCURACY,
+    "rmse": Metric(better="lower", scale=50.0, tolerance=1e-4),
+    "ndcg": Metric(better="higher", ties=2),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other", "agree"),
+    [
+        ("loss", 10, 0, True),
+        ("loss", 11, 0, False),
+        ("loss", -3_000_030, -3_000_000, True),
+        ("loss", -3_000_031, -3_000_000, False),
+        ("rmse", 900_100, 900_000, True),
+        ("rmse", 900_101, 900_000, False),
+        ("rmse", 5_000_500, 5_000_000, True),
+        ("rmse", 5_000_501, 5_000_000, False),
+        ("ndcg", 510_010, 500_000, True),
+        ("ndcg", 510_011, 500_000, False),
+    ],
+)
+def test_results_agree_within_the_tolerance_of_each_metric(name: str, one: int, other: int, agree: bool) -> None:
+    """Of its scale or of its size, and where it sums up samples, of so many of them."""
+    usual = {"rmse": 1_000_000, "ndcg": 0}
+    pair = [result(7, **usual | {name: value}) for value in (one, other)]
+    assert agrees(*pair, METRICS) == agree
+
+
+def test_results_agree_by_all_metrics_and_by_no_others() -> None:
+    usual = {"rmse": 1, "ndcg": 1}
+    assert agrees(result(7, **usual), result(6, **usual), METRICS), "one near tie"
+    assert not agrees(result(8, **usual), result(6, **usual), METRICS)
+    without = {name: metric for name, metric in METRICS.items() if name != "accuracy"}
+    assert agrees(result(**usual), result(**usual), without)
+    for odd in (result(7), result(**usual), result(7, **usual, mae=1)):
+        assert not agrees(odd, result(7, **usual), METRICS)
+        assert not agrees(odd, odd, METRICS)
+
+
+def test_the_worst_result_is_the_worst_by_every_metric() -> None:
+    worst = failure(METRICS, samples=3)
+    assert worst.names == METRICS.keys()
+    assert (worst.failed, worst.diverged) == (True, True)
+    assert worst.exact("ndcg") < 0 < worst.exact("rmse")
+
+
+def test_a_task_whose_metrics_are_not_those_of_the_spec_is_not_evaluated(tmp_path: Path, temporary: Path) -> None:
+    """Else a sponsor could turn a direction round in the spec alone."""
+    declared = f'{TASK}\nMETRICS = {{"rmse": {{"better": "lower", "scale": 10}}}}\n'
+    declared = declared.replace('"correct": 0', '"rmse": 1.0')
+    loss, rmse = {"better": "lower"}, {"better": "lower", "scale": 10.0}
+    model = prepare(tmp_path, b"123", declared, {"loss": loss, "rmse": rmse | {"tolerance": 1e-3}})
+    assert model.evaluate(encode_model(read_floats(model.module), model.spec.model)).names == {"loss", "rmse"}
+    for pinned in ({"loss": loss}, {"loss": loss, "rmse": rmse | {"better": "higher"}}, {"loss": loss, "mae": rmse}):
+        with pytest.raises(BadSpec, match="METRICS are not those that the spec pins"):
+            prepare(tmp_path, b"123", declared, pinned)
+
+
+def test_a_task_that_counts_no_longer_what_the_job_pins_is_told(tmp_path: Path, temporary: Path) -> None:
+    bench = prepare(tmp_path, b"123", TASK.replace('"correct": 0, ', ""))
+    with pytest.raises(BadInput, match="tells loss, and the job pins loss, accuracy"):
+        bench.try_out(encode_model(read_floats(bench.module), bench.spec.model))
 
 
 def test_a_disk_without_room_is_told(tmp_path: Path, temporary: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from math import isqrt
 
 import numpy as np
 import pytest
 
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
+from deepledger.protocol.formats.metrics import ACCURACY, LOSS, Metric
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Verdict
@@ -36,6 +38,7 @@ class Served:
     """Updates by digest, and the squared distance of a model from a target as its loss."""
 
     target: np.ndarray  # shape (D,), model units
+    offset: int = 0  # millionths that every loss is greater by
     updates: dict[bytes, np.ndarray] = field(default_factory=dict)
     models: dict[bytes, np.ndarray] = field(default_factory=dict)
     fetched: list[int] = field(default_factory=list)
@@ -75,11 +78,9 @@ class Served:
 
     def result(self, model: np.ndarray) -> Evaluation:
         missing = (self.target - model) / UNIT
-        return Evaluation(
-            samples=D,
-            correct=int((np.abs(missing) < 0.3).sum()),
-            millionths={"loss": int(10**6 * (missing @ missing) / D)},
-        )
+        loss = int(10**6 * (missing @ missing) / D)
+        others = {"rmse": isqrt(loss * 10**6), "likelihood": -loss - self.offset, "loss": loss + self.offset}
+        return Evaluation(samples=D, correct=int((np.abs(missing) < 0.3).sum()), millionths=others)
 
 
 @pytest.fixture
@@ -193,6 +194,74 @@ def test_no_more_coalitions_are_asked_for_than_announced(count, harm, job, serve
     assert len(flat) == len(set(flat)) == len(settlement.evaluations), "nothing is evaluated twice"
     assert all(served.batches)
     assert len(set(map(id, served.coalitions))) == 1, "made once, so that workers get it once"
+
+
+METRICS = {
+    "loss": LOSS,
+    "accuracy": ACCURACY,
+    "rmse": Metric(better="lower", scale=10.0),
+    "likelihood": Metric(better="higher"),
+}
+MEASURED = {"digest": "cd" * 32, "bytes": 100, "metrics": METRICS}
+
+
+@pytest.fixture
+def near(random) -> Served:
+    """With a target that int16 updates reach."""
+    return Served(random.uniform(-0.4 * UNIT, 0.4 * UNIT, D).astype(np.int64))
+
+
+def test_pay_follows_the_metric_that_the_job_names_in_its_direction(job, near, random):
+    updates = [step(near, random), step(near, random, 0.2), step(near, random, -0.5)]
+    given = [near.reveal(seat, update) for seat, update in enumerate(updates)]
+    paid = {}
+    for metric in ("loss", "likelihood", "rmse"):
+        spec = job(rewards={"policy": "contribution", "metric": metric}, validation=MEASURED)
+        paid[metric] = settled(spec, near, given)[0].scores
+        assert paid[metric][0] > paid[metric][1] > paid[metric][2] == 0, "harm earns nothing, whichever way is better"
+    assert paid["loss"] == paid["likelihood"] != paid["rmse"]
+
+
+def test_negative_losses_pay_and_convict_as_positive_ones_do(job, near, random):
+    """The likelihood of a density, say: all losses are lower by as much."""
+    updates = [step(near, random, share) for share in (0.5, 0.4, 0.3, 0.2, 0.1)] + [-2 * step(near, random)]
+    given = [near.reveal(seat, update) for seat, update in enumerate(updates)]
+    spec = job(screening={}, rewards={"policy": "contribution"}, validation=MEASURED)
+    positive, _ = settled(spec, near, given)
+    near.offset = -8 * 10**5
+    negative, _ = settled(spec, near, given)
+    assert all(each.millionths["loss"] < 0 for each in negative.evaluations.values())
+    assert verdicts(negative) == verdicts(positive) == [Verdict.ACCEPTED] * 5 + [Verdict.SIGN_FLIPPED]
+    assert negative.scores == positive.scores
+    assert sum(negative.scores) > 999_990
+    assert len({*negative.scores}) == 5
+
+
+def test_an_update_is_not_harmful_because_losses_are_negative(job, near, random):
+    """What is a fifth more where losses are near 0 is less than a hundredth where they are near -0.8."""
+    spec = job(screening={"harm_percent": 20, "opposed_percent": 0}, validation=MEASURED)
+    updates = [step(near, random, 0.9) for _ in range(5)] + [step(near, random, -0.3)]
+    given = [near.reveal(seat, update) for seat, update in enumerate(updates)]
+    assert verdicts(settled(spec, near, given)[0])[5] is Verdict.HARMFUL
+    near.offset = -8 * 10**5
+    settlement, _ = settled(spec, near, given)
+    assert settlement.judged[5].signs.harm > 2000
+    assert verdicts(settlement) == [Verdict.ACCEPTED] * 6
+
+
+@pytest.mark.parametrize(("counts", "verdict"), [(True, Verdict.LABEL_FLIPPED), (False, Verdict.HARMFUL)])
+def test_where_there_are_no_labels_none_are_flipped(counts, verdict, job, near, random):
+    """Two of four outputs are pushed against the others'."""
+    updates = [step(near, random) for _ in range(6)]
+    updates[5][: D // 2] *= -2
+    metrics = METRICS if counts else {name: metric for name, metric in METRICS.items() if name != "accuracy"}
+    spec = job(
+        model={"fraction_bits": 20, "layout": [{"name": "w", "shape": [4, D // 4], "offset": 0}]},
+        screening={"harm_percent": 20, "opposed_percent": 90},
+        validation=MEASURED | {"metrics": metrics},
+    )
+    settlement, _ = settled(spec, near, [near.reveal(seat, update) for seat, update in enumerate(updates)])
+    assert verdicts(settlement) == [Verdict.ACCEPTED] * 5 + [verdict]
 
 
 def test_a_round_in_which_nothing_passes_inspection_settles(job, served, random):
