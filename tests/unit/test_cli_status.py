@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import Departure, JobEnded, Left, Outcome, Phase, Settled
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.errors import BlobMissing
+from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.metrics import WORST
+from deepledger.protocol.job import fetch
 
 from .scripted import FIRST, A, B, C, Script, digest
 
@@ -108,6 +112,25 @@ def test_who_earned_what_is_told_after_everybody_has_left(over: Script, capsys: 
     assert any(re.fullmatch(r"0 0xa.* 100% 1 of 1 6 wei 5 wei 6 wei", row) for row in rows), rows
     assert any(re.fullmatch(r"left 0xb.* 100% 1 of 1 3 wei 0 ETH 0 ETH", row) for row in rows), rows
     assert any(re.fullmatch(r"left 0xc.* 0 of 1 0 ETH 0 ETH 0 ETH", row) for row in rows), rows
+
+
+def test_results_are_told_by_the_metrics_of_the_job(
+    over: Script, spec_of: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {"loss": {"better": "lower"}, "rmse": {"better": "lower", "scale": 50.0}, "auc": {"better": "higher"}}
+    spec = spec_of(validation={"digest": "cd" * 32, "bytes": 100, "metrics": metrics})
+    result = Evaluation(samples=88, correct=None, millionths={"loss": -412_300, "rmse": 1_060_000, "auc": -WORST})
+    monkeypatch.setattr(fetch, "fetch_spec", lambda *_: spec)
+    monkeypatch.setattr(status, "_reported", lambda *_: SimpleNamespace(evaluation=result, updates=()))
+    monkeypatch.setenv("COLUMNS", "200")
+    _job(Chain(over), Nothing(), 1, json=False)  # type: ignore[arg-type]
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    title = "round updates not accepted pot loss rmse (lower is better) auc (higher is better) block"
+    assert title in rows, rows
+    assert any(row.startswith("0 2 of 3 9 wei -0.4123 53 not finite ") for row in rows), rows
+    _job(Chain(over), Nothing(), 1, json=True)  # type: ignore[arg-type]
+    reported = json.loads(capsys.readouterr().out)["history"][0]["reported"]
+    assert reported == {"samples": 88, "loss": -0.4123, "auc": None, "rmse": 53.0}
 
 
 @pytest.mark.parametrize("columns", ["80", "140"])
