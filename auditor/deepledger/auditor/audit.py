@@ -24,7 +24,6 @@ from deepledger.protocol.chain.events import Event, JobCreated
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
 from deepledger.protocol.evaluation.bench import Bench, bench_with
-from deepledger.protocol.evaluation.blueprint import fetch_frozen
 from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.evaluation.validation import fetch_validation
@@ -34,7 +33,7 @@ from deepledger.protocol.formats.report import MAX_CHAIN_ID
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
-from deepledger.protocol.job.fetch import check_keys, fetch_model, fetch_spec
+from deepledger.protocol.job.fetch import check_keys, fetch_frozen, fetch_model, fetch_spec
 from deepledger.protocol.job.follow import snapshot_of
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.job.trail import apply

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from deepledger.cli.show import count, duration, eth
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.formats.metrics import BUILT_IN, Metric
+from deepledger.protocol.formats.model import FrozenEntry, LayoutEntry, ModelFormat
 from deepledger.protocol.formats.policies import ContributionRewards, EqualRewards, Rewards, SampleRewards, Screening
 from deepledger.protocol.formats.rules import (
     AggregationRule,
@@ -24,6 +26,7 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.privacy.ecies import address_of
 from deepledger.protocol.types import Wei
 
+_MOST_NAMES = 6
 PRIVACY = {
     "open": "open: every update is published and everybody may read it for ever; your data never leaves this machine, "
     "but an update can betray something about it",
@@ -38,6 +41,7 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
     return {
         "task": f"{spec.task.name}, source SHA-256 {spec.task.sha256}",
         "model": f"{spec.model.coordinates:,} weights in {len(spec.model.layout)} tensors, {spec.model_bytes:,} bytes",
+        **of_fates(spec.model),
         "update": f"int{spec.update.bits}, {spec.update_bytes:,} bytes a round, "
         f"L2 norm at most {spec.update.norm_bound:g}",
         "training": f"{hyperparameters or 'no hyperparameters'}; seed {spec.training.seed}",
@@ -56,6 +60,34 @@ def of_privacy(spec: JobSpec) -> str:
         return PRIVACY["open"]
     readers = ", ".join(address_of(bytes.fromhex(reader)) for reader in spec.readers)
     return PRIVACY["sealed"].format(readers=readers)
+
+
+def of_fates(model: ModelFormat) -> dict[str, str]:
+    """What becomes of every entry: what travels, and what does not."""
+    kinds: dict[str, list[LayoutEntry]] = {"trainable": [], "statistic": [], "variance": []}
+    for entry in model.layout:
+        kinds[entry.kind].append(entry)
+    frozen = model.frozen
+    rows = {
+        "trained": _of_entries(kinds["trainable"], "sent as updates"),
+        "statistics": _of_entries(kinds["statistic"] + kinds["variance"], "averaged; variances stay above zero"),
+        "frozen": _of_entries(frozen.entries, f"pinned, {frozen.bytes:,} bytes that never travel") if frozen else "",
+        "local": f"{_names(model.local)}: everybody's own" if model.local else "",
+    }
+    return {name: text for name, text in rows.items() if text}
+
+
+def _of_entries(entries: Sequence[LayoutEntry | FrozenEntry], what: str) -> str:
+    values = sum(prod(entry.shape) for entry in entries)
+    names = [" = ".join((entry.name, *entry.also)) for entry in entries]
+    return f"{count(values, 'value')}, {what}: {_names(names)}" if entries else ""
+
+
+def _names(names: Sequence[str]) -> str:
+    """All of a few; of many the first and the last."""
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[: _MOST_NAMES - 2])}, …, {names[-1]} ({len(names)} tensors)"
 
 
 def of_validation(spec: JobSpec) -> str:

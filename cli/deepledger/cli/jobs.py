@@ -58,7 +58,7 @@ def create(
 
     Example: deepledger job create examples/digits/job.toml
     """
-    from deepledger.cli.agreement import of_what_it_withstands
+    from deepledger.cli.agreement import of_fates, of_what_it_withstands
     from deepledger.cli.job_file import coordinator as checked
     from deepledger.cli.job_file import draft, read_job_file
     from deepledger.protocol.errors import BadInput
@@ -89,6 +89,8 @@ def create(
     show.note(f"job {job} ({prepared.spec.name}) was created in block {receipt.block}; {escrow} are in escrow")
     show.note(f"first model: {in_words(prepared.first, prepared.spec.validation.metrics)}; to be settled by "
               + ", then ".join(coordinators))  # fmt: skip
+    for fate, entries in of_fates(prepared.spec.model).items():
+        show.note(f"{fate}: {entries}")
     withstood = of_what_it_withstands(prepared.spec.aggregation, prepared.terms.max_participants)
     if withstood:
         show.note(f"{prepared.spec.aggregation.rule} withstands {withstood}")

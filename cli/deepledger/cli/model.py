@@ -35,17 +35,17 @@ def export(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write a job's model, checked against the chain, as safetensors with the names of its PyTorch parameters.
+    """Write a job's model, checked against the chain, as safetensors with the names of its `state_dict`.
+
+    Entries that are everybody's own, such as the counters of BatchNorm, are not in it: load it with strict=False.
 
     Example: deepledger model export 1 --to model.safetensors
     """
-    import numpy as np
-    from safetensors.numpy import save
-
+    from deepledger.cli.exported import safetensors_of
     from deepledger.protocol.blobs.digest import cid_of
     from deepledger.protocol.formats.roots import chunk_root
     from deepledger.protocol.formats.vectors import decode_model
-    from deepledger.protocol.job.fetch import fetch_model, fetch_spec
+    from deepledger.protocol.job.fetch import fetch_frozen, fetch_model, fetch_spec
     from deepledger.protocol.job.follow import Follower
 
     reader, blobs = chain.reader(), store.open()
@@ -56,11 +56,7 @@ def export(
     vector = fetch_model(blobs, digest, spec)
     if chunk_root(vector.data, bits=32) != root:
         raise BlobCorrupt(f"model {cid_of(digest)} does not have the chunk root that is on chain: audit job {job}")
-    values = decode_model(vector, spec.model)
-    tensors = {
-        entry.name: np.ascontiguousarray(values[entry.offset : entry.offset + entry.size].reshape(entry.shape))
-        for entry in spec.model.layout
-    }
+    frozen = b"" if spec.model.frozen is None else fetch_frozen(blobs, spec.model.frozen)
     metadata = {
         "format": "pt",
         "deepledger.chain_id": str(reader.chain_id),
@@ -70,11 +66,12 @@ def export(
         "deepledger.model": cid_of(digest),
     }
     replaced = ", in place of the file that was there" if to.exists() else ""
-    _replace(to, save(tensors, metadata))
+    tensors = sum(1 + len(entry.also) for entry in spec.model.tensors)
+    _replace(to, safetensors_of(spec.model, decode_model(vector, spec.model), frozen, metadata))
     if json:
         show.as_json({"file": str(to), "job": job, "settled_rounds": settled, "model": cid_of(digest)})
     else:
-        show.out(f"{to}: {len(tensors)} tensors after {settled} rounds, from {cid_of(digest)}{replaced}")
+        show.out(f"{to}: {tensors} tensors after {settled} rounds, from {cid_of(digest)}{replaced}")
 
 
 def _pin(job: Job, settled: int) -> tuple[Digest, Root]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec
@@ -16,7 +14,7 @@ from deepledger.protocol.evaluation.state_dict import fingerprints, format_of, f
 from deepledger.protocol.evaluation.task import Task
 from deepledger.protocol.formats.model import Frozen, ModelFormat
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.types import Digest
+from deepledger.protocol.job.fetch import fetch_frozen
 
 if TYPE_CHECKING:
     import torch
@@ -61,13 +59,6 @@ def nowhere(frozen: Frozen) -> bytes:
 
 def from_store(store: BlobStore) -> Callable[[Frozen], bytes]:
     return partial(fetch_frozen, store)
-
-
-def fetch_frozen(store: BlobStore, frozen: Frozen) -> bytes:
-    """Raises as the store does."""
-    data = np.empty(frozen.bytes, np.uint8)
-    store.read_into(Digest(bytes.fromhex(frozen.digest)), data.data)
-    return data.tobytes()
 
 
 def check_format(built: ModelFormat, pinned: ModelFormat) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadSpec, BlobMissing
+from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec, parse_spec
 from deepledger.protocol.formats.vectors import ModelVector, as_model
 from deepledger.protocol.types import Address, Digest
@@ -55,3 +56,10 @@ def fetch_model(store: BlobStore, digest: Digest, spec: JobSpec) -> ModelVector:
     buffer = np.empty(spec.model_bytes, np.uint8)
     store.read_into(digest, buffer.data)
     return as_model(buffer.data, spec.model)
+
+
+def fetch_frozen(store: BlobStore, frozen: Frozen) -> bytes:
+    """The values of frozen entries. Raises as the store does."""
+    data = np.empty(frozen.bytes, np.uint8)
+    store.read_into(Digest(bytes.fromhex(frozen.digest)), data.data)
+    return data.tobytes()
