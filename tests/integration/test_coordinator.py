@@ -469,7 +469,9 @@ class Flaky(Real):
 def test_what_was_computed_is_kept_while_the_store_is_away(world, play_of, monkeypatch):
     play = play_of(participants=2)
     settled = []
-    monkeypatch.setattr(settling, "settle", lambda *args, real=settling.settle: settled.append(1) or real(*args))
+    monkeypatch.setattr(
+        settling, "settle", lambda *args, real=settling.settle, **options: settled.append(1) or real(*args, **options)
+    )
     with running(world, play.job, store=Flaky(world.store)) as coordinator:
         play_round(play)
         assert coordinator.until(RoundSettled).accepted == 2
@@ -726,10 +728,10 @@ def test_with_a_bond_at_stake_no_fault_of_ours_ends_it(world, play_of, monkeypat
     play = play_of(participants=2)
     faults = [MemoryError("no memory for the model"), RuntimeError("a bug")]
 
-    def settle(*arguments, real=settling.settle):
+    def settle(*arguments, real=settling.settle, **options):
         if faults:
             raise faults.pop(0)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(settling, "settle", settle)
     with running(world, play.job) as coordinator:

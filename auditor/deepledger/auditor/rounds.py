@@ -67,7 +67,7 @@ def audit_round(
         after, settlement = before.copy(), None
         with suppress(Underivable):
             if open is not None:
-                settlement = settle(spec, after, revealed, claims)
+                settlement = settle(spec, after, revealed, claims, outcome=claims.outcome)
             elif report is not None:
                 settlement = settlement_told(spec, revealed, report, claims, find)
         believed = claims.believed + claims.assumed
@@ -76,7 +76,7 @@ def audit_round(
             derived = complete and not believed and open is not None
             if complete and open is not None:
                 follows = after
-            if derived:
+            if derived and not settlement.diverged:
                 with suppress(StateError):
                     remeasured = remeasure(spec, before, revealed, claims, over)
             if complete and not claims.assumed:

@@ -181,6 +181,16 @@ class Claims:
             )
         return [claimed[each] if each in claimed else derived[each] for each in wanted]
 
+    def outcome(self, coalitions: Coalitions, accepted: Coalition, after: ModelVector) -> Evaluation | None:  # noqa: ARG002
+        """Of the model after: as claimed, which is held against the settled model elsewhere. Where that is said to have
+        diverged, nobody has settled it, and it is made again. None: nothing is claimed, nor can it be got here.
+        """
+        if self._report is None:
+            return self.derived(coalitions, [accepted]).get(accepted)
+        if Verdict.DIVERGED in self._verdicts.values():
+            return self.evaluate(coalitions, [accepted])[0]
+        return self._report.evaluation
+
     def derived(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> dict[Coalition, Evaluation]:
         """What is got here. That the task fails here says nothing, unless it failed there, too."""
         if self._evaluator is None:

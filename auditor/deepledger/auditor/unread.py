@@ -21,7 +21,8 @@ from deepledger.protocol.settlement.settle import Settlement, scored
 from deepledger.protocol.types import Digest
 
 _OF_CONTENTS = frozenset(
-    {Verdict.ACCEPTED, Verdict.BADLY_SEALED, Verdict.NORM_EXCEEDED} | {Verdict(sign.value) for sign in Sign}
+    {Verdict.ACCEPTED, Verdict.BADLY_SEALED, Verdict.NORM_EXCEEDED, Verdict.DIVERGED}
+    | {Verdict(sign.value) for sign in Sign}
 )
 """Verdicts that only a reader can tell."""
 

@@ -211,10 +211,16 @@ def _play_round(game: _Game, number: int) -> dict[str, Settlement]:
     sources = _Sources(game.updates, game.models, game.evaluator)
     game.before = Digest(sha256(game.model.tobytes()).digest())
     game.models[game.before] = start = game.model
-    settlements = {}
+    settlements: dict[str, Settlement] = {}
+    measured: list[Evaluation] = []  # once: the model does not depend on the policy
+
+    def outcome(coalitions: Coalitions, accepted: Coalition, after: ModelVector) -> Evaluation:  # noqa: ARG001
+        measured.extend([] if measured else [game.bench.evaluate(after)])
+        return measured[0]
+
     for name, policy in game.policies.items():
-        game.model = start.copy()
-        settlements[name] = settle(spec.model_copy(update={"rewards": policy}), game.model, revealed, sources)
+        game.model, paying = start.copy(), spec.model_copy(update={"rewards": policy})
+        settlements[name] = settle(paying, game.model, revealed, sources, outcome=outcome)
     game.fit.held += settlements[name].saturated
     accepted = (judged.contribution for judged in _accepted(settlements[name]))
     game.history.append([Earlier(each.participant, each.digest) for each in accepted])

@@ -21,7 +21,7 @@ from deepledger.coordinator.succession import check_last_settlement
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger, Receipt
-from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, LedgerRejected, StoreUnreachable
+from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, Diverged, LedgerRejected, StoreUnreachable
 from deepledger.protocol.evaluation.bench import Bench
 from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.formats.evaluation import values
@@ -31,6 +31,7 @@ from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned, waiting
 from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
 from deepledger.protocol.settlement.inputs import contributions, revealed_in
+from deepledger.protocol.settlement.reporting import has_diverged
 from deepledger.protocol.types import JobId, RoundNumber
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
@@ -72,6 +73,7 @@ class _Coordinator:
     verifying: tuple[int, int] | None = None  # round and attempt
     shown: Waiting | None = None
     looked: tuple[RoundNumber, decision.Trust] = (RoundNumber(0), decision.Trust.UNKNOWN)  # after so many rounds
+    diverged: Diverged | None = None  # the last round that it settled
     doubt: DeepledgerError | None = None  # why what a predecessor settled last cannot be gone on from
 
     @property
@@ -237,6 +239,8 @@ def _run(self: _Coordinator) -> None:
         return
     if self.doubt is not None and decision.stands_by(self.follower.job, self.ledger.account):
         raise self.doubt
+    if self.diverged is not None:
+        raise self.diverged
 
 
 def _why_again(job: Job, refusal: LedgerRejected) -> str:
@@ -335,6 +339,11 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
             receipt=receipt,
         )
     )
+    if prepared.settlement.diverged:
+        self.diverged = has_diverged(job.job, attempt.round)
+        self.warn(f"{self.diverged}. The bond is in, so that this goes on until the job is over.")
+    else:
+        self.diverged = None
     self.prepared = self.settling_since = None
     return receipt
 

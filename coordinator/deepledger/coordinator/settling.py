@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -105,13 +105,24 @@ def prepare(
         put = partial(store.put, data)
         return persist(put, warn=warn, stop=stop, passes=lambda error: isinstance(error, BlobError))
 
-    settlement = settle(bench.spec, model, revealed, sources)
     data = model.data.cast("B")
-    root = chunk_root(data, bits=32)
-    with ThreadPoolExecutor(1) as pool:  # publish while evaluating
-        publishing = pool.submit(publish, data)
-        evaluation = bench.evaluate(model, sound=any(each.failed for each in settlement.evaluations.values()))
-        digest = publishing.result()
+    publishing: list[Future[Digest]] = []
+
+    def outcome(coalitions: Coalitions, accepted: Coalition, after: ModelVector) -> Evaluation:  # noqa: ARG001
+        """Evaluates while it is published."""
+        publishing.append(pool.submit(publish, data))
+        evaluation = bench.evaluate(after)
+        if evaluation.diverged:
+            publishing[0].result()
+        return evaluation
+
+    with ThreadPoolExecutor(1) as pool:
+        settlement = settle(bench.spec, model, revealed, sources, outcome=outcome)
+        digest, root = publishing[0].result(), chunk_root(data, bits=32)
+    if settlement.diverged:
+        digest = job.model_digest
+    evaluation = settlement.evaluation
+    assert evaluation is not None  # noqa: S101 (`outcome` was asked)
     report = build_report(
         job,
         attempt,

@@ -20,20 +20,25 @@ from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import (
     AccountInUse,
+    BadSpec,
     BlobError,
     ChainNonsense,
     ChainUnreachable,
     DeepledgerError,
+    Diverged,
     InsufficientFunds,
     LedgerRejected,
     StateError,
 )
 from deepledger.protocol.formats.commitment import Slot
+from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
+from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import check_keys, fetch_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.state import SettledRound
 from deepledger.protocol.roles.notices import Notice, Warned, waiting
 from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
+from deepledger.protocol.settlement.reporting import has_diverged
 from deepledger.protocol.settlement.rewards import pay
 from deepledger.protocol.types import JobId, RoundNumber, Wei
 
@@ -214,8 +219,33 @@ def _report_settled(node: Node) -> None:
     for over in node.follower.job.history[node.settled :]:
         node.observe(_outcome(over, node))
         node.unpublished = False
+    diverged = _diverged(node)
     node.settled = node.follower.job.round
     node.journal.forget_before(RoundNumber(node.settled))
+    if diverged is not None:
+        raise diverged
+
+
+def _diverged(node: Node) -> Diverged | None:
+    """Whether the last round has. It is looked up only where nobody's update was accepted."""
+    last = node.follower.job.history[node.settled :][-1:]
+    if not last or last[0].settled.accepted or not last[0].opened.reveals or not node.was_seated:
+        return None
+    try:
+        report = parse_report(node.store.read(last[0].settled.report_digest, limit=MAX_REPORT_BYTES))
+    except (BlobError, BadSpec) as error:
+        node.warn(f"Nobody's update of round {last[0].opened.round} was accepted, and why cannot be read: {error}")
+        return None
+    if all(update.verdict is not Verdict.DIVERGED for update in report.updates):
+        return None
+    diverged = has_diverged(node.job, last[0].opened.round)
+    if node.follower.job.outcome is not None:
+        node.warn(str(diverged))
+        return None
+    return Diverged(
+        f"{diverged}. Your stake is still in: `deepledger leave {node.job}` and `deepledger withdraw {node.job}` take "
+        "it home"
+    )
 
 
 def _outcome(over: SettledRound, node: Node) -> RoundOver:

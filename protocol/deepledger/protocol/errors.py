@@ -20,8 +20,9 @@ shows a traceback. The command line exits with `exit_code`.
     │   ├── StoreUnreachable     the daemon is down or hangs, the folder cannot be written
     │   ├── BlobMissing          nobody serves the blob
     │   └── BlobCorrupt          other bytes than the digest promises, or another length
-    └── StateError               this machine's own files, or another process using them   6
-        └── AccountInUse         another node acts for the same account
+    ├── StateError               this machine's own files, or another process using them   6
+    │   └── AccountInUse         another node acts for the same account
+    └── Diverged                 what participants trained is worthless: the job is to be ended    8
 """
 
 from __future__ import annotations
@@ -113,3 +114,7 @@ class StateError(DeepledgerError):
 
 class AccountInUse(StateError):
     pass
+
+
+class Diverged(DeepledgerError):
+    exit_code = 8

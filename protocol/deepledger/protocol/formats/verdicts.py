@@ -42,6 +42,7 @@ class Verdict(StrEnum):
     BADLY_SEALED = "badly sealed"  # not what every reader of a sealed job can open
     NORM_EXCEEDED = "norm exceeded"  # the L2 norm is over the job's bound
     REMOVED = "removed"  # the reputation is below what the job asks for
+    DIVERGED = "diverged"  # the round's updates leave nothing to measure: the model stays, and nobody is paid
     # What the job's screening finds: each sign is a verdict.
     NEAR_COPY = Sign.NEAR_COPY
     COLLUDING = Sign.COLLUDING

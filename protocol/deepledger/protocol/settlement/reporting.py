@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from deepledger.protocol.errors import Diverged
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.report import EvaluatedCoalition, JudgedUpdate, Report, SignsOf, VectorPin
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.settlement.settle import Settlement
-from deepledger.protocol.types import Digest, Root
+from deepledger.protocol.types import Digest, JobId, Root, RoundNumber
+
+
+def has_diverged(job: JobId, round: RoundNumber) -> Diverged:
+    """What is said loudly by everybody who takes part."""
+    return Diverged(
+        f"round {round} of job {job} made a model whose loss is no number, or at its ceiling: the model stayed as it "
+        "was, and nobody was paid. Something is wrong with the task, its hyperparameters or somebody's data. The "
+        f"sponsor gets back what is left with `deepledger job close {job}`, once nobody commits any more"
+    )
 
 
 def build_report(

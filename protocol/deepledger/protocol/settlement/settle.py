@@ -41,6 +41,12 @@ class Settlement:
     saturated: int  # model coordinates held at the ends of int32
     evaluations: Mapping[Coalition, Evaluation]  # that were asked for, in this order
     forgotten: tuple[Digest, ...]  # earlier updates that copies could not be looked for in
+    evaluation: Evaluation | None = None  # of the model after; None: nobody was asked
+
+    @property
+    def diverged(self) -> bool:
+        """The updates left nothing to measure, so that the model stayed as it was."""
+        return any(judged.verdict is Verdict.DIVERGED for judged in self.judged)
 
     @property
     def accepted(self) -> int:
@@ -53,14 +59,26 @@ class Settlement:
         return tuple(judged.score for judged in self.judged if judged.verdict is Verdict.ACCEPTED)
 
 
-def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sources) -> Settlement:
-    """Judge every contribution, value what is accepted, and turn `model`, in place, into the model after."""
+Outcome = Callable[[Coalitions, Coalition, ModelVector], Evaluation | None]
+"""outcome(coalitions, accepted, model after) -> its evaluation, None where there is none. If it has diverged, the model
+changes afterwards.
+"""
+
+
+def settle(
+    spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sources, *, outcome: Outcome | None = None
+) -> Settlement:
+    """Judge every contribution, value what is accepted, and turn `model`, in place, into the model after.
+
+    Where `outcome` says that the model after has diverged, and the one before had not, that one stays: no accepted
+    update is accepted any more, and nobody is paid.
+    """
     asked: dict[Coalition, Evaluation] = {}
     judged, rows = inspect_all(spec, revealed, sources)
     trusted, others = _apart(spec, rows)
     context = _context(spec, model, revealed, sources, trusted)
     stack = Stack(tuple(others), spec.model.coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
-    coalitions = Coalitions(spec, model, stack, context)
+    coalitions = Coalitions(spec, model if outcome is None else model.copy(), stack, context)
 
     def results(wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
         new = [coalition for coalition in dict.fromkeys(wanted) if coalition not in asked]
@@ -78,12 +96,25 @@ def settle(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sourc
         known, forgotten = recall(revealed, sources)
         stack, judged = judge_by_signs(spec, stack, known, judged, losses)
     judged = scored(spec, judged, results, seed=revealed.seed)
-    saturated = advance(model, stack, spec.aggregation, context)
+    saturated, evaluation = advance(model, stack, spec.aggregation, context), None
+    if outcome is not None:
+        whole = Coalition(mask_of(row.seat for row in stack.rows))
+        evaluation = outcome(coalitions, whole, model)
+        if (
+            evaluation is not None
+            and evaluation.diverged
+            and stack.rows
+            and not (before := results([Coalition(0)])[0]).diverged
+        ):
+            asked[whole], evaluation, saturated = evaluation, before, 0
+            model[:] = coalitions.before
+            judged = [_diverged(each) for each in judged]
     return Settlement(
         judged=tuple(judged),
         saturated=saturated,
         evaluations=asked,
         forgotten=tuple(forgotten),
+        evaluation=evaluation,
     )
 
 
@@ -117,6 +148,10 @@ def scored(
 def is_trusted(spec: JobSpec, participant: Address) -> bool:
     """Whether it is the one that FLTrust measures the others by."""
     return isinstance(spec.aggregation, FLTrust) and participant.lower() == spec.aggregation.trusted.lower()
+
+
+def _diverged(judged: Judged) -> Judged:
+    return replace(judged, verdict=Verdict.DIVERGED, score=0) if judged.verdict is Verdict.ACCEPTED else judged
 
 
 def _apart(spec: JobSpec, rows: Sequence[Row]) -> tuple[Row | None, Sequence[Row]]:
