@@ -158,6 +158,16 @@ def test_amounts_and_chains_of_any_size_are_told_and_not_stumbled_over(play):
         audited(play, Node(play, chain_id=1 << 53))
 
 
+def test_a_head_that_no_chain_has_is_not_asked_up_to(play):
+    head = replace(play.world.reader().head(), number=10**12)
+
+    def asked(*_, **__):
+        raise AssertionError("asked for a billion ranges")
+
+    with pytest.raises(ChainNonsense, match="no chain has so many"):
+        audited(play, Node(play, asked, head=lambda: head))
+
+
 def test_what_an_audit_rests_on_is_said_first(play):
     assert printed(audited(play, Node(play))).startswith(
         "Rounds round updates accepted derived again accuracy claimed re-evaluated No round is settled: there is no "

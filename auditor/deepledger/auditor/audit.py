@@ -43,6 +43,7 @@ from deepledger.protocol.types import Digest, JobId
 Progress = Callable[[str, int, int], None]
 """(what, how much is done, of how much)"""
 
+_MOST_BLOCKS = 1 << 31  # four a second for 17 years: more would only be asked for, range by range, for ever
 _NOT_YET = "not checked yet: the validation set is withheld until the job closes"
 _NEVER = "not checked: the validation set was withheld, and nobody has disclosed its key"
 _ACCOUNTS = ("participant", "account", "coordinator", "sponsor")
@@ -72,6 +73,10 @@ def audit(
     if reader.chain_id > MAX_CHAIN_ID:
         raise ChainNonsense(f"the node says that this is chain {reader.chain_id}, and no report can; use another one")
     head = reader.head()
+    if head.number > _MOST_BLOCKS:
+        raise ChainNonsense(
+            f"the node says that block {head.number} is the newest, and no chain has so many; use another"
+        )
     events = reader.events(reader.created_in(job), head.number, job=job)
     findings: list[Finding] = []
     notes: list[str] = []
