@@ -27,6 +27,7 @@ from deepledger.protocol.chain.http import OversizedAnswer, place
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.chain.reading import ChainReader, pace
 from deepledger.protocol.chain.rpc import NodeRefused, over_http
+from deepledger.protocol.chain.signing import is_nonce_ahead, is_nonce_taken
 from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
 from deepledger.protocol.errors import (
     BadInput,
@@ -667,6 +668,22 @@ def test_a_taken_nonce_is_followed_by_the_next_one(node: Node, ledger: Any, said
     node.says["eth_sendRawTransaction"] = error(said)
     with pytest.raises(ChainUnreachable, match="in use elsewhere"):
         ledger.withdraw(JobId(1))
+
+
+@pytest.mark.parametrize(
+    ("said", "taken", "ahead"),
+    [
+        ("nonce too low: next nonce 3, tx nonce 2", True, False),
+        ("Nonce too high. Expected nonce to be 3 but got 5.", False, True),
+        ("Nonce too low. Expected nonce to be 3 but got 2.", True, False),
+        ("the tx doesn't have the correct nonce. account has nonce of: 3 tx has nonce of: 2", True, False),
+        ("the tx doesn't have the correct nonce. account has nonce of: 3 tx has nonce of: 4", False, True),
+        ("transaction underpriced", False, False),
+    ],
+)
+def test_words_for_a_nonce_are_understood(said: str, taken: bool, ahead: bool) -> None:
+    refused = NodeRefused(said, code=-32000)
+    assert (is_nonce_taken(refused), is_nonce_ahead(refused)) == (taken, ahead)
 
 
 @pytest.mark.parametrize("said", ["already known", "nonce too low"])
