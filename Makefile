@@ -9,7 +9,7 @@ INSTALL := $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.
 # Nothing is left out of `make test ALL=1`, nor where services are required (.ci/run).
 QUICK   := $(if $(filter 1,$(ALL) $(DEEPLEDGER_REQUIRE_SERVICES)),,--quick)
 
-.PHONY: demo test test-all artifacts lint benchmarks clean
+.PHONY: demo test test-all artifacts mutations lint benchmarks clean
 
 demo: $(VENV)/.installed
 	$(PYTHON) examples/demo.py --dataset $(DATASET)
@@ -26,6 +26,10 @@ lint: $(VENV)/.installed
 
 artifacts: $(VENV)/.installed
 	$(PYTHON) -m deepledger.contracts.build
+
+# Faults put into the contract one by one, to see whether its tests notice: an hour.
+mutations: $(VENV)/.installed
+	$(PYTHON) tests/contracts/mutations.py
 
 benchmarks: $(VENV)/.installed
 	$(PYTHON) benchmarks/data_path.py

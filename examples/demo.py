@@ -275,7 +275,8 @@ def summarise(
     plain: tuple[Any, list[str]],
 ) -> None:
     from deepledger.cli import show
-    from deepledger.protocol.chain.events import Credited
+    from deepledger.protocol.chain.events import JobEnded
+    from deepledger.protocol.settlement.rewards import pay
     from deepledger.protocol.types import Wei
 
     job = follower.job
@@ -291,11 +292,13 @@ def summarise(
 
     events = reader.events(0, reader.head().number, job=job.job)
     earned: Counter[str] = Counter()
+    for over in job.history:
+        earned.update({address: paid.amount for address, paid in pay(over).items() if paid.amount})
     gas: dict[str, list[int]] = defaultdict(list)
     seen = set()
     for event in events:
-        if isinstance(event, Credited):
-            earned[event.account] += event.amount
+        if isinstance(event, JobEnded) and event.refund:
+            earned[job.created.sponsor] += event.refund
         if event.at.transaction not in seen:
             seen.add(event.at.transaction)
             receipt = reader.rpc.call("eth_getTransactionReceipt", event.at.transaction)

@@ -16,6 +16,7 @@ from hypothesis import settings
 
 from deepledger.devnet import dev_accounts, find_anvil, start
 from deepledger.protocol.blobs import digest_of, open_store
+from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
 from deepledger.protocol.errors import BlobMissing
@@ -108,6 +109,19 @@ def need(binary: object, name: str) -> None:
 def service(name: str) -> str | None:
     local = ROOT / "tests/services/bin" / name
     return str(local) if local.exists() else shutil.which(name)
+
+
+def agreed(ledger: Any, job: int) -> bytes:
+    """The hash of the terms that a job has now."""
+    return terms_hash(Follower(ledger, job).job.created)
+
+
+def take_seat(ledger: Any, job: int, samples: int, *, value: int) -> Any:
+    return ledger.join(job, samples, terms_hash=agreed(ledger, job), value=value)
+
+
+def post_bond(ledger: Any, job: int, *, value: int) -> Any:
+    return ledger.post_bond(job, terms_hash=agreed(ledger, job), value=value)
 
 
 @dataclass
@@ -245,9 +259,9 @@ class Play:
         self.random = np.random.default_rng(7)
         self.sources = StoredSources
         self.follower = Follower(world.reader(), self.job)
-        self.coordinator.post_bond(self.job, value=self.terms.bond)
         for number, node in enumerate(self.nodes):
-            node.join(self.job, 30 + number, value=self.terms.stake)
+            take_seat(node, self.job, 30 + number, value=self.terms.stake)
+        post_bond(self.coordinator, self.job, value=self.terms.bond)
         self.see()
 
     @property
@@ -279,8 +293,9 @@ class Play:
         for node, update in zip(self.nodes, updates, strict=False):
             root = chunk_root(update, bits=16) if update else b"\1" * 32
             opened = {"digest": digest_of(update), "root": root, "salt": self.random.bytes(32)}
-            slot = Slot(node.chain_id, node.address, self.job, self.see().round, node.account)
-            node.commit(self.job, slot.round, commitment_for(slot, **opened))
+            attempt = self.see().attempt
+            slot = Slot(node.chain_id, node.address, self.job, attempt.round, node.account)
+            node.commit(self.job, attempt.round, attempt.attempt, commitment_for(slot, **opened))
             made.append((node, opened))
         return made
 
@@ -343,7 +358,7 @@ def devnet(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def world_on(devnet: str, folder: Path) -> World:
     """With a ledger of its own: what is played in one world touches no other."""
-    contract, _ = deploy(devnet, dev_accounts()[9], locks=folder / "locks")
+    contract, _ = deploy(devnet, dev_accounts()[9], least_window=1, locks=folder / "locks")
     return World(devnet, contract, folder)
 
 

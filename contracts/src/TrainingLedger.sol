@@ -10,12 +10,15 @@ import {
     Member,
     Outcome,
     Phase,
-    Round
+    Round,
+    Stage
 } from "./interfaces/ITrainingLedger.sol";
 
 /// @dev The bitmaps of a round have one bit per seat.
 uint8 constant MAX_SEATS = 64;
 uint256 constant MAX_COORDINATORS = 8;
+/// @dev No window is longer: a stake or a bond that waits for one is locked for so long.
+uint32 constant MOST_WINDOW = 30 days;
 
 /// @dev Who sits in a seat and what it has earned there and not withdrawn, in one storage word.
 /// `earned` cannot overflow because it is wei that this contract holds, and fewer than 2^96 wei exist.
@@ -25,16 +28,17 @@ struct Seat {
 }
 
 /// @dev All that committing and revealing need to know of a participant, in one storage word.
-/// 30 bytes of a commitment bind as well as 32: nobody finds two openings that agree in 240 bits.
+/// `misses` stays when the seat is given up.
 struct Pledge {
     uint8 seatPlusOne;
     uint8 misses;
     bytes30 commitment;
 }
 
-/// @dev What a participant brought when it took its seat.
+/// @dev What a participant brought when it took its seat. `returning` stays when it gives it up.
 struct Entry {
-    uint24 firstRound;
+    bool returning;
+    bool excused;
     uint32 samples;
     uint96 stake;
 }
@@ -64,9 +68,19 @@ contract TrainingLedger is ITrainingLedger {
     /* STORAGE */
 
     /// @inheritdoc ITrainingLedger
+    uint32 public leastWindow;
+
+    /// @inheritdoc ITrainingLedger
     uint256 public jobCount;
 
     mapping(JobId job => Job) internal _jobs;
+
+    /// @dev In storage, so that the code of every ledger is the same.
+    /// @param window A few blocks of this chain, in seconds: less is a trap for stakes and bonds.
+    constructor(uint32 window) {
+        require(window != 0 && window <= MOST_WINDOW, BadWindow(1, MOST_WINDOW));
+        leastWindow = window;
+    }
 
     /* JOBS */
 
@@ -77,7 +91,9 @@ contract TrainingLedger is ITrainingLedger {
         returns (JobId job)
     {
         require(terms.rounds != 0, ZeroRounds());
-        require(terms.commitWindow != 0 && terms.revealWindow != 0 && terms.settleWindow != 0, ZeroWindow());
+        _checkWindow(terms.commitWindow);
+        _checkWindow(terms.revealWindow);
+        _checkWindow(terms.settleWindow);
         require(terms.specDigest != 0 && terms.modelDigest != 0 && terms.modelRoot != 0, ZeroDigest());
         require(
             terms.minParticipants != 0 && terms.minParticipants <= terms.maxParticipants
@@ -103,8 +119,10 @@ contract TrainingLedger is ITrainingLedger {
         j.coordinators = coordinators;
         j.state.sponsor = msg.sender;
         j.state.escrow = budget;
+        j.state.termsHash = keccak256(abi.encode(msg.sender, terms, coordinators));
         j.state.modelDigest = terms.modelDigest;
         j.state.modelRoot = terms.modelRoot;
+        j.round.least = terms.minParticipants;
 
         emit JobCreated(job, msg.sender, terms, coordinators);
     }
@@ -117,16 +135,17 @@ contract TrainingLedger is ITrainingLedger {
         require(phase == Phase.Waiting || phase == Phase.Starved, WrongPhase(phase));
 
         Round memory current = j.round;
-        if (phase == Phase.Starved) _closeAttempt(job, j, current);
         _endOnceDisclosed(job, j, current, Outcome.Withdrawn);
+        j.round = current;
     }
 
     /* COORDINATORS */
 
     /// @inheritdoc ITrainingLedger
-    function postBond(JobId job) external payable {
-        Job storage j = _existing(job);
-        require(!j.state.over, WrongPhase(Phase.Over));
+    function postBond(JobId job, bytes32 termsHash) external payable {
+        Job storage j = _agreed(job, termsHash);
+        Round memory current = j.round;
+        require(current.stage != Stage.Over, WrongPhase(Phase.Over));
         require(_isListed(j, msg.sender), NotCoordinator(_servingCoordinator(j)));
         require(!_isBonded(j, msg.sender), BondAlreadyPosted(j.bonds[msg.sender].amount));
         require(msg.value == j.terms.bond, WrongValue(j.terms.bond));
@@ -134,8 +153,8 @@ contract TrainingLedger is ITrainingLedger {
         j.bonds[msg.sender] = Bond({amount: j.terms.bond, since: uint40(block.timestamp)});
         emit BondPosted(job, msg.sender, msg.value);
 
-        Round memory current = j.round;
-        if (_isWaiting(current)) _openOrWait(job, j, current);
+        if (current.stage == Stage.Waiting) _openOrWait(job, j, current);
+        j.round = current;
     }
 
     /// @inheritdoc ITrainingLedger
@@ -169,11 +188,11 @@ contract TrainingLedger is ITrainingLedger {
     ) external {
         Job storage j = _existing(job);
         Round memory current = j.round;
-        require(round == current.number, WrongRound(current.number));
+        require(round == current.number, WrongRound(current.number, current.attempt));
         require(msg.sender == _servingCoordinator(j), NotCoordinator(_servingCoordinator(j)));
         Phase phase = phaseAt(job, block.timestamp);
         require(
-            phase == Phase.Settling || (phase == Phase.Overdue && !_isDisclosing(current)), WrongPhase(phase)
+            phase == Phase.Settling || (phase == Phase.Overdue && current.stage == Stage.Open), WrongPhase(phase)
         );
         require(modelDigest != 0 && modelRoot != 0 && reportDigest != 0, ZeroDigest());
         require(revealed == current.revealed, StaleReveals(current.revealed));
@@ -181,99 +200,115 @@ contract TrainingLedger is ITrainingLedger {
         uint256 count = _count(accepted);
         require(scores.length == count, BadScoreCount(count));
 
-        // Before the pot is counted: the penalties of this round belong to it.
-        _closeAttempt(job, j, current);
-
-        uint96 reward = j.terms.reward;
-        uint256 pot = uint256(reward) + j.state.forfeits;
+        uint256 penalties = _closeAttempt(job, j, current);
+        uint256 pot = j.terms.reward + penalties;
         emit Settled(job, round, msg.sender, modelDigest, modelRoot, reportDigest, accepted, scores, pot);
 
         uint256 total = _sum(scores);
-        if (total != 0) {
-            uint256 paid = _payInProportion(job, j, accepted, scores, pot, total);
-            j.state.escrow -= reward;
-            // Rounding leaves less than one wei per accepted participant; it goes to the next pot.
-            j.state.forfeits = uint128(pot - paid);
-        }
+        // Where nobody earns the reward, it stays; penalties go to those who did not owe any.
+        uint256 paid =
+            total != 0 ? _payInProportion(j, accepted, scores, pot, total) : _payEqually(job, j, revealed, penalties);
+        j.state.escrow = uint128(j.state.escrow + penalties - paid);
         j.state.modelDigest = modelDigest;
         j.state.modelRoot = modelRoot;
-        if (j.state.attempt != 0) j.state.attempt = 0;
-        current.number = round + 1;
 
+        (current.number, current.attempt) = (round + 1, 0);
         if (current.number == j.terms.rounds) _endOnceDisclosed(job, j, current, Outcome.Completed);
         else _openOrWait(job, j, current);
+        j.round = current;
     }
 
     /// @inheritdoc ITrainingLedger
     function replaceCoordinator(JobId job) external {
         Job storage j = _existing(job);
         Phase phase = phaseAt(job, block.timestamp);
-        address coordinator = _servingCoordinator(j);
-        Round memory current = j.round;
-        (uint8 index, address successor) = _nextCoordinator(j);
-        // Nobody is made to go on from a settlement that it has not looked at: only the successor itself.
-        if (phase == Phase.Waiting && msg.sender == successor && _isVacant(j, current, successor)) {
-            j.state.coordinator = index;
-            emit CoordinatorReplaced(job, current.number, coordinator, successor, 0);
-            _openOrWait(job, j, current);
-            return;
-        }
         require(phase == Phase.Overdue, WrongPhase(phase));
 
-        uint256 bond = j.bonds[coordinator].amount;
+        Round memory current = j.round;
+        address coordinator = _servingCoordinator(j);
+        (uint8 index, address successor) = _nextCoordinator(j);
         bool last = successor == address(0);
-        bool keptTheKey = _isDisclosing(current) || (last && _withholds(j, current));
+        bool unsettled = current.stage == Stage.Open;
+        bool keptTheKey = !unsettled || (last && _withholds(j, current));
+        uint256 bond = j.bonds[coordinator].amount;
         uint256 penalty = keptTheKey ? bond : j.terms.settlePenalty;
+        uint256 deadline = last ? 0 : block.timestamp + j.terms.settleWindow;
 
         delete j.bonds[coordinator];
         j.credits[coordinator] += bond - penalty;
 
-        emit CoordinatorReplaced(job, current.number, coordinator, successor, penalty);
+        emit CoordinatorReplaced(job, current.number, coordinator, successor, penalty, uint32(deadline));
         emit BondReleased(job, coordinator, bond - penalty);
 
+        uint256 owed = penalty;
+        // They have shown their work, and nobody will settle it.
+        if (last && unsettled) {
+            uint256 penalties = _closeAttempt(job, j, current);
+            penalty += penalties;
+            owed += j.terms.reward + penalties;
+        }
         // Whoever revealed is still seated: nobody leaves with a commitment, and `leave` takes its bit in Disclosing.
         uint64 heirs = current.revealed != 0 ? current.revealed : j.state.seats;
-        j.state.forfeits += uint128(penalty - _payEqually(job, j, heirs, penalty));
+        j.state.escrow = uint128(j.state.escrow + penalty - _payEqually(job, j, heirs, owed));
         if (last) {
-            if (!_isDisclosing(current)) _closeAttempt(job, j, current);
             _end(job, j, current, Outcome.Abandoned);
         } else {
             j.state.coordinator = index;
             // What was revealed stays valid; the successor gets a window of its own, to settle or to disclose.
-            j.round.revealEnd = uint40(block.timestamp);
+            current.revealEnd = uint32(block.timestamp);
         }
+        j.round = current;
+    }
+
+    /// @inheritdoc ITrainingLedger
+    function takeOver(JobId job) external {
+        Job storage j = _existing(job);
+        Round memory current = j.round;
+        // No need to ask whether the serving one has a bond: the round would have opened.
+        bool vacant = current.stage == Stage.Waiting && current.seated >= current.least;
+        require(vacant, WrongPhase(phaseAt(job, block.timestamp)));
+        (uint8 index, address successor) = _nextCoordinator(j);
+        // Nobody is made to go on from a settlement that it has not looked at: only the successor itself.
+        require(msg.sender == successor, NotCoordinator(successor));
+        uint256 from = uint256(j.bonds[successor].since) + j.terms.settleWindow;
+        require(block.timestamp >= from, TooEarly(from));
+
+        emit CoordinatorReplaced(job, current.number, _servingCoordinator(j), successor, 0, 0);
+        j.state.coordinator = index;
+        _openOrWait(job, j, current);
+        j.round = current;
     }
 
     /* PARTICIPANTS */
 
     /// @inheritdoc ITrainingLedger
-    function join(JobId job, uint32 samples) external payable {
-        Job storage j = _existing(job);
-        require(!j.state.over, WrongPhase(Phase.Over));
-        uint8 seatPlusOne = j.pledges[msg.sender].seatPlusOne;
-        if (seatPlusOne != 0) revert AlreadySeated(seatPlusOne - 1);
+    function join(JobId job, bytes32 termsHash, uint32 samples, bytes32[] calldata proof) external payable {
+        Job storage j = _agreed(job, termsHash);
         Round memory current = j.round;
-        if (_isDisclosing(current)) revert WrongPhase(phaseAt(job, block.timestamp));
+        bool joinable = current.stage == Stage.Waiting || current.stage == Stage.Open;
+        require(joinable, WrongPhase(phaseAt(job, block.timestamp)));
+        Pledge storage pledge = j.pledges[msg.sender];
+        if (pledge.seatPlusOne != 0) revert AlreadySeated(pledge.seatPlusOne - 1);
+        require(_isAdmitted(j.terms.admission, msg.sender, proof), NotAdmitted(msg.sender));
         require(current.seated < j.terms.maxParticipants, JobFull(j.terms.maxParticipants));
         require(samples != 0, ZeroSamples());
         require(msg.value == j.terms.stake, WrongValue(j.terms.stake));
 
         uint8 seat = _lowestFreeSeat(j.state.seats);
-        bool inTime = current.commitEnd == 0 || block.timestamp < current.commitEnd;
-        j.pledges[msg.sender] = Pledge({seatPlusOne: seat + 1, misses: 0, commitment: 0});
-        j.entries[msg.sender] = Entry({
-            firstRound: inTime ? current.number : current.number + 1,
-            samples: samples,
-            stake: j.terms.stake
-        });
+        pledge.seatPlusOne = seat + 1;
+        Entry storage entry = j.entries[msg.sender];
+        // Coming again excuses nobody, or an idle seat would do so in every attempt.
+        bool late = current.stage == Stage.Open && block.timestamp + j.terms.commitWindow > current.commitEnd;
+        entry.excused = late && !entry.returning;
+        (entry.returning, entry.samples, entry.stake) = (true, samples, j.terms.stake);
         j.seats[seat].participant = msg.sender;
         j.state.seats |= _bit(seat);
         current.seated += 1;
 
         emit Joined(job, msg.sender, seat, samples);
 
-        if (_isWaiting(current)) _openOrWait(job, j, current);
-        else j.round = current;
+        if (current.stage == Stage.Waiting) _openOrWait(job, j, current);
+        j.round = current;
     }
 
     /// @inheritdoc ITrainingLedger
@@ -283,40 +318,39 @@ contract TrainingLedger is ITrainingLedger {
         require(seatPlusOne != 0, NotSeated(msg.sender));
         uint8 seat = seatPlusOne - 1;
         Round memory current = j.round;
-        // No need to ask for the phase: nobody counts as committed in Waiting, Disclosing or Over.
+        // No need to ask for the stage: nobody counts as committed without an open round.
         require(current.committed & _bit(seat) == 0, CommitmentOutstanding(current.number));
-        // Only in Disclosing: whoever leaves then inherits nothing.
-        if (current.revealed & _bit(seat) != 0) {
-            current.revealed &= ~_bit(seat);
-            current.reveals -= 1;
-        }
 
+        // Only in Disclosing: whoever leaves then inherits nothing.
+        current.revealed &= ~_bit(seat);
         _unseat(job, j, current, seat, Departure.Voluntary);
-        if (block.timestamp < current.commitEnd && current.commits != 0 && current.commits == current.seated) {
-            _closeCommitting(j, current);
+        // Only `commitEnd`: no deadline comes sooner because somebody leaves.
+        if (block.timestamp < current.commitEnd && _isComplete(current.committed, current.seated, current.least)) {
+            current.commitEnd = uint32(block.timestamp);
         }
         j.round = current;
     }
 
     /// @inheritdoc ITrainingLedger
-    function commit(JobId job, uint24 round, bytes32 commitment) external {
+    function commit(JobId job, uint24 round, uint16 attempt, bytes30 commitment) external {
         Job storage j = _jobs[job];
         Round storage current = j.round;
-        // `commitEnd` is zero in Waiting, Disclosing and Over, and in a job that does not exist.
-        if (block.timestamp >= current.commitEnd) revert WrongPhase(phaseAt(job, block.timestamp));
-        require(round == current.number, WrongRound(current.number));
+        if (current.stage != Stage.Open || block.timestamp >= current.commitEnd) {
+            revert WrongPhase(phaseAt(job, block.timestamp));
+        }
+        require(round == current.number && attempt == current.attempt, WrongRound(current.number, current.attempt));
         uint8 seatPlusOne = j.pledges[msg.sender].seatPlusOne;
         require(seatPlusOne != 0, NotSeated(msg.sender));
         uint64 bit = _bit(seatPlusOne - 1);
         require(current.committed & bit == 0, AlreadyCommitted(msg.sender));
 
         // Whoever commits has missed nothing.
-        j.pledges[msg.sender] = Pledge({seatPlusOne: seatPlusOne, misses: 0, commitment: bytes30(commitment)});
-        current.committed |= bit;
-        current.commits += 1;
-        if (current.commits == current.seated) {
-            current.commitEnd = uint40(block.timestamp);
-            current.revealEnd = uint40(block.timestamp + j.terms.revealWindow);
+        j.pledges[msg.sender] = Pledge({seatPlusOne: seatPlusOne, misses: 0, commitment: commitment});
+        uint64 committed = current.committed | bit;
+        current.committed = committed;
+        if (_isComplete(committed, current.seated, current.least)) {
+            current.commitEnd = uint32(block.timestamp);
+            current.revealEnd = uint32(block.timestamp + j.terms.revealWindow);
         }
 
         emit Committed(job, round, msg.sender, commitment);
@@ -326,10 +360,9 @@ contract TrainingLedger is ITrainingLedger {
     function reveal(JobId job, bytes32 digest, bytes32 root, bytes32 salt) external {
         Job storage j = _jobs[job];
         Round storage current = j.round;
-        // `revealEnd` is in the past in Disclosing; it is zero in Waiting, in Over, and in a job that does not exist.
         if (
-            block.timestamp < current.commitEnd || block.timestamp >= current.revealEnd
-                || current.commits < j.terms.minParticipants
+            current.stage != Stage.Open || block.timestamp < current.commitEnd || block.timestamp >= current.revealEnd
+                || _count(current.committed) < current.least
         ) revert WrongPhase(phaseAt(job, block.timestamp));
         Pledge memory pledge = j.pledges[msg.sender];
         require(pledge.seatPlusOne != 0, NotSeated(msg.sender));
@@ -337,13 +370,13 @@ contract TrainingLedger is ITrainingLedger {
         require(current.committed & bit != 0, NotCommitted(msg.sender));
         require(current.revealed & bit == 0, AlreadyRevealed(msg.sender));
         require(
-            pledge.commitment == bytes30(commitmentFor(job, current.number, msg.sender, digest, root, salt)),
+            pledge.commitment == commitmentFor(job, current.number, msg.sender, digest, root, salt),
             CommitmentMismatch(pledge.commitment)
         );
 
-        current.revealed |= bit;
-        current.reveals += 1;
-        if (current.reveals == current.commits) current.revealEnd = uint40(block.timestamp);
+        uint64 revealed = current.revealed | bit;
+        current.revealed = revealed;
+        if (revealed == current.committed) current.revealEnd = uint32(block.timestamp);
 
         emit Revealed(job, current.number, msg.sender, digest, root, salt);
     }
@@ -357,14 +390,16 @@ contract TrainingLedger is ITrainingLedger {
         require(phase == Phase.Starved, WrongPhase(phase));
 
         Round memory current = j.round;
-        _closeAttempt(job, j, current);
-        emit RoundStarved(job, current.number, j.state.attempt);
-        if (j.state.attempt == type(uint16).max) {
+        // No penalties: with too few commitments nobody could reveal, and where nobody did, all are alike.
+        _countMisses(job, j, current, j.state.seats & ~current.committed);
+        emit RoundStarved(job, current.number, current.attempt);
+        if (current.attempt == type(uint16).max) {
             _end(job, j, current, Outcome.Abandoned);
         } else {
-            j.state.attempt += 1;
+            current.attempt += 1;
             _openOrWait(job, j, current);
         }
+        j.round = current;
     }
 
     /// @inheritdoc ITrainingLedger
@@ -379,8 +414,9 @@ contract TrainingLedger is ITrainingLedger {
         emit ValidationDisclosed(job, key);
 
         Round memory current = j.round;
-        if (_isDisclosing(current)) {
+        if (current.stage == Stage.Disclosing) {
             _end(job, j, current, current.number == j.terms.rounds ? Outcome.Completed : Outcome.Withdrawn);
+            j.round = current;
         }
     }
 
@@ -420,19 +456,16 @@ contract TrainingLedger is ITrainingLedger {
     /// @inheritdoc ITrainingLedger
     function phaseAt(JobId job, uint256 timestamp) public view returns (Phase) {
         Job storage j = _existing(job);
-        if (j.state.over) return Phase.Over;
         Round memory current = j.round;
-        uint8 least = j.terms.minParticipants;
-        if (_isWaiting(current)) return Phase.Waiting;
-        if (_isDisclosing(current)) {
-            return timestamp < uint256(current.revealEnd) + j.terms.settleWindow ? Phase.Disclosing : Phase.Overdue;
-        }
+        uint256 settleEnd = uint256(current.revealEnd) + j.terms.settleWindow;
+        if (current.stage == Stage.Waiting) return Phase.Waiting;
+        if (current.stage == Stage.Over) return Phase.Over;
+        if (current.stage == Stage.Disclosing) return timestamp < settleEnd ? Phase.Disclosing : Phase.Overdue;
         if (timestamp < current.commitEnd) return Phase.Committing;
-        if (current.commits < least) return Phase.Starved;
+        if (_count(current.committed) < current.least) return Phase.Starved;
         if (timestamp < current.revealEnd) return Phase.Revealing;
-        if (current.reveals < least) return Phase.Starved;
-        if (timestamp < uint256(current.revealEnd) + j.terms.settleWindow) return Phase.Settling;
-        return Phase.Overdue;
+        if (current.revealed == 0) return Phase.Starved;
+        return timestamp < settleEnd ? Phase.Settling : Phase.Overdue;
     }
 
     /// @inheritdoc ITrainingLedger
@@ -450,7 +483,7 @@ contract TrainingLedger is ITrainingLedger {
         Job storage j = _existing(job);
         Pledge memory pledge = j.pledges[participant];
         Entry memory entry = j.entries[participant];
-        return Member(pledge.seatPlusOne, pledge.misses, entry.firstRound, entry.samples, entry.stake);
+        return Member(pledge.seatPlusOne, pledge.misses, entry.excused, entry.samples, entry.stake);
     }
 
     /// @inheritdoc ITrainingLedger
@@ -471,8 +504,8 @@ contract TrainingLedger is ITrainingLedger {
         bytes32 digest,
         bytes32 root,
         bytes32 salt
-    ) public view returns (bytes32) {
-        return keccak256(abi.encode(block.chainid, address(this), job, round, participant, digest, root, salt));
+    ) public view returns (bytes30) {
+        return bytes30(keccak256(abi.encode(block.chainid, address(this), job, round, participant, digest, root, salt)));
     }
 
     /// @inheritdoc ITrainingLedger
@@ -485,19 +518,17 @@ contract TrainingLedger is ITrainingLedger {
 
     /* INTERNAL: ROUNDS */
 
-    // `current` is a copy of `j.round` that the caller goes on with; whoever ends a call writes it back, once.
+    // `current` is a copy of `j.round`, which these change; the function that made it writes it back, once, at its end.
 
     /// @dev Starts over with an empty attempt: open if it can be, waiting otherwise.
     function _openOrWait(JobId job, Job storage j, Round memory current) internal {
-        Round memory fresh;
-        fresh.number = current.number;
-        fresh.seated = current.seated;
-        if (current.seated >= j.terms.minParticipants && _isBonded(j, _servingCoordinator(j))) {
-            fresh.commitEnd = uint40(block.timestamp + j.terms.commitWindow);
-            fresh.revealEnd = fresh.commitEnd + j.terms.revealWindow;
-            emit RoundOpened(job, fresh.number, j.state.attempt, fresh.commitEnd, fresh.revealEnd);
+        _clear(current, Stage.Waiting);
+        if (current.seated >= current.least && _isBonded(j, _servingCoordinator(j))) {
+            current.stage = Stage.Open;
+            current.commitEnd = uint32(block.timestamp + j.terms.commitWindow);
+            current.revealEnd = current.commitEnd + j.terms.revealWindow;
+            emit RoundOpened(job, current.number, current.attempt, current.commitEnd, current.revealEnd);
         }
-        j.round = fresh;
     }
 
     /// @dev Ends a job; while settled rounds cannot be redone for want of the validation set, it waits for the key first.
@@ -506,25 +537,32 @@ contract TrainingLedger is ITrainingLedger {
             _end(job, j, current, outcome);
             return;
         }
-        Round memory last;
-        last.number = current.number;
-        last.seated = current.seated;
-        last.revealEnd = uint40(block.timestamp);
         // They are the heirs of a bond that is forfeited.
-        last.reveals = current.reveals;
-        last.revealed = current.revealed;
-        j.round = last;
-        emit DisclosureDue(job, outcome, uint40(block.timestamp + j.terms.settleWindow));
+        uint64 heirs = current.revealed;
+        _clear(current, Stage.Disclosing);
+        (current.revealed, current.revealEnd) = (heirs, uint32(block.timestamp));
+        emit DisclosureDue(job, outcome, current.revealEnd + j.terms.settleWindow);
     }
 
-    /// @dev No round is open, and none can be settled. Also so in Over.
-    function _isWaiting(Round memory current) internal pure returns (bool) {
-        return current.commitEnd == 0 && current.revealEnd == 0;
+    /// @dev Ends a job. What is left in escrow goes back to the sponsor: all that anybody has earned was paid out of it.
+    function _end(JobId job, Job storage j, Round memory current, Outcome outcome) internal {
+        uint128 refund = j.state.escrow;
+        j.state.escrow = 0;
+        j.credits[j.state.sponsor] += refund;
+        _clear(current, Stage.Over);
+
+        emit JobEnded(job, outcome, refund);
     }
 
-    /// @dev No round will be open any more, and what is left is to disclose the validation set.
-    function _isDisclosing(Round memory current) internal pure returns (bool) {
-        return current.commitEnd == 0 && current.revealEnd != 0;
+    function _clear(Round memory current, Stage stage) internal pure {
+        (current.stage, current.commitEnd, current.revealEnd) = (stage, 0, 0);
+        (current.committed, current.revealed) = (0, 0);
+    }
+
+    /// @dev Everyone seated has committed, and they are enough.
+    function _isComplete(uint64 committed, uint8 seated, uint8 least) internal pure returns (bool) {
+        uint256 commits = _count(committed);
+        return commits == seated && commits >= least;
     }
 
     /// @dev Whether a round was settled with a validation set whose key is not on chain.
@@ -532,22 +570,17 @@ contract TrainingLedger is ITrainingLedger {
         return current.number != 0 && j.terms.validationLock != 0 && j.state.validationKey == 0;
     }
 
-    /// @dev Everyone seated has committed: the reveal window begins now.
-    function _closeCommitting(Job storage j, Round memory current) internal view {
-        current.commitEnd = uint40(block.timestamp);
-        current.revealEnd = uint40(block.timestamp + j.terms.revealWindow);
-    }
-
-    /// @dev Takes the penalties of those who committed and did not reveal and counts the misses of those who did not
-    /// commit. Whoever revealed keeps its seat.
-    function _closeAttempt(JobId job, Job storage j, Round memory current) internal {
-        // With too few commitments nobody may reveal, so that nobody is to blame for not revealing.
-        bool couldReveal = current.commits >= j.terms.minParticipants;
-        _takePenalties(job, j, current, couldReveal ? current.committed & ~current.revealed : 0);
+    /// @dev Takes the penalties of those who committed and did not reveal, which it returns, and counts the misses of those
+    /// who did not commit. Whoever revealed keeps its seat.
+    function _closeAttempt(JobId job, Job storage j, Round memory current) internal returns (uint256 penalties) {
+        penalties = _takePenalties(job, j, current, current.committed & ~current.revealed);
         _countMisses(job, j, current, j.state.seats & ~current.committed);
     }
 
-    function _takePenalties(JobId job, Job storage j, Round memory current, uint64 silent) internal {
+    function _takePenalties(JobId job, Job storage j, Round memory current, uint64 silent)
+        internal
+        returns (uint256 penalties)
+    {
         uint96 penalty = silent == 0 ? 0 : j.terms.revealPenalty;
         for (uint8 seat; silent >> seat != 0; seat++) {
             if (silent & _bit(seat) == 0) continue;
@@ -555,7 +588,7 @@ contract TrainingLedger is ITrainingLedger {
             Entry storage entry = j.entries[participant];
             // Cannot underflow because whoever could not pay once more lost its seat below.
             entry.stake -= penalty;
-            j.state.forfeits += penalty;
+            penalties += penalty;
             emit PenaltyTaken(job, current.number, participant, penalty);
             if (entry.stake < penalty) _unseat(job, j, current, seat, Departure.Exhausted);
         }
@@ -566,11 +599,12 @@ contract TrainingLedger is ITrainingLedger {
         for (uint8 seat; absent >> seat != 0; seat++) {
             if (absent & _bit(seat) == 0) continue;
             address participant = j.seats[seat].participant;
-            if (j.entries[participant].firstRound > current.number) continue;
+            Entry storage entry = j.entries[participant];
             Pledge storage pledge = j.pledges[participant];
-            // Cannot overflow because a participant leaves at `missLimit`, a uint8.
-            pledge.misses += 1;
-            if (pledge.misses == missLimit) _unseat(job, j, current, seat, Departure.Missing);
+            if (entry.excused) entry.excused = false;
+            else if (pledge.misses + 1 < missLimit) pledge.misses += 1;
+            // One that comes again has no more to spare than it had.
+            else _unseat(job, j, current, seat, Departure.Missing);
         }
     }
 
@@ -580,8 +614,8 @@ contract TrainingLedger is ITrainingLedger {
         uint256 stake = j.entries[participant].stake;
 
         j.credits[participant] += stake + j.seats[seat].earned;
-        delete j.pledges[participant];
-        delete j.entries[participant];
+        j.pledges[participant] = Pledge({seatPlusOne: 0, misses: j.pledges[participant].misses, commitment: 0});
+        j.entries[participant] = Entry({returning: true, excused: false, samples: 0, stake: 0});
         delete j.seats[seat];
         j.state.seats &= ~_bit(seat);
         current.seated -= 1;
@@ -591,40 +625,11 @@ contract TrainingLedger is ITrainingLedger {
 
     /* INTERNAL: MONEY */
 
-    /// @dev Ends a job. The escrow goes back to the sponsor, penalties that nobody has received go to those who revealed
-    /// in the last attempt; if there are none, to those who are seated; if there are none, to the sponsor.
-    function _end(JobId job, Job storage j, Round memory current, Outcome outcome) internal {
-        uint256 remainder = j.state.escrow;
-        uint256 forfeits = j.state.forfeits;
-        uint64 heirs = current.revealed != 0 ? current.revealed : j.state.seats;
-
-        j.state.over = true;
-        j.state.escrow = 0;
-        j.state.forfeits = 0;
-        Round memory last;
-        last.number = current.number;
-        last.seated = current.seated;
-        j.round = last;
-
-        emit JobEnded(job, outcome);
-
-        if (forfeits != 0) remainder += forfeits - _payEqually(job, j, heirs, forfeits);
-        if (remainder != 0) {
-            address sponsor = j.state.sponsor;
-            j.credits[sponsor] += remainder;
-            emit Credited(job, sponsor, remainder);
-        }
-    }
-
     /// @dev Divides `pot` among the accepted seats by score, rounding down; returns what was paid.
-    function _payInProportion(
-        JobId job,
-        Job storage j,
-        uint64 accepted,
-        uint32[] calldata scores,
-        uint256 pot,
-        uint256 total
-    ) internal returns (uint256 paid) {
+    function _payInProportion(Job storage j, uint64 accepted, uint32[] calldata scores, uint256 pot, uint256 total)
+        internal
+        returns (uint256 paid)
+    {
         uint256 i;
         // Cannot overflow because a pot is wei that exist, fewer than 2^96, and a score has 32 bits.
         unchecked {
@@ -632,27 +637,21 @@ contract TrainingLedger is ITrainingLedger {
                 if (accepted >> seat & 1 == 0) continue;
                 uint256 share = pot * scores[i++] / total;
                 paid += share;
-                _paySeat(job, j, seat, share);
+                j.seats[seat].earned += uint96(share);
             }
         }
     }
 
     /// @dev Divides `amount` equally among `seats`, rounding down; returns what was paid.
     function _payEqually(JobId job, Job storage j, uint64 seats, uint256 amount) internal returns (uint256 paid) {
-        if (seats == 0) return 0;
         uint256 count = _count(seats);
-        uint256 share = amount / count;
+        uint256 share = count == 0 ? 0 : amount / count;
+        if (share == 0) return 0;
         for (uint8 seat; seats >> seat != 0; seat++) {
-            if (seats & _bit(seat) != 0) _paySeat(job, j, seat, share);
+            if (seats & _bit(seat) != 0) j.seats[seat].earned += uint96(share);
         }
+        emit Shared(job, seats, share);
         return share * count;
-    }
-
-    function _paySeat(JobId job, Job storage j, uint256 seat, uint256 amount) internal {
-        if (amount == 0) return;
-        Seat storage s = j.seats[seat];
-        s.earned += uint96(amount);
-        emit Credited(job, s.participant, amount);
     }
 
     /* INTERNAL: COORDINATORS */
@@ -682,14 +681,27 @@ contract TrainingLedger is ITrainingLedger {
         return (0, address(0));
     }
 
-    /// @dev In Waiting: whether it is for a bond only, which the serving coordinator had a settle window's time to post.
-    /// No need to ask whether it has: the round would have opened.
-    function _isVacant(Job storage j, Round memory current, address successor) internal view returns (bool) {
-        return current.seated >= j.terms.minParticipants
-            && block.timestamp >= uint256(j.bonds[successor].since) + j.terms.settleWindow;
+    /* INTERNAL: LOOK-UP */
+
+    function _checkWindow(uint32 window) internal view {
+        require(window >= leastWindow && window <= MOST_WINDOW, BadWindow(leastWindow, MOST_WINDOW));
     }
 
-    /* INTERNAL: LOOK-UP */
+    /// @dev Merkle root of one leaf and its path.
+    function _isAdmitted(bytes32 root, address account, bytes32[] calldata proof) internal pure returns (bool) {
+        // Twice, so that no inner node is a leaf.
+        bytes32 node = keccak256(abi.encode(keccak256(abi.encode(account))));
+        for (uint256 i; i < proof.length; i++) {
+            node = node < proof[i] ? keccak256(abi.encode(node, proof[i])) : keccak256(abi.encode(proof[i], node));
+        }
+        return root == 0 || node == root;
+    }
+
+    /// @dev The job, if it is the one that the caller means.
+    function _agreed(JobId job, bytes32 termsHash) internal view returns (Job storage j) {
+        j = _existing(job);
+        require(termsHash == j.state.termsHash, WrongTerms(j.state.termsHash));
+    }
 
     function _existing(JobId job) internal view returns (Job storage j) {
         j = _jobs[job];
@@ -714,13 +726,15 @@ contract TrainingLedger is ITrainingLedger {
         }
     }
 
-    /// @dev The number of bits set.
+    /// @dev The number of bits set: those of pairs, fours and eights side by side, then of all in the eighth byte.
     function _count(uint64 bits) internal pure returns (uint256 count) {
-        // Cannot overflow because there are 64 bits, and none is taken from zero.
+        count = bits;
+        // Cannot overflow because a sum of bits needs fewer bits than it has.
         unchecked {
-            for (uint256 rest = bits; rest != 0; rest &= rest - 1) {
-                count++;
-            }
+            count -= (count >> 1) & 0x5555555555555555;
+            count = (count & 0x3333333333333333) + ((count >> 2) & 0x3333333333333333);
+            count = (count + (count >> 4)) & 0x0f0f0f0f0f0f0f0f;
+            count = (count * 0x0101010101010101) >> 56 & 0xff;
         }
     }
 }

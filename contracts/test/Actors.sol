@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {ITrainingLedger, JobId, JobTerms, Member, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
-import {Books} from "./Books.sol";
+import {ITrainingLedger, JobId, JobTerms, Phase, Round, Stage} from "../src/interfaces/ITrainingLedger.sol";
+import {Accounting} from "./Accounting.sol";
 
 /// @notice What the fuzzer may do: play several jobs of different terms, well or badly. An act looks for a job in which it
-/// can succeed, so that hardly a call is wasted; only `strangerTries` makes calls that may be refused.
-contract Actors is Books {
+/// can succeed, so that hardly a call is wasted; only `anyoneTries` makes calls that may be refused.
+contract Actors is Accounting {
     uint256 internal constant MOST_JOBS = 5;
     bytes32 internal constant KEY = "key";
 
@@ -34,7 +34,7 @@ contract Actors is Books {
         JobId job = _job(which);
         address coordinator = _coordinators[who % 3];
         uint256 bond = ledger.termsOf(job).bond;
-        if (ledger.stateOf(job).over || bond == 0 || ledger.bondOf(job, coordinator) != 0) return;
+        if (_isOver(job) || bond == 0 || ledger.bondOf(job, coordinator) != 0) return;
         _postBond(job, coordinator, bond);
     }
 
@@ -64,7 +64,7 @@ contract Actors is Books {
         for (uint256 i; i < 6; i++) if (_canJoin(job, _participants[i])) _join(job, _participants[i], 1);
         uint256 ripe = block.timestamp + 300;
         _pass(ripe);
-        if (block.timestamp == ripe) _replaceCoordinator(job, successor);
+        if (block.timestamp == ripe) _takeOver(job, successor);
     }
 
     function replaceCoordinator(uint256 which, uint256 who) external {
@@ -150,24 +150,35 @@ contract Actors is Books {
         if (lazy >> 12 & 3 == 0 && _phase(job) == Phase.Revealing) _pass(ledger.roundOf(job).revealEnd);
     }
 
-    /// @dev Any call by who has no role, with whatever arguments: most are refused, none may do harm.
-    function strangerTries(uint256 which, uint256 what, uint32 samples, bytes32 word) external {
+    /// @dev Any call by anyone at any time, with whatever arguments: most are refused, and what is not is accounted for as
+    /// every other call is.
+    function anyoneTries(uint256 which, uint256 what, uint32 samples, bytes32 word) external {
         JobId job = _job(which);
-        what %= 11;
-        if (what == 0) _try(job, abi.encodeCall(ITrainingLedger.closeJob, (job)), 0);
-        else if (what == 1) _try(job, abi.encodeCall(ITrainingLedger.postBond, (job)), ledger.termsOf(job).bond);
-        else if (what == 2) _try(job, abi.encodeCall(ITrainingLedger.releaseBond, (job)), 0);
-        else if (what == 3) _try(job, _settleCall(job, type(uint64).max, samples), 0);
-        else if (what == 4) _try(job, abi.encodeCall(ITrainingLedger.replaceCoordinator, (job)), 0);
-        else if (what == 5) _try(job, abi.encodeCall(ITrainingLedger.join, (job, samples)), ledger.termsOf(job).stake);
-        else if (what == 6) _try(job, abi.encodeCall(ITrainingLedger.leave, (job)), 0);
-        else if (what == 7) _try(job, abi.encodeCall(ITrainingLedger.commit, (job, ledger.roundOf(job).number, word)), 0);
-        else if (what == 8) _try(job, abi.encodeCall(ITrainingLedger.reveal, (job, word, word, word)), 0);
-        else if (what == 9) _try(job, abi.encodeCall(ITrainingLedger.restartRound, (job)), 0);
-        else _try(job, abi.encodeCall(ITrainingLedger.disclose, (job, word)), 0);
+        Round memory round = ledger.roundOf(job);
+        address who = _everyone[uint256(word) % _everyone.length];
+        // A call of those that are not refused is as likely as one that is.
+        bytes32 terms = samples % 8 == 0 ? word : ledger.stateOf(job).termsHash;
+        bytes30 commitment = ledger.commitmentFor(job, round.number, who, "digest", "root", "salt");
+        uint24 number = samples % 8 == 2 ? round.number + 1 : round.number;
+        uint16 attempt = samples % 8 == 3 ? round.attempt + 1 : round.attempt;
+        what %= 12;
+        // The honest participant does nothing but what it should.
+        if (who == honest && what > 4 && what < 9) who = stranger;
+        if (what == 0) _try(job, who, abi.encodeCall(ITrainingLedger.closeJob, (job)), 0);
+        else if (what == 1) _try(job, who, abi.encodeCall(ITrainingLedger.postBond, (job, terms)), ledger.termsOf(job).bond);
+        else if (what == 2) _try(job, who, abi.encodeCall(ITrainingLedger.releaseBond, (job)), 0);
+        else if (what == 3) _try(job, who, _settleCall(job, samples % 8 == 4 ? uint64(samples) : type(uint64).max, samples), 0);
+        else if (what == 4) _try(job, who, abi.encodeCall(ITrainingLedger.replaceCoordinator, (job)), 0);
+        else if (what == 5) _tryJoin(job, who, terms, samples);
+        else if (what == 6) _try(job, who, abi.encodeCall(ITrainingLedger.leave, (job)), 0);
+        else if (what == 7) _try(job, who, abi.encodeCall(ITrainingLedger.commit, (job, number, attempt, commitment)), 0);
+        else if (what == 8) _try(job, who, abi.encodeCall(ITrainingLedger.reveal, (job, "digest", "root", "salt")), 0);
+        else if (what == 9) _try(job, who, abi.encodeCall(ITrainingLedger.restartRound, (job)), 0);
+        else if (what == 10) _try(job, who, abi.encodeCall(ITrainingLedger.disclose, (job, word)), 0);
+        else _try(job, who, abi.encodeCall(ITrainingLedger.takeOver, (job)), 0);
     }
 
-    /* CALLS, EACH ENTERED IN THE BOOKS */
+    /* CALLS, EACH ACCOUNTED FOR */
 
     function _createJob(JobTerms memory terms) internal watched(JobId.wrap(ledger.jobCount() + 1)) {
         uint256 budget = uint256(terms.rounds) * terms.reward;
@@ -184,8 +195,9 @@ contract Actors is Books {
 
     function _postBond(JobId job, address coordinator, uint256 bond) internal watched(job) {
         _totals[job].paidIn += bond;
+        bytes32 termsHash = ledger.stateOf(job).termsHash;
         _from(coordinator, bond);
-        ledger.postBond{value: bond}(job);
+        ledger.postBond{value: bond}(job, termsHash);
     }
 
     function _releaseBond(JobId job, address coordinator) internal watched(job) {
@@ -209,8 +221,9 @@ contract Actors is Books {
         uint256 stake = ledger.termsOf(job).stake;
         _totals[job].paidIn += stake;
         if (participant == honest) _totals[job].honestPaidIn += stake;
+        bytes32 termsHash = ledger.stateOf(job).termsHash;
         _from(participant, stake);
-        ledger.join{value: stake}(job, samples);
+        ledger.join{value: stake}(job, termsHash, samples, new bytes32[](0));
     }
 
     function _leave(JobId job, address participant) internal watched(job) {
@@ -221,9 +234,9 @@ contract Actors is Books {
     function _commitIfDue(JobId job, address participant) internal watched(job) {
         Round memory round = ledger.roundOf(job);
         if (!_isSeated(job, participant) || _has(job, participant, round.committed)) return;
-        bytes32 commitment = ledger.commitmentFor(job, round.number, participant, "digest", "root", "salt");
+        bytes30 commitment = ledger.commitmentFor(job, round.number, participant, "digest", "root", "salt");
         _from(participant, 0);
-        ledger.commit(job, round.number, commitment);
+        ledger.commit(job, round.number, round.attempt, commitment);
     }
 
     function _revealIfDue(JobId job, address participant) internal watched(job) {
@@ -248,9 +261,22 @@ contract Actors is Books {
         ledger.withdraw(job);
     }
 
-    function _try(JobId job, bytes memory call, uint256 value) internal watched(job) {
-        _from(stranger, value);
-        (bool done,) = address(ledger).call{value: value}(call);
+    function _takeOver(JobId job, address successor) internal watched(job) {
+        _from(successor, 0);
+        ledger.takeOver(job);
+    }
+
+    function _tryJoin(JobId job, address who, bytes32 terms, uint32 samples) internal {
+        bytes memory call = abi.encodeCall(ITrainingLedger.join, (job, terms, samples, new bytes32[](0)));
+        uint256 value = samples % 8 == 5 ? samples : ledger.termsOf(job).stake;
+        bool agreed = terms == ledger.stateOf(job).termsHash && value == ledger.termsOf(job).stake && samples != 0;
+        bool done = _try(job, who, call, value);
+        vm.assertTrue(agreed || !done, "it joined something else");
+    }
+
+    function _try(JobId job, address who, bytes memory call, uint256 value) internal watched(job) returns (bool done) {
+        _from(who, value);
+        (done,) = address(ledger).call{value: value}(call);
         if (done) _totals[job].paidIn += value;
     }
 
@@ -312,6 +338,14 @@ contract Actors is Books {
         return (false, job);
     }
 
+    function _isOver(JobId job) internal view returns (bool) {
+        return ledger.roundOf(job).stage == Stage.Over;
+    }
+
+    function _isDisclosing(JobId job) internal view returns (bool) {
+        return ledger.roundOf(job).stage == Stage.Disclosing;
+    }
+
     function _isSeated(JobId job, address participant) internal view returns (bool) {
         return ledger.memberOf(job, participant).seatPlusOne != 0;
     }
@@ -323,7 +357,7 @@ contract Actors is Books {
 
     function _canJoin(JobId job, address participant) internal view returns (bool) {
         bool free = ledger.roundOf(job).seated < ledger.termsOf(job).maxParticipants;
-        return free && !ledger.stateOf(job).over && !_isDisclosing(job) && !_isSeated(job, participant);
+        return free && !_isOver(job) && !_isDisclosing(job) && !_isSeated(job, participant);
     }
 
     /// @dev Ordinary; one seat and no deposits; penalties as high as the deposits, and no reward; many seats and amounts

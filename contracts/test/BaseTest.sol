@@ -13,6 +13,7 @@ abstract contract BaseTest {
     uint32 internal constant COMMIT_WINDOW = 100;
     uint32 internal constant REVEAL_WINDOW = 200;
     uint32 internal constant SETTLE_WINDOW = 300;
+    uint32 internal constant LEAST_WINDOW = 10;
     bytes32 internal constant MODEL = keccak256("model");
     bytes32 internal constant ROOT = keccak256("root");
     bytes32 internal constant REPORT = keccak256("report");
@@ -24,6 +25,8 @@ abstract contract BaseTest {
 
     ITrainingLedger internal ledger;
     JobId internal job;
+    /// @dev What everybody agrees to in `job`.
+    bytes32 internal termsHash;
 
     function setUp() public virtual {
         vm.warp(START);
@@ -33,7 +36,7 @@ abstract contract BaseTest {
 
     /// @dev By name, so that tests need not be compiled again when only the contract has changed.
     function _deploy() internal returns (ITrainingLedger) {
-        return ITrainingLedger(vm.deployCode("TrainingLedger.sol:TrainingLedger"));
+        return ITrainingLedger(vm.deployCode("TrainingLedger.sol:TrainingLedger", abi.encode(LEAST_WINDOW)));
     }
 
     /* ACTORS */
@@ -70,7 +73,8 @@ abstract contract BaseTest {
             revealPenalty: 0.4 ether,
             bond: 5 ether,
             settlePenalty: 2 ether,
-            validationLock: 0
+            validationLock: 0,
+            admission: 0
         });
     }
 
@@ -91,6 +95,7 @@ abstract contract BaseTest {
 
     function _createJob(JobTerms memory terms) internal returns (JobId) {
         uint256 budget = uint256(terms.rounds) * terms.reward;
+        termsHash = keccak256(abi.encode(sponsor, terms, _coordinators()));
         vm.deal(sponsor, budget);
         vm.prank(sponsor);
         return ledger.createJob{value: budget}(terms, _coordinators());
@@ -102,14 +107,14 @@ abstract contract BaseTest {
         uint256 bond = ledger.termsOf(job).bond;
         vm.deal(_coordinator(i), bond);
         vm.prank(_coordinator(i));
-        ledger.postBond{value: bond}(job);
+        ledger.postBond{value: bond}(job, termsHash);
     }
 
     function _join(uint256 i) internal {
         uint256 stake = ledger.termsOf(job).stake;
         vm.deal(_participant(i), stake);
         vm.prank(_participant(i));
-        ledger.join{value: stake}(job, uint32(100 + i));
+        ledger.join{value: stake}(job, termsHash, uint32(100 + i), _noProof());
     }
 
     function _leave(uint256 i) internal {
@@ -129,17 +134,17 @@ abstract contract BaseTest {
         return keccak256(abi.encode("salt", i, round));
     }
 
-    function _commitment(uint256 i, uint24 round) internal view returns (bytes32) {
+    function _commitment(uint256 i, uint24 round) internal view returns (bytes30) {
         return ledger.commitmentFor(
             job, round, _participant(i), _digest(i, round), _root(i, round), _salt(i, round)
         );
     }
 
     function _commit(uint256 i) internal {
-        uint24 round = ledger.roundOf(job).number;
-        bytes32 commitment = _commitment(i, round);
+        Round memory current = _round();
+        bytes30 commitment = _commitment(i, current.number);
         vm.prank(_participant(i));
-        ledger.commit(job, round, commitment);
+        ledger.commit(job, current.number, current.attempt, commitment);
     }
 
     function _reveal(uint256 i) internal {
@@ -260,6 +265,8 @@ abstract contract BaseTest {
         return ledger.stateOf(job);
     }
 
+    function _noProof() internal pure returns (bytes32[] memory) {}
+
     function _member(uint256 i) internal view returns (Member memory) {
         return ledger.memberOf(job, _participant(i));
     }
@@ -287,6 +294,11 @@ abstract contract BaseTest {
         for (uint256 i; i < n; i++) scores[i] = 7;
     }
 
+    /// @dev The number of bits set.
+    function _ones(uint64 bits) internal pure returns (uint256 ones) {
+        for (uint256 i; i < 64; i++) ones += bits >> i & 1;
+    }
+
     /* EXPECTING */
 
     /// @dev Since `vm.recordLogs`.
@@ -312,6 +324,10 @@ abstract contract BaseTest {
 
     function _expectWrongPhase(Phase actual) internal {
         vm.expectRevert(abi.encodeWithSelector(ITrainingLedger.WrongPhase.selector, actual));
+    }
+
+    function _expectWrongRound(uint24 current, uint16 attempt) internal {
+        vm.expectRevert(abi.encodeWithSelector(ITrainingLedger.WrongRound.selector, current, attempt));
     }
 
     function _expectUnknownJob(JobId unknown) internal {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Departure, ITrainingLedger, JobId, JobState, JobTerms, Outcome, Phase} from "../src/interfaces/ITrainingLedger.sol";
+import {ITrainingLedger, JobId, JobTerms, Outcome, Phase, Stage} from "../src/interfaces/ITrainingLedger.sol";
 import {BaseTest} from "./BaseTest.sol";
 
 contract CloseJobTest is BaseTest {
@@ -16,15 +16,12 @@ contract CloseJobTest is BaseTest {
         uint256 budget = uint256(terms.rounds) * terms.reward;
 
         _expectEvent();
-        emit ITrainingLedger.JobEnded(job, Outcome.Withdrawn);
-        _expectEvent();
-        emit ITrainingLedger.Credited(job, sponsor, budget);
+        emit ITrainingLedger.JobEnded(job, Outcome.Withdrawn, budget);
         _close();
 
         vm.assertEq(ledger.creditOf(job, sponsor), budget);
-        JobState memory state = _state();
-        vm.assertTrue(state.over);
-        vm.assertEq(state.escrow, 0);
+        vm.assertEq(_state().escrow, 0);
+        vm.assertEq(uint256(_round().stage), uint256(Stage.Over));
         _assertPhase(Phase.Over);
     }
 
@@ -47,69 +44,32 @@ contract CloseJobTest is BaseTest {
         vm.assertEq(ledger.creditOf(job, sponsor), 18 ether);
         vm.assertEq(_round().number, 1, "the number of settled rounds is kept");
         vm.assertEq(_round().seated, 2);
-        vm.assertEq(_round().commitEnd + _round().revealEnd + _round().commits, 0);
+        vm.assertEq(_round().commitEnd + _round().revealEnd + _round().committed, 0);
     }
 
-    function test_penalties_go_to_those_who_revealed(uint96 penalty) public {
-        JobTerms memory terms = _terms();
-        (terms.stake, terms.revealPenalty) = (1 ether, uint96(_bound(penalty, 0, 1 ether)));
-        terms.minParticipants = 3;
-        _newJob(terms);
-        _open(4);
-        _commitAll(4);
-        _reveal(1);
-        _reveal(3);
+    /// @dev All are alike: nobody has shown anything, and nobody profits from a chain that stood still.
+    function test_where_nobody_revealed_nobody_pays() public {
+        _openAndCommit(3);
         _skip(REVEAL_WINDOW);
         _assertPhase(Phase.Starved);
-
-        _expectEvent();
-        emit ITrainingLedger.PenaltyTaken(job, 0, _participant(0), terms.revealPenalty);
-        _expectEvent();
-        emit ITrainingLedger.JobEnded(job, Outcome.Withdrawn);
         _close();
-
-        vm.assertEq(_credit(1), terms.revealPenalty);
-        vm.assertEq(_credit(3), terms.revealPenalty);
+        for (uint256 i; i < 3; i++) {
+            vm.assertEq(_member(i).stake, 1 ether);
+            vm.assertEq(_credit(i), 0);
+        }
         vm.assertEq(ledger.creditOf(job, sponsor), 27 ether);
-        vm.assertEq(_state().forfeits, 0);
     }
 
-    function test_with_nobody_revealed_penalties_go_to_those_seated() public {
+    function test_what_divisions_left_over_goes_to_the_sponsor() public {
+        JobTerms memory terms = _terms();
+        (terms.rounds, terms.reward) = (2, 11);
+        _newJob(terms);
         _open(3);
-        _commitAll(2);
-        _skip(COMMIT_WINDOW + REVEAL_WINDOW);
-        _assertPhase(Phase.Starved);
+        _playRound(3);
+        _skip(COMMIT_WINDOW);
         _close();
-        for (uint256 i; i < 3; i++) vm.assertEq(_credit(i), uint256(0.8 ether) / 3);
-        vm.assertEq(ledger.creditOf(job, sponsor), 27 ether + 0.8 ether % 3, "what cannot be divided");
-    }
-
-    function test_with_nobody_seated_penalties_go_to_the_sponsor() public {
-        JobTerms memory terms = _terms();
-        terms.revealPenalty = terms.stake;
-        _newJob(terms);
-        _openAndCommit(2);
-        _skip(REVEAL_WINDOW);
-
-        _expectEvent();
-        emit ITrainingLedger.PenaltyTaken(job, 0, _participant(0), 1 ether);
-        _expectEvent();
-        emit ITrainingLedger.Left(job, _participant(0), 0, Departure.Exhausted, 0);
-        _close();
-
-        vm.assertEq(_state().seats, 0);
-        vm.assertEq(ledger.creditOf(job, sponsor), 29 ether);
-    }
-
-    function test_whoever_missed_for_the_last_time_loses_its_seat_not_its_stake() public {
-        JobTerms memory terms = _terms();
-        terms.missLimit = 1;
-        _newJob(terms);
-        _starve();
-        _close();
-        vm.assertEq(_state().seats, 1);
-        vm.assertEq(_credit(1), 1 ether);
-        vm.assertEq(_credit(2), 1 ether);
+        for (uint256 i; i < 3; i++) vm.assertEq(_credit(i), 3);
+        vm.assertEq(ledger.creditOf(job, sponsor), 11 + 2);
     }
 
     function test_everybody_can_go_home_afterwards(bool starved) public {
@@ -140,14 +100,14 @@ contract CloseJobTest is BaseTest {
         _assertPhase(Phase.Starved);
 
         _expectEvent();
-        emit ITrainingLedger.DisclosureDue(job, Outcome.Withdrawn, uint40(block.timestamp + SETTLE_WINDOW));
+        emit ITrainingLedger.DisclosureDue(job, Outcome.Withdrawn, uint32(block.timestamp + SETTLE_WINDOW));
         _close();
         _assertPhase(Phase.Disclosing);
         vm.assertEq(_state().escrow, 18 ether, "the escrow stays");
         vm.assertEq(ledger.creditOf(job, sponsor), 0);
 
         _expectEvent();
-        emit ITrainingLedger.JobEnded(job, Outcome.Withdrawn);
+        emit ITrainingLedger.JobEnded(job, Outcome.Withdrawn, 18 ether);
         _disclose();
         vm.assertEq(ledger.creditOf(job, sponsor), 18 ether);
     }

@@ -7,19 +7,19 @@ import {BaseTest} from "./BaseTest.sol";
 contract CommitTest is BaseTest {
     /* WHAT IT DOES */
 
-    function test_commit(bytes32 commitment, uint8 which) public {
+    function test_commit(bytes30 commitment, uint8 which) public {
         vm.assume(commitment != 0);
         which %= 3;
         _open(3);
         Round memory expected = _round();
-        (expected.commits, expected.committed) = (1, uint64(1) << which);
+        expected.committed = uint64(1) << which;
 
         _expectEvent();
         emit ITrainingLedger.Committed(job, 0, _participant(which), commitment);
         _commitAs(_participant(which), commitment);
 
         vm.assertEq(abi.encode(_round()), abi.encode(expected));
-        vm.assertEq(_kept(which), bytes30(commitment), "the first 30 bytes");
+        vm.assertEq(_kept(which), commitment);
         vm.assertEq(_member(which).seatPlusOne, which + 1, "the seat stays");
         vm.assertEq(_member(which).samples, 100 + which);
         vm.assertEq(_member(which).stake, 1 ether);
@@ -29,7 +29,7 @@ contract CommitTest is BaseTest {
         _open(3);
         _skip(COMMIT_WINDOW - 1);
         _commit(0);
-        vm.assertEq(_round().commits, 1);
+        vm.assertEq(_round().committed, 1);
     }
 
     function test_the_last_one_closes_committing(uint32 late) public {
@@ -66,15 +66,16 @@ contract CommitTest is BaseTest {
     function test_again_in_the_next_attempt() public {
         _starve();
         ledger.restartRound(job);
-        _commitAs(_participant(0), keccak256("another"));
-        vm.assertEq(_kept(0), bytes30(keccak256("another")));
+        vm.prank(_participant(0));
+        ledger.commit(job, 0, 1, "another");
+        vm.assertEq(_kept(0), bytes30("another"));
     }
 
     function test_again_in_the_next_round() public {
         _open(2);
         _playRound(2);
         _commit(0);
-        vm.assertEq(_kept(0), bytes30(_commitment(0, 1)));
+        vm.assertEq(_kept(0), _commitment(0, 1));
     }
 
     function test_a_commitment_does_not_stay_with_the_seat() public {
@@ -105,13 +106,17 @@ contract CommitTest is BaseTest {
         _commitAs(_participant(2), "late");
     }
 
-    function test_only_for_the_open_round(uint24 round) public {
-        vm.assume(round != 1);
+    function test_only_for_the_open_round_and_attempt(uint24 round, uint16 attempt) public {
+        vm.assume(round != 1 || attempt != 1);
         _open(2);
         _playRound(2);
-        _expectError(ITrainingLedger.WrongRound.selector, 1);
+        _skip(COMMIT_WINDOW);
+        ledger.restartRound(job);
+        _expectWrongRound(1, 1);
         vm.prank(_participant(0));
-        ledger.commit(job, round, "for another round");
+        ledger.commit(job, round, attempt, "for another");
+        vm.prank(_participant(0));
+        ledger.commit(job, 1, 1, "for this one");
     }
 
     function test_who_is_not_seated_is_refused(address caller) public {
@@ -128,28 +133,28 @@ contract CommitTest is BaseTest {
         _commitAs(_participant(1), "gone");
     }
 
-    function test_only_once(bytes32 first, bytes32 second) public {
+    function test_only_once(bytes30 first, bytes30 second) public {
         vm.assume(first != 0 && second != 0);
         _open(3);
         _commitAs(_participant(0), first);
         _expectError(ITrainingLedger.AlreadyCommitted.selector, _participant(0));
         _commitAs(_participant(0), second);
-        vm.assertEq(_kept(0), bytes30(first));
+        vm.assertEq(_kept(0), first);
     }
 
     function test_an_unknown_job_is_refused(JobId unknown) public {
         vm.assume(JobId.unwrap(unknown) != JobId.unwrap(job));
         _expectUnknownJob(unknown);
-        ledger.commit(unknown, 0, "commitment");
+        ledger.commit(unknown, 0, 0, "commitment");
     }
 
-    function _commitAs(address caller, bytes32 commitment) internal {
+    function _commitAs(address caller, bytes30 commitment) internal {
         vm.prank(caller);
-        ledger.commit(job, 0, commitment);
+        ledger.commit(job, 0, 0, commitment);
     }
 
     /// @dev What is compared at the reveal.
     function _kept(uint256 i) internal view returns (bytes32) {
-        return bytes30(ledger.commitmentOf(job, _participant(i)));
+        return ledger.commitmentOf(job, _participant(i));
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {ITrainingLedger, JobId, JobState, JobTerms, Phase} from "../src/interfaces/ITrainingLedger.sol";
+import {ITrainingLedger, JobId, JobState, JobTerms, Phase, Round} from "../src/interfaces/ITrainingLedger.sol";
 import {BaseTest} from "./BaseTest.sol";
 
 contract CreateJobTest is BaseTest {
@@ -30,9 +30,12 @@ contract CreateJobTest is BaseTest {
         state.sponsor = caller;
         // Not above 2^128 because `rounds` has 24 bits and `reward` 96.
         state.escrow = uint128(budget);
+        state.termsHash = keccak256(abi.encode(caller, terms, coordinators));
         (state.modelDigest, state.modelRoot) = (terms.modelDigest, terms.modelRoot);
         vm.assertEq(abi.encode(_state()), abi.encode(state), "state");
-        vm.assertEq(abi.encode(_round()), new bytes(8 * 32), "no round is open");
+        Round memory none;
+        none.least = terms.minParticipants;
+        vm.assertEq(abi.encode(_round()), abi.encode(none), "no round is open");
         _assertPhase(Phase.Waiting);
     }
 
@@ -61,7 +64,7 @@ contract CreateJobTest is BaseTest {
         _open(2);
         _playRound(2);
         vm.assertEq(ledger.roundOf(first).number, 0);
-        vm.assertEq(ledger.roundOf(first).commits, 0);
+        vm.assertEq(ledger.roundOf(first).committed, 0);
         vm.assertEq(ledger.creditOf(first, _participant(0)), 0);
         vm.assertEq(ledger.stateOf(first).escrow, 27 ether);
     }
@@ -75,13 +78,47 @@ contract CreateJobTest is BaseTest {
         ledger.createJob(terms, _coordinators());
     }
 
-    function test_a_zero_window_is_refused(uint8 which) public {
+    function test_a_window_that_is_too_short_or_too_long_is_refused(uint8 which, uint32 window, bool long) public {
         JobTerms memory terms = _terms();
-        if (which % 3 == 0) terms.commitWindow = 0;
-        else if (which % 3 == 1) terms.revealWindow = 0;
-        else terms.settleWindow = 0;
-        _expectError(ITrainingLedger.ZeroWindow.selector);
+        window = uint32(long ? _bound(window, 30 days + 1, type(uint32).max) : _bound(window, 0, LEAST_WINDOW - 1));
+        if (which % 3 == 0) terms.commitWindow = window;
+        else if (which % 3 == 1) terms.revealWindow = window;
+        else terms.settleWindow = window;
+        _expectBadWindow(LEAST_WINDOW);
         ledger.createJob(terms, _coordinators());
+    }
+
+    function test_the_shortest_and_the_longest_window() public {
+        JobTerms memory terms = _terms();
+        (terms.commitWindow, terms.revealWindow, terms.settleWindow) = (LEAST_WINDOW, LEAST_WINDOW, LEAST_WINDOW);
+        _newJob(terms);
+        (terms.commitWindow, terms.revealWindow, terms.settleWindow) = (30 days, 30 days, 30 days);
+        _newJob(terms);
+    }
+
+    function test_a_ledger_without_a_least_window_is_none(uint32 window) public {
+        vm.assume(window > 30 days);
+        vm.assertEq(ledger.leastWindow(), LEAST_WINDOW);
+        vm.assertEq(this.deployWith(1), 1);
+        vm.assertEq(this.deployWith(30 days), 30 days);
+        vm.assertFalse(_canDeployWith(0));
+        vm.assertFalse(_canDeployWith(window));
+    }
+
+    function deployWith(uint32 window) external returns (uint32) {
+        return ITrainingLedger(vm.deployCode("TrainingLedger.sol:TrainingLedger", abi.encode(window))).leastWindow();
+    }
+
+    function _canDeployWith(uint32 window) internal returns (bool) {
+        try this.deployWith(window) {
+            return true;
+        } catch {
+            return false;
+        }
+    }
+
+    function _expectBadWindow(uint32 least) internal {
+        vm.expectRevert(abi.encodeWithSelector(ITrainingLedger.BadWindow.selector, least, uint32(30 days)));
     }
 
     function test_a_zero_digest_is_refused(uint8 which) public {
@@ -175,9 +212,9 @@ contract CreateJobTest is BaseTest {
         if (terms.modelRoot == 0) terms.modelRoot = "root";
         if (terms.rounds == 0) terms.rounds = 1;
         if (terms.missLimit == 0) terms.missLimit = 1;
-        if (terms.commitWindow == 0) terms.commitWindow = 1;
-        if (terms.revealWindow == 0) terms.revealWindow = 1;
-        if (terms.settleWindow == 0) terms.settleWindow = 1;
+        terms.commitWindow = uint32(_bound(terms.commitWindow, LEAST_WINDOW, 30 days));
+        terms.revealWindow = uint32(_bound(terms.revealWindow, LEAST_WINDOW, 30 days));
+        terms.settleWindow = uint32(_bound(terms.settleWindow, LEAST_WINDOW, 30 days));
         terms.maxParticipants = uint8(_bound(terms.maxParticipants, 1, 64));
         terms.minParticipants = uint8(_bound(terms.minParticipants, 1, terms.maxParticipants));
         terms.revealPenalty = uint96(_bound(terms.revealPenalty, 0, terms.stake));

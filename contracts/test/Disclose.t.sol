@@ -20,31 +20,15 @@ contract DiscloseTest is BaseTest {
         _expectEvent();
         emit ITrainingLedger.ValidationDisclosed(job, key);
         _expectEvent();
-        emit ITrainingLedger.JobEnded(job, Outcome.Completed);
-        _expectEvent();
-        emit ITrainingLedger.Credited(job, sponsor, 9 ether);
+        emit ITrainingLedger.JobEnded(job, Outcome.Completed, 9 ether);
         vm.prank(caller);
         ledger.disclose(job, key);
 
         JobState memory state = _state();
         vm.assertEq(state.validationKey, key);
-        vm.assertEq(state.escrow + state.forfeits, 0);
+        vm.assertEq(state.escrow, 0);
         vm.assertEq(_round().revealEnd + _round().revealed, 0);
         _assertPhase(Phase.Over);
-    }
-
-    function test_penalties_in_hand_go_to_those_who_revealed() public {
-        _newJob(_withheld());
-        _open(3);
-        _commitAll(3);
-        _revealAll(2);
-        _skip(REVEAL_WINDOW);
-        _settle(3, _scores(0, 0));
-        vm.assertEq(_state().forfeits, 0.4 ether);
-        _disclose();
-        vm.assertEq(_credit(0), 0.2 ether);
-        vm.assertEq(_credit(1), 0.2 ether);
-        vm.assertEq(_credit(2), 0);
     }
 
     function test_in_any_other_phase_it_only_records_the_key(uint8 which) public {

@@ -2,10 +2,10 @@
 pragma solidity 0.8.30;
 
 import {
-    Departure, ITrainingLedger, JobId, JobState, JobTerms, Member, Outcome, Phase, Round
+    Departure, ITrainingLedger, JobId, JobState, JobTerms, Member, Outcome, Phase, Round, Stage
 } from "../src/interfaces/ITrainingLedger.sol";
 import {Actors} from "./Actors.sol";
-import {Totals} from "./Books.sol";
+import {Totals} from "./Accounting.sol";
 import {Vm} from "./Vm.sol";
 
 /// @notice What holds after any sequence of acts.
@@ -46,7 +46,7 @@ contract InvariantTest {
         for (uint256 id = 1; id <= ledger.jobCount(); id++) {
             JobId job = JobId.wrap(id);
             JobState memory state = ledger.stateOf(job);
-            owed += uint256(state.escrow) + state.forfeits;
+            owed += state.escrow;
             for (uint256 i; i < everyone.length; i++) {
                 owed += ledger.memberOf(job, everyone[i]).stake + ledger.creditOf(job, everyone[i]);
                 owed += ledger.bondOf(job, everyone[i]);
@@ -63,9 +63,11 @@ contract InvariantTest {
             JobTerms memory terms = ledger.termsOf(job);
             Totals memory totals = actors.totals(job);
             uint24 settled = ledger.roundOf(job).number;
-            uint256 earned = totals.credited - totals.creditedToSponsor;
-            vm.assertLe(earned, uint256(settled) * terms.reward + totals.penalties, "more than the pots");
-            if (ledger.stateOf(job).over) continue;
+            // One more where nobody was left to settle the last.
+            bool abandoned = actors.outcomePlusOne(job) == uint256(Outcome.Abandoned) + 1;
+            uint256 pots = uint256(abandoned ? settled + 1 : settled) * terms.reward + totals.penalties;
+            vm.assertLe(totals.earned, pots, "more than the pots");
+            if (_isOver(job)) continue;
             uint256 needed = uint256(terms.rounds - settled) * terms.reward;
             vm.assertLe(needed, ledger.stateOf(job).escrow, "too little for the rounds to come");
         }
@@ -74,20 +76,43 @@ contract InvariantTest {
     function invariant_every_penalty_lands_with_somebody() public view {
         for (uint256 id = 1; id <= ledger.jobCount(); id++) {
             JobId job = JobId.wrap(id);
-            JobState memory state = ledger.stateOf(job);
             Totals memory totals = actors.totals(job);
             vm.assertEq(
                 totals.budget + totals.penalties,
-                totals.credited + state.escrow + state.forfeits,
-                "rewards and penalties are credited, or still in hand"
+                totals.earned + totals.refund + ledger.stateOf(job).escrow,
+                "rewards and penalties are credited, or still in escrow"
             );
-            if (state.over) vm.assertEq(uint256(state.escrow) + state.forfeits, 0, "nothing is in hand in the end");
+            if (_isOver(job)) vm.assertEq(ledger.stateOf(job).escrow, 0, "nothing is in escrow in the end");
         }
     }
 
-    function invariant_nobody_is_paid_who_did_not_reveal() public view {
+    /* PHASES */
+
+    function invariant_the_phase_is_what_the_terms_mean() public view {
         for (uint256 id = 1; id <= ledger.jobCount(); id++) {
-            vm.assertEq(actors.totals(JobId.wrap(id)).unearned, 0, "unearned");
+            JobId job = JobId.wrap(id);
+            Round memory round = ledger.roundOf(job);
+            uint32 settleWindow = ledger.termsOf(job).settleWindow;
+            uint256[4] memory ends = [block.timestamp, round.commitEnd, round.revealEnd, round.revealEnd + settleWindow];
+            for (uint256 i; i < ends.length; i++) {
+                _assertPhase(job, ends[i]);
+                if (ends[i] != 0) _assertPhase(job, ends[i] - 1);
+            }
+        }
+    }
+
+    function _assertPhase(JobId job, uint256 time) internal view {
+        vm.assertEq(uint256(ledger.phaseAt(job, time)), uint256(actors.phaseOf(job, time)), "phase");
+    }
+
+    function invariant_over_and_disclosing_never_reopen() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            Stage stage = ledger.roundOf(job).stage;
+            vm.assertTrue((stage == Stage.Over) == (actors.outcomePlusOne(job) != 0), "it is over once it has ended");
+            bool played = ledger.roundOf(job).number == ledger.termsOf(job).rounds;
+            if (played) vm.assertTrue(stage == Stage.Over || stage == Stage.Disclosing, "no round is left");
+            if (stage == Stage.Disclosing) vm.assertTrue(actors.withholds(job), "it waits for nothing");
         }
     }
 
@@ -154,7 +179,7 @@ contract InvariantTest {
         for (uint256 id = 1; id <= ledger.jobCount(); id++) {
             JobId job = JobId.wrap(id);
             JobState memory state = ledger.stateOf(job);
-            if (state.over || !actors.withholds(job)) continue;
+            if (_isOver(job) || !actors.withholds(job)) continue;
             address serving = ledger.coordinatorsOf(job)[state.coordinator];
             vm.assertEq(ledger.bondOf(job, serving), ledger.termsOf(job).bond, "it could withhold the key for nothing");
         }
@@ -164,14 +189,13 @@ contract InvariantTest {
     function invariant_a_job_that_waits_for_its_key_ends_in_bounded_time() public {
         for (uint256 id = 1; id <= ledger.jobCount(); id++) {
             JobId job = JobId.wrap(id);
-            Round memory round = ledger.roundOf(job);
-            if (round.commitEnd != 0 || round.revealEnd == 0) continue;
+            if (ledger.roundOf(job).stage != Stage.Disclosing) continue;
             uint256 here = vm.snapshotState();
-            for (uint256 i; i < 3 && !ledger.stateOf(job).over; i++) {
+            for (uint256 i; i < 3 && !_isOver(job); i++) {
                 vm.warp(ledger.roundOf(job).revealEnd + ledger.termsOf(job).settleWindow);
                 ledger.replaceCoordinator(job);
             }
-            vm.assertTrue(ledger.stateOf(job).over, "it waits for ever");
+            vm.assertTrue(_isOver(job), "it waits for ever");
             vm.revertToState(here);
         }
     }
@@ -181,15 +205,9 @@ contract InvariantTest {
     function invariant_who_is_to_settle_has_its_bond_in_deposit() public view {
         for (uint256 id = 1; id <= ledger.jobCount(); id++) {
             JobId job = JobId.wrap(id);
-            if (ledger.roundOf(job).commitEnd == 0 || ledger.phaseAt(job, block.timestamp) == Phase.Starved) continue;
+            if (ledger.roundOf(job).stage != Stage.Open || ledger.phaseAt(job, block.timestamp) == Phase.Starved) continue;
             address serving = ledger.coordinatorsOf(job)[ledger.stateOf(job).coordinator];
             vm.assertEq(ledger.bondOf(job, serving), ledger.termsOf(job).bond, "it could miss its deadline for nothing");
-        }
-    }
-
-    function invariant_no_coordinator_escapes_what_it_owes() public view {
-        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
-            vm.assertEq(actors.totals(JobId.wrap(id)).escaped, 0, "escaped");
         }
     }
 
@@ -213,14 +231,12 @@ contract InvariantTest {
             Round memory round = ledger.roundOf(job);
 
             vm.assertEq(_ones(state.seats), round.seated, "seated");
-            vm.assertEq(_ones(round.committed), round.commits, "commits");
-            vm.assertEq(_ones(round.revealed), round.reveals, "reveals");
             vm.assertEq(round.committed & ~state.seats, 0, "who committed is seated");
             vm.assertEq(round.revealed & ~state.seats, 0, "who revealed is seated");
-            bool disclosing = round.commitEnd == 0 && round.revealEnd != 0;
-            if (!disclosing) vm.assertEq(round.revealed & ~round.committed, 0, "who revealed had committed");
+            vm.assertEq(round.least, terms.minParticipants, "least");
+            if (round.stage != Stage.Disclosing) vm.assertEq(round.revealed & ~round.committed, 0, "who revealed had committed");
             vm.assertLe(round.seated, terms.maxParticipants, "seats");
-            vm.assertTrue(round.commitEnd != 0 || round.committed == 0, "nobody commits without a round");
+            vm.assertTrue(round.stage == Stage.Open || round.committed == 0, "nobody commits without a round");
             for (uint8 seat; seat < 7; seat++) {
                 address participant = ledger.participantAt(job, seat);
                 vm.assertTrue((state.seats >> seat & 1 != 0) == (participant != address(0)), "a taken seat is somebody's");
@@ -257,7 +273,8 @@ contract InvariantTest {
             invariant_who_is_to_disclose_has_its_bond_in_deposit();
             invariant_a_job_that_waits_for_its_key_ends_in_bounded_time();
             invariant_who_is_to_settle_has_its_bond_in_deposit();
-            invariant_no_coordinator_escapes_what_it_owes();
+            invariant_the_phase_is_what_the_terms_mean();
+            invariant_over_and_disclosing_never_reopen();
             invariant_who_is_replaced_for_want_of_a_bond_has_none();
             _count();
         }
@@ -294,7 +311,7 @@ contract InvariantTest {
             ITrainingLedger.Revealed.selector,
             ITrainingLedger.PenaltyTaken.selector,
             ITrainingLedger.Settled.selector,
-            ITrainingLedger.Credited.selector,
+            ITrainingLedger.Shared.selector,
             ITrainingLedger.CoordinatorReplaced.selector,
             ITrainingLedger.JobEnded.selector,
             ITrainingLedger.Withdrawn.selector,
@@ -319,9 +336,13 @@ contract InvariantTest {
         acts[11] = Actors.withdraw.selector;
         acts[12] = Actors.wait.selector;
         acts[13] = Actors.carryOn.selector;
-        acts[14] = Actors.strangerTries.selector;
+        acts[14] = Actors.anyoneTries.selector;
         acts[15] = Actors.disclose.selector;
         acts[16] = Actors.takeOver.selector;
+    }
+
+    function _isOver(JobId job) internal view returns (bool) {
+        return ledger.roundOf(job).stage == Stage.Over;
     }
 
     function _ones(uint64 bits) internal pure returns (uint256 ones) {

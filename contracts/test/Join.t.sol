@@ -18,9 +18,9 @@ contract JoinTest is BaseTest {
         _expectEvent();
         emit ITrainingLedger.Joined(job, caller, 0, samples);
         vm.prank(caller);
-        ledger.join{value: terms.stake}(job, samples);
+        ledger.join{value: terms.stake}(job, termsHash, samples, _noProof());
 
-        Member memory expected = Member({seatPlusOne: 1, misses: 0, firstRound: 0, samples: samples, stake: terms.stake});
+        Member memory expected = Member({seatPlusOne: 1, misses: 0, excused: false, samples: samples, stake: terms.stake});
         vm.assertEq(abi.encode(ledger.memberOf(job, caller)), abi.encode(expected));
         vm.assertEq(ledger.participantAt(job, 0), caller);
         vm.assertEq(_state().seats, 1);
@@ -39,10 +39,10 @@ contract JoinTest is BaseTest {
         emit ITrainingLedger.Joined(job, _participant(1), 1, 5);
         _expectEvent();
         emit ITrainingLedger.RoundOpened(
-            job, 0, 0, uint40(START + COMMIT_WINDOW), uint40(START + COMMIT_WINDOW + REVEAL_WINDOW)
+            job, 0, 0, uint32(START + COMMIT_WINDOW), uint32(START + COMMIT_WINDOW + REVEAL_WINDOW)
         );
         vm.prank(_participant(1));
-        ledger.join{value: 1 ether}(job, 5);
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof());
         _assertPhase(Phase.Committing);
     }
 
@@ -91,26 +91,26 @@ contract JoinTest is BaseTest {
         _open(2);
         _skip(COMMIT_WINDOW - 1);
         _join(2);
-        vm.assertEq(_member(2).firstRound, 0);
         _commit(2);
         vm.assertEq(_round().committed, 4);
     }
 
-    function test_from_the_last_second_of_committing_on_its_first_round_is_the_next() public {
-        _open(2);
-        _commit(0);
-        _skip(COMMIT_WINDOW);
-        _join(2);
-        vm.assertEq(_member(2).firstRound, 1);
+    function test_who_has_not_the_whole_window_to_commit_is_excused_once(uint32 late, bool all) public {
+        _open(3);
+        vm.assertFalse(_member(2).excused);
+        if (all) _commitAll(3);
+        late = late % (2 * COMMIT_WINDOW);
+        _skip(late);
+        _join(3);
+        vm.assertTrue(_member(3).excused == (all || late != 0));
     }
 
     function test_who_comes_after_committing_closed_early_is_late() public {
         _openAndCommit(2);
         _join(2);
-        vm.assertEq(_member(2).firstRound, 1);
         _expectWrongPhase(Phase.Revealing);
         vm.prank(_participant(2));
-        ledger.commit(job, 0, "too late");
+        ledger.commit(job, 0, 0, "too late");
     }
 
     function test_the_lowest_free_seat_is_taken(uint8 seats) public {
@@ -164,7 +164,7 @@ contract JoinTest is BaseTest {
         vm.assertEq(_withdraw(_participant(0)), 14.5 ether);
     }
 
-    function test_who_comes_back_has_missed_nothing() public {
+    function test_who_comes_back_has_missed_what_it_missed_and_is_not_excused() public {
         _open(3);
         _commitAll(2);
         _skip(COMMIT_WINDOW);
@@ -173,21 +173,56 @@ contract JoinTest is BaseTest {
         vm.assertEq(_member(2).misses, 1);
         _leave(2);
         _join(2);
+        vm.assertEq(_member(2).misses, 1);
+        vm.assertFalse(_member(2).excused);
+        _commit(2);
         vm.assertEq(_member(2).misses, 0);
-        vm.assertEq(_member(2).firstRound, 1);
+    }
+
+    function test_who_is_on_the_list_is_admitted(uint8 which) public {
+        which %= 3;
+        JobTerms memory terms = _terms();
+        terms.admission = _admission();
+        _newJob(terms);
+        vm.deal(_participant(which), 1 ether);
+        vm.prank(_participant(which));
+        ledger.join{value: 1 ether}(job, termsHash, 5, _proof(which));
+        vm.assertEq(_round().seated, 1);
     }
 
     function test_sponsor_and_coordinator_may_take_part() public {
         vm.deal(sponsor, 1 ether);
         vm.prank(sponsor);
-        ledger.join{value: 1 ether}(job, 1);
+        ledger.join{value: 1 ether}(job, termsHash, 1, _noProof());
         vm.deal(_coordinator(0), 1 ether);
         vm.prank(_coordinator(0));
-        ledger.join{value: 1 ether}(job, 1);
+        ledger.join{value: 1 ether}(job, termsHash, 1, _noProof());
         vm.assertEq(_round().seated, 2);
     }
 
     /* WHAT IT REFUSES */
+
+    function test_who_is_not_on_the_list_is_refused(address caller, uint8 which, bytes32[] calldata proof) public {
+        vm.assume(uint160(caller) < 0x1000000 || uint160(caller) > 0x1000002);
+        JobTerms memory terms = _terms();
+        terms.admission = _admission();
+        _newJob(terms);
+        vm.deal(caller, 2 ether);
+        _expectError(ITrainingLedger.NotAdmitted.selector, caller);
+        vm.prank(caller);
+        ledger.join{value: 1 ether}(job, termsHash, 5, _proof(which % 3));
+        _expectError(ITrainingLedger.NotAdmitted.selector, caller);
+        vm.prank(caller);
+        ledger.join{value: 1 ether}(job, termsHash, 5, proof);
+    }
+
+    function test_any_other_terms_are_refused(bytes32 other) public {
+        vm.assume(other != termsHash);
+        vm.deal(_participant(0), 1 ether);
+        _expectError(ITrainingLedger.WrongTerms.selector, uint256(termsHash));
+        vm.prank(_participant(0));
+        ledger.join{value: 1 ether}(job, other, 5, _noProof());
+    }
 
     function test_not_once_the_last_round_is_over(bool late) public {
         _bring(Phase.Disclosing);
@@ -195,7 +230,7 @@ contract JoinTest is BaseTest {
         _expectWrongPhase(late ? Phase.Overdue : Phase.Disclosing);
         vm.deal(_participant(3), 1 ether);
         vm.prank(_participant(3));
-        ledger.join{value: 1 ether}(job, 1);
+        ledger.join{value: 1 ether}(job, termsHash, 1, _noProof());
     }
 
     function test_only_once() public {
@@ -204,7 +239,7 @@ contract JoinTest is BaseTest {
         vm.deal(_participant(1), 1 ether);
         _expectError(ITrainingLedger.AlreadySeated.selector, 1);
         vm.prank(_participant(1));
-        ledger.join{value: 1 ether}(job, 5);
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof());
     }
 
     function test_no_more_than_there_are_seats(uint8 most) public {
@@ -219,7 +254,7 @@ contract JoinTest is BaseTest {
         vm.deal(_participant(0), 1 ether);
         _expectError(ITrainingLedger.ZeroSamples.selector);
         vm.prank(_participant(0));
-        ledger.join{value: 1 ether}(job, 0);
+        ledger.join{value: 1 ether}(job, termsHash, 0, _noProof());
     }
 
     function test_any_value_but_the_stake_is_refused(uint256 value) public {
@@ -228,7 +263,7 @@ contract JoinTest is BaseTest {
         vm.deal(_participant(0), value);
         _expectError(ITrainingLedger.WrongValue.selector, 1 ether);
         vm.prank(_participant(0));
-        ledger.join{value: value}(job, 5);
+        ledger.join{value: value}(job, termsHash, 5, _noProof());
     }
 
     function test_not_when_the_job_is_over() public {
@@ -236,13 +271,32 @@ contract JoinTest is BaseTest {
         vm.deal(_participant(0), 1 ether);
         _expectWrongPhase(Phase.Over);
         vm.prank(_participant(0));
-        ledger.join{value: 1 ether}(job, 5);
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof());
     }
 
     function test_an_unknown_job_is_refused(JobId unknown) public {
         vm.assume(JobId.unwrap(unknown) != JobId.unwrap(job));
         _expectUnknownJob(unknown);
-        ledger.join(unknown, 5);
+        ledger.join(unknown, termsHash, 5, _noProof());
+    }
+
+    /// @dev Participants 0, 1 and 2: the first two are below one node.
+    function _admission() internal pure returns (bytes32) {
+        return _node(_node(_leaf(0), _leaf(1)), _leaf(2));
+    }
+
+    function _proof(uint256 i) internal pure returns (bytes32[] memory proof) {
+        proof = new bytes32[](i == 2 ? 1 : 2);
+        proof[0] = i == 2 ? _node(_leaf(0), _leaf(1)) : _leaf(1 - i);
+        if (i != 2) proof[1] = _leaf(2);
+    }
+
+    function _leaf(uint256 i) internal pure returns (bytes32) {
+        return keccak256(abi.encode(keccak256(abi.encode(_participant(i)))));
+    }
+
+    function _node(bytes32 one, bytes32 other) internal pure returns (bytes32) {
+        return one < other ? keccak256(abi.encode(one, other)) : keccak256(abi.encode(other, one));
     }
 
     function _expectFull(uint256 most) internal {
@@ -250,6 +304,6 @@ contract JoinTest is BaseTest {
         vm.deal(late, 1 ether);
         _expectError(ITrainingLedger.JobFull.selector, most);
         vm.prank(late);
-        ledger.join{value: 1 ether}(job, 5);
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof());
     }
 }

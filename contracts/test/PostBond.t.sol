@@ -18,7 +18,7 @@ contract PostBondTest is BaseTest {
         _expectEvent();
         emit ITrainingLedger.BondPosted(job, _coordinator(which), terms.bond);
         vm.prank(_coordinator(which));
-        ledger.postBond{value: terms.bond}(job);
+        ledger.postBond{value: terms.bond}(job, termsHash);
 
         vm.assertEq(ledger.bondOf(job, _coordinator(which)), terms.bond);
         vm.assertEq(address(ledger).balance, before + terms.bond);
@@ -36,10 +36,10 @@ contract PostBondTest is BaseTest {
         emit ITrainingLedger.BondPosted(job, _coordinator(0), 5 ether);
         _expectEvent();
         emit ITrainingLedger.RoundOpened(
-            job, 0, 0, uint40(START + COMMIT_WINDOW), uint40(START + COMMIT_WINDOW + REVEAL_WINDOW)
+            job, 0, 0, uint32(START + COMMIT_WINDOW), uint32(START + COMMIT_WINDOW + REVEAL_WINDOW)
         );
         vm.prank(_coordinator(0));
-        ledger.postBond{value: 5 ether}(job);
+        ledger.postBond{value: 5 ether}(job, termsHash);
 
         _assertPhase(Phase.Committing);
         vm.assertEq(_round().seated, 2);
@@ -88,12 +88,20 @@ contract PostBondTest is BaseTest {
 
     /* WHAT IT REFUSES */
 
+    function test_any_other_terms_are_refused(bytes32 other) public {
+        vm.assume(other != termsHash);
+        vm.deal(_coordinator(0), 5 ether);
+        _expectError(ITrainingLedger.WrongTerms.selector, uint256(termsHash));
+        vm.prank(_coordinator(0));
+        ledger.postBond{value: 5 ether}(job, other);
+    }
+
     function test_only_who_is_listed_may(address caller) public {
         vm.assume(caller != _coordinator(0) && caller != _coordinator(1) && caller != _coordinator(2));
         vm.deal(caller, 5 ether);
         _expectError(ITrainingLedger.NotCoordinator.selector, _coordinator(0));
         vm.prank(caller);
-        ledger.postBond{value: 5 ether}(job);
+        ledger.postBond{value: 5 ether}(job, termsHash);
     }
 
     function test_only_once() public {
@@ -101,7 +109,7 @@ contract PostBondTest is BaseTest {
         vm.deal(_coordinator(0), 5 ether);
         _expectError(ITrainingLedger.BondAlreadyPosted.selector, 5 ether);
         vm.prank(_coordinator(0));
-        ledger.postBond{value: 5 ether}(job);
+        ledger.postBond{value: 5 ether}(job, termsHash);
     }
 
     function test_without_a_bond_there_is_nothing_to_post() public {
@@ -110,7 +118,7 @@ contract PostBondTest is BaseTest {
         _newJob(terms);
         _expectError(ITrainingLedger.BondAlreadyPosted.selector, 0);
         vm.prank(_coordinator(0));
-        ledger.postBond(job);
+        ledger.postBond(job, termsHash);
     }
 
     function test_any_value_but_the_bond_is_refused(uint256 value) public {
@@ -119,7 +127,7 @@ contract PostBondTest is BaseTest {
         vm.deal(_coordinator(0), value);
         _expectError(ITrainingLedger.WrongValue.selector, 5 ether);
         vm.prank(_coordinator(0));
-        ledger.postBond{value: value}(job);
+        ledger.postBond{value: value}(job, termsHash);
     }
 
     function test_not_when_the_job_is_over() public {
@@ -127,13 +135,13 @@ contract PostBondTest is BaseTest {
         vm.deal(_coordinator(0), 5 ether);
         _expectWrongPhase(Phase.Over);
         vm.prank(_coordinator(0));
-        ledger.postBond{value: 5 ether}(job);
+        ledger.postBond{value: 5 ether}(job, termsHash);
     }
 
     function test_an_unknown_job_is_refused(JobId unknown) public {
         vm.assume(JobId.unwrap(unknown) != JobId.unwrap(job));
         _expectUnknownJob(unknown);
         vm.prank(_coordinator(0));
-        ledger.postBond(unknown);
+        ledger.postBond(unknown, termsHash);
     }
 }

@@ -70,19 +70,6 @@ contract ReleaseBondTest is BaseTest {
         _assertPhase(Phase.Committing);
     }
 
-    function test_when_the_round_has_starved_nobody_pays_for_it(bool revealed) public {
-        _open(3);
-        _commitAll(revealed ? 2 : 1);
-        _skip(COMMIT_WINDOW);
-        if (revealed) {
-            _reveal(0);
-            _skip(REVEAL_WINDOW);
-        }
-        _release(0);
-        ledger.restartRound(job);
-        vm.assertEq(_state().forfeits, revealed ? 0.4 ether : 0, "who committed and did not reveal");
-    }
-
     /* WHAT IT REFUSES */
 
     function test_the_serving_one_not_while_a_round_is_open(uint8 which) public {

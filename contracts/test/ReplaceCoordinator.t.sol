@@ -16,15 +16,17 @@ contract ReplaceCoordinatorTest is BaseTest {
         _openToReveal(revealed);
         _skip(SETTLE_WINDOW);
         Round memory expected = _round();
-        expected.revealEnd = uint40(block.timestamp);
+        expected.revealEnd = uint32(block.timestamp);
 
         _expectEvent();
-        emit ITrainingLedger.CoordinatorReplaced(job, 0, _coordinator(0), _coordinator(1), terms.settlePenalty);
+        emit ITrainingLedger.CoordinatorReplaced(
+            job, 0, _coordinator(0), _coordinator(1), terms.settlePenalty, uint32(block.timestamp + SETTLE_WINDOW)
+        );
         _expectEvent();
         emit ITrainingLedger.BondReleased(job, _coordinator(0), terms.bond - terms.settlePenalty);
         if (terms.settlePenalty / revealed != 0) {
             _expectEvent();
-            emit ITrainingLedger.Credited(job, _participant(0), terms.settlePenalty / revealed);
+            emit ITrainingLedger.Shared(job, _seats(revealed), terms.settlePenalty / revealed);
         }
         vm.prank(caller);
         ledger.replaceCoordinator(job);
@@ -34,8 +36,7 @@ contract ReplaceCoordinatorTest is BaseTest {
         vm.assertEq(ledger.bondOf(job, _coordinator(1)), 5 ether);
         vm.assertEq(ledger.creditOf(job, _coordinator(0)), terms.bond - terms.settlePenalty);
         for (uint256 i; i < revealed; i++) vm.assertEq(_credit(i), terms.settlePenalty / revealed);
-        vm.assertEq(_state().forfeits, terms.settlePenalty % revealed, "what cannot be divided");
-        vm.assertEq(_state().escrow, 27 ether);
+        vm.assertEq(_state().escrow, 27 ether + terms.settlePenalty % revealed, "what cannot be divided");
         vm.assertEq(abi.encode(_round()), abi.encode(expected), "what was revealed stays valid");
         _assertPhase(Phase.Settling);
     }
@@ -93,7 +94,7 @@ contract ReplaceCoordinatorTest is BaseTest {
         _postBond(0);
         _skip(SETTLE_WINDOW);
         _expectEvent();
-        emit ITrainingLedger.CoordinatorReplaced(job, 0, _coordinator(1), address(0), 2 ether);
+        emit ITrainingLedger.CoordinatorReplaced(job, 0, _coordinator(1), address(0), 2 ether, 0);
         ledger.replaceCoordinator(job);
         _assertPhase(Phase.Over);
     }
@@ -114,33 +115,32 @@ contract ReplaceCoordinatorTest is BaseTest {
         _assertPhase(Phase.Over);
     }
 
-    function test_with_nobody_left_the_job_ends() public {
+    /// @dev They have shown their work: the round's reward is theirs, as the penalties are.
+    function test_with_nobody_left_the_job_ends_and_who_revealed_is_paid() public {
         _openAndCommit(3);
         _reveal(0);
         _reveal(1);
         _skip(REVEAL_WINDOW + SETTLE_WINDOW);
 
         _expectEvent();
-        emit ITrainingLedger.CoordinatorReplaced(job, 0, _coordinator(0), address(0), 2 ether);
+        emit ITrainingLedger.CoordinatorReplaced(job, 0, _coordinator(0), address(0), 2 ether, 0);
         _expectEvent();
         emit ITrainingLedger.BondReleased(job, _coordinator(0), 3 ether);
         _expectEvent();
-        emit ITrainingLedger.Credited(job, _participant(0), 1 ether);
-        _expectEvent();
-        emit ITrainingLedger.Credited(job, _participant(1), 1 ether);
-        _expectEvent();
         emit ITrainingLedger.PenaltyTaken(job, 0, _participant(2), 0.4 ether);
         _expectEvent();
-        emit ITrainingLedger.JobEnded(job, Outcome.Abandoned);
+        emit ITrainingLedger.Shared(job, 3, 5.7 ether);
+        _expectEvent();
+        emit ITrainingLedger.JobEnded(job, Outcome.Abandoned, 18 ether);
         ledger.replaceCoordinator(job);
 
         _assertPhase(Phase.Over);
-        vm.assertEq(_credit(0), 1.2 ether);
-        vm.assertEq(_credit(1), 1.2 ether);
+        vm.assertEq(_credit(0), 5.7 ether);
+        vm.assertEq(_credit(1), 5.7 ether);
         vm.assertEq(_credit(2), 0);
         vm.assertEq(_member(2).stake, 0.6 ether);
-        vm.assertEq(ledger.creditOf(job, sponsor), 27 ether);
-        vm.assertEq(_state().escrow + _state().forfeits, 0);
+        vm.assertEq(ledger.creditOf(job, sponsor), 18 ether);
+        vm.assertEq(_state().escrow, 0);
     }
 
     function test_what_cannot_be_divided_in_the_end_goes_to_the_sponsor() public {
@@ -150,22 +150,22 @@ contract ReplaceCoordinatorTest is BaseTest {
         _openToReveal(2);
         _skip(SETTLE_WINDOW);
         ledger.replaceCoordinator(job);
-        vm.assertEq(_credit(0), 1 ether);
-        vm.assertEq(ledger.creditOf(job, sponsor), 27 ether + 1);
+        vm.assertEq(_credit(0), 5.5 ether);
+        vm.assertEq(ledger.creditOf(job, sponsor), 18 ether + 1);
     }
 
-    function test_a_penalty_in_hand_is_in_the_pot_of_the_round() public {
+    function test_whoever_missed_for_the_last_time_loses_its_seat_not_its_stake() public {
         JobTerms memory terms = _terms();
-        terms.settlePenalty = 2 ether + 1;
+        terms.missLimit = 1;
         _newJob(terms);
-        _postBond(1);
-        _openToReveal(2);
-        _skip(SETTLE_WINDOW);
+        _open(3);
+        _commitAll(2);
+        _skip(COMMIT_WINDOW);
+        _revealAll(2);
+        _skip(REVEAL_WINDOW + SETTLE_WINDOW);
         ledger.replaceCoordinator(job);
-        _expectEvent();
-        emit ITrainingLedger.Settled(job, 0, _coordinator(1), MODEL, ROOT, REPORT, 1, _score(1), 9 ether + 1);
-        vm.prank(_coordinator(1));
-        ledger.settle(job, 0, MODEL, ROOT, REPORT, 3, 1, _score(1));
+        vm.assertEq(_state().seats, 3);
+        vm.assertEq(_credit(2), 1 ether);
     }
 
     /* WHO KEEPS THE KEY OF A WITHHELD VALIDATION SET */
@@ -183,7 +183,9 @@ contract ReplaceCoordinatorTest is BaseTest {
         _assertPhase(Phase.Overdue);
 
         _expectEvent();
-        emit ITrainingLedger.CoordinatorReplaced(job, 1, _coordinator(0), _coordinator(1), terms.bond);
+        emit ITrainingLedger.CoordinatorReplaced(
+            job, 1, _coordinator(0), _coordinator(1), terms.bond, uint32(block.timestamp + SETTLE_WINDOW)
+        );
         _expectEvent();
         emit ITrainingLedger.BondReleased(job, _coordinator(0), 0);
         ledger.replaceCoordinator(job);
@@ -204,15 +206,13 @@ contract ReplaceCoordinatorTest is BaseTest {
         _bring(Phase.Disclosing);
         _skip(SETTLE_WINDOW);
         _expectEvent();
-        emit ITrainingLedger.CoordinatorReplaced(job, 1, _coordinator(0), address(0), 5 ether);
+        emit ITrainingLedger.CoordinatorReplaced(job, 1, _coordinator(0), address(0), 5 ether, 0);
         _expectEvent();
         emit ITrainingLedger.BondReleased(job, _coordinator(0), 0);
-        for (uint256 i; i < 3; i++) {
-            _expectEvent();
-            emit ITrainingLedger.Credited(job, _participant(i), uint256(5 ether) / 3);
-        }
         _expectEvent();
-        emit ITrainingLedger.JobEnded(job, Outcome.Abandoned);
+        emit ITrainingLedger.Shared(job, 7, uint256(5 ether) / 3);
+        _expectEvent();
+        emit ITrainingLedger.JobEnded(job, Outcome.Abandoned, uint256(5 ether) % 3);
         ledger.replaceCoordinator(job);
         _assertPhase(Phase.Over);
         vm.assertEq(_member(0).misses, 0, "no round was missed");
@@ -264,129 +264,6 @@ contract ReplaceCoordinatorTest is BaseTest {
         ledger.replaceCoordinator(job);
         vm.assertEq(ledger.creditOf(job, _coordinator(0)), 3 ether);
         _assertPhase(Phase.Settling);
-    }
-
-    /* WHO HAS NO BOND WHILE A ROUND WAITS FOR IT */
-
-    function test_a_successor_takes_over_where_only_a_bond_is_missing(uint32 late) public {
-        _waitForBond(1);
-        _skip(SETTLE_WINDOW + uint256(late));
-        uint40 commitEnd = uint40(block.timestamp + COMMIT_WINDOW);
-        _expectEvent();
-        emit ITrainingLedger.CoordinatorReplaced(job, 0, _coordinator(0), _coordinator(1), 0);
-        _expectEvent();
-        emit ITrainingLedger.RoundOpened(job, 0, 0, commitEnd, commitEnd + REVEAL_WINDOW);
-        _takeOver(1);
-
-        _assertPhase(Phase.Committing);
-        vm.assertEq(_serving(), _coordinator(1));
-        vm.assertEq(ledger.bondOf(job, _coordinator(1)), 5 ether);
-        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 0);
-        vm.assertEq(_state().forfeits, 0);
-    }
-
-    function test_who_has_taken_its_bond_home_is_replaced_at_once() public {
-        _postBond(1);
-        _skip(SETTLE_WINDOW);
-        _starve();
-        vm.prank(_coordinator(0));
-        ledger.releaseBond(job);
-        _expectWrongPhase(Phase.Starved);
-        _takeOver(1);
-        ledger.restartRound(job);
-        _assertPhase(Phase.Waiting);
-        _takeOver(1);
-        vm.assertEq(_serving(), _coordinator(1));
-        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 5 ether, "it owed nothing");
-        vm.assertEq(_state().attempt, 1);
-        _playRound(3);
-    }
-
-    function test_who_took_over_is_held_to_its_own_deadline() public {
-        _waitForBond(1);
-        _skip(SETTLE_WINDOW);
-        _takeOver(1);
-        _commitAll(2);
-        _revealAll(2);
-        _skip(SETTLE_WINDOW);
-        _expectEvent();
-        emit ITrainingLedger.CoordinatorReplaced(job, 0, _coordinator(1), address(0), 2 ether);
-        ledger.replaceCoordinator(job);
-    }
-
-    function test_the_serving_one_has_a_settle_window_to_post_its_bond() public {
-        _waitForBond(1);
-        _skip(SETTLE_WINDOW - 1);
-        _expectWrongPhase(Phase.Waiting);
-        _takeOver(1);
-        _postBond(0);
-        _assertPhase(Phase.Committing);
-        _skip(1);
-        _expectWrongPhase(Phase.Committing);
-        _takeOver(1);
-    }
-
-    function test_a_bond_that_is_posted_again_begins_a_new_window() public {
-        _waitForBond(1);
-        _skip(SETTLE_WINDOW);
-        vm.prank(_coordinator(1));
-        ledger.releaseBond(job);
-        _postBond(1);
-        _expectWrongPhase(Phase.Waiting);
-        _takeOver(1);
-        _skip(SETTLE_WINDOW);
-        _takeOver(1);
-        vm.assertEq(_serving(), _coordinator(1));
-    }
-
-    function test_nobody_overtakes_the_next_one_with_a_bond() public {
-        _waitForBond(2);
-        _skip(SETTLE_WINDOW - 1);
-        _postBond(1);
-        _skip(1);
-        _expectWrongPhase(Phase.Waiting);
-        _takeOver(2);
-        _skip(SETTLE_WINDOW - 1);
-        _takeOver(1);
-        vm.assertEq(_serving(), _coordinator(1));
-    }
-
-    function test_not_while_it_waits_for_participants() public {
-        _postBond(1);
-        _join(0);
-        _skip(SETTLE_WINDOW);
-        _expectWrongPhase(Phase.Waiting);
-        _takeOver(1);
-    }
-
-    function test_not_where_nobody_has_a_bond() public {
-        _join(0);
-        _join(1);
-        _skip(SETTLE_WINDOW);
-        _expectWrongPhase(Phase.Waiting);
-        _takeOver(1);
-    }
-
-    function test_nobody_is_made_to_take_over(address caller) public {
-        vm.assume(caller != _coordinator(1));
-        _waitForBond(1);
-        _skip(SETTLE_WINDOW);
-        _expectWrongPhase(Phase.Waiting);
-        vm.prank(caller);
-        ledger.replaceCoordinator(job);
-    }
-
-    function _takeOver(uint256 successor) internal {
-        vm.prank(_coordinator(successor));
-        ledger.replaceCoordinator(job);
-    }
-
-    /// @dev Enough are seated, and it waits for a bond; not the serving coordinator's, but this one's is in deposit.
-    function _waitForBond(uint256 successor) internal {
-        _join(0);
-        _join(1);
-        _postBond(successor);
-        _assertPhase(Phase.Waiting);
     }
 
     /* WHAT IT REFUSES */

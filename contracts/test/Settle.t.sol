@@ -2,7 +2,7 @@
 pragma solidity 0.8.30;
 
 import {
-    Departure, ITrainingLedger, JobId, JobState, JobTerms, Outcome, Phase, Round
+    Departure, ITrainingLedger, JobId, JobState, JobTerms, Outcome, Phase, Round, Stage
 } from "../src/interfaces/ITrainingLedger.sol";
 import {BaseTest} from "./BaseTest.sol";
 
@@ -23,17 +23,9 @@ contract SettleTest is BaseTest {
         emit ITrainingLedger.Settled(
             job, 0, _coordinator(0), MODEL, ROOT, REPORT, 5, _scores(first, second), terms.reward
         );
-        if (mine != 0) {
-            _expectEvent();
-            emit ITrainingLedger.Credited(job, _participant(0), mine);
-        }
-        if (theirs != 0) {
-            _expectEvent();
-            emit ITrainingLedger.Credited(job, _participant(2), theirs);
-        }
         _expectEvent();
         emit ITrainingLedger.RoundOpened(
-            job, 1, 0, uint40(START + COMMIT_WINDOW), uint40(START + COMMIT_WINDOW + REVEAL_WINDOW)
+            job, 1, 0, uint32(START + COMMIT_WINDOW), uint32(START + COMMIT_WINDOW + REVEAL_WINDOW)
         );
         vm.prank(_coordinator(0));
         ledger.settle(job, 0, MODEL, ROOT, REPORT, 7, 5, _scores(first, second));
@@ -42,13 +34,12 @@ contract SettleTest is BaseTest {
         vm.assertEq(_credit(1), 0, "who is not accepted is not paid");
         vm.assertEq(_credit(2), theirs, "second");
         JobState memory state = _state();
-        vm.assertEq(state.escrow, 2 * uint256(terms.reward), "escrow");
-        vm.assertEq(state.forfeits, terms.reward - mine - theirs, "what rounding leaves");
+        vm.assertEq(state.escrow, 3 * uint256(terms.reward) - mine - theirs, "what is paid comes out of the escrow");
         vm.assertEq(state.modelDigest, MODEL, "model");
         vm.assertEq(state.modelRoot, ROOT, "root");
         Round memory expected;
-        (expected.number, expected.seated) = (1, 3);
-        expected.commitEnd = uint40(START + COMMIT_WINDOW);
+        (expected.number, expected.stage, expected.seated, expected.least) = (1, Stage.Open, 3, 2);
+        expected.commitEnd = uint32(START + COMMIT_WINDOW);
         expected.revealEnd = expected.commitEnd + REVEAL_WINDOW;
         vm.assertEq(abi.encode(_round()), abi.encode(expected), "round");
     }
@@ -78,8 +69,7 @@ contract SettleTest is BaseTest {
             vm.assertEq(_credit(seat), expected, "share");
             paid += expected;
         }
-        vm.assertEq(_state().forfeits, total == 0 ? 0 : 9 ether - paid, "forfeits");
-        vm.assertEq(_state().escrow, total == 0 ? 27 ether : 18 ether, "escrow");
+        vm.assertEq(_state().escrow, 27 ether - paid, "escrow");
         vm.assertTrue(total == 0 || 9 ether - paid < scores.length, "less than one wei each");
     }
 
@@ -133,22 +123,43 @@ contract SettleTest is BaseTest {
 
         vm.assertEq(_credit(0), 9.4 ether);
         vm.assertEq(_member(2).stake, 0.6 ether);
-        vm.assertEq(_state().forfeits, 0);
         vm.assertEq(_state().escrow, 18 ether);
     }
 
-    function test_penalties_nobody_scored_for_are_in_the_next_pot() public {
+    function test_penalties_nobody_scored_for_go_to_those_who_revealed_at_once(bool accept) public {
         _openAndCommit(3);
         _reveal(0);
         _reveal(1);
         _skip(REVEAL_WINDOW);
-        _settle(0, new uint32[](0));
-        vm.assertEq(_state().forfeits, 0.4 ether);
-        _commitAll(3);
-        _revealAll(3);
-        _settle(2, _score(1));
-        vm.assertEq(_credit(1), 9.4 ether);
-        vm.assertEq(_state().forfeits, 0);
+        _expectEvent();
+        emit ITrainingLedger.Settled(
+            job, 0, _coordinator(0), MODEL, ROOT, REPORT, accept ? 3 : 0, new uint32[](accept ? 2 : 0), 9.4 ether
+        );
+        _expectEvent();
+        emit ITrainingLedger.Shared(job, 3, 0.2 ether);
+        _settle(accept ? 3 : 0, new uint32[](accept ? 2 : 0));
+        vm.assertEq(_credit(0), 0.2 ether);
+        vm.assertEq(_credit(1), 0.2 ether);
+        vm.assertEq(_state().escrow, 27 ether);
+    }
+
+    function test_penalties_are_taken_before_misses_are_counted() public {
+        JobTerms memory terms = _terms();
+        (terms.missLimit, terms.revealPenalty) = (1, 1 ether);
+        _newJob(terms);
+        _open(4);
+        for (uint256 i = 1; i < 4; i++) _commit(i);
+        _skip(COMMIT_WINDOW);
+        _reveal(1);
+        _reveal(2);
+        _skip(REVEAL_WINDOW);
+        _expectEvent();
+        emit ITrainingLedger.PenaltyTaken(job, 0, _participant(3), 1 ether);
+        _expectEvent();
+        emit ITrainingLedger.Left(job, _participant(3), 3, Departure.Exhausted, 0);
+        _expectEvent();
+        emit ITrainingLedger.Left(job, _participant(0), 0, Departure.Missing, 1 ether);
+        _settle(6, _scores(1, 1));
     }
 
     function test_whoever_cannot_pay_another_penalty_loses_its_seat() public {
@@ -241,69 +252,51 @@ contract SettleTest is BaseTest {
         _commitAll(2);
         _revealAll(2);
         _expectEvent();
-        emit ITrainingLedger.JobEnded(job, Outcome.Completed);
+        emit ITrainingLedger.JobEnded(job, Outcome.Completed, 0);
         vm.prank(_coordinator(0));
         ledger.settle(job, 2, MODEL, ROOT, REPORT, 3, 3, _scores(1, 1));
 
         _assertPhase(Phase.Over);
         vm.assertEq(_round().number, 3);
-        vm.assertEq(_state().escrow + _state().forfeits, 0);
+        vm.assertEq(_state().escrow, 0);
         vm.assertEq(ledger.creditOf(job, sponsor), 0);
         vm.assertEq(_credit(0), 13.5 ether);
     }
 
-    function test_what_rounding_leaves_in_the_end_goes_to_those_who_revealed() public {
+    function test_what_rounding_leaves_goes_to_the_sponsor_in_the_end() public {
         JobTerms memory terms = _terms();
         (terms.rounds, terms.reward) = (1, 11);
         _newJob(terms);
         _openToReveal(3);
-        // 11 in three: 3 each, and the 2 that are left are too few for three who revealed.
         _settleAll(3);
         for (uint256 i; i < 3; i++) vm.assertEq(_credit(i), 3);
         vm.assertEq(ledger.creditOf(job, sponsor), 2);
     }
 
-    function test_penalties_left_in_the_end_go_to_those_who_revealed() public {
-        JobTerms memory terms = _terms();
-        terms.rounds = 1;
-        _newJob(terms);
-        _openAndCommit(3);
-        _reveal(0);
-        _reveal(2);
-        _skip(REVEAL_WINDOW);
-        _settle(0, new uint32[](0));
-        vm.assertEq(_credit(0), 0.2 ether);
-        vm.assertEq(_credit(1), 0);
-        vm.assertEq(_credit(2), 0.2 ether);
-        vm.assertEq(ledger.creditOf(job, sponsor), 9 ether);
-    }
-
     function test_the_next_round_waits_when_too_few_are_seated() public {
         JobTerms memory terms = _terms();
         terms.revealPenalty = terms.stake;
-        terms.missLimit = 1;
         _newJob(terms);
-        _openToReveal(2);
-        _settleAll(2);
-        _commitAll(2);
+        _openAndCommit(2);
         _reveal(0);
         _skip(REVEAL_WINDOW);
-        ledger.restartRound(job);
+        _settle(1, _score(1));
         _assertPhase(Phase.Waiting);
-        vm.assertEq(_round().number, 1);
-        vm.assertEq(_round().seated, 1);
-        vm.assertEq(_round().commits + _round().reveals + _round().committed + _round().revealed, 0);
+        Round memory expected;
+        (expected.number, expected.seated, expected.least) = (1, 1, 2);
+        vm.assertEq(abi.encode(_round()), abi.encode(expected));
+        vm.assertEq(_credit(0), 10 ether);
     }
 
     function test_a_settled_round_was_not_attempted_before() public {
         _starve();
         ledger.restartRound(job);
-        vm.assertEq(_state().attempt, 1);
+        vm.assertEq(_round().attempt, 1);
         _playRound(3);
-        vm.assertEq(_state().attempt, 0);
+        vm.assertEq(_round().attempt, 0);
     }
 
-    function test_until_it_is_replaced_a_late_coordinator_may_still_settle(uint32 late) public {
+    function test_until_it_is_replaced_a_late_coordinator_may_still_settle(uint24 late) public {
         _openToReveal(2);
         _skip(SETTLE_WINDOW + uint256(late));
         _settleAll(2);
@@ -315,7 +308,7 @@ contract SettleTest is BaseTest {
         _openToReveal(3);
         _skip(7);
         _expectEvent();
-        emit ITrainingLedger.DisclosureDue(job, Outcome.Completed, uint40(block.timestamp + SETTLE_WINDOW));
+        emit ITrainingLedger.DisclosureDue(job, Outcome.Completed, uint32(block.timestamp + SETTLE_WINDOW));
         _settleAll(2);
         _assertPhase(Phase.Disclosing);
         vm.assertEq(_round().number, 1);
@@ -329,7 +322,7 @@ contract SettleTest is BaseTest {
         _openToReveal(3);
         _disclose();
         _expectEvent();
-        emit ITrainingLedger.JobEnded(job, Outcome.Completed);
+        emit ITrainingLedger.JobEnded(job, Outcome.Completed, 0);
         _settleAll(3);
         _assertPhase(Phase.Over);
     }
@@ -358,7 +351,7 @@ contract SettleTest is BaseTest {
         _playRound(2);
         _commitAll(2);
         _revealAll(2);
-        _expectError(ITrainingLedger.WrongRound.selector, 1);
+        _expectWrongRound(1, 0);
         _settleAs(_coordinator(0), round, 3);
     }
 
@@ -453,9 +446,5 @@ contract SettleTest is BaseTest {
         _skip(COMMIT_WINDOW);
         _revealAll(2);
         _settleAll(2);
-    }
-
-    function _ones(uint64 bits) internal pure returns (uint256 ones) {
-        for (uint256 i; i < 64; i++) ones += bits >> i & 1;
     }
 }

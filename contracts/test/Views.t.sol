@@ -24,6 +24,14 @@ contract ViewsTest is BaseTest {
         vm.assertEq(_at(timestamp), uint256(open ? Phase.Committing : Phase.Starved));
     }
 
+    function test_one_reveal_is_enough_to_settle(uint256 timestamp) public {
+        _openAndCommit(3);
+        _reveal(1);
+        timestamp = START + REVEAL_WINDOW + timestamp % 1000;
+        bool due = timestamp < START + REVEAL_WINDOW + SETTLE_WINDOW;
+        vm.assertEq(_at(timestamp), uint256(due ? Phase.Settling : Phase.Overdue));
+    }
+
     function test_with_commitments_it_starves_without_reveals(uint256 timestamp) public {
         _open(3);
         _commitAll(2);
@@ -92,7 +100,7 @@ contract ViewsTest is BaseTest {
         vm.chainId(chain);
         vm.assertEq(
             ledger.commitmentFor(any, round, participant, digest, root, salt),
-            keccak256(
+            bytes30(keccak256(
                 abi.encode(
                     uint256(chain),
                     address(ledger),
@@ -103,12 +111,12 @@ contract ViewsTest is BaseTest {
                     root,
                     salt
                 )
-            )
+            ))
         );
     }
 
     function test_each_contract_has_commitments_of_its_own() public {
-        bytes32 here = _commitment(0, 0);
+        bytes30 here = _commitment(0, 0);
         ledger = _deploy();
         vm.assertTrue(here != _commitment(0, 0));
     }
@@ -125,7 +133,7 @@ contract ViewsTest is BaseTest {
         vm.assertEq(ledger.creditOf(job, nobody), 0);
         vm.assertEq(ledger.bondOf(job, nobody), 0);
         vm.assertEq(ledger.memberOf(job, nobody).seatPlusOne, 0);
-        vm.assertEq(bytes30(ledger.commitmentOf(job, nobody)), bytes30(0));
+        vm.assertEq(ledger.commitmentOf(job, nobody), bytes30(0));
         vm.assertEq(ledger.participantAt(job, seat % 64), address(0));
     }
 

@@ -10,7 +10,7 @@ interface Vm {
     }
 
     function warp(uint256 timestamp) external;
-    function deployCode(string calldata artifact) external returns (address deployed);
+    function deployCode(string calldata artifact, bytes calldata arguments) external returns (address deployed);
     function deal(address account, uint256 balance) external;
     function prank(address sender) external;
     function etch(address target, bytes calldata code) external;

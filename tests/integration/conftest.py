@@ -43,7 +43,7 @@ def runner(command_line_chain: str, tmp_path_factory: pytest.TempPathFactory) ->
         "DEEPLEDGER_TASKS": str(folder / "task.py"),
         PASSWORD: "secret",
     }
-    deployed = Runner(settings, folder).json("deploy", "--account", "sponsor")
+    deployed = Runner(settings, folder).json("deploy", "--account", "sponsor", "--least-window", "1")
     return Runner(settings | {"DEEPLEDGER_CONTRACT": deployed["contract"]}, folder)
 
 

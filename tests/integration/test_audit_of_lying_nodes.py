@@ -13,7 +13,7 @@ from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.auditor.render import as_json, render
 from deepledger.protocol.blobs import cid_of
-from deepledger.protocol.chain.events import Committed, Credited, Settled
+from deepledger.protocol.chain.events import BondPosted, Committed, Settled
 from deepledger.protocol.chain.ledger import SignedCall
 from deepledger.protocol.errors import ChainNonsense
 from deepledger.protocol.formats.verdicts import Verdict
@@ -147,7 +147,7 @@ def test_amounts_and_chains_of_any_size_are_told_and_not_stumbled_over(play):
     play.round()
 
     def enriched(events):
-        return [replace(event, amount=1 << 160) if isinstance(event, Credited) else event for event in events]
+        return [replace(event, amount=1 << 160) if isinstance(event, BondPosted) else event for event in events]
 
     result = audited(play, Node(play, enriched))
     assert Kind.MONEY in {finding.kind for finding in result.findings}

@@ -19,7 +19,7 @@ from deepledger.auditor.render import as_json, render
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import CoordinatorReplaced, Departure, JobCreated, Outcome
 from deepledger.protocol.ether import eth
-from tests.conftest import Play, world_on
+from tests.conftest import Play, post_bond, take_seat, world_on
 
 ETHER = 10**18
 
@@ -55,9 +55,9 @@ class Recorded:
 
 def play_everything(world):
     """Penalties, exhausted stakes, missing ones, starved rounds, a replaced coordinator, a copy, leaves, an end."""
-    play = Play(world, participants=4, coordinators=(1, 8), rounds=6, miss_limit=2, reveal_penalty=ETHER * 6 // 10)
+    play = Play(world, participants=4, coordinators=(1, 8), rounds=7, miss_limit=2, reveal_penalty=ETHER * 6 // 10)
     first, second, nodes = play.coordinator, world.ledger(8), play.nodes
-    second.post_bond(play.job, value=play.terms.bond)
+    post_bond(second, play.job, value=play.terms.bond)
 
     def wait():
         world.pass_time(play.terms.commit_window + 2)  # all windows are alike
@@ -89,15 +89,15 @@ def play_everything(world):
     nodes[1].leave(play.job)
     wait()
     nodes[0].restart_round(play.job)  # waits
-    nodes[1].join(play.job, 50, value=play.terms.stake)
+    take_seat(nodes[1], play.job, 50, value=play.terms.stake)
     same = play.update()
     play.round([same, same])
     nodes[0].withdraw(play.job)
     play.round()
     reveal(play.commit_all(published(2)), 1)
     wait()
-    nodes[0].restart_round(play.job)
-    nodes[2].join(play.job, 40, value=play.terms.stake)
+    play.settle()  # the one that revealed is paid, the silent one's stake exhausted
+    take_seat(nodes[2], play.job, 40, value=play.terms.stake)
     play.nodes = [nodes[0], nodes[2]]
     play.round()
     for node in play.nodes:
@@ -114,7 +114,7 @@ def play_withheld(world):
     """A withheld validation set: one leaves while its key is due, one coordinator keeps it, the next gives it."""
     play = Play(world, rounds=2, **world.withhold((1, 8)))
     second, nodes = world.ledger(8), play.nodes
-    second.post_bond(play.job, value=play.terms.bond)
+    post_bond(second, play.job, value=play.terms.bond)
     play.round()
     play.round()
     nodes[1].leave(play.job)
@@ -133,11 +133,11 @@ def play_without_bond(world):
     """A coordinator takes its bond home when a round has starved; the next one goes on."""
     play = Play(world, participants=2, coordinators=(1, 8), rounds=1)
     first, second = play.coordinator, world.ledger(8)
-    second.post_bond(play.job, value=play.terms.bond)
+    post_bond(second, play.job, value=play.terms.bond)
     world.pass_time(play.terms.settle_window + 2)
     first.release_bond(play.job)
     play.nodes[0].restart_round(play.job)
-    second.replace_coordinator(play.job)
+    second.take_over(play.job)
     play.coordinator = second
     play.round()
     play.go_home()
@@ -177,7 +177,7 @@ def test_a_run_in_which_everything_happens_matches(played, told):
     assert result.complete
     assert all(each.derived for each in result.rounds)
     assert result.job.outcome is Outcome.COMPLETED
-    assert len(result.job.abandoned) == 3
+    assert len(result.job.abandoned) == 2
     departures = [event.departure for event in events if hasattr(event, "departure")]
     assert set(departures) == set(Departure)
     assert result.held == 0 == balance_of_contract(played)

@@ -16,7 +16,7 @@ from deepledger.protocol.chain.web3_ledger import ChainLedger, ChainReader, conn
 from deepledger.protocol.errors import ChainUnreachable, LedgerRejected
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.types import Address, JobId
-from tests.conftest import need
+from tests.conftest import need, post_bond
 from tests.integration.test_ledger import TERMS
 
 pytestmark = pytest.mark.anvil
@@ -93,7 +93,7 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     need(find_anvil(), "anvil")
     with start("anvil") as chain:
-        contract, _ = deploy(chain.url, dev_accounts()[9], locks=tmp_path)
+        contract, _ = deploy(chain.url, dev_accounts()[9], least_window=1, locks=tmp_path)
         scene = Scene(chain.url, contract, tmp_path)
         scene.reader()
         yield scene
@@ -185,7 +185,7 @@ def test_an_action_is_known_to_have_happened_once_it_is_confirmed(scene: Scene) 
     scene.mine()
     scene.mine()
     follower = Follower(ledger, job)
-    receipt = ledger.post_bond(job, value=TERMS.bond)
+    receipt = post_bond(ledger, job, value=TERMS.bond)
     reaching = Later(lambda: follower.reach(receipt))
     scene.mine()
     scene.mine()
@@ -196,15 +196,15 @@ def test_what_the_chain_takes_back_is_forgotten(scene: Scene) -> None:
     job = scene.job(scene.ledger(0))
     ledger = scene.ledger(1)
     follower = Follower(scene.reader(), job)
-    ledger.post_bond(job, value=TERMS.bond)
+    post_bond(ledger, job, value=TERMS.bond)
     assert follower.update(timeout=20).bonded
     scene.rpc("anvil_rollback", 1)
     scene.mine()  # another block of the same number
     scene.until(lambda: not follower.update(timeout=0.2).bonded)
-    ledger.post_bond(job, value=TERMS.bond)
+    post_bond(ledger, job, value=TERMS.bond)
     scene.until(lambda: follower.update(timeout=0.2).bonded)
     with pytest.raises(LedgerRejected):
-        ledger.post_bond(job, value=TERMS.bond)
+        post_bond(ledger, job, value=TERMS.bond)
 
 
 def test_what_is_not_confirmed_may_be_taken_back_unseen(scene: Scene) -> None:
@@ -212,7 +212,7 @@ def test_what_is_not_confirmed_may_be_taken_back_unseen(scene: Scene) -> None:
     for _ in range(3):
         scene.mine()
     follower = Follower(scene.reader(confirmations=3), job)
-    scene.ledger(1).post_bond(job, value=TERMS.bond)
+    post_bond(scene.ledger(1), job, value=TERMS.bond)
     scene.mine()
     scene.rpc("anvil_rollback", 2)
     for _ in range(6):

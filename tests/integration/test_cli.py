@@ -23,6 +23,7 @@ from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.errors import StoreUnreachable
 from deepledger.protocol.roles.notices import Warned
 from deepledger.protocol.types import JobId
+from tests.conftest import post_bond, take_seat
 
 from .cli_runner import JOB, TASK, Runner
 
@@ -211,15 +212,15 @@ def test_a_bond_that_is_in_use_stays_and_a_successors_comes_home(runner: Runner)
     serving, standby = (dev_accounts()[number].address for number in (2, 0))
     job = runner.create("--coordinator", serving, "--coordinator", standby)
     for number in (2, 0):
-        runner.ledger(number).post_bond(job, value=5 * 10**17)
+        post_bond(runner.ledger(number), job, value=5 * 10**17)
     for number in (1, 2):
-        runner.ledger(number).join(job, 40, value=10**17)
+        take_seat(runner.ledger(number), job, 40, value=10**17)
     assert [each["stake"] for each in runner.json("status", job)["participants"]] == [str(10**17)] * 2
     assert deposits(runner, "ben", job) == (str(6 * 10**17), "0")
     shown = " ".join(runner.run("status", job).stdout.split())
     assert f"{serving}, 0.5 ETH in deposit successors {standby}, 0.5 ETH in deposit" in shown
     assert runner.json("leave", job, "--account", "sponsor")["credit"] == str(5 * 10**17)
-    runner.ledger(2).commit(job, 0, b"\7" * 32)
+    runner.ledger(2).commit(job, 0, 0, b"\7" * 30)
     for says in ("serving coordinator's bond stays while a round can be settled", "participants are committing"):
         refused = runner.run("leave", job, "--account", "ben")
         assert (refused.exit_code, refused.stdout, says in refused.stderr) == (4, "", True)
@@ -228,9 +229,9 @@ def test_a_bond_that_is_in_use_stays_and_a_successors_comes_home(runner: Runner)
 
 def test_who_is_coordinator_and_participant_gives_up_what_can_be_given_up(runner: Runner) -> None:
     job = runner.create("--coordinator", dev_accounts()[2].address)
-    runner.ledger(2).post_bond(job, value=5 * 10**17)
+    post_bond(runner.ledger(2), job, value=5 * 10**17)
     for number in (1, 2):
-        runner.ledger(number).join(job, 40, value=10**17)
+        take_seat(runner.ledger(number), job, 40, value=10**17)
     result = runner.run("leave", job, "--account", "ben")
     assert (result.exit_code, "0.1 ETH can be taken home" in result.stdout) == (4, True)
     assert "bond stays" in result.stderr
@@ -239,9 +240,9 @@ def test_who_is_coordinator_and_participant_gives_up_what_can_be_given_up(runner
 def test_a_bond_comes_home_from_a_round_that_starved(runner: Runner) -> None:
     (runner.folder / "brief.toml").write_text(JOB.replace("commit_window = 3600", "commit_window = 1"))
     job = runner.create("--coordinator", dev_accounts()[2].address, file="brief.toml")
-    runner.ledger(2).post_bond(job, value=5 * 10**17)
+    post_bond(runner.ledger(2), job, value=5 * 10**17)
     for number in (1, 3):
-        runner.ledger(number).join(job, 40, value=10**17)
+        take_seat(runner.ledger(number), job, 40, value=10**17)
     while runner.json("status", job)["phase"] != "starved":
         pass
     assert runner.json("leave", job, "--account", "ben")["credit"] == str(5 * 10**17)
@@ -348,14 +349,14 @@ def test_training_that_fails_later_says_where_the_stake_is(runner: Runner, tmp_p
 def test_what_was_committed_to_is_revealed_before_the_data_is_missed(runner: Runner) -> None:
     job = runner.create()
     ben, data = runner.ledger(2), runner.folder / "data-1.safetensors"
-    ben.join(job, 40, value=10**17)
-    runner.ledger(0).post_bond(job, value=5 * 10**17)
+    take_seat(ben, job, 40, value=10**17)
+    post_bond(runner.ledger(0), job, value=5 * 10**17)
     node = runner.start("join", job, "--data", data, "--account", "ann", "--yes")
     node.until("committed")
     node.end(signal.SIGKILL)
     again = runner.start("join", job, "--data", runner.folder / "nowhere", "--account", "ann", "--task", "nowhere.py")
     again.until("it has committed to an update: first this is revealed")
-    ben.commit(job, 0, b"\1" * 32)
+    ben.commit(job, 0, 0, b"\1" * 30)
     _, err = again.end()
     assert again.status == 3
     revealed, missed = err.strip().splitlines()[-2:]
@@ -367,7 +368,7 @@ def test_what_was_committed_to_is_revealed_before_the_data_is_missed(runner: Run
 def test_a_full_job_is_said(runner: Runner) -> None:
     job = runner.create()
     for number in (1, 2):
-        runner.ledger(number).join(job, 40, value=10**17)
+        take_seat(runner.ledger(number), job, 40, value=10**17)
     result = runner.run("join", job, "--data", runner.folder, "--account", "coordinator", "--yes")
     assert (result.exit_code, f"job {job} is full" in result.stderr) == (4, True)
 

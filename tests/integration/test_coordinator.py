@@ -46,7 +46,7 @@ from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.roles.notices import Acted, Waiting, Warned
-from tests.conftest import WAITS_IN_VAIN
+from tests.conftest import WAITS_IN_VAIN, post_bond, take_seat
 
 
 class Killed(BaseException):
@@ -122,7 +122,7 @@ def opening(play, update, *, root=None):
 def commit(play, number, opened):
     node = play.nodes[number]
     slot = Slot(node.chain_id, node.address, play.job, play.see().round, node.account)
-    node.commit(play.job, slot.round, commitment_for(slot, **opened))
+    node.commit(play.job, slot.round, play.see().attempt.attempt, commitment_for(slot, **opened))
 
 
 def verdicts(coordinator, settled):
@@ -573,7 +573,7 @@ def test_no_bond_is_posted_where_blocks_come_too_slowly(world):
 def test_a_job_that_nobody_named_is_not_waited_for(world):
     """It is taken because it lists the account: its spec is nowhere, its round is open, and nothing is deposited."""
     job = world.create_job(bond=0, settle_penalty=0, min_participants=1, spec_digest=b"\7" * 32)
-    world.ledger(2).join(job, 1, value=10**18)
+    take_seat(world.ledger(2), job, 1, value=10**18)
     with pytest.raises(BlobMissing):
         Running(world, job, unsolicited=True).join()
     job = world.create_job(commit_window=10**9)
@@ -686,7 +686,7 @@ def test_a_successor_takes_its_bond_away_from_a_predecessor_that_lies(world, pla
 
 def test_a_successor_that_was_away_looks_at_what_was_settled_meanwhile(world, play_of):
     play = play_of(participants=2, coordinators=(1, 8), settle_window=8)
-    world.ledger(8).post_bond(play.job, value=play.terms.bond)
+    post_bond(world.ledger(8), play.job, value=play.terms.bond)
     lying_predecessor(play, model_digest=b"\7" * 32)
     with pytest.raises(BlobMissing):
         Running(world, play.job, number=8).join()

@@ -17,12 +17,13 @@ from deepledger.protocol.chain.web3_ledger import ChainLedger, ChainReader, conn
 from deepledger.protocol.errors import ChainUnreachable, InsufficientFunds, LedgerRejected, WrongChain
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.types import JobId
+from tests.conftest import post_bond, take_seat
 from tests.integration.test_ledger import OPENED, TERMS, Stage
 
 
 @pytest.fixture
 def stage(devnet: str, tmp_path: Path) -> Iterator[Stage]:
-    contract, _ = deploy(devnet, dev_accounts()[9], locks=tmp_path)
+    contract, _ = deploy(devnet, dev_accounts()[9], least_window=1, locks=tmp_path)
     stage = Stage(devnet, contract, tmp_path, [])
     yield stage
     for reader in stage.readers:
@@ -65,7 +66,7 @@ def test_logs_that_a_header_promises_are_asked_for_until_they_come(
     job = stage.create()
     follower = Follower(through(proxy, stage), job)
     proxy.faults += [faults.lacking_logs(times=3, by_hash=True), faults.no_receipts_of_blocks()]
-    stage.ledgers[1].post_bond(job, value=TERMS.bond)
+    post_bond(stage.ledgers[1], job, value=TERMS.bond)
     assert follower.update(timeout=60).bonded
     assert proxy.faults[0].met == 3
 
@@ -84,7 +85,7 @@ def test_a_node_that_knows_no_logs_by_the_hash_of_a_block_is_asked_by_its_number
         )
     )
     follower = Follower(through(proxy, stage), job)
-    stage.ledgers[1].post_bond(job, value=TERMS.bond)
+    post_bond(stage.ledgers[1], job, value=TERMS.bond)
     assert follower.update(timeout=60).bonded
     assert proxy.faults[0].met
 
@@ -93,7 +94,7 @@ def test_logs_that_no_index_has_are_read_from_receipts(stage: Stage, proxy: Faul
     job = stage.create()
     follower = Follower(through(proxy, stage), job)
     proxy.faults.append(faults.lacking_logs(times=1000, by_hash=True))
-    stage.ledgers[1].post_bond(job, value=TERMS.bond)
+    post_bond(stage.ledgers[1], job, value=TERMS.bond)
     assert follower.update(timeout=60).bonded
 
 
@@ -168,9 +169,9 @@ def test_what_was_proved_is_not_read_again(stage: Stage, proxy: FaultyProxy, mon
     proxy.asked.clear()
     proxy.faults.append(faults.without_event(topic("BondPosted"), times=1))
     proxy.faults.append(faults.without_event(topic("Joined"), times=1))
-    stage.ledgers[1].post_bond(job, value=TERMS.bond)
+    post_bond(stage.ledgers[1], job, value=TERMS.bond)
     for number in (3, 4):
-        stage.ledgers[number].join(job, 1, value=TERMS.stake)
+        take_seat(stage.ledgers[number], job, 1, value=TERMS.stake)
     follower.update(timeout=60)
     while follower.head.number < created + 3:
         follower.update(timeout=60)
@@ -200,7 +201,7 @@ def test_an_own_transaction_whose_events_are_not_shown_is_looked_for(
     lacking = faults.lacking_logs(times=1, by_hash=True)
     proxy.faults += [lacking, unseen, stateless]
     slot = commitment(stage, job)
-    receipt = ledger.commit(job, 0, slot)  # type: ignore[arg-type]
+    receipt = ledger.commit(job, 0, 0, slot)  # type: ignore[arg-type]
     follower.reach(receipt)
     assert follower.job.attempt is not None
     assert follower.job.attempt.has_committed(ledger.account)
@@ -286,9 +287,9 @@ def test_a_node_that_says_no_to_what_it_has_mined_is_understood(stage: Stage, pr
 
     proxy.faults.append(faults.Fault("as Hardhat", meet))
     with pytest.raises(LedgerRejected, match="sits in seat"):
-        ledger.join(job, 1, value=TERMS.stake)
+        take_seat(ledger, job, 1, value=TERMS.stake)
     mine = commitment(stage, job)
-    assert ledger.commit(job, 0, mine).events, "what did not revert is not refused either"  # type: ignore[arg-type]
+    assert ledger.commit(job, 0, 0, mine).events, "what did not revert is not refused either"  # type: ignore[arg-type]
 
 
 def test_a_nonce_that_is_too_high_is_not_taken(
@@ -367,7 +368,7 @@ def test_what_is_due_is_sent_untried_where_the_time_of_tries_stands_still(
     ledger = acting(proxy, stage, 3)
     assert ledger.reveal(late, **OPENED).events
     with pytest.raises(LedgerRejected, match="sits in seat"):
-        ledger.join(late, 1, value=TERMS.stake)
+        take_seat(ledger, late, 1, value=TERMS.stake)
 
 
 # As much as a node allows, and no more often.
@@ -482,7 +483,7 @@ def test_an_endpoint_that_lags_is_passed_over(stage: Stage, proxy: FaultyProxy) 
     job = stage.create()
     proxy.faults.append(faults.behind(2, times=10**9))
     follower = Follower(through([proxy.url, stage.url], stage), job)
-    stage.ledgers[1].post_bond(job, value=TERMS.bond)
+    post_bond(stage.ledgers[1], job, value=TERMS.bond)
     assert follower.update(timeout=60).bonded
 
 
@@ -518,7 +519,7 @@ def test_phases_are_those_of_the_contract(stage: Stage, monkeypatch: pytest.Monk
     stage.ledgers[3].restart_round(job)
     agrees(Phase.COMMITTING)
     for number in (3, 4):
-        stage.commit(job, number)
+        stage.commit(job, number, attempt=1)
     agrees(Phase.REVEALING)
     for number in (3, 4):
         stage.ledgers[number].reveal(job, **OPENED)

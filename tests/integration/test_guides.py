@@ -367,7 +367,7 @@ def test_operate_and_recover(others: Others, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_audit_a_job(tmp_path: Path) -> None:
     with start("embedded") as chain:
-        contract, _ = deploy(chain.url, dev_accounts()[0], locks=tmp_path / "locks")
+        contract, _ = deploy(chain.url, dev_accounts()[0], least_window=1, locks=tmp_path / "locks")
         assert contract == CONTRACT
         (tmp_path / "world").mkdir()
         world = World(chain.url, contract, tmp_path / "world")

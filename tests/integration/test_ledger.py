@@ -23,7 +23,6 @@ from deepledger.protocol.chain.events import (
     BondReleased,
     Committed,
     CoordinatorReplaced,
-    Credited,
     Departure,
     DisclosureDue,
     JobCreated,
@@ -37,15 +36,18 @@ from deepledger.protocol.chain.events import (
     Revealed,
     RoundOpened,
     Settled,
+    Shared,
     ValidationDisclosed,
     Withdrawn,
 )
 from deepledger.protocol.chain.refusals import MESSAGES
 from deepledger.protocol.chain.web3_ledger import ChainLedger, ChainReader, connect, connect_as, deploy
 from deepledger.protocol.errors import BadInput, ChainError, ChainUnreachable, InsufficientFunds, LedgerRejected
+from deepledger.protocol.formats.admission import admission_proof, admission_root
 from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
+from tests.conftest import agreed, post_bond, take_seat
 
 ETHER = 10**18
 DIGEST, ROOT, SALT = Digest(b"\5" * 32), Root(b"\6" * 32), b"\7" * 32
@@ -97,14 +99,14 @@ class Stage:
 
     def open(self, *, participants: int = 2, **changes: Any) -> JobId:
         job = self.create(**changes)
-        self.ledgers[1].post_bond(job, value=TERMS.bond)
+        post_bond(self.ledgers[1], job, value=TERMS.bond)
         for number in range(participants):
-            self.ledgers[3 + number].join(job, 10 + number, value=TERMS.stake)
+            take_seat(self.ledgers[3 + number], job, 10 + number, value=TERMS.stake)
         return job
 
-    def commit(self, job: JobId, number: int, round: int = 0) -> Any:
+    def commit(self, job: JobId, number: int, round: int = 0, attempt: int = 0) -> Any:
         slot = Slot(self.ledgers[0].chain_id, self.contract, job, RoundNumber(round), self.name(number))
-        return self.ledgers[number].commit(job, RoundNumber(round), commitment_for(slot, **OPENED))
+        return self.ledgers[number].commit(job, RoundNumber(round), attempt, commitment_for(slot, **OPENED))
 
     def revealing(self, **options: Any) -> JobId:
         job = self.open(**options)
@@ -122,6 +124,14 @@ class Stage:
         claim = RESULT | {"revealed": 3, "accepted": 3, "scores": [1, 1]} | changes
         return self.ledgers[1].settle(job, RoundNumber(round), **claim)
 
+    def vacant(self) -> JobId:
+        """Only the serving coordinator's bond is missing; its successor's is in deposit."""
+        job = self.create()
+        post_bond(self.ledgers[2], job, value=TERMS.bond)
+        for number in (3, 4):
+            take_seat(self.ledgers[number], job, 10, value=TERMS.stake)
+        return job
+
     def rpc(self, method: str, *params: Any) -> Any:
         return self.ledgers[0].rpc.call(method, *params)
 
@@ -132,7 +142,7 @@ class Stage:
 
 @pytest.fixture
 def stage(devnet: str, tmp_path: Path) -> Iterator[Stage]:
-    contract, receipt = deploy(devnet, dev_accounts()[9], locks=tmp_path)
+    contract, receipt = deploy(devnet, dev_accounts()[9], least_window=1, locks=tmp_path)
     assert receipt.events == ()
     stage = Stage(devnet, contract, tmp_path, [])
     yield stage
@@ -156,11 +166,11 @@ def test_every_action_has_its_events(stage: Stage) -> None:
     assert (created.job, created.sponsor, created.terms) == (job, sponsor.account, TERMS)
     assert created.coordinators == (first.account, second.account)
 
-    (posted,) = did(first.post_bond(job, value=TERMS.bond), BondPosted).events
+    (posted,) = did(post_bond(first, job, value=TERMS.bond), BondPosted).events
     assert (posted.coordinator, posted.amount) == (first.account, TERMS.bond)
-    (joined,) = did(ann.join(job, 10, value=TERMS.stake), Joined).events
+    (joined,) = did(take_seat(ann, job, 10, value=TERMS.stake), Joined).events
     assert (joined.participant, joined.seat, joined.samples) == (ann.account, 0, 10)
-    _, opened = did(bob.join(job, 11, value=TERMS.stake), Joined, RoundOpened).events
+    _, opened = did(take_seat(bob, job, 11, value=TERMS.stake), Joined, RoundOpened).events
     assert (opened.round, opened.attempt) == (0, 0)
     assert (opened.commit_end - opened.at.timestamp, opened.reveal_end - opened.commit_end) == (60, 60)
 
@@ -179,13 +189,20 @@ def test_every_action_has_its_events(stage: Stage) -> None:
     assert isinstance(opened, RoundOpened)
     assert opened.round == 1
 
-    # Round 1: bob commits and does not reveal, which starves it; ann goes home.
+    # Round 1: bob commits and does not reveal, and pays for it.
     for number in (3, 4):
         stage.commit(job, number, 1)
     ann.reveal(job, **OPENED)
     stage.pass_time()
-    restarted = stage.ledgers[6].restart_round(job)
-    assert any(isinstance(event, PenaltyTaken) and event.participant == bob.account for event in restarted.events)
+    fined, settled, shared, ended = stage.settle(job, 1, revealed=1, accepted=1, scores=[0]).events
+    assert isinstance(fined, PenaltyTaken)
+    assert (fined.participant, fined.amount) == (bob.account, TERMS.reveal_penalty)
+    assert isinstance(settled, Settled)
+    assert settled.pot == TERMS.reward + TERMS.reveal_penalty
+    assert isinstance(shared, Shared)
+    assert (shared.seats, shared.share) == (1, TERMS.reveal_penalty)
+    assert isinstance(ended, JobEnded)
+    assert ended.refund == TERMS.reward
     left = next(event for event in ann.leave(job).events if isinstance(event, Left))
     assert (left.departure, left.stake) == (Departure.VOLUNTARY, TERMS.stake)
 
@@ -201,26 +218,41 @@ def test_every_action_has_its_events(stage: Stage) -> None:
 
 def test_a_job_is_closed_and_a_bond_released(stage: Stage) -> None:
     job = stage.create()
-    stage.ledgers[1].post_bond(job, value=TERMS.bond)
+    post_bond(stage.ledgers[1], job, value=TERMS.bond)
     closed = stage.ledgers[0].close_job(job)
     assert [event.outcome for event in closed.events if isinstance(event, JobEnded)] == [Outcome.WITHDRAWN]
-    assert [event.amount for event in closed.events if isinstance(event, Credited)] == [2 * TERMS.reward]
+    assert [event.refund for event in closed.events if isinstance(event, JobEnded)] == [2 * TERMS.reward]
     (released,) = stage.ledgers[1].release_bond(job).events
     assert isinstance(released, BondReleased)
     assert released.amount == TERMS.bond
 
 
+def test_only_listed_accounts_join_and_with_a_path(stage: Stage) -> None:
+    listed = [stage.name(number) for number in (3, 4, 5)]
+    job = stage.create(admission=admission_root(listed))
+    for number in (3, 4, 5):
+        ledger = stage.ledgers[number]
+        proof = admission_proof(listed, ledger.account)
+        joined = ledger.join(job, 5, terms_hash=agreed(ledger, job), proof=proof, value=TERMS.stake)
+        assert kinds(joined) == [Joined]
+    with pytest.raises(LedgerRejected, match="not on the job's list"):
+        take_seat(stage.ledgers[6], job, 5, value=TERMS.stake)
+
+
 def test_silent_coordinators_are_replaced_until_none_is_left(stage: Stage) -> None:
     job = stage.settling()
-    stage.ledgers[2].post_bond(job, value=TERMS.bond)
+    post_bond(stage.ledgers[2], job, value=TERMS.bond)
     stage.pass_time()
     replaced = next(e for e in stage.ledgers[6].replace_coordinator(job).events if isinstance(e, CoordinatorReplaced))
     assert (replaced.coordinator, replaced.successor) == (stage.name(1), stage.name(2))
     assert replaced.penalty == TERMS.settle_penalty
+    assert replaced.deadline == replaced.at.timestamp + TERMS.settle_window
     stage.pass_time()
     receipt = stage.ledgers[6].replace_coordinator(job)
     assert [e.successor for e in receipt.events if isinstance(e, CoordinatorReplaced)] == [None]
     assert [e.outcome for e in receipt.events if isinstance(e, JobEnded)] == [Outcome.ABANDONED]
+    owed = TERMS.reward + TERMS.settle_penalty  # by nobody's settlement
+    assert [(e.seats, e.share) for e in receipt.events if isinstance(e, Shared)] == [(3, owed // 2)]
 
 
 def test_a_withheld_validation_set_is_disclosed_before_the_job_ends(stage: Stage) -> None:
@@ -274,24 +306,27 @@ REFUSALS: dict[str, Callable[[Stage], Any]] = {
     "UnknownJob": lambda s: s.ledgers[0].close_job(JobId(99)),
     "WrongPhase": lambda s: s.ledgers[3].reveal(s.open(), **OPENED),
     "WrongRound": lambda s: s.commit(s.open(), 3, 1),
-    "WrongValue": lambda s: s.ledgers[3].join(s.create(), 5, value=Wei(1)),
+    "WrongValue": lambda s: take_seat(s.ledgers[3], s.create(), 5, value=Wei(1)),
     "NotSponsor": lambda s: s.ledgers[3].close_job(s.create()),
-    "NotCoordinator": lambda s: s.ledgers[3].post_bond(s.create(), value=TERMS.bond),
+    "NotCoordinator": lambda s: post_bond(s.ledgers[3], s.create(), value=TERMS.bond),
     "NotSeated": lambda s: s.ledgers[6].leave(s.create()),
     "ZeroRounds": lambda s: s.create(rounds=0),
-    "ZeroWindow": lambda s: s.create(reveal_window=0),
+    "BadWindow": lambda s: s.create(reveal_window=0),
+    "WrongTerms": lambda s: s.ledgers[3].join(s.create(), 5, terms_hash=bytes(32), value=TERMS.stake),
+    "NotAdmitted": lambda s: take_seat(s.ledgers[3], s.create(admission=b"\1" * 32), 5, value=TERMS.stake),
+    "TooEarly": lambda s: s.ledgers[2].take_over(s.vacant()),
     "ZeroDigest": lambda s: s.create(spec_digest=bytes(32)),
     "BadParticipantLimits": lambda s: s.create(min_participants=0),
     "ZeroMissLimit": lambda s: s.create(miss_limit=0),
     "PenaltyExceedsDeposit": lambda s: s.create(stake=0),
     "BadCoordinatorCount": lambda s: s.create(coordinators=()),
     "BadCoordinator": lambda s: s.create(coordinators=(1, 1)),
-    "BondAlreadyPosted": lambda s: s.ledgers[1].post_bond(s.open(), value=TERMS.bond),
+    "BondAlreadyPosted": lambda s: post_bond(s.ledgers[1], s.open(), value=TERMS.bond),
     "NoBond": lambda s: s.ledgers[2].release_bond(s.open()),
     "BondInUse": lambda s: s.ledgers[1].release_bond(s.open()),
-    "JobFull": lambda s: s.ledgers[6].join(s.open(participants=3), 5, value=TERMS.stake),
-    "AlreadySeated": lambda s: s.ledgers[3].join(s.open(), 5, value=TERMS.stake),
-    "ZeroSamples": lambda s: s.ledgers[3].join(s.create(), 0, value=TERMS.stake),
+    "JobFull": lambda s: take_seat(s.ledgers[6], s.open(participants=3), 5, value=TERMS.stake),
+    "AlreadySeated": lambda s: take_seat(s.ledgers[3], s.open(), 5, value=TERMS.stake),
+    "ZeroSamples": lambda s: take_seat(s.ledgers[3], s.create(), 0, value=TERMS.stake),
     "AlreadyCommitted": lambda s: twice(s, lambda job: s.commit(job, 3), s.open()),
     "NotCommitted": lambda s: reveal_without_commitment(s),
     "AlreadyRevealed": lambda s: twice(s, lambda job: s.ledgers[3].reveal(job, **OPENED), s.revealing()),
@@ -356,7 +391,7 @@ def test_an_empty_account_is_told_what_it_needs(stage: Stage) -> None:
     poor = connect_as(stage.url, stage.contract, Account.create(), locks=stage.locks)
     stage.readers.append(poor)
     with pytest.raises(InsufficientFunds, match=r"has 0 ETH and needs 1\.00"):
-        poor.join(job, 5, value=TERMS.stake)
+        take_seat(poor, job, 5, value=TERMS.stake)
     with pytest.raises(InsufficientFunds):
         deploy(stage.url, Account.create(), locks=stage.locks)
 
@@ -385,19 +420,18 @@ def test_one_key_in_two_processes_loses_nothing(stage: Stage) -> None:
     program = (
         "import sys; from pathlib import Path; from deepledger.devnet import dev_accounts\n"
         "from deepledger.protocol.chain.web3_ledger import connect_as\n"
-        "url, contract, locks = sys.argv[1:]\n"
+        "url, contract, locks, agreed = sys.argv[1:]\n"
         "ledger = connect_as(url, contract, dev_accounts()[1], locks=Path(locks))\n"
-        "for job in (1, 2, 3): ledger.post_bond(job, value=10**18)\n"
+        "for job in (1, 2, 3): ledger.post_bond(job, terms_hash=bytes.fromhex(agreed), value=10**18)\n"
         "for job in (1, 2, 3): ledger.release_bond(job)\n"
         "for job in (1, 2, 3): ledger.withdraw(job)\n"
     )
     program_of = {1: program, 2: program.replace("(1, 2, 3)", "(4, 5, 6)")}
     for _ in range(6):
-        stage.create()
+        job = stage.create()
+    arguments = stage.url, stage.contract, str(stage.locks), agreed(stage.ledgers[1], job).hex()
     running = [
-        subprocess.Popen(
-            [sys.executable, "-c", text, stage.url, stage.contract, str(stage.locks)], stderr=subprocess.PIPE
-        )
+        subprocess.Popen([sys.executable, "-c", text, *arguments], stderr=subprocess.PIPE)
         for text in program_of.values()
     ]
     for process in running:
@@ -437,8 +471,8 @@ def test_gas_lasts_for_whoever_becomes_the_last_to_commit(stage: Stage) -> None:
 
 def test_gas_lasts_for_whoever_comes_to_open_the_round(stage: Stage) -> None:
     job = stage.open(participants=0)
-    before_sending(stage.ledgers[3], lambda: stage.ledgers[4].join(job, 5, value=TERMS.stake))
-    assert kinds(stage.ledgers[3].join(job, 5, value=TERMS.stake)) == [Joined, RoundOpened]
+    before_sending(stage.ledgers[3], lambda: take_seat(stage.ledgers[4], job, 5, value=TERMS.stake))
+    assert kinds(take_seat(stage.ledgers[3], job, 5, value=TERMS.stake)) == [Joined, RoundOpened]
 
 
 def test_the_pending_time_runs_on_without_blocks(stage: Stage) -> None:
@@ -540,7 +574,7 @@ def test_closing_ends_the_thread(stage: Stage) -> None:
 def test_a_lost_websocket_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "_FIRST_PAUSE", 0.02)
     with start("embedded") as chain:
-        contract, _ = deploy(chain.url, dev_accounts()[0], locks=tmp_path)
+        contract, _ = deploy(chain.url, dev_accounts()[0], least_window=1, locks=tmp_path)
         reader = connect(chain.url, contract)
         reader.wait(reader.head(), timeout=0.3)
         assert reader._feed.look()[2]
@@ -560,14 +594,14 @@ def test_a_chain_with_a_block_time_is_awaited(tmp_path: Path) -> None:
     if find_anvil() is None:
         need_anvil()
     with start("anvil", block_time=1) as chain:
-        contract, _ = deploy(chain.url, dev_accounts()[0], locks=tmp_path)
+        contract, _ = deploy(chain.url, dev_accounts()[0], least_window=1, locks=tmp_path)
         ledger = connect_as(chain.url, contract, dev_accounts()[0], locks=tmp_path)
         job, receipt = ledger.create_job(TERMS, [Address(dev_accounts()[1].address)])
         assert receipt.block >= 2
         assert ledger.created_in(job) == receipt.block
         impatient = connect_as(chain.url, contract, dev_accounts()[1], locks=tmp_path, patience=0)
         with pytest.raises(ChainError, match="same command can be run again"):
-            impatient.post_bond(job, value=TERMS.bond)
+            post_bond(impatient, job, value=TERMS.bond)
         ledger.close()
         impatient.close()
 

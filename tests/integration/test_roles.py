@@ -31,7 +31,7 @@ from deepledger.protocol.errors import (
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.roles.notices import Warned
-from tests.conftest import WAITS_IN_VAIN
+from tests.conftest import WAITS_IN_VAIN, post_bond, take_seat
 
 
 @dataclass
@@ -162,7 +162,7 @@ def test_a_killed_coordinator_goes_on_with_an_empty_disk(world):
 
 def test_the_next_coordinator_takes_over(world):
     job = world.create_job(min_participants=2, coordinators=(1, 8), settle_window=600)
-    world.ledger(1).post_bond(job, value=10**18)  # and then nothing is heard of it
+    post_bond(world.ledger(1), job, value=10**18)  # and then nothing is heard of it
     actors = [coordinator(world, job, 8), *(node(world, job, number) for number in range(2))]
     follower = Follower(world.reader(), job)
     until(lambda: len(follower.update().bonded) == 2 and follower.phase() is Phase.SETTLING)
@@ -301,7 +301,7 @@ def test_with_a_commitment_to_open_nothing_makes_a_node_give_up(world, trouble):
 
 def test_with_nothing_to_reveal_a_fault_is_raised(world):
     job = world.create_job(min_participants=1, rounds=1)
-    world.ledger(1).post_bond(job, value=10**18)
+    post_bond(world.ledger(1), job, value=10**18)
 
     def fault(*arguments, **options):
         raise MemoryError("no memory to train")
@@ -330,7 +330,7 @@ def test_a_node_killed_after_it_revealed_early_publishes_when_it_is_started_agai
 
 def test_a_node_that_lost_what_it_had_revealed_goes_on(world):
     job = world.create_job(min_participants=1, rounds=1)
-    world.ledger(1).post_bond(job, value=10**18)
+    post_bond(world.ledger(1), job, value=10**18)
     node(world, job, 0, kill_on=RevealedUpdate).join()
     (world.folder / "nodes").rename(world.folder / "lost")
     again = node(world, job, 0)
@@ -349,7 +349,7 @@ def test_unknown_and_full_jobs(world):
     with pytest.raises(BadInput, match="no job 99"):
         node(world, 99, 0).join()
     job = world.create_job(min_participants=1, max_participants=1)
-    world.ledger(5).join(job, 10, value=10**18)
+    take_seat(world.ledger(5), job, 10, value=10**18)
     with pytest.raises(LedgerRejected, match=r"full|seats|taken"):
         node(world, job, 0).join()
     assert Follower(world.reader(), job).phase() is Phase.WAITING
@@ -469,21 +469,21 @@ def test_a_node_that_cannot_store_commits_no_more_until_it_can(world):
     assert sum(over.opened.has_committed(world.accounts[2].address) for over in while_full) == 1
 
 
-def test_a_commitment_that_lands_in_the_next_attempt_is_revealed(world):
+def test_a_commitment_that_is_late_for_its_attempt_is_refused_and_made_for_the_next(world):
     """The round starves and is opened again while the transaction is on its way."""
     job = world.create_job(min_participants=2, rounds=1)
     ledger, other = world.ledger(2), node(world, job, 1)
     sent = []
 
     def commit(*arguments, **options):
-        if not sent:
+        sent.append(arguments)
+        if len(sent) == 1:
             seen = Follower(world.reader(), job)
             until(lambda: len(seen.update().attempt.commits) == 1)  # else the other one would be too late, too
             world.rpc("evm_increaseTime", 61)
             world.rpc("evm_mine")
             world.ledger(9).restart_round(job)
-        sent.append(ledger.commit(*arguments, **options))
-        return sent[-1]
+        return ledger.commit(*arguments, **options)
 
     run = partial(
         participate, Changed(ledger, commit=commit), world.store, job,

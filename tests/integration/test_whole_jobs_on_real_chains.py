@@ -47,7 +47,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def world(url: str, tmp_path: Path) -> World:
-    contract, _ = deploy(url, dev_accounts()[9], locks=tmp_path / "locks")
+    contract, _ = deploy(url, dev_accounts()[9], least_window=1, locks=tmp_path / "locks")
     return World(url, contract, tmp_path)
 
 

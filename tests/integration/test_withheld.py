@@ -18,6 +18,7 @@ from deepledger.protocol.chain.events import BondPosted, CoordinatorReplaced, Ou
 from deepledger.protocol.errors import BadInput, BadSpec, BlobMissing, StoreUnreachable
 from deepledger.protocol.evaluation.withheld import new_key
 from deepledger.protocol.job.follow import Follower
+from tests.conftest import post_bond
 
 from .test_roles import Actor, Changed, assert_audit_matches, coordinator, node
 
@@ -173,7 +174,7 @@ def test_no_model_and_no_task_is_needed_to_disclose(world):
 def standby_without_a_store(world, play, **terms):
     """It starts when the key is due, with a bond in deposit."""
     made = play(rounds=1, **terms, **world.withhold((1, 8)))
-    world.ledger(8).post_bond(made.job, value=made.terms.bond)
+    post_bond(world.ledger(8), made.job, value=made.terms.bond)
     made.round()
 
     def read(*_, **__):

@@ -128,8 +128,8 @@ def test_revert_data_that_is_not_hexadecimal_is_nonsense() -> None:
 
 
 def test_enums_and_absent_successors_are_decoded() -> None:
-    ended = codec.event(ABI, log("JobEnded", word(3), kinds=["uint8"], values=[2]), AT)
-    assert ended == JobEnded(at=AT, job=JobId(3), outcome=Outcome.ABANDONED)
+    ended = codec.event(ABI, log("JobEnded", word(3), kinds=["uint8", "uint256"], values=[2, 5]), AT)
+    assert ended == JobEnded(at=AT, job=JobId(3), outcome=Outcome.ABANDONED, refund=5)
     for successor in (SOMEBODY, "0x" + "00" * 20):
         replaced = codec.event(
             ABI,
@@ -138,8 +138,8 @@ def test_enums_and_absent_successors_are_decoded() -> None:
                 word(3),
                 word(1),
                 word(int(SOMEBODY, 16)),
-                kinds=["address", "uint256"],
-                values=[successor, 9],
+                kinds=["address", "uint256", "uint32"],
+                values=[successor, 9, 0],
             ),
             AT,
         )
@@ -156,8 +156,8 @@ def test_enums_and_absent_successors_are_decoded() -> None:
         {"topics": "0x"},
         {"topics": ["0x" + "ab" * 32], "data": "0x"},
         {"topics": [codec.topic_of(ABI, "JobEnded")], "data": "0x" + "00" * 32},
-        log("JobEnded", word(3), kinds=["uint256"], values=[3]),
-        log("JobEnded", word(3), kinds=["uint256"], values=[2**200]),
+        log("JobEnded", word(3), kinds=["uint256", "uint256"], values=[3, 0]),
+        log("JobEnded", word(3), kinds=["uint256", "uint256"], values=[2**200, 0]),
         {**log("JobEnded", word(3), kinds=["uint8"], values=[1]), "data": "0x01"},
         {**log("JobEnded", word(3), kinds=["uint8"], values=[1]), "data": 1},
         {**log("JobEnded", word(3), kinds=["uint8"], values=[1]), "data": None},
@@ -182,7 +182,7 @@ def test_values_that_do_not_fit_the_contracts_types_are_bad_input() -> None:
 
 def test_calldata_has_the_selector_and_the_arguments() -> None:
     kinds = [collapse_if_tuple(part) for part in ABI.functions["commit"]["inputs"]]
-    assert codec.calldata(ABI, "commit", 1, 2, b"\3" * 32)[10:] == encode(kinds, [1, 2, b"\3" * 32]).hex()
+    assert codec.calldata(ABI, "commit", 1, 2, 0, b"\3" * 30)[10:] == encode(kinds, [1, 2, 0, b"\3" * 30]).hex()
 
 
 def test_events_and_protocols_are_importable_without_web3() -> None:

@@ -51,11 +51,11 @@ def trail(number: int, *more: tuple[type, dict[str, Any]], sponsor: str = EVE, b
 
 
 POSTED = (BondPosted, {"coordinator": ME, "amount": 10})
-LOST = (CoordinatorReplaced, {"round": 0, "coordinator": ME, "successor": None, "penalty": 7})
+LOST = (CoordinatorReplaced, {"round": 0, "coordinator": ME, "successor": None, "penalty": 7, "deadline": 0})
 RELEASED = (BondReleased, {"coordinator": ME, "amount": 3})
-REPLACED = (CoordinatorReplaced, {"round": 0, "coordinator": ME, "successor": OTHER, "penalty": 7})
+REPLACED = (CoordinatorReplaced, {"round": 0, "coordinator": ME, "successor": OTHER, "penalty": 7, "deadline": 0})
 WAITED = (RoundOpened, {"round": 0, "attempt": 0, "commit_end": 110, "reveal_end": 120})
-ENDED = (JobEnded, {"outcome": Outcome.COMPLETED})
+ENDED = (JobEnded, {"outcome": Outcome.COMPLETED, "refund": 0})
 WITHDRAWN = (Withdrawn, {"account": ME, "amount": 3})
 
 

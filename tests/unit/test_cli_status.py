@@ -81,7 +81,7 @@ def over() -> Script:
         script.reveal(1020, participant, number)
     said = {"model_digest": digest(8), "model_root": digest(8), "report_digest": digest(9)}
     script.say(Settled, 1030, round=0, coordinator=FIRST, **said, accepted=0b011, scores=(2, 1), pot=9)
-    script.say(JobEnded, 1030, outcome=Outcome.COMPLETED)
+    script.say(JobEnded, 1030, outcome=Outcome.COMPLETED, refund=0)
     for seat, participant in enumerate((B, C), 1):
         script.say(Left, 1040, participant=participant, seat=seat, departure=Departure.VOLUNTARY, stake=5)
     return script

@@ -14,6 +14,7 @@ from deepledger.coordinator.decision import (
     Replace,
     Restart,
     Settle,
+    TakeOver,
     Trust,
     Wait,
     at_stake,
@@ -62,7 +63,8 @@ def job(*, bonded=(A, B, C), serving=0, bond=5, **changes):
         (Phase.SETTLING, 120, attempt(), Settle(attempt()), Wait(Phase.SETTLING)),
         (Phase.STARVED, 110, attempt(commits=1, reveals=0), Wait(Phase.STARVED), Wait(Phase.STARVED)),
         (Phase.STARVED, 114, attempt(commits=1, reveals=0), Restart(), Restart()),
-        (Phase.STARVED, 124, attempt(reveals=1), Restart(), Restart()),
+        (Phase.STARVED, 124, attempt(reveals=0), Restart(), Restart()),
+        (Phase.SETTLING, 120, attempt(reveals=1), Settle(attempt(reveals=1)), Wait(Phase.SETTLING)),
         (Phase.OVERDUE, 130, attempt(), Settle(attempt()), Replace()),
     ],
 )
@@ -115,7 +117,7 @@ def seated(count):
 def test_a_successor_takes_over_where_only_a_bond_is_missing():
     """The bonds are in deposit since 100, and the settle window is 10 s."""
     state = job(bonded=(B, C), participants=seated(2))
-    assert [next_step(state, B, now) for now in (109, 110)] == [Wait(Phase.WAITING), Replace()]
+    assert [next_step(state, B, now) for now in (109, 110)] == [Wait(Phase.WAITING), TakeOver()]
     assert next_step(state, C, 500) == Wait(Phase.WAITING), "not next in line"
     assert next_step(state, A, 500) == PostBond()
     assert next_step(job(bonded=(B, C), participants=seated(1)), B, 500) == Wait(Phase.WAITING), "too few are seated"
@@ -178,7 +180,7 @@ def test_who_stands_by_lets_go_of_its_bond_in_time():
 def test_a_round_that_starves_again_and_again_is_restarted_less_and_less_often():
     starved = [replace(attempt(commits=1), attempt=number) for number in (0, 1, 5, 9, 10, 60_000)]
     assert [restarts_at(each, 2) - 110 for each in starved] == [4, 8, 128, 2048, 3600, 3600]
-    assert restarts_at(attempt(reveals=1), 2) == 124
+    assert restarts_at(attempt(reveals=0), 2) == 124
 
 
 def test_an_update_is_waited_for_until_the_work_must_begin():

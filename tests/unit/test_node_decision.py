@@ -30,7 +30,7 @@ def test_task_and_data_are_loaded_only_where_nothing_waits_for_them():
     script.reveal(1040, A, 1)
     assert steps(script, A, 1045, unpublished=True) == (Step.PUBLISH, Step.PUBLISH)
     assert steps(script, A, 1045) == (Step.PREPARE, Step.WAIT)
-    script.say(JobEnded, 1090, outcome=Outcome.ABANDONED)
+    script.say(JobEnded, 1090, outcome=Outcome.ABANDONED, refund=0)
     assert steps(script, A, 1090) == (Step.FINISH, Step.FINISH)
 
 

@@ -6,7 +6,6 @@ from deepledger.protocol.chain.events import (
     BondPosted,
     BondReleased,
     CoordinatorReplaced,
-    Credited,
     Departure,
     DisclosureDue,
     JobCreated,
@@ -20,6 +19,7 @@ from deepledger.protocol.chain.events import (
     RoundOpened,
     RoundStarved,
     Settled,
+    Shared,
     ValidationDisclosed,
     Withdrawn,
 )
@@ -67,9 +67,9 @@ def test_deadlines_move_a_round_along(script):
     script.commit(1020, B)
     assert phases(script, 1099, 1100, 1149) == [Phase.COMMITTING, Phase.REVEALING, Phase.REVEALING]
     assert phases(script, 1150) == [Phase.STARVED]
-    script.reveal(1120, A, 1)
-    assert phases(script, 1150) == [Phase.STARVED]
     assert [deadline(script.job, time) for time in (1000, 1120, 1150)] == [1100, 1150, None]
+    script.reveal(1120, A, 1)
+    assert phases(script, 1149, 1150, 1180) == [Phase.REVEALING, Phase.SETTLING, Phase.OVERDUE]
 
 
 def test_too_few_commitments_starve_a_round(script):
@@ -109,8 +109,18 @@ def test_the_last_other_one_to_leave_ends_committing(script):
     script.commit(1010, A)
     script.commit(1020, B)
     script.say(Left, 1030, participant=C, seat=2, departure=Departure.VOLUNTARY, stake=5)
-    assert phases(script, 1029, 1030, 1080) == [Phase.COMMITTING, Phase.REVEALING, Phase.STARVED]
+    assert phases(script, 1029, 1030, 1149, 1150) == [
+        Phase.COMMITTING, Phase.REVEALING, Phase.REVEALING, Phase.STARVED,
+    ]  # fmt: skip
+    assert deadline(script.job, 1030) == 1150, "no sooner than announced"
     assert set(script.job.participants) == {A, B}
+
+
+def test_too_few_do_not_end_committing_however_many_leave(script):
+    script.commit(1010, A)
+    for seat, participant in ((1, B), (2, C)):
+        script.say(Left, 1030, participant=participant, seat=seat, departure=Departure.VOLUNTARY, stake=5)
+    assert phases(script, 1099, 1100) == [Phase.COMMITTING, Phase.STARVED]
 
 
 def test_leaving_does_not_close_a_round_nobody_committed_in(script):
@@ -171,7 +181,7 @@ def test_a_successor_gets_its_own_window(script):
     script.say(BondPosted, 1001, coordinator=SECOND, amount=7)
     ready(script)
     assert phases(script, 1150) == [Phase.OVERDUE]
-    script.say(CoordinatorReplaced, 1200, round=0, coordinator=FIRST, successor=SECOND, penalty=3)
+    script.say(CoordinatorReplaced, 1200, round=0, coordinator=FIRST, successor=SECOND, penalty=3, deadline=1230)
     script.say(BondReleased, 1200, coordinator=FIRST, amount=4)
     assert script.job.coordinator == SECOND
     assert script.job.bonded == {SECOND: 1001}
@@ -182,8 +192,8 @@ def test_a_successor_takes_over_where_only_a_bond_is_missing(script):
     script.say(BondPosted, 1001, coordinator=SECOND, amount=7)
     script.say(RoundStarved, 1100, round=0, attempt=0)
     with pytest.raises(ChainNonsense, match="no round is open"):
-        script.say(CoordinatorReplaced, 1110, round=1, coordinator=FIRST, successor=SECOND, penalty=0)
-    script.say(CoordinatorReplaced, 1110, round=0, coordinator=FIRST, successor=SECOND, penalty=0)
+        script.say(CoordinatorReplaced, 1110, round=1, coordinator=FIRST, successor=SECOND, penalty=0, deadline=0)
+    script.say(CoordinatorReplaced, 1110, round=0, coordinator=FIRST, successor=SECOND, penalty=0, deadline=0)
     assert script.job.coordinator == SECOND
     assert phases(script, 1110) == [Phase.WAITING]
     script.open(1110, attempt=1)
@@ -192,8 +202,8 @@ def test_a_successor_takes_over_where_only_a_bond_is_missing(script):
 
 def test_without_a_successor_the_job_ends(script):
     ready(script)
-    script.say(CoordinatorReplaced, 1200, round=0, coordinator=FIRST, successor=None, penalty=3)
-    script.say(JobEnded, 1200, outcome=Outcome.ABANDONED)
+    script.say(CoordinatorReplaced, 1200, round=0, coordinator=FIRST, successor=None, penalty=3, deadline=0)
+    script.say(JobEnded, 1200, outcome=Outcome.ABANDONED, refund=0)
     assert phases(script, 0, 1200) == [Phase.OVER] * 2
     assert deadline(script.job, 1200) is None
 
@@ -217,7 +227,7 @@ def test_a_withheld_validation_set_is_waited_for():
     script.say(DisclosureDue, 1130, outcome=Outcome.COMPLETED, disclosure_end=1160)
     assert phases(script, 1130, 1159, 1160) == [Phase.DISCLOSING, Phase.DISCLOSING, Phase.OVERDUE]
     assert [deadline(script.job, now) for now in (1130, 1160)] == [1160, None]
-    script.say(CoordinatorReplaced, 1170, round=1, coordinator=FIRST, successor=SECOND, penalty=7)
+    script.say(CoordinatorReplaced, 1170, round=1, coordinator=FIRST, successor=SECOND, penalty=7, deadline=1200)
     assert script.job.coordinator == SECOND
     assert phases(script, 1199, 1200) == [Phase.DISCLOSING, Phase.OVERDUE]
     for kind, fields in (
@@ -227,7 +237,7 @@ def test_a_withheld_validation_set_is_waited_for():
         with pytest.raises(ChainNonsense):
             script.say(kind, 1180, **fields)
     script.say(ValidationDisclosed, 1180, key=b"\1" * 32)
-    script.say(JobEnded, 1180, outcome=Outcome.COMPLETED)
+    script.say(JobEnded, 1180, outcome=Outcome.COMPLETED, refund=0)
     assert script.job.validation_key == b"\1" * 32
     assert phases(script, 1180, 1300) == [Phase.OVER] * 2
     assert deadline(script.job, 1180) is None
@@ -237,7 +247,7 @@ def test_a_withheld_validation_set_is_waited_for():
 
 def test_money_changes_no_state(script):
     before = script.job
-    script.say(Credited, 1001, account=A, amount=2**256 - 1)
+    script.say(Shared, 1001, seats=1, share=2**256 - 1)
     script.say(Withdrawn, 1002, account=A, amount=2**256 - 1)
     assert (script.job.attempt, script.job.participants) == (before.attempt, before.participants)
 
@@ -293,9 +303,12 @@ NONSENSE = {
     "starved another round": (RoundStarved, {"round": 2**24, "attempt": 0}),
     "unknown successor": (
         CoordinatorReplaced,
-        {"round": 0, "coordinator": FIRST, "successor": STRANGER, "penalty": 0},
+        {"round": 0, "coordinator": FIRST, "successor": STRANGER, "penalty": 0, "deadline": 0},
     ),
-    "succeeds itself": (CoordinatorReplaced, {"round": 0, "coordinator": FIRST, "successor": FIRST, "penalty": 0}),
+    "succeeds itself": (
+        CoordinatorReplaced,
+        {"round": 0, "coordinator": FIRST, "successor": FIRST, "penalty": 0, "deadline": 0},
+    ),
     "a key that nothing needs": (DisclosureDue, {"outcome": Outcome.COMPLETED, "disclosure_end": 1060}),
     "created twice": (JobCreated, {"sponsor": A, "terms": JobTerms(**TERMS), "coordinators": (FIRST,)}),
 }
@@ -390,4 +403,4 @@ def test_absurd_numbers_do_no_harm():
     script.say(Joined, huge, participant=A, seat=huge, samples=huge)
     script.say(RoundOpened, huge, round=0, attempt=huge, commit_end=huge, reveal_end=huge)
     script.commit(1, A)
-    assert phases(script, 0, 1, huge) == [Phase.COMMITTING, Phase.STARVED, Phase.STARVED]
+    assert phases(script, 0, 1, huge) == [Phase.COMMITTING, Phase.COMMITTING, Phase.STARVED]

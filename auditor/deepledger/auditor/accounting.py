@@ -1,4 +1,4 @@
-"""Every wei of a job in one place: escrow, forfeits, stakes, bonds or credits. The money of TrainingLedger.sol."""
+"""Every wei of a job in one place: escrow, stakes, bonds or credits. The money of TrainingLedger.sol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from deepledger.protocol.types import Address, Wei
 @dataclass(slots=True)
 class Accounts:
     escrow: int = 0
-    forfeits: int = 0
     stakes: dict[Address, int] = field(default_factory=dict)
     bonds: dict[Address, int] = field(default_factory=dict)
     credits: Counter[Address] = field(default_factory=Counter)
@@ -21,7 +20,7 @@ class Accounts:
     @property
     def held(self) -> int:
         """What the contract holds for this job, in wei."""
-        return self.escrow + self.forfeits + sum(self.stakes.values()) + sum(self.bonds.values()) + self.credits.total()
+        return self.escrow + sum(self.stakes.values()) + sum(self.bonds.values()) + self.credits.total()
 
     def deposit_budget(self, amount: int) -> None:
         self.deposited += amount
@@ -37,7 +36,7 @@ class Accounts:
 
     def take_penalty(self, participant: Address, amount: int) -> None:
         self.stakes[participant] -= amount
-        self.forfeits += amount
+        self.escrow += amount
 
     def return_stake(self, participant: Address) -> Wei:
         stake = self.stakes.pop(participant)
@@ -45,25 +44,20 @@ class Accounts:
         return Wei(stake)
 
     def return_bond(self, coordinator: Address, *, penalty: int = 0) -> Wei:
-        """The penalty becomes a forfeit; the rest is credited."""
+        """The penalty goes into escrow; the rest is credited."""
         rest = self.bonds.pop(coordinator, 0) - penalty
         self.credits[coordinator] += rest
-        self.forfeits += penalty
+        self.escrow += penalty
         return Wei(rest)
 
     def pay(self, account: Address, amount: int) -> None:
-        """Out of the forfeits, into which a round's reward moves first."""
-        self.forfeits -= amount
+        """Out of the escrow, into which penalties go first."""
+        self.escrow -= amount
         self.credits[account] += amount
 
-    def spend_reward(self, amount: int) -> None:
-        self.escrow -= amount
-        self.forfeits += amount
-
     def close(self, sponsor: Address) -> Wei:
-        """What is left of escrow and forfeits goes to the sponsor."""
-        rest = self.escrow + self.forfeits
-        self.escrow = self.forfeits = 0
+        """What is left in escrow goes to the sponsor."""
+        rest, self.escrow = self.escrow, 0
         self.credits[sponsor] += rest
         return Wei(rest)
 

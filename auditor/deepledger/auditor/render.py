@@ -19,7 +19,6 @@ from deepledger.protocol.chain.events import (
     BondReleased,
     Committed,
     CoordinatorReplaced,
-    Credited,
     DisclosureDue,
     Event,
     JobCreated,
@@ -31,6 +30,7 @@ from deepledger.protocol.chain.events import (
     RoundOpened,
     RoundStarved,
     Settled,
+    Shared,
     ValidationDisclosed,
     Withdrawn,
 )
@@ -196,12 +196,13 @@ def _what(event: Event) -> list[str]:
         case (
             BondPosted(amount=amount)
             | BondReleased(amount=amount)
-            | Credited(amount=amount)
             | Withdrawn(amount=amount)
             | PenaltyTaken(amount=amount)
             | Left(stake=amount)
         ):
             return [eth(amount)]
+        case Shared(seats=seats, share=share):
+            return [f"{eth(share)} to each of {seats.bit_count()}"]
         case JobEnded(outcome=outcome) | DisclosureDue(outcome=outcome):
             return [outcome.name.lower()]
         case ValidationDisclosed(key=key):

@@ -15,7 +15,6 @@ from deepledger.auditor.rules import Rules
 from deepledger.protocol.chain.events import (
     BondReleased,
     CoordinatorReplaced,
-    Credited,
     Departure,
     DisclosureDue,
     Event,
@@ -27,6 +26,7 @@ from deepledger.protocol.chain.events import (
     RoundOpened,
     RoundStarved,
     Settled,
+    Shared,
     Withdrawn,
 )
 from deepledger.protocol.chain.ledger import Head
@@ -36,7 +36,7 @@ MOST_FINDINGS = 20
 """After so many the trail and the rules have parted; more would only say so again."""
 
 _SUBJECTS = ("participant", "account", "sponsor")
-_AMOUNTS = ("amount", "stake", "pot", "penalty")
+_AMOUNTS = ("amount", "stake", "pot", "penalty", "share", "refund")
 
 
 def out_of_place(events: Sequence[Event], head: Head) -> Iterator[Finding]:
@@ -113,7 +113,7 @@ def _call(events: Sequence[Event], *, first: bool) -> Event | None:
                 return event
             case JobEnded(outcome=Outcome.WITHDRAWN) | DisclosureDue(outcome=Outcome.WITHDRAWN):
                 return event
-            case JobEnded() | DisclosureDue() | RoundOpened() | Credited():
+            case JobEnded() | DisclosureDue() | RoundOpened() | Shared():
                 break
             case _:
                 if index == 0:
@@ -146,7 +146,7 @@ def _rule(rule: str, event: Event, claimed: str, derived: str) -> Finding:
 
 
 def _kind(event: Event) -> Kind:
-    return Kind.MONEY if isinstance(event, (Credited, PenaltyTaken, BondReleased, Withdrawn)) else Kind.RULE
+    return Kind.MONEY if isinstance(event, (Shared, PenaltyTaken, BondReleased, Withdrawn)) else Kind.RULE
 
 
 def _key(event: Event) -> tuple[object, ...]:

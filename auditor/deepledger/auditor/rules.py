@@ -7,8 +7,10 @@ so that what comes after it is judged by itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from eth_utils.crypto import keccak
@@ -19,7 +21,6 @@ from deepledger.protocol.chain.events import (
     BondReleased,
     Committed,
     CoordinatorReplaced,
-    Credited,
     Departure,
     DisclosureDue,
     Event,
@@ -35,23 +36,33 @@ from deepledger.protocol.chain.events import (
     RoundOpened,
     RoundStarved,
     Settled,
+    Shared,
     ValidationDisclosed,
     Withdrawn,
 )
-from deepledger.protocol.formats.commitment import KEPT_BYTES, Slot, commitment_for
+from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.formats.rules import MAX_SEATS
 from deepledger.protocol.settlement.rewards import shares
 from deepledger.protocol.types import Address, JobId, RoundNumber, Seconds, Wei
 
 LAST_ATTEMPT = 2**16 - 1
 MAX_COORDINATORS = 8
+MOST_WINDOW = 30 * 24 * 3600
 
 
 @dataclass(slots=True)
 class Member:
     address: Address
-    misses: int
-    first_round: int  # the first one whose absence counts
+    excused: bool  # it came when less than a whole window to commit was left: the first attempt it misses is free
+
+
+class Stage(Enum):
+    """As `Stage` in ITrainingLedger.sol."""
+
+    WAITING = auto()
+    OPEN = auto()
+    DISCLOSING = auto()
+    OVER = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +81,12 @@ class Rules:
         self.job, self._chain_id, self._contract = job, chain_id, contract
         self.accounts = Accounts()
         self.number = self._serving = self._attempt = self._commit_end = self._reveal_end = 0
-        self._over = False
+        self._stage = Stage.WAITING
         self._key: bytes | None = None  # of a withheld validation set, once it is disclosed
         self._bonded_at: dict[Address, Seconds] = {}
         self._seats: dict[int, Member] = {}
+        self._misses: Counter[Address] = Counter()  # in a row; stays when a seat is given up
+        self._came: set[Address] = set()  # who ever had a seat
         self._commitments: dict[int, bytes] = {}  # by seat, of this attempt
         self._revealed: set[int] = set()  # in this attempt; while the key is due, in the last one
         self._emitted: list[Event] = []
@@ -114,11 +127,11 @@ class Rules:
         return self._emitted, self._breaches
 
     def phase(self, now: Seconds) -> Phase:
-        if self._over:
+        if self._stage is Stage.OVER:
             return Phase.OVER
-        if self._is_waiting:
+        if self._stage is Stage.WAITING:
             return Phase.WAITING
-        if self._is_disclosing:
+        if self._stage is Stage.DISCLOSING:
             return Phase.DISCLOSING if now < self._reveal_end + self._terms.settle_window else Phase.OVERDUE
         if now < self._commit_end:
             return Phase.COMMITTING
@@ -126,7 +139,7 @@ class Rules:
             return Phase.STARVED
         if now < self._reveal_end:
             return Phase.REVEALING
-        if len(self._revealed) < self._terms.min_participants:
+        if not self._revealed:
             return Phase.STARVED
         return Phase.SETTLING if now < self._reveal_end + self._terms.settle_window else Phase.OVERDUE
 
@@ -135,9 +148,9 @@ class Rules:
     def _create(self, event: JobCreated) -> None:
         self._created, self._terms = event, event.terms
         terms, listed = event.terms, event.coordinators
-        self._demand("a job has rounds and windows", all(
-            (terms.rounds, terms.commit_window, terms.reveal_window, terms.settle_window, terms.miss_limit)
-        ))  # fmt: skip
+        windows = terms.commit_window, terms.reveal_window, terms.settle_window
+        self._demand("a job has rounds, and may miss some", bool(terms.rounds and terms.miss_limit))
+        self._demand("no window is endless", all(0 < window <= MOST_WINDOW for window in windows))
         within = 0 < terms.min_participants <= terms.max_participants <= MAX_SEATS
         self._demand("a job's participant limits are possible", within)
         covered = terms.reveal_penalty <= terms.stake and terms.settle_penalty <= terms.bond
@@ -147,13 +160,13 @@ class Rules:
         self._emit(JobCreated, sponsor=event.sponsor, terms=terms, coordinators=listed)
 
     def _post_bond(self, coordinator: Address) -> None:
-        self._demand("nobody posts a bond in a job that is over", not self._over)
+        self._demand("nobody posts a bond in a job that is over", self._stage is not Stage.OVER)
         self._demand("only listed coordinators post a bond", coordinator in self._created.coordinators)
         self._demand("nobody posts a bond twice", not self._is_bonded(coordinator))
         self.accounts.deposit_bond(coordinator, self._terms.bond)
         self._bonded_at[coordinator] = self._at.timestamp
         self._emit(BondPosted, coordinator=coordinator, amount=self._terms.bond)
-        if self._is_waiting:
+        if self._stage is Stage.WAITING:
             self._open_or_wait()
 
     def _release_bond(self, coordinator: Address) -> None:
@@ -164,17 +177,18 @@ class Rules:
         self._emit(BondReleased, coordinator=coordinator, amount=self.accounts.return_bond(coordinator))
 
     def _join(self, event: Joined) -> None:
-        self._demand("nobody joins a job that is over or about to be", not self._over and not self._is_disclosing)
+        self._demand("nobody joins a job that is over or about to be", self._stage in (Stage.WAITING, Stage.OPEN))
         self._demand("a job has a most of participants", len(self._seats) < self._terms.max_participants)
         self._demand("a participant has samples", event.samples > 0)
         if not self._demand("nobody sits twice", self._seat_of(event.participant) is None):
             return
         seat = next(seat for seat in range(len(self._seats) + 1) if seat not in self._seats)
-        in_time = not self._commit_end or self._at.timestamp < self._commit_end
-        self._seats[seat] = Member(event.participant, 0, self.number if in_time else self.number + 1)
+        late = self._stage is Stage.OPEN and self._at.timestamp + self._terms.commit_window > self._commit_end
+        self._seats[seat] = Member(event.participant, excused=late and event.participant not in self._came)
+        self._came.add(event.participant)
         self.accounts.deposit_stake(event.participant, self._terms.stake)
         self._emit(Joined, participant=event.participant, seat=seat, samples=event.samples)
-        if self._is_waiting:
+        if self._stage is Stage.WAITING:
             self._open_or_wait()
 
     def _leave(self, participant: Address) -> None:
@@ -184,8 +198,8 @@ class Rules:
             return
         self._demand("nobody leaves with a commitment outstanding", seat not in self._commitments)
         self._unseat(seat, Departure.VOLUNTARY)
-        if self._at.timestamp < self._commit_end:
-            self._close_committing_if_complete()
+        if self._is_complete:
+            self._commit_end = self._at.timestamp
 
     def _commit(self, event: Committed) -> None:
         self._demand_phase("commit", Phase.COMMITTING)
@@ -196,8 +210,10 @@ class Rules:
             return
         self._demand("nobody commits twice in an attempt", seat not in self._commitments)
         self._commitments[seat] = event.commitment
-        self._seats[seat].misses = 0
-        self._close_committing_if_complete()
+        self._misses[event.participant] = 0
+        if self._is_complete:
+            self._commit_end = self._at.timestamp
+            self._reveal_end = self._at.timestamp + self._terms.reveal_window
         self._emit(Committed, round=self._round, participant=event.participant, commitment=event.commitment)
 
     def _reveal(self, event: Revealed) -> None:
@@ -210,7 +226,7 @@ class Rules:
         self._demand("nobody reveals twice", seat not in self._revealed)
         slot = Slot(self._chain_id, self._contract, self.job, self._round, event.participant)
         opened = commitment_for(slot, digest=event.digest, root=event.root, salt=event.salt)
-        if opened[:KEPT_BYTES] != self._commitments[seat][:KEPT_BYTES]:
+        if opened != self._commitments[seat]:
             self._breach("a reveal opens its commitment", opened.hex(), self._commitments[seat].hex())
         self._revealed.add(seat)
         if len(self._revealed) == len(self._commitments):
@@ -222,24 +238,24 @@ class Rules:
 
     def _settle(self, event: Settled) -> None:
         self._demand_phase("settlement", Phase.SETTLING, Phase.OVERDUE)
-        self._demand("nothing is settled after the last round", not self._is_disclosing)
+        self._demand("nothing is settled after the last round", self._stage is not Stage.DISCLOSING)
         self._demand_round(event.round)
         self._demand("digests are not zero", all(map(any, (event.model_digest, event.model_root, event.report_digest))))
         accepted = [seat for seat in range(MAX_SEATS) if event.accepted >> seat & 1]
         self._demand("nobody is paid who did not reveal", self._revealed.issuperset(accepted))
         self._demand("there is one score per accepted seat", len(event.scores) == len(accepted))
-        self._close_attempt()
-        reward = self._terms.reward
-        pot = Wei(reward + self.accounts.forfeits)
+        penalties = self._close_attempt()
+        pot = Wei(self._terms.reward + penalties)
         self._emit(
             Settled, round=self._round, coordinator=self._coordinator, model_digest=event.model_digest,
             model_root=event.model_root, report_digest=event.report_digest, accepted=event.accepted,
             scores=event.scores, pot=pot,
         )  # fmt: skip
         if sum(event.scores):
-            self.accounts.spend_reward(reward)
             for seat, share in zip(accepted, shares(pot, event.scores), strict=False):
                 self._pay(seat, share)
+        else:
+            self._pay_equally(self._revealed, penalties)
         self._attempt = 0
         self.number += 1
         if self.number == self._terms.rounds:
@@ -249,7 +265,7 @@ class Rules:
 
     def _restart(self) -> None:
         self._demand_phase("restart", Phase.STARVED)
-        self._close_attempt()
+        self._count_misses()
         self._emit(RoundStarved, round=self._round, attempt=self._attempt)
         if self._attempt == LAST_ATTEMPT:
             self._end(Outcome.ABANDONED)
@@ -258,32 +274,38 @@ class Rules:
             self._open_or_wait()
 
     def _replace_coordinator(self) -> None:
-        late, listed, disclosing = self._coordinator, self._created.coordinators, self._is_disclosing
-        heirs = [index for index in range(self._serving + 1, len(listed)) if self._is_bonded(listed[index])]
-        successor = listed[heirs[0]] if heirs else None
+        late, listed = self._coordinator, self._created.coordinators
+        rest = [index for index in range(self._serving + 1, len(listed)) if self._is_bonded(listed[index])]
+        successor = listed[rest[0]] if rest else None
         if successor is not None and self._is_vacant(successor):
-            self._serving = heirs[0]
-            self._emit(CoordinatorReplaced, round=self._round, coordinator=late, successor=successor, penalty=Wei(0))
+            self._serving = rest[0]
+            self._emit(
+                CoordinatorReplaced, round=self._round, coordinator=late, successor=successor, penalty=Wei(0),
+                deadline=Seconds(0),
+            )  # fmt: skip
             self._open_or_wait()
             return
         self._demand_phase("replacement", Phase.OVERDUE)
-        kept_the_key = disclosing or (successor is None and self._withholds)
+        unsettled = self._stage is not Stage.DISCLOSING
+        kept_the_key = not unsettled or (successor is None and self._withholds)
         penalty = Wei(self.accounts.bonds.get(late, 0)) if kept_the_key else self._terms.settle_penalty
-        self._emit(CoordinatorReplaced, round=self._round, coordinator=late, successor=successor, penalty=penalty)
+        due = Seconds(0 if successor is None else self._at.timestamp + self._terms.settle_window)
+        self._emit(
+            CoordinatorReplaced, round=self._round, coordinator=late, successor=successor, penalty=penalty, deadline=due
+        )
         self._emit(BondReleased, coordinator=late, amount=self.accounts.return_bond(late, penalty=penalty))
-        self._pay_equally(self._revealed or self._seats, penalty)
+        owed = int(penalty)
+        if successor is None and unsettled:  # they have shown their work, and nobody will settle it
+            owed += self._terms.reward + self._close_attempt()
+        self._pay_equally(self._revealed or self._seats, owed)
         if successor is None:
-            if not disclosing:
-                self._close_attempt()
             self._end(Outcome.ABANDONED)
         else:
-            self._serving = heirs[0]
+            self._serving = rest[0]
             self._reveal_end = self._at.timestamp
 
     def _close_job(self) -> None:
         self._demand_phase("closing", Phase.WAITING, Phase.STARVED)
-        if self._commit_end:
-            self._close_attempt()
         self._end_once_disclosed(Outcome.WITHDRAWN)
 
     def _disclose(self, key: bytes) -> None:
@@ -293,7 +315,7 @@ class Rules:
             self._breach("a disclosed key fits the job's lock", lock.hex(), self._terms.validation_lock.hex())
         self._key = key
         self._emit(ValidationDisclosed, key=key)
-        if self._is_disclosing:
+        if self._stage is Stage.DISCLOSING:
             self._end(Outcome.COMPLETED if self.number == self._terms.rounds else Outcome.WITHDRAWN)
 
     def _withdraw(self, account: Address) -> None:
@@ -303,10 +325,14 @@ class Rules:
 
     # Rounds
 
-    def _open_or_wait(self) -> None:
-        self._commitments, self._revealed = {}, set()
+    def _clear(self, stage: Stage) -> None:
+        self._stage, self._commitments, self._revealed = stage, {}, set()
         self._commit_end = self._reveal_end = 0
+
+    def _open_or_wait(self) -> None:
+        self._clear(Stage.WAITING)
         if len(self._seats) >= self._terms.min_participants and self._is_bonded(self._coordinator):
+            self._stage = Stage.OPEN
             self._commit_end = self._at.timestamp + self._terms.commit_window
             self._reveal_end = self._commit_end + self._terms.reveal_window
             self._emit(
@@ -314,27 +340,28 @@ class Rules:
                 reveal_end=Seconds(self._reveal_end),
             )  # fmt: skip
 
-    def _close_committing_if_complete(self) -> None:
-        if self._commitments and len(self._commitments) == len(self._seats):
-            self._commit_end = self._at.timestamp
-            self._reveal_end = self._at.timestamp + self._terms.reveal_window
-
-    def _close_attempt(self) -> None:
-        """Penalties for who committed and did not reveal, though it could; a miss for who did not commit."""
-        penalty = self._terms.reveal_penalty
-        could_reveal = len(self._commitments) >= self._terms.min_participants
-        for seat in sorted(self._commitments.keys() - self._revealed) if could_reveal else ():
+    def _close_attempt(self) -> int:
+        """Penalties for who committed and did not reveal, and their sum; a miss for who did not commit."""
+        penalty, penalties = self._terms.reveal_penalty, 0
+        for seat in sorted(self._commitments.keys() - self._revealed):
             participant = self._seats[seat].address
             self.accounts.take_penalty(participant, penalty)
+            penalties += penalty
             self._emit(PenaltyTaken, round=self._round, participant=participant, amount=penalty)
             if self.accounts.stakes[participant] < penalty:
                 self._unseat(seat, Departure.EXHAUSTED)
+        self._count_misses()
+        return penalties
+
+    def _count_misses(self) -> None:
         for seat in sorted(self._seats.keys() - self._commitments.keys()):
             member = self._seats[seat]
-            if member.first_round <= self.number:
-                member.misses += 1
-                if member.misses == self._terms.miss_limit:
-                    self._unseat(seat, Departure.MISSING)
+            if member.excused:
+                member.excused = False
+            elif self._misses[member.address] + 1 < self._terms.miss_limit:
+                self._misses[member.address] += 1
+            else:  # one that comes again has no more to spare than it had
+                self._unseat(seat, Departure.MISSING)
 
     def _unseat(self, seat: int, departure: Departure) -> None:
         participant = self._seats.pop(seat).address
@@ -347,46 +374,38 @@ class Rules:
         if not self._withholds:
             self._end(outcome)
             return
-        self._commitments = {}
-        self._commit_end, self._reveal_end = 0, self._at.timestamp
+        heirs = self._revealed  # of a bond that is forfeited
+        self._clear(Stage.DISCLOSING)
+        self._revealed, self._reveal_end = heirs, self._at.timestamp
         end = Seconds(self._at.timestamp + self._terms.settle_window)
         self._emit(DisclosureDue, outcome=outcome, disclosure_end=end)
 
     def _end(self, outcome: Outcome) -> None:
-        heirs = self._revealed or set(self._seats)
-        self._over = True
-        self._emit(JobEnded, outcome=outcome)
-        self._pay_equally(heirs, self.accounts.forfeits)
-        rest = self.accounts.close(self._created.sponsor)
-        if rest:
-            self._emit(Credited, account=self._created.sponsor, amount=rest)
-        self._commitments, self._revealed = {}, set()
-        self._commit_end = self._reveal_end = 0
+        self._clear(Stage.OVER)
+        self._emit(JobEnded, outcome=outcome, refund=self.accounts.close(self._created.sponsor))
 
     # Money
 
     def _pay_equally(self, seats: Iterable[int], amount: int) -> None:
-        """What does not divide stays a forfeit."""
+        """What does not divide stays in escrow."""
         chosen = sorted(seats)
+        share = amount // len(chosen) if chosen else 0
         for seat in chosen:
-            self._pay(seat, amount // len(chosen))
+            self._pay(seat, share)
+        if share:
+            self._emit(Shared, seats=sum(1 << seat for seat in chosen), share=Wei(share))
 
     def _pay(self, seat: int, amount: int) -> None:
-        if amount and seat in self._seats:
-            account = self._seats[seat].address
-            self.accounts.pay(account, amount)
-            self._emit(Credited, account=account, amount=amount)
+        if seat in self._seats:
+            self.accounts.pay(self._seats[seat].address, amount)
 
     # Look-up
 
     @property
-    def _is_waiting(self) -> bool:
-        return not self._commit_end and not self._reveal_end
-
-    @property
-    def _is_disclosing(self) -> bool:
-        """No round will be open any more, and the key of the validation set is due."""
-        return not self._commit_end and bool(self._reveal_end)
+    def _is_complete(self) -> bool:
+        """Committing ends now: everybody seated has committed, and they are enough."""
+        enough = max(len(self._seats), self._terms.min_participants)
+        return self._at.timestamp < self._commit_end and len(self._commitments) >= enough
 
     @property
     def _withholds(self) -> bool:
@@ -406,7 +425,7 @@ class Rules:
 
     def _is_vacant(self, successor: Address) -> bool:
         """Whether a round waits for a bond only, which the serving coordinator had a settle window's time to post."""
-        if not self._is_waiting or self._over or self._is_bonded(self._coordinator):
+        if self._stage is not Stage.WAITING or self._is_bonded(self._coordinator):
             return False
         ripe = self._at.timestamp >= self._bonded_at[successor] + self._terms.settle_window
         return ripe and len(self._seats) >= self._terms.min_participants

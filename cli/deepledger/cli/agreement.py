@@ -193,14 +193,15 @@ def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
         "spec": cid_of(terms.spec_digest),
         "first model": cid_of(terms.model_digest),
         "rounds": f"{terms.rounds}, {duration(longest)} at the longest if none starves",
-        "participants": f"{terms.min_participants} to {terms.max_participants}",
+        "participants": f"{terms.min_participants} to {terms.max_participants}"
+        + (f", of {count(len(spec.admitted), 'listed account')}" if spec and spec.admitted else ""),
         **({"withstands": withstood} if withstood else {}),
         "windows": f"{duration(terms.commit_window)} to train and commit, {duration(terms.reveal_window)} to reveal, "
         f"{duration(terms.settle_window)} to settle; each ends early when all have acted",
         "reward": f"{eth(terms.reward)} a round{shared}; {eth(Wei(terms.reward * terms.rounds))} in all, in escrow",
         "stake": f"{eth(terms.stake)}, yours again when you leave",
         "you lose": f"{eth(terms.reveal_penalty)} of it each time you commit and do not reveal; "
-        f"your seat (not the stake) after {terms.miss_limit} missed rounds in a row",
+        f"your seat (not the stake) after {count(terms.miss_limit, 'missed attempt')} in a row",
         "coordinator": f"deposits {eth(terms.bond)} and loses {eth(terms.settle_penalty)} if it settles too late{kept}",
     }
 
@@ -214,6 +215,7 @@ def terms_json(terms: JobTerms) -> dict[str, Any]:
         "first_model": cid_of(terms.model_digest),
         "first_model_root": terms.model_root.hex(),
         "validation_lock": terms.validation_lock.hex() if terms.withheld else None,
+        "admission": terms.admission.hex() if terms.restricted else None,
         **{name: getattr(terms, name) for name in numbers},
         **{name: str(getattr(terms, name)) for name in amounts},
     }

@@ -11,6 +11,7 @@ import typer
 from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.options import Json, Node, Signer
+from deepledger.protocol.types import Seconds
 
 
 class Kind(StrEnum):
@@ -54,10 +55,21 @@ def devnet(
     serve(kind.value, host, port, ready, block_time=block_time, state=state)
 
 
-def deploy(node: Node, signer: Signer, json: Json = False) -> None:
+def deploy(
+    node: Node,
+    signer: Signer,
+    least_window: Annotated[
+        int,
+        typer.Option(
+            min=1, max=30 * 24 * 3600, metavar="SECONDS", help="The shortest window of its jobs: a few blocks."
+        ),
+    ] = 60,
+    json: Json = False,
+) -> None:
     """Put a new TrainingLedger on the chain.
 
-    One contract holds any number of jobs, and nobody owns it.
+    One contract holds any number of jobs, and nobody owns it. No window of theirs is shorter than --least-window: less
+    than a few blocks of the chain is a trap for stakes and bonds.
 
     Example: export DEEPLEDGER_CONTRACT=$(deepledger deploy)
     """
@@ -66,6 +78,7 @@ def deploy(node: Node, signer: Signer, json: Json = False) -> None:
     address, receipt = deploy(
         node.rpc_urls,
         signer.unlock(),
+        least_window=Seconds(least_window),
         chain_id=node.chain_id,
         locks=signer.locks,
         most_per_gas=signer.fee_limit,

@@ -18,6 +18,7 @@ from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt
 from deepledger.protocol.evaluation.state_dict import format_of, frozen_bytes, read_floats, write_floats
 from deepledger.protocol.evaluation.task import Task, read_source
+from deepledger.protocol.formats.admission import admission_root
 from deepledger.protocol.formats.canonical import describe, shown
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.fields import Name
@@ -26,6 +27,7 @@ from deepledger.protocol.formats.policies import Rewards, Screening
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule
 from deepledger.protocol.formats.spec import (
+    MAX_ADMITTED,
     MAX_READERS,
     JobSpec,
     TaskPin,
@@ -41,6 +43,7 @@ from deepledger.protocol.types import Address, Digest, Seconds, Wei
 
 MAX_FILE_BYTES = 1 << 20
 MAX_COORDINATORS = 8
+MOST_WINDOW = 30 * 24 * 3600
 UNITS = {"wei": 0, "gwei": 9, "eth": 18}
 _TAKEN_OVER = ("update", "training", "aggregation", "rewards", "screening", "max_samples")
 _PUBLIC_KEY = re.compile(r"(0x)?0[23][0-9a-f]{64}", re.IGNORECASE)
@@ -105,7 +108,7 @@ def public_key(value: Any) -> str:
 
 Amount = Annotated[int, BeforeValidator(wei)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Window = Annotated[int, Field(ge=1, lt=1 << 32)]
+Window = Annotated[int, Field(ge=1, le=MOST_WINDOW)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
 
 
@@ -141,6 +144,9 @@ class TermsSection(_Part):
     settle_penalty: Amount
     coordinators: Annotated[
         tuple[Annotated[str, BeforeValidator(coordinator)], ...], Field(max_length=MAX_COORDINATORS, strict=False)
+    ] = ()
+    admitted: Annotated[
+        tuple[Annotated[str, BeforeValidator(address)], ...], Field(max_length=MAX_ADMITTED, strict=False)
     ] = ()
 
 
@@ -265,6 +271,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Dr
             "task": TaskPin(name=source.path.stem, sha256=source.sha256),
             "model": format_,
             "privacy": job.privacy,
+            "admitted": job.terms.admitted,
             "readers": _readers(job, named),
             "validation": Validation(
                 digest=digest_of(published).hex(),
@@ -351,6 +358,7 @@ def _terms(section: TermsSection, *, spec_digest: Digest, model: bytes, lock: by
         bond=Wei(section.bond),
         settle_penalty=Wei(section.settle_penalty),
         validation_lock=lock or bytes(32),
+        admission=admission_root(section.admitted),
     )
 
 
@@ -364,6 +372,8 @@ def _check(terms: TermsSection, path: Path) -> None:
         raise BadSpec(f"{path}: terms.settle_penalty exceeds terms.bond, from which it is taken")
     if len({_address_of(text) for text in terms.coordinators}) != len(terms.coordinators):
         raise BadSpec(f"{path}: terms.coordinators has an address twice")
+    if terms.admitted and len(set(terms.admitted)) < terms.min_participants:
+        raise BadSpec(f"{path}: terms.admitted lists fewer accounts than terms.min_participants asks for")
 
 
 def _check_rule(job: JobFile, path: Path) -> None:

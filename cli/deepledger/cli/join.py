@@ -60,8 +60,9 @@ def join(
     Example: deepledger join 1 --data shard.safetensors --task examples/digits/task.py
     """
     from deepledger.node.decision import must_reveal
+    from deepledger.protocol.chain.abi import terms_hash
     from deepledger.protocol.evaluation.task import find_source
-    from deepledger.protocol.job.fetch import check_keys, fetch_spec
+    from deepledger.protocol.job.fetch import check_admitted, check_keys, fetch_spec
     from deepledger.protocol.job.follow import Follower
 
     reader, blobs = chain.reader(reporting.say), store.open()
@@ -77,6 +78,7 @@ def join(
         source = find_source(spec.task, searched)
         if (seat := found.participants.get(ledger.account)) is None:
             _check_open(found, ledger)
+            check_admitted(spec, ledger.account)
             check_keys(spec, found.created.coordinators)
             warning = hasty(found.terms, reader.block_time(), confirmations=reader.confirmations)
             _agree(found, spec, f"{source.path}", warning=warning, yes=yes)
@@ -102,6 +104,7 @@ def join(
             data=data,
             samples=samples,
             folder=signer.folder / "jobs",
+            agreed=terms_hash(found.created),
             observe=observe,
             stop=stop,
         )

@@ -3,6 +3,18 @@ pragma solidity 0.8.30;
 
 type JobId is uint256;
 
+/// @notice What a job is in until a transaction takes it further.
+enum Stage {
+    /// No round is open: too few participants are seated, or the coordinator has not posted its bond.
+    Waiting,
+    /// A round is open; which of its phases it is in follows from counters and time.
+    Open,
+    /// No round will be open any more, and the key of the validation set is due.
+    Disclosing,
+    /// The job is over.
+    Over
+}
+
 /// @notice Where a job stands at a given time. Nobody triggers a phase: it follows from counters and time.
 enum Phase {
     /// No round is open: too few participants are seated, or the coordinator has not posted its bond.
@@ -13,7 +25,7 @@ enum Phase {
     Revealing,
     /// The coordinator is to settle.
     Settling,
-    /// Too few committed or revealed: anyone may restart the round.
+    /// Too few committed, or nobody revealed: anyone may restart the round. Nothing that anybody showed is unpaid then.
     Starved,
     /// The coordinator missed its deadline: anyone may replace it. Until somebody does, it may still settle, or disclose.
     Overdue,
@@ -26,7 +38,7 @@ enum Phase {
 /// @notice Why a participant gave up its seat.
 enum Departure {
     Voluntary,
-    /// It missed `missLimit` rounds in a row.
+    /// It missed `missLimit` attempts in a row.
     Missing,
     /// Its stake no longer covers a penalty.
     Exhausted
@@ -53,7 +65,7 @@ struct JobTerms {
     uint24 rounds;
     uint8 minParticipants;
     uint8 maxParticipants;
-    /// Rounds in a row a participant may miss before it loses its seat (not its stake).
+    /// With so many attempts missed in a row a participant loses its seat (not its stake). Each lasts `commitWindow`.
     uint8 missLimit;
     uint32 commitWindow;
     uint32 revealWindow;
@@ -70,20 +82,25 @@ struct JobTerms {
     uint96 settlePenalty;
     /// keccak256(abi.encode(key)) of the key under which the validation set is encrypted; 0 when the set is public.
     bytes32 validationLock;
+    /// Merkle root of the accounts that may take a seat, see `join`; 0: anyone may.
+    bytes32 admission;
 }
 
-/// @notice The open round, in one storage word.
+/// @notice The open round, in one storage word. Times are Unix seconds, until the year 2106.
 struct Round {
     /// Number of rounds settled so far, which is the index of the open one.
     uint24 number;
+    /// How often this round has been opened before.
+    uint16 attempt;
+    Stage stage;
     /// Committing is over from this timestamp on; 0 when no round is open.
-    uint40 commitEnd;
-    /// Revealing is over from this timestamp on. Without an open round, in Disclosing: its window runs from here.
-    uint40 revealEnd;
+    uint32 commitEnd;
+    /// Revealing is over from this timestamp on. In Disclosing: the window to disclose runs from here.
+    uint32 revealEnd;
     /// Seats taken.
     uint8 seated;
-    uint8 commits;
-    uint8 reveals;
+    /// The job's `minParticipants`, here because every call of a round needs it.
+    uint8 least;
     /// Bit i: seat i has committed in this attempt.
     uint64 committed;
     /// Bit i: seat i has revealed in this attempt; in Disclosing, in the last one.
@@ -95,15 +112,12 @@ struct JobState {
     address sponsor;
     /// Index of the serving coordinator in the job's list.
     uint8 coordinator;
-    /// How often the open round has been opened before.
-    uint16 attempt;
-    bool over;
     /// Bit i: seat i is taken.
     uint64 seats;
-    /// Reward money that no round has spent, in wei.
+    /// Reward money that nobody has earned yet, and what divisions left over, in wei.
     uint128 escrow;
-    /// Penalties that no participant has received yet, in wei.
-    uint128 forfeits;
+    /// keccak256(abi.encode(sponsor, terms, coordinators)): what a participant or coordinator agrees to.
+    bytes32 termsHash;
     /// Digest of the current model.
     bytes32 modelDigest;
     /// Chunk root of the current model.
@@ -112,14 +126,14 @@ struct JobState {
     bytes32 validationKey;
 }
 
-/// @notice A seated participant.
+/// @notice A participant.
 struct Member {
     /// Seat number plus one; 0 when not seated.
     uint8 seatPlusOne;
-    /// Rounds missed in a row.
+    /// Attempts missed in a row. Stays when the seat is given up, until the account commits again.
     uint8 misses;
-    /// The first round whose absence counts as a miss.
-    uint24 firstRound;
+    /// It came when less than a whole window to commit was left, so that the first attempt it misses does not count.
+    bool excused;
     /// Number of training samples it declared: its weight.
     uint32 samples;
     /// What is left of its stake, in wei.
@@ -133,7 +147,9 @@ struct Member {
 /// - The serving coordinator decides, per round, the next model and who is paid what share of that round's pot. It
 /// cannot pay anyone who did not reveal, cannot pay more than the pot, and cannot touch a stake.
 /// - It may accept nobody. The reward then stays in escrow and returns to the sponsor in the end, so that those two
-/// together could train for nothing. The audit shows it.
+/// together could train for nothing. The audit shows it. Nobody else can: who revealed is paid by a settlement, or out
+/// of the escrow when no coordinator is left to settle.
+/// - Whoever deploys the ledger chooses its least window, once: a few blocks of its chain.
 /// - The contract does not know whether a model is right. Whoever replays the job does (see `auditor/`).
 /// - A deadline gives everyone the right to act; block producers may shift a timestamp by seconds.
 interface ITrainingLedger {
@@ -145,17 +161,18 @@ interface ITrainingLedger {
     event Joined(JobId indexed job, address indexed participant, uint8 seat, uint32 samples);
     /// @notice `stake` is what was left of the stake; it is credited to the participant.
     event Left(JobId indexed job, address indexed participant, uint8 seat, Departure departure, uint256 stake);
-    event RoundOpened(JobId indexed job, uint24 indexed round, uint16 attempt, uint40 commitEnd, uint40 revealEnd);
-    /// @notice An attempt at a round ended with too few commitments or reveals.
+    event RoundOpened(JobId indexed job, uint24 indexed round, uint16 attempt, uint32 commitEnd, uint32 revealEnd);
+    /// @notice An attempt at a round ended with too few commitments, or with no reveal.
     event RoundStarved(JobId indexed job, uint24 indexed round, uint16 attempt);
-    event Committed(JobId indexed job, uint24 indexed round, address indexed participant, bytes32 commitment);
+    event Committed(JobId indexed job, uint24 indexed round, address indexed participant, bytes30 commitment);
     event Revealed(
         JobId indexed job, uint24 indexed round, address indexed participant, bytes32 digest, bytes32 root, bytes32 salt
     );
     /// @notice `participant` committed and did not reveal.
     event PenaltyTaken(JobId indexed job, uint24 indexed round, address indexed participant, uint256 amount);
     /// @notice Bit i of `accepted` is seat i; `scores` are those of the accepted seats, in ascending order of seats.
-    /// `pot` is what was divided, in wei: the reward and the penalties in hand.
+    /// `pot` is what was divided, in wei: the reward and this round's penalties. Seat i with score s was credited
+    /// `pot * s / total`, rounded down. If all scores are 0 nothing of it was, and `Shared` tells of the penalties.
     event Settled(
         JobId indexed job,
         uint24 indexed round,
@@ -167,31 +184,39 @@ interface ITrainingLedger {
         uint32[] scores,
         uint256 pot
     );
-    /// @notice `account` may withdraw `amount` more: a share of a pot, of a penalty, or what a sponsor gets back.
-    /// Stakes and bonds that are given back stand in `Left` and `BondReleased` instead.
-    event Credited(JobId indexed job, address indexed account, uint256 amount);
-    /// @notice `successor` is zero when nobody was left.
+    /// @notice Each participant in `seats` (a bit per seat) was credited `share` wei: of penalties, or of the reward of a
+    /// round that nobody was left to settle.
+    event Shared(JobId indexed job, uint64 seats, uint256 share);
+    /// @notice `successor` is zero when nobody was left. `deadline` is when it is to have settled or disclosed; 0 when
+    /// nothing is due from it yet.
     event CoordinatorReplaced(
-        JobId indexed job, uint24 indexed round, address indexed coordinator, address successor, uint256 penalty
+        JobId indexed job,
+        uint24 indexed round,
+        address indexed coordinator,
+        address successor,
+        uint256 penalty,
+        uint32 deadline
     );
     /// @notice The job ends with this outcome once the key of its validation set is disclosed, which the serving
     /// coordinator is to do before `disclosureEnd`.
-    event DisclosureDue(JobId indexed job, Outcome outcome, uint40 disclosureEnd);
+    event DisclosureDue(JobId indexed job, Outcome outcome, uint32 disclosureEnd);
     event ValidationDisclosed(JobId indexed job, bytes32 key);
-    event JobEnded(JobId indexed job, Outcome outcome);
+    /// @notice `refund` is what was left in escrow, credited to the sponsor.
+    event JobEnded(JobId indexed job, Outcome outcome, uint256 refund);
     event Withdrawn(JobId indexed job, address indexed account, uint256 amount);
 
     /* ERRORS */
 
     error UnknownJob(JobId job);
     error WrongPhase(Phase actual);
-    error WrongRound(uint24 current);
+    error WrongRound(uint24 current, uint16 attempt);
+    error WrongTerms(bytes32 termsHash);
     error WrongValue(uint256 expected);
     error NotSponsor(address sponsor);
     error NotCoordinator(address coordinator);
     error NotSeated(address account);
     error ZeroRounds();
-    error ZeroWindow();
+    error BadWindow(uint32 least, uint32 most);
     error ZeroDigest();
     error BadParticipantLimits(uint8 most);
     error ZeroMissLimit();
@@ -201,6 +226,8 @@ interface ITrainingLedger {
     error BondAlreadyPosted(uint256 bond);
     error NoBond(address coordinator);
     error BondInUse(Phase phase);
+    error TooEarly(uint256 from);
+    error NotAdmitted(address account);
     error JobFull(uint8 most);
     error AlreadySeated(uint8 seat);
     error ZeroSamples();
@@ -224,14 +251,15 @@ interface ITrainingLedger {
     function createJob(JobTerms calldata terms, address[] calldata coordinators) external payable returns (JobId job);
 
     /// @notice Ends a job while no round can be settled (Waiting or Starved). Only the sponsor.
-    /// What no round has spent is credited to the sponsor; penalties in hand go to the participants.
+    /// What no round has spent is credited to the sponsor.
     /// If a round was settled with a validation set that is still withheld, the job first waits for its key (Disclosing).
     function closeJob(JobId job) external;
 
     /* COORDINATORS */
 
     /// @notice Deposits the bond of a listed coordinator. Send exactly `bond` wei.
-    function postBond(JobId job) external payable;
+    /// @param termsHash What the caller agrees to, see `JobState`: after a re-organisation this number can be another job.
+    function postBond(JobId job, bytes32 termsHash) external payable;
 
     /// @notice Credits a coordinator's bond to it. The serving coordinator cannot while a round is open, unless it has
     /// starved, nor while a round was settled with a validation set that is still withheld.
@@ -255,26 +283,35 @@ interface ITrainingLedger {
         uint32[] calldata scores
     ) external;
 
-    /// @notice Replaces the serving coordinator by the next one on the list that has posted its bond.
-    /// Anyone, in Overdue, because it missed its deadline; with nobody left, the job ends. It loses `settlePenalty`; its
-    /// whole bond if it was to disclose a validation set, or if settled rounds are left with one that nobody else is to
-    /// disclose.
-    /// Only the next one, in Waiting, if nothing but the serving one's bond is missing for the round to open, and its own
-    /// has been in deposit for a settle window. The serving one loses nothing.
+    /// @notice Replaces the serving coordinator, which missed its deadline, by the next one on the list that has posted its
+    /// bond. Anyone, in Overdue. It loses `settlePenalty`; its whole bond if it was to disclose a validation set, or if
+    /// settled rounds are left with one that nobody else is to disclose. With nobody left the job ends, and those whose
+    /// reveals nobody settled divide the round's reward and penalties equally.
     function replaceCoordinator(JobId job) external;
+
+    /// @notice Makes the caller, the next one on the list with a bond, the serving coordinator, in Waiting, if nothing but
+    /// the serving one's bond is missing for the round to open, and the caller's own has been in deposit for a settle
+    /// window. The serving one loses nothing.
+    function takeOver(JobId job) external;
 
     /* PARTICIPANTS */
 
     /// @notice Takes a seat. Send exactly `stake` wei.
+    /// @param termsHash What the caller agrees to, see `JobState`: after a re-organisation this number can be another job.
     /// @param samples Number of training samples the caller declares.
-    function join(JobId job, uint32 samples) external payable;
+    /// @param proof Merkle path from the caller to the job's `admission`, from the leaf up; empty where anyone may join.
+    /// A leaf is keccak256(keccak256(abi.encode(account))), a node the hash of its two children, the lesser one first.
+    function join(JobId job, bytes32 termsHash, uint32 samples, bytes32[] calldata proof) external payable;
 
     /// @notice Gives up the caller's seat and credits its stake. Not while it has committed in the open round.
+    /// If only it was waited for, revealing begins, and ends no sooner than was announced.
     function leave(JobId job) external;
 
     /// @notice Commits to an update for the open round, once per attempt, in Committing.
-    /// @param round The open round: a transaction that comes late must not commit to the next one.
-    function commit(JobId job, uint24 round, bytes32 commitment) external;
+    /// @param round The open round and,
+    /// @param attempt its attempt: a transaction that comes late must not commit to the next one.
+    /// @param commitment See `commitmentFor`. 30 bytes bind as well as 32: nobody finds two openings that agree in 240 bits.
+    function commit(JobId job, uint24 round, uint16 attempt, bytes30 commitment) external;
 
     /// @notice Opens the caller's commitment, in Revealing.
     /// @param digest Digest of the update.
@@ -295,6 +332,9 @@ interface ITrainingLedger {
     function withdraw(JobId job) external returns (uint256 amount);
 
     /* VIEWS */
+
+    /// @notice The shortest window that a job of this ledger may have, in seconds.
+    function leastWindow() external view returns (uint32);
 
     /// @notice Number of jobs; ids run from 1 to this.
     function jobCount() external view returns (uint256);
@@ -318,10 +358,11 @@ interface ITrainingLedger {
     /// @notice Who sits in a seat; zero when it is free.
     function participantAt(JobId job, uint8 seat) external view returns (address);
 
-    /// @notice The first 30 bytes of a participant's latest commitment in its seat, of whichever round: what is compared.
+    /// @notice A participant's latest commitment in its seat, of whichever round.
     function commitmentOf(JobId job, address participant) external view returns (bytes30);
 
-    /// @notice keccak256(abi.encode(chain id, this contract, job, round, participant, digest, root, salt)).
+    /// @notice The first 30 bytes of
+    /// keccak256(abi.encode(chain id, this contract, job, round, participant, digest, root, salt)).
     function commitmentFor(
         JobId job,
         uint24 round,
@@ -329,7 +370,7 @@ interface ITrainingLedger {
         bytes32 digest,
         bytes32 root,
         bytes32 salt
-    ) external view returns (bytes32);
+    ) external view returns (bytes30);
 
     /// @notice What an account may withdraw from a job, in wei.
     function creditOf(JobId job, address account) external view returns (uint256);

@@ -20,6 +20,7 @@ from deepledger.coordinator.settling import Prepared, post, prepare
 from deepledger.coordinator.succession import check_last_settlement
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, Diverged, LedgerRejected, StoreUnreachable
 from deepledger.protocol.evaluation.bench import Bench
@@ -43,6 +44,7 @@ _RACES = {
     "StaleReveals",
     "BondAlreadyPosted",
     "BondInUse",
+    "TooEarly",
     "NoBond",
     "AlreadyDisclosed",
 }
@@ -62,6 +64,7 @@ class _Coordinator:
     ray: str | None
     unsolicited: bool
     shared: bool
+    agreed: bytes  # the hash of the terms that all was checked for
     ready: Readiness | None = None  # None: no round is left to settle, and only the key is needed
     evaluator: Evaluator | None = None
     key: bytes | None = None  # of a withheld validation set
@@ -133,9 +136,10 @@ def coordinate(
             raise BadInput(
                 f"{ledger.account} is not on job {job}'s list of coordinators; use the account that it names"
             )
+        agreed = terms_hash(follower.job.created)
         while True:
             coordinator = _Coordinator(
-                ledger, store, follower, tasks, observe, stop, leave, secret, workers, ray, unsolicited, shared
+                ledger, store, follower, tasks, observe, stop, leave, secret, workers, ray, unsolicited, shared, agreed
             )
             try:
                 _coordinate(coordinator)
@@ -261,7 +265,7 @@ def _act(self: _Coordinator, step: decision.Step) -> None:
     receipt: Receipt | None = None
     match step:
         case decision.PostBond():
-            receipt = ledger.post_bond(job.job, value=job.terms.bond)
+            receipt = ledger.post_bond(job.job, terms_hash=self.agreed, value=job.terms.bond)
             self.observe(notices.BondPosted(job=job.job, amount=job.terms.bond, receipt=receipt))
         case decision.Settle(attempt):
             receipt = _settle(self, attempt)
@@ -270,8 +274,9 @@ def _act(self: _Coordinator, step: decision.Step) -> None:
             self.observe(notices.RoundRestarted(job=job.job, round=job.round, receipt=receipt))
         case decision.Check():
             _check(self)
-        case decision.Replace():
-            receipt = ledger.replace_coordinator(job.job)
+        case decision.Replace() | decision.TakeOver():
+            act = ledger.replace_coordinator if isinstance(step, decision.Replace) else ledger.take_over
+            receipt = act(job.job)
             self.observe(notices.TookOver(job=job.job, round=job.round, predecessor=job.coordinator, receipt=receipt))
         case decision.Disclose():
             assert self.key is not None  # noqa: S101 (it was opened before there was anything to disclose)

@@ -28,7 +28,12 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Take over from a coordinator that missed its deadline, or lets a round wait for its bond."""
+    """Take over from a coordinator that missed its deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Take over from a coordinator that lets a round wait for its bond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Trust(Enum):
     SOUND = auto()
 
 
-Step = PostBond | Settle | Restart | Replace | Check | Disclose | ReleaseBond | Wait | Finish
+Step = PostBond | Settle | Restart | Replace | TakeOver | Check | Disclose | ReleaseBond | Wait | Finish
 
 
 def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND, leaving: bool = False) -> Step:
@@ -99,7 +104,7 @@ def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND
         case Phase.OVERDUE if successor(job) == me:
             return Replace()
         case Phase.WAITING if successor(job) == me and is_vacant(job, now):
-            return Replace()
+            return TakeOver()
         case _:
             return Wait(phase)
 

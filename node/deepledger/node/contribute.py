@@ -59,6 +59,7 @@ class Node:
     samples: int | None  # to declare; None: all
     observe: Callable[[Notice], None]
     settled: int  # rounds already reported
+    agreed: bytes  # the hash of the terms to join under
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
     unpublished: bool = False
@@ -110,7 +111,7 @@ def commit(node: Node, attempt: Attempt) -> None:
         node.warn(f"Training took longer than the commit window of round {attempt.round}; it is missed.")
         return
     node.made.add(record.commitment)
-    receipt = node.ledger.commit(node.job, attempt.round, record.commitment)
+    receipt = node.ledger.commit(node.job, attempt.round, attempt.attempt, record.commitment)
     node.follower.reach(receipt)
     node.observe(CommittedUpdate(job=node.job, round=attempt.round, receipt=receipt))
 

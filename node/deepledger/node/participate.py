@@ -17,6 +17,7 @@ from deepledger.node.journal import Journal
 from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, TookSeat, Withdrawn
 from deepledger.node.training import MakeUpdate, make_update
 from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import (
     AccountInUse,
@@ -30,6 +31,7 @@ from deepledger.protocol.errors import (
     LedgerRejected,
     StateError,
 )
+from deepledger.protocol.formats.admission import admission_proof
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
 from deepledger.protocol.formats.verdicts import Verdict
@@ -60,13 +62,15 @@ def participate(
     folder: Path,
     observe: Callable[[Notice], None],
     stop: threading.Event,
+    agreed: bytes | None = None,
     make_update: MakeUpdate = make_update,
 ) -> None:
     """Take part in a job until it is over or `stop` is set; then stake and earnings are withdrawn.
 
     `tasks` are files and folders in which the pinned task source is looked for. It and `data` are loaded before joining
     and, after a restart, only once all that was committed to is revealed. Records are kept below `folder`. `samples` is
-    what is declared on joining, by default all that `data` holds.
+    what is declared on joining, by default all that `data` holds. `agreed` is the hash of the terms that the operator
+    saw, see `abi.terms_hash`, by default of those that the chain has now: no other job is joined under this number.
     `make_update` is for experiments: what an update is made by, instead of by training as the job asks.
     Raises every `DeepledgerError` that does not pass by itself; nothing is lost and the call can be repeated. Any other
     exception is a fault: while something is to be revealed, the node goes on after it.
@@ -96,6 +100,7 @@ def participate(
             settled=follower.job.round,
             was_seated=ledger.account in follower.job.participants,
             unpublished=_has_revealed(follower, ledger),  # before it was killed, perhaps
+            agreed=agreed or terms_hash(follower.job.created),
             make_update=make_update,
         )
         node.lost = contribute.unexplained(node)
@@ -183,7 +188,13 @@ def _act(node: Node, step: Step) -> None:
                 "What is left can be withdrawn; join again to take a new seat."
             )
         check_keys(node.spec, job.created.coordinators)
-        receipt = ledger.join(job.job, node.samples or node.trainer.samples, value=job.terms.stake)
+        receipt = ledger.join(
+            job.job,
+            node.samples or node.trainer.samples,
+            terms_hash=node.agreed,
+            proof=admission_proof(node.spec.admitted, ledger.account),
+            value=job.terms.stake,
+        )
         node.follower.reach(receipt)
         me = node.follower.job.participants.get(ledger.account)
         if me is None:

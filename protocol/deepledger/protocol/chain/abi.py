@@ -17,9 +17,10 @@ from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError, EncodingError
 from eth_utils.abi import collapse_if_tuple, event_abi_to_log_topic, function_abi_to_4byte_selector
 from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
 
 from deepledger.protocol.chain import events, wire
-from deepledger.protocol.chain.events import Departure, Event, JobTerms, Outcome, Phase, Position
+from deepledger.protocol.chain.events import Departure, Event, JobCreated, JobTerms, Outcome, Phase, Position
 from deepledger.protocol.errors import BadInput, ChainNonsense
 from deepledger.protocol.types import Address
 
@@ -71,6 +72,12 @@ def calldata(abi: Abi, function: str, *arguments: Any) -> str:
     except EncodingError as error:
         raise BadInput(f"{function}: a value does not fit the contract's type: {error}") from error
     return "0x" + (function_abi_to_4byte_selector(entry) + encoded).hex()  # type: ignore[arg-type]
+
+
+def terms_hash(created: JobCreated) -> bytes:
+    """What a participant or coordinator agrees to, as the contract makes it when the job is created: 32 bytes."""
+    types = ["address", *_types(ledger_abi().functions["createJob"]["inputs"])]
+    return bytes(keccak(encode(types, [created.sponsor, _plain(created.terms), list(created.coordinators)])))
 
 
 def called(abi: Abi, data: bytes) -> tuple[str, dict[str, Any]] | None:

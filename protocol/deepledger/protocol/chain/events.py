@@ -53,11 +53,17 @@ class JobTerms:
     bond: Wei
     settle_penalty: Wei
     validation_lock: bytes = bytes(32)  # keccak256 of the validation set's key; zero: the set is public
+    admission: bytes = bytes(32)  # Merkle root of the accounts that may join, see `formats/admission.py`; zero: anyone
 
     @property
     def withheld(self) -> bool:
         """Whether the validation set is, until its key is disclosed."""
         return any(self.validation_lock)
+
+    @property
+    def restricted(self) -> bool:
+        """Whether only accounts on a list may join."""
+        return any(self.admission)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -129,7 +135,7 @@ class RoundStarved(Event):
 class Committed(Event):
     round: RoundNumber
     participant: Address
-    commitment: bytes
+    commitment: bytes  # 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,9 +167,9 @@ class Settled(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Credited(Event):
-    account: Address
-    amount: Wei
+class Shared(Event):
+    seats: int  # bit i: seat i
+    share: Wei  # what each of them was credited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +178,7 @@ class CoordinatorReplaced(Event):
     coordinator: Address
     successor: Address | None
     penalty: Wei
+    deadline: Seconds  # when the successor is to have settled or disclosed; 0: nothing is due from it yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +195,7 @@ class ValidationDisclosed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEnded(Event):
     outcome: Outcome
+    refund: Wei  # what was left in escrow, credited to the sponsor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ _PHASES: Final = {
     Phase.COMMITTING: "participants are committing",
     Phase.REVEALING: "participants are revealing",
     Phase.SETTLING: "the coordinator is to settle",
-    Phase.STARVED: "too few committed or revealed and anyone may restart the round",
+    Phase.STARVED: "too few committed, or nobody revealed, and anyone may restart the round",
     Phase.OVERDUE: "the coordinator missed its deadline and anyone may replace it",
     Phase.DISCLOSING: "the last round is over and the key of the validation set is to be disclosed",
     Phase.OVER: "it is over",
@@ -23,13 +23,17 @@ _PHASES: Final = {
 MESSAGES: Final = {
     "UnknownJob": "there is no job {job}; `deepledger job list` shows those there are",
     "WrongPhase": "the job does not allow this now: {actual}; see `deepledger status` and wait for the right phase",
-    "WrongRound": "this was meant for another round than the open one, {current}; run the command again",
+    "WrongRound": "this was meant for another round than the open one, {current}, or for another attempt "
+    "at it than {attempt}; run the command again",
+    "WrongTerms": "the job's terms are not those that were agreed to: the chain may have taken back the block in which "
+    "it was made, and given its number to another; look at it again with `deepledger job show`",
     "WrongValue": "the transaction must carry exactly {expected} wei; check the amount in the job's terms",
     "NotSponsor": "only the job's sponsor {sponsor} may do this; use its account",
     "NotCoordinator": "only a coordinator of the job may do this, now {coordinator}; use its account",
     "NotSeated": "{account} has no seat in the job; join it first",
     "ZeroRounds": "a job needs at least one round; set rounds",
-    "ZeroWindow": "a window of no seconds leaves no time to act; set the commit, reveal and settle windows",
+    "BadWindow": "each window has {least} to {most} seconds on this ledger: less than a few blocks is a trap, more "
+    "locks stakes for long; change the commit, reveal and settle windows",
     "ZeroDigest": "a digest or root is missing; publish the blob first and give its digest",
     "BadParticipantLimits": "at least one participant, at most {most}, and no more least than most; correct the limits",
     "ZeroMissLimit": "a participant must be allowed at least one missed round; set the miss limit",
@@ -40,6 +44,9 @@ MESSAGES: Final = {
     "NoBond": "{coordinator} has no bond in deposit; there is nothing to release",
     "BondInUse": "the serving coordinator's bond stays while a round can be settled or a withheld validation set is "
     "not disclosed ({phase}); let the coordinator go on, or try again when a round has starved or the job has ended",
+    "TooEarly": "a successor takes over once its bond has been in deposit for a settle window, from timestamp {from} "
+    "on; wait until then",
+    "NotAdmitted": "{account} is not on the job's list of those who may join; ask its sponsor, or use a listed account",
     "JobFull": "all {most} seats of the job are taken; wait until one is free or join another job",
     "AlreadySeated": "this account sits in seat {seat} already; run the node without joining again",
     "ZeroSamples": "a participant needs at least one training sample; check the data",

@@ -21,7 +21,7 @@ from deepledger.protocol.chain.rpc import NodeRefused, Rpc, result
 from deepledger.protocol.chain.sending import transact
 from deepledger.protocol.chain.signing import MOST_PER_GAS, REPEAT, Call
 from deepledger.protocol.errors import BadInput, ChainNonsense, NoLedger, WrongChain
-from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Wei
+from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 10.0
 PATIENCE: Final = 180.0
 BLOCKS_PER_QUERY: Final = 2000
-_TIMED: Final = frozenset({"reveal", "settle", "restartRound", "replaceCoordinator"})  # which roles do by the clock
+LEAST_WINDOW: Final = Seconds(60)
+"""Five blocks of Ethereum, and thirty of most other chains."""
+_TIMED: Final = frozenset({"reveal", "settle", "restartRound", "replaceCoordinator", "takeOver"})  # done by the clock
 LOCKS: Final = Path("~/.deepledger/locks")
 
 
@@ -65,20 +67,22 @@ class ChainLedger(ChainReader):
     def close_job(self, job: JobId) -> Receipt:
         return self._act("closeJob", job)
 
-    def post_bond(self, job: JobId, *, value: Wei) -> Receipt:
-        return self._act("postBond", job, value=value)
+    def post_bond(self, job: JobId, *, terms_hash: bytes, value: Wei) -> Receipt:
+        return self._act("postBond", job, terms_hash, value=value)
 
     def release_bond(self, job: JobId) -> Receipt:
         return self._act("releaseBond", job)
 
-    def join(self, job: JobId, samples: int, *, value: Wei) -> Receipt:
-        return self._act("join", job, samples, value=value)
+    def join(
+        self, job: JobId, samples: int, *, terms_hash: bytes, proof: Sequence[bytes] = (), value: Wei
+    ) -> Receipt:
+        return self._act("join", job, terms_hash, samples, list(proof), value=value)
 
     def leave(self, job: JobId) -> Receipt:
         return self._act("leave", job)
 
-    def commit(self, job: JobId, round: RoundNumber, commitment: bytes) -> Receipt:
-        return self._act("commit", job, round, commitment)
+    def commit(self, job: JobId, round: RoundNumber, attempt: int, commitment: bytes) -> Receipt:
+        return self._act("commit", job, round, attempt, commitment)
 
     def reveal(self, job: JobId, *, digest: Digest, root: Root, salt: bytes) -> Receipt:
         return self._act("reveal", job, digest, root, salt)
@@ -103,6 +107,9 @@ class ChainLedger(ChainReader):
 
     def replace_coordinator(self, job: JobId) -> Receipt:
         return self._act("replaceCoordinator", job)
+
+    def take_over(self, job: JobId) -> Receipt:
+        return self._act("takeOver", job)
 
     def disclose(self, job: JobId, key: bytes) -> Receipt:
         return self._act("disclose", job, key)
@@ -199,6 +206,7 @@ def deploy(
     node: str | Sequence[str] | JSONBaseProvider,
     account: LocalAccount,
     *,
+    least_window: Seconds = LEAST_WINDOW,
     chain_id: int | None = None,
     timeout: float = TIMEOUT,
     locks: Path = LOCKS,
@@ -206,7 +214,7 @@ def deploy(
     most_per_gas: Wei = MOST_PER_GAS,
     tell: Callable[[str], None] | None = None,
 ) -> tuple[Address, Receipt]:
-    """Put a new TrainingLedger on the chain."""
+    """Put a new TrainingLedger on the chain, whose jobs have no window shorter than `least_window`."""
     from deepledger.contracts import load
 
     rpc = reach(node, timeout=timeout, tell=tell)
@@ -227,7 +235,7 @@ def deploy(
         call = Call(
             sender=sender.address,
             to=None,
-            data="0x" + load().bytecode.hex(),
+            data="0x" + load().bytecode.hex() + least_window.to_bytes(32, "big").hex(),
             value=Wei(0),
             if_unsure="look it up before you run the command again, which would pay for another contract",
         )

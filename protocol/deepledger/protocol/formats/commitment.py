@@ -1,4 +1,4 @@
-"""Commitments: one word that binds an update to a chain, contract, job, round and participant, and hides it."""
+"""Commitments: 30 bytes that bind an update to a chain, contract, job, round and participant, and hide it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from eth_utils.crypto import keccak
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber
 
 SALT_BYTES = 32
-KEPT_BYTES = 30
-"""What the contract keeps of a commitment, and compares with when it is opened."""
+COMMITMENT_BYTES = 30
+"""As many as fit beside a seat in one word of the contract: nobody finds two openings that agree in 240 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Slot:
 
 
 def commitment_for(slot: Slot, *, digest: Digest, root: Root, salt: bytes) -> bytes:
-    """keccak256(abi.encode(chain id, contract, job, round, participant, digest, root, salt)): 32 bytes.
+    """The first 30 bytes of keccak256(abi.encode(chain id, contract, job, round, participant, digest, root, salt)).
 
     All eight are static ABI types, so their encoding is one 32-byte word each.
     """
@@ -41,4 +41,4 @@ def commitment_for(slot: Slot, *, digest: Digest, root: Root, salt: bytes) -> by
     ]
     if any(len(word) != 32 for word in words):
         raise ValueError("digest, root and salt have 32 bytes each")
-    return keccak(b"".join(words))
+    return keccak(b"".join(words))[:COMMITMENT_BYTES]

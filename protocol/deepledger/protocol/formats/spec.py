@@ -21,6 +21,7 @@ from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule, SumSha
 from deepledger.protocol.types import Digest
 
 MAX_SPEC_BYTES = 1 << 20
+MAX_ADMITTED = 4096
 
 MOST_TOLERANCE, MOST_TIES = 1e-4, 1
 """The largest of the metric that pay follows from."""
@@ -131,6 +132,8 @@ class JobSpec(Part):
     validation: Validation
     max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
     """A declared sample count above this weighs and earns as this."""
+    admitted: Annotated[tuple[AddressText, ...], Field(max_length=MAX_ADMITTED, strict=False)] = ()
+    """Who may join; empty: anyone. The contract holds the list's Merkle root, see `admission.py`."""
 
     @model_validator(mode="after")
     def _sealed_updates_have_readers(self) -> JobSpec:

@@ -8,7 +8,8 @@ import numpy as np
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import JobTerms
-from deepledger.protocol.errors import BadSpec, BlobMissing
+from deepledger.protocol.errors import BadInput, BadSpec, BlobMissing
+from deepledger.protocol.formats.admission import admission_root
 from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec, parse_spec
 from deepledger.protocol.formats.vectors import ModelVector, as_model
@@ -27,6 +28,8 @@ def fetch_spec(store: BlobStore, terms: JobTerms) -> JobSpec:
             "the validation set is withheld by the job's terms or by its spec, and not by both; have nothing to do "
             "with this job"
         )
+    if terms.admission != admission_root(spec.admitted):
+        raise BadSpec("the job's terms admit others than its spec lists; have nothing to do with this job")
     return spec
 
 
@@ -49,6 +52,15 @@ def _check_named(coordinators: Sequence[Address], named: Collection[str], what: 
     without = [coordinator for coordinator in coordinators if coordinator.lower() not in known]
     if without:
         raise BadSpec(f"{what} not sealed to the coordinator {without[0]}")
+
+
+def check_admitted(spec: JobSpec, account: Address) -> None:
+    """Raises `BadInput` where only listed accounts may join, and this is none of them."""
+    if spec.admitted and account.lower() not in {admitted.lower() for admitted in spec.admitted}:
+        raise BadInput(
+            f"only the {len(spec.admitted)} accounts that the job's sponsor has listed may join, and {account} is none "
+            "of them; ask the sponsor, or use the account that is listed"
+        )
 
 
 def fetch_model(store: BlobStore, digest: Digest, spec: JobSpec) -> ModelVector:

@@ -27,7 +27,7 @@ def phase_at(job: Job, now: Seconds) -> Phase:
         return Phase.STARVED
     if now < attempt.reveal_end:
         return Phase.REVEALING
-    if len(attempt.reveals) < terms.min_participants:
+    if not attempt.reveals:
         return Phase.STARVED
     return Phase.SETTLING if now < attempt.reveal_end + terms.settle_window else Phase.OVERDUE
 
@@ -78,13 +78,13 @@ def bond_is_free(job: Job, coordinator: Address, now: Seconds) -> bool:
 
 
 def successor(job: Job) -> Address | None:
-    """The next one on the list that may serve, as `replaceCoordinator` picks it."""
+    """The next one on the list that may serve, as the contract picks it."""
     rest = job.created.coordinators[job.serving + 1 :]
     return next((coordinator for coordinator in rest if has_bond(job, coordinator)), None)
 
 
 def is_vacant(job: Job, now: Seconds) -> bool:
-    """In Waiting: whether it is for a bond only, and the successor may take over, as in `replaceCoordinator`."""
+    """In Waiting: whether it is for a bond only, and the successor may take over, as `takeOver`."""
     heir = successor(job)
     if heir is None or has_bond(job, job.coordinator) or len(job.participants) < job.terms.min_participants:
         return False

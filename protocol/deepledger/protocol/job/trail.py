@@ -74,7 +74,11 @@ def _applied(job: Job, event: Event) -> Job:
                 raise _nonsense(event, "it committed, or revealed, in the open round")
             stay = {address: seat for address, seat in job.participants.items() if address != event.participant}
             gone = {**job.departures, event.participant: event.departure}
-            return _close_committing(replace(job, participants=stay, departures=gone), event.at.timestamp)
+            job = replace(job, participants=stay, departures=gone)
+            # No deadline comes sooner because somebody leaves: revealing ends as announced.
+            if job.attempt is None or not _is_complete(job, event.at.timestamp):
+                return job
+            return replace(job, attempt=replace(job.attempt, commit_end=event.at.timestamp))
         case PenaltyTaken():
             fined = job.participants.get(event.participant)
             if fined is None or fined.stake < event.amount:
@@ -92,8 +96,11 @@ def _applied(job: Job, event: Event) -> Job:
             attempt = _open(job, event)
             if event.participant not in job.participants or attempt.has_committed(event.participant):
                 raise _nonsense(event, "the participant has no seat, or committed before")
-            attempt = replace(attempt, commits=(*attempt.commits, event))
-            return _close_committing(replace(job, attempt=attempt), event.at.timestamp)
+            job, now = replace(job, attempt=replace(attempt, commits=(*attempt.commits, event))), event.at.timestamp
+            if not _is_complete(job, now):
+                return job
+            end = Seconds(now + job.terms.reveal_window)
+            return replace(job, attempt=replace(_open(job, event), commit_end=now, reveal_end=end))
         case Revealed():
             attempt = _open(job, event)
             if not attempt.has_committed(event.participant) or attempt.has_revealed(event.participant):
@@ -112,7 +119,7 @@ def _applied(job: Job, event: Event) -> Job:
             job, now = replace(job, serving=job.created.coordinators.index(successor)), event.at.timestamp
             if job.disclosure_end is not None:
                 return replace(job, disclosure_end=Seconds(now + job.terms.settle_window))
-            if job.attempt is None and job.outcome is None and event.round == job.round:
+            if not event.deadline and job.attempt is None and job.outcome is None and event.round == job.round:
                 return job  # the round waited for a bond, and opens now
             return replace(job, attempt=replace(_open(job, event), reveal_end=now))
         case Settled():
@@ -191,12 +198,9 @@ def _nonsense(event: Event, why: str) -> ChainNonsense:
     )
 
 
-def _close_committing(job: Job, now: Seconds) -> Job:
-    """Committing ends in the block in which the last seated participant commits, or the last other one leaves."""
+def _is_complete(job: Job, now: Seconds) -> bool:
+    """Whether committing ends now: everybody seated has committed, and they are enough."""
     attempt = job.attempt
-    if attempt is None or now >= attempt.commit_end or not attempt.commits:
-        return job
-    if len(attempt.commits) < len(job.participants):
-        return job
-    closed = replace(attempt, commit_end=now, reveal_end=Seconds(now + job.terms.reveal_window))
-    return replace(job, attempt=closed)
+    if attempt is None or now >= attempt.commit_end:
+        return False
+    return len(attempt.commits) >= max(len(job.participants), job.terms.min_participants)

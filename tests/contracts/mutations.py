@@ -1,0 +1,215 @@
+"""Puts one fault at a time into the contract and asks the tests whether they see it: `make mutations`.
+
+Each fault is played against the tests of single functions or against the invariants alone, in a copy; the score is
+printed, and the exit status is 1 where a set of tests misses more than it may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+CONTRACTS = Path(__file__).parents[2] / "contracts"
+SOURCE = "src/TrainingLedger.sol"
+FORGE = CONTRACTS.parent / "tests" / "services" / "bin" / "forge"
+SUITES = {
+    "unit": ("--no-match-contract", "InvariantTest|GasTest"),
+    "invariants": ("--match-contract", "InvariantTest"),
+}
+# Few runs find what many find, and nobody reads the shortest sequence of acts that does.
+SETTINGS = {"FOUNDRY_INVARIANT_RUNS": "4", "FOUNDRY_INVARIANT_SHRINK_RUN_LIMIT": "0"}
+MISSES_ALLOWED = {"unit": 0, "invariants": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    fault: str
+    old: str  # occurs once in the source
+    new: str
+    invariants: bool = True  # whether the invariants alone are to see it
+
+
+def stateless(fault: str, old: str, new: str) -> Mutation:
+    """A fault that shows in what is refused, not in what follows from it."""
+    return Mutation(fault, old, new, invariants=False)
+
+
+MUTATIONS = (
+    # Who missed what
+    Mutation("misses are not counted", "pledge.misses += 1;", "{}"),
+    Mutation("one more may be missed", "pledge.misses + 1 < missLimit", "pledge.misses < missLimit"),
+    Mutation("an excuse lasts for ever", "entry.excused = false;", "{}"),
+    Mutation("an excuse is worth nothing", "if (entry.excused) entry.excused = false;\n            else if", "if"),
+    Mutation("who comes again is excused", "entry.excused = late && !entry.returning;", "entry.excused = late;"),
+    Mutation("who was in time is excused", "block.timestamp + j.terms.commitWindow > current.commitEnd", "true"),
+    Mutation(
+        "committing clears no misses",
+        "misses: 0, commitment: commitment",
+        "misses: j.pledges[msg.sender].misses, commitment: commitment",
+    ),
+    Mutation(
+        "leaving clears misses", "misses: j.pledges[participant].misses, commitment: 0", "misses: 0, commitment: 0"
+    ),
+    # Deadlines
+    Mutation(
+        "committing lasts as long as revealing",
+        "current.commitEnd = uint32(block.timestamp + j.terms.commitWindow)",
+        "current.commitEnd = uint32(block.timestamp + j.terms.revealWindow)",
+    ),
+    Mutation(
+        "revealing lasts as long as settling",
+        "current.revealEnd = uint32(block.timestamp + j.terms.revealWindow)",
+        "current.revealEnd = uint32(block.timestamp + j.terms.settleWindow)",
+    ),
+    Mutation("the last reveal closes nothing", "if (revealed == current.committed) current", "if (false) current"),
+    Mutation(
+        "leaving begins a reveal window of its own",
+        "            current.commitEnd = uint32(block.timestamp);\n        }\n        j.round",
+        "            current.commitEnd = uint32(block.timestamp);\n"
+        "            current.revealEnd = uint32(block.timestamp + j.terms.revealWindow);\n        }\n        j.round",
+    ),
+    Mutation("a successor has no window of its own", "            current.revealEnd = uint32(block.timestamp);\n", ""),
+    Mutation(
+        "the settle window is a second longer",
+        "timestamp < settleEnd ? Phase.Settling",
+        "timestamp <= settleEnd ? Phase.Settling",
+    ),
+    Mutation(
+        "a round starves when few reveal",
+        "if (current.revealed == 0) return",
+        "if (_count(current.revealed) < current.least) return",
+    ),
+    Mutation(
+        "few may close committing",
+        "return commits == seated && commits >= least;",
+        "return commits == seated && commits != 0;",
+    ),
+    # Attempts
+    Mutation(
+        "a settled round keeps its attempt",
+        "(current.number, current.attempt) = (round + 1, 0);",
+        "current.number = round + 1;",
+    ),
+    Mutation("attempts are not counted", "current.attempt += 1;", "{}"),
+    # Money
+    Mutation("who revealed is penalised", "current.committed & ~current.revealed);", "current.committed);"),
+    Mutation("penalties are lost", "            penalties += penalty;\n", ""),
+    Mutation("who can pay once more loses its seat", "if (entry.stake < penalty)", "if (entry.stake <= penalty)"),
+    Mutation("what is paid stays in escrow", "j.state.escrow + penalties - paid", "j.state.escrow + penalties"),
+    Mutation("unearned penalties stay in escrow", "_payEqually(job, j, revealed, penalties);", "0;"),
+    Mutation("who leaves loses its earnings", "+= stake + j.seats[seat].earned;", "+= stake;"),
+    Mutation("credits can be withdrawn twice", "        delete j.credits[msg.sender];\n", ""),
+    Mutation("work is not paid when nobody is left to settle", "if (last && unsettled) {", "if (false) {"),
+    # Who owes a settlement or a key
+    Mutation(
+        "a job closes though its key is withheld",
+        "_endOnceDisclosed(job, j, current, Outcome.Withdrawn);",
+        "_end(job, j, current, Outcome.Withdrawn);",
+    ),
+    Mutation(
+        "who keeps the key at the last loses the penalty only",
+        "!unsettled || (last && _withholds(j, current));",
+        "!unsettled;",
+    ),
+    Mutation(
+        "who does not disclose loses the penalty only",
+        "!unsettled || (last && _withholds(j, current));",
+        "last && _withholds(j, current);",
+    ),
+    Mutation(
+        "who withholds a key takes its bond home",
+        "require(idle && !_withholds(j, j.round), BondInUse(phase));",
+        "require(idle, BondInUse(phase));",
+    ),
+    Mutation("who leaves inherits", "        current.revealed &= ~_bit(seat);\n", ""),
+    Mutation(
+        "a job that is over can be joined", "current.stage == Stage.Waiting || current.stage == Stage.Open;", "true;"
+    ),
+    Mutation("a successor need not wait", "        require(block.timestamp >= from, TooEarly(from));\n", ""),
+    Mutation("who left keeps its bit", "        j.state.seats &= ~_bit(seat);\n", ""),
+    # What is refused
+    stateless(
+        "anyone closes a job", "        require(msg.sender == j.state.sponsor, NotSponsor(j.state.sponsor));\n", ""
+    ),
+    stateless("anyone takes over", "        require(msg.sender == successor, NotCoordinator(successor));\n", ""),
+    stateless(
+        "anyone settles",
+        "        require(msg.sender == _servingCoordinator(j), NotCoordinator(_servingCoordinator(j)));\n",
+        "",
+    ),
+    stateless("a window may be short", "window >= leastWindow && window", "window"),
+    stateless("a window may be long", " && window <= MOST_WINDOW, BadWindow(leastWindow", ", BadWindow(leastWindow"),
+    stateless("who is not on the list joins", "return root == 0 || node == root;", "return true;"),
+    stateless("a list has one order", "node < proof[i] ?", "true ?"),
+    stateless(
+        "any terms will do", "        require(termsHash == j.state.termsHash, WrongTerms(j.state.termsHash));\n", ""
+    ),
+    stateless(
+        "any attempt will do", "round == current.number && attempt == current.attempt", "round == current.number"
+    ),
+    stateless(
+        "a reveal may be overlooked",
+        "        require(revealed == current.revealed, StaleReveals(current.revealed));\n",
+        "",
+    ),
+    stateless(
+        "who did not reveal is paid",
+        "        require(accepted & ~revealed == 0, NotRevealed(accepted & ~revealed));\n",
+        "",
+    ),
+    stateless("any key fits", "key != 0 && keccak256(abi.encode(key)) == lock", "key != 0"),
+    stateless("a budget may be too small", "        require(msg.value == budget, WrongValue(budget));\n", ""),
+    stateless(
+        "misses are counted before penalties are taken",
+        "        penalties = _takePenalties(job, j, current, current.committed & ~current.revealed);\n"
+        "        _countMisses(job, j, current, j.state.seats & ~current.committed);\n",
+        "        _countMisses(job, j, current, j.state.seats & ~current.committed);\n"
+        "        penalties = _takePenalties(job, j, current, current.committed & ~current.revealed);\n",
+    ),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Put faults into the contract, one at a time, and run its tests.")
+    parser.add_argument("--suite", choices=SUITES, action="append", help="only these tests (default: both)")
+    parser.add_argument("--only", default="", help="only faults whose description contains this")
+    arguments = parser.parse_args()
+    original = (CONTRACTS / SOURCE).read_text("utf-8")
+    for mutation in MUTATIONS:
+        if (times := original.count(mutation.old)) != 1:
+            sys.exit(f"{mutation.fault!r}: its text stands {times} times in {SOURCE}; mend the list")
+    survivors: dict[str, list[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        # With what was compiled, so that only the contract has to be compiled again.
+        shutil.copytree(CONTRACTS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("deepledger", "*.pyc"))
+        (Path(folder) / "foundry.toml").write_text(
+            (CONTRACTS / "foundry.toml").read_text("utf-8").replace("../tests", f"{CONTRACTS.parent}/tests"), "utf-8"
+        )
+        for suite in arguments.suite or SUITES:
+            tried = [each for each in MUTATIONS if each.invariants or suite == "unit"]
+            tried = [each for each in tried if arguments.only in each.fault]
+            survivors[suite] = [each.fault for each in tried if not _is_seen(each, suite, original, Path(folder))]
+            print(f"{suite}: {len(tried) - len(survivors[suite])} of {len(tried)} faults are seen", flush=True)
+    sys.exit(int(any(len(missed) > MISSES_ALLOWED[suite] for suite, missed in survivors.items())))
+
+
+def _is_seen(mutation: Mutation, suite: str, original: str, folder: Path) -> bool:
+    (folder / SOURCE).write_text(original.replace(mutation.old, mutation.new), "utf-8")
+    command = [str(FORGE), "test", "--fail-fast", "--gas-snapshot-check=false", *SUITES[suite]]
+    done = subprocess.run(command, cwd=folder, env=os.environ | SETTINGS, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    if "Compiler run failed" in said or ("[FAIL" not in said and "[PASS]" not in said):
+        sys.exit(f"{mutation.fault!r} does not compile, or nothing ran:\n{said[-2000:]}")
+    seen = done.returncode != 0
+    print(f"{suite}: {'seen' if seen else 'MISSED'}: {mutation.fault}", flush=True)
+    return seen
+
+
+if __name__ == "__main__":
+    main()
