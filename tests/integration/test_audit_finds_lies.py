@@ -119,6 +119,25 @@ def test_a_lie_is_named(play, lie, kind):
     assert {finding.at.transaction for finding in result.findings} == {settled.at.transaction}
 
 
+def pay_for_nothing(claim):
+    judged_otherwise(Verdict.ACCEPTED, claim, seat=1)
+
+
+@pytest.mark.parametrize("lie", [None, pay_for_nothing])
+def test_who_changes_nothing_earns_nothing_and_is_nobodys_copy(play, lie):
+    """In a job that screens nothing; and the audit finds a coordinator that pays it."""
+    nothing = bytes(play.spec.update_bytes)
+    play.round([play.update(), nothing, nothing])
+    settled = []
+    play.round([play.update(), nothing, nothing], lie=lambda claim: (settled.append(claim.settlement), lie and lie(claim)))
+    play.round()
+    play.go_home()
+    assert [each.verdict for each in settled[0].judged] == [Verdict.ACCEPTED, Verdict.UNCHANGED, Verdict.UNCHANGED]
+    result = audited(play)
+    assert result.matches == (lie is None), result.findings
+    assert {(finding.kind, finding.round) for finding in result.findings} >= ({(Kind.VERDICT, 1)} if lie else set())
+
+
 # What scores, signs and memory say
 
 

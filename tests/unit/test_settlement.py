@@ -49,6 +49,14 @@ def test_a_replay_from_an_earlier_round_is_a_copy_even_of_oneself(script, spec_o
     assert copies(script, spec_of()) == {A: A, B: A, C: None}
 
 
+def test_nobody_who_changes_nothing_copied_that_from_somebody(script, spec_of, monkeypatch):
+    """Without screening, too: what sends the same zeros is not one and its thief."""
+    play(script, 10, [(A, 1), (B, 1), (C, 2)])
+    assert copies(script, spec_of()) == {A: None, B: A, C: None}
+    monkeypatch.setattr("deepledger.protocol.settlement.inputs._zeros", lambda length: digest(1) if length == 20 else 0)
+    assert copies(script, spec_of()) == {A: None, B: None, C: None}
+
+
 def starve(script: Script, time: int, *, round: int = 0, attempt: int = 0) -> None:
     script.say(RoundStarved, time, round=round, attempt=attempt)
 
@@ -125,6 +133,7 @@ def test_inspection(spec_of):
     update[2] = 1
     assert inspect(update.tobytes(), contribution(update), spec) is Verdict.NORM_EXCEEDED
     assert inspect(update.tobytes(), contribution(update + 1), spec) is Verdict.WRONG_ROOT
+    assert inspect(bytes(20), contribution(np.zeros(10, "<i2")), spec) is Verdict.UNCHANGED
 
 
 @pytest.mark.parametrize(("policy", "scores"), [("samples", (3, 5)), ("equal", (1, 1))])

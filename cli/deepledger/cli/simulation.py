@@ -113,8 +113,9 @@ class _Sources:
     evaluator: Evaluator
     known: dict[tuple[int, Coalition], Evaluation] = field(default_factory=dict)  # by number of updates
 
-    def update(self, contribution: Contribution) -> UpdateVector:
-        return self.updates[contribution.digest]
+    def update(self, contribution: Contribution) -> UpdateVector | Verdict:
+        update = self.updates[contribution.digest]
+        return update if update.any() else Verdict.UNCHANGED
 
     def earlier_update(self, earlier: Earlier) -> UpdateVector:
         return self.updates[earlier.digest]

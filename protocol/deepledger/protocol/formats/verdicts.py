@@ -46,7 +46,7 @@ class Verdict(StrEnum):
     # What the job's screening finds: each sign is a verdict.
     NEAR_COPY = Sign.NEAR_COPY
     COLLUDING = Sign.COLLUDING
-    UNCHANGED = Sign.UNCHANGED
+    UNCHANGED = Sign.UNCHANGED  # also without screening, where every coordinate is 0
     NOISE = Sign.NOISE
     SCALED = Sign.SCALED
     SIGN_FLIPPED = Sign.SIGN_FLIPPED

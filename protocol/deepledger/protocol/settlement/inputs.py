@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
+from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.chain import events
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.reputation import FULL
@@ -99,13 +101,20 @@ def _accepted(over: SettledRound) -> list[events.Revealed]:
     return [found[seat] for seat in sorted(found) if over.settled.accepted >> seat & 1]
 
 
+@lru_cache(1)
+def _zeros(length: int) -> Digest:
+    """The digest of the update that changes nothing."""
+    return digest_of(bytes(length))
+
+
 def contributions(
     job: Job, attempt: Attempt, participants: Mapping[Address, Participant], spec: JobSpec
 ) -> tuple[Contribution, ...]:
     """What was revealed in `attempt`, by ascending seat, with copies marked.
 
     An update is a copy if somebody committed to the same bytes earlier in this attempt, or anybody revealed them
-    before: in an earlier round, or, unless it was the same participant, in an attempt at this round that starved.
+    before: in an earlier round, or, unless it was the same participant, in an attempt at this round that starved. Zeros,
+    which are nobody's work, are no copy of anybody's.
     """
     looked_for = {reveal.digest for reveal in attempt.reveals}
     first: dict[Digest, Address] = {}
@@ -124,7 +133,7 @@ def contributions(
     found = []
     for rank, reveal in enumerate(sorted(attempt.reveals, key=lambda reveal: committed_at[reveal.participant])):
         earlier = first.get(reveal.digest) or own.get(reveal.digest, reveal.participant)
-        copied = reveal.digest in first or earlier != reveal.participant
+        copied = (reveal.digest in first or earlier != reveal.participant) and reveal.digest != _zeros(spec.update_bytes)
         own.setdefault(reveal.digest, reveal.participant)
         seat = participants[reveal.participant]
         found.append(

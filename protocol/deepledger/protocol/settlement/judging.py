@@ -47,7 +47,7 @@ def inspect(
         return Verdict.BADLY_SEALED
     if not fits_norm(update, spec):
         return Verdict.NORM_EXCEEDED
-    return update
+    return update if update[: spec.model.trained].any() else Verdict.UNCHANGED
 
 
 def inspect_all(spec: JobSpec, revealed: Revealed, sources: Sources) -> tuple[list[Judged], list[Row]]:
