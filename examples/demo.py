@@ -257,7 +257,7 @@ def train_without_deepledger(stage: Stage, job: Any) -> tuple[Any, list[str]]:
         for address, shard in shards.items():
             write_floats(module, model.astype(np.float32))
             seed = training_seed(spec, over.opened.round, attempt=0, participant=address)
-            task.train(module, shard, seed=seed, hyperparameters=spec.training.hyperparameters)
+            task.train(module, shard, round=over.opened.round, seed=seed, hyperparameters=spec.training.hyperparameters)
             change += len(shard) * (read_floats(module) - model)
             total += len(shard)
         model += change / total

@@ -129,7 +129,13 @@ def test_who_changes_nothing_earns_nothing_and_is_nobodys_copy(play, lie):
     nothing = bytes(play.spec.update_bytes)
     play.round([play.update(), nothing, nothing])
     settled = []
-    play.round([play.update(), nothing, nothing], lie=lambda claim: (settled.append(claim.settlement), lie and lie(claim)))
+
+    def claimed(claim):
+        settled.append(claim.settlement)
+        if lie is not None:
+            lie(claim)
+
+    play.round([play.update(), nothing, nothing], lie=claimed)
     play.round()
     play.go_home()
     assert [each.verdict for each in settled[0].judged] == [Verdict.ACCEPTED, Verdict.UNCHANGED, Verdict.UNCHANGED]

@@ -53,7 +53,13 @@ def test_the_guides_task_learns_by_the_guides_job(folder: Path) -> None:
         for name in residuals:
             trainer = load_trainer(made.spec, source, folder / f"{name}.csv")
             encoded = make_update(
-                trainer, model, residuals[name], last=None, training_seed=number, rounding_seed=number
+                trainer,
+                model,
+                residuals[name],
+                round=number,
+                last=None,
+                training_seed=number,
+                rounding_seed=number,
             )
             assert not encoded.clipped
             assert not encoded.saturated

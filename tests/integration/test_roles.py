@@ -113,10 +113,8 @@ def test_a_job_runs_to_its_end_and_everybody_is_paid(world):
 def test_nodes_send_momentum(world):
     sent = []
 
-    def noted(trainer, before, residual, *, last, training_seed, rounding_seed):
-        encoded = make_update(
-            trainer, before, residual, last=last, training_seed=training_seed, rounding_seed=rounding_seed
-        )
+    def noted(trainer, before, residual, *, last, **options):
+        encoded = make_update(trainer, before, residual, last=last, **options)
         sent.append((last, encoded.vector))
         return encoded
 

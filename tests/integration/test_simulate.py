@@ -125,7 +125,34 @@ def test_what_does_not_fit_is_said_and_what_can_be_done(folder):
     assert "beyond ±8: scale features in the task's load_data" in done.output
 
 
-def test_two_participants_are_too_few(folder):
-    done = simulate(folder, 0, 1)
-    assert done.exit_code == 3
-    assert "three participants" in done.output
+def test_one_or_two_participants_are_enough(folder):
+    for numbers in ((0,), (0, 1)):
+        done = simulate(folder, *numbers, options=["--rounds", "1", "--json"])
+        assert done.exit_code == 0, done.output
+        played = json.loads(done.stdout)["behaviours"]
+        assert ("copying" in played) == (len(numbers) > 1), "alone there is nobody to copy"
+        assert int(played["honest"]["paid"]["equal"]) >= 10**18 // len(numbers)
+        assert played["splitting"]["sent"] == 2
+
+
+HUGGING_FACE = """
+class Rows:
+    \"\"\"As datasets.Dataset: no torch Dataset, with a length, integer indices and select.\"\"\"
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+    def __len__(self):
+        return len(self.y)
+    def __getitem__(self, at):
+        assert isinstance(at, int | slice)
+        return {"x": self.x[at], "y": self.y[at]}
+    def select(self, rows):
+        return Rows(self.x[rows], self.y[rows])
+"""
+
+
+def test_data_need_not_be_a_torch_dataset(folder):
+    task = HUGGING_FACE + TASK.replace("torch.utils.data.TensorDataset(", "Rows(")
+    (folder / "task.py").write_text(task.replace("x, y = data.tensors", "x, y = data[:].values()"))
+    done = simulate(folder, 0, 1, options=["--rounds", "1", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["behaviours"]["splitting"]["accepted"] == 2

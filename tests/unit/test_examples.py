@@ -88,7 +88,9 @@ def test_an_example_prepares_trains_and_evaluates(
     )
     validation = task.load_data(data / "validation.safetensors")
     before = task.evaluate(model, validation, seed=1)
-    task.train(model, task.load_data(data / "participant-0.safetensors"), seed=1, hyperparameters=hyperparameters)
+    task.train(
+        model, task.load_data(data / "participant-0.safetensors"), round=0, seed=1, hyperparameters=hyperparameters
+    )
     after = task.evaluate(model, validation, seed=1)
     assert after.samples == total // 5
     assert after.exact(metric) > max(least, before.exact(metric))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -74,11 +77,11 @@ def test_a_task_runs(task_of, tmp_path):
     before = read_floats(model)
     assert (before == read_floats(task.build_model(5))).all()
     assert (before != read_floats(task.build_model(6))).any()
-    task.train(model, data, seed=1, hyperparameters={"rate": 0.5})
+    task.train(model, data, round=0, seed=1, hyperparameters={"rate": 0.5})
     after = read_floats(model)
     assert (after != before).any()
     write_floats(model, before)
-    task.train(model, data, seed=1, hyperparameters={"rate": 0.5})
+    task.train(model, data, round=0, seed=1, hyperparameters={"rate": 0.5})
     assert (after == read_floats(model)).all()
     assert task.evaluate(model, data, seed=1) == Evaluation(samples=3, correct=1, millionths={"loss": 500_000})
 
@@ -99,6 +102,56 @@ def test_hyperparameters_that_train_does_not_take_are_named(task_of, hyperparame
     task_of(SOURCE.replace("*, rate", "**rates")).check_hyperparameters(
         {name: value for name, value in hyperparameters.items() if name != "model"}
     )
+
+
+def test_train_is_told_the_round_where_it_asks_for_it(task_of):
+    """A schedule over rounds; who takes options of any name gets the job's only."""
+    for named, expected in (("*, rate, round", [0, 0.5, 1]), ("round, rate", [0, 0.5, 1]), ("rate, **others", [0] * 3)):
+        moved = "round" if "round" in named else "sum(others.values())"
+        task = task_of(SOURCE.replace("*, rate", named).replace("rate * torch.rand(2)", f"rate * {moved}"))
+        task.check_hyperparameters({"rate": 0.5})
+        biases = []
+        for number in range(3):
+            model = task.build_model(1)
+            before = model[0].bias.tolist()
+            task.train(model, [1], round=number, seed=1, hyperparameters={"rate": 0.5})
+            biases.append(model[0].bias[0].item() - before[0])
+        assert biases == pytest.approx(expected, abs=1e-6)
+    task = task_of(SOURCE.replace("*, rate", "*, rate, round"))
+    with pytest.raises(BadInput, match=r"hyperparameters.round: train .* is told the round .* give the hyperparameter"):
+        task.check_hyperparameters({"rate": 0.5, "round": 3})
+
+
+def test_hyperparameters_may_be_lists_and_no_training_changes_them(task_of):
+    task = task_of(SOURCE.replace("rate * torch", "rate.pop() * torch"))
+    given = {"rate": [0.5, 0.25]}
+    for _ in range(2):
+        task.train(task.build_model(1), [1], round=0, seed=1, hyperparameters=given)
+    assert given == {"rate": [0.5, 0.25]}
+
+
+SPAWNING = """
+class Squares(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        return index**2, __file__
+
+def squares():
+    return torch.utils.data.DataLoader(Squares(), num_workers=1, multiprocessing_context="spawn")
+"""
+
+
+def test_processes_that_a_data_loader_spawns_find_the_task(task_of, tmp_path):
+    task = task_of(SOURCE + SPAWNING)
+    (tmp_path / "task.py").write_text("raise SystemExit('swapped')")
+    found = [(int(square), name) for square, (name,) in task._module.squares()]
+    assert found == [(index**2, str(tmp_path / "task.py")) for index in range(4)]
+    (folder,) = {path for path in sys.path if Path(path, f"{task._module.__name__}.py").exists()}
+    del task
+    gc.collect()
+    assert folder not in sys.path
+    assert not Path(folder).exists()
 
 
 def test_a_source_is_found_by_its_hash_wherever_it_lies(tmp_path):
@@ -167,7 +220,7 @@ FAILURES = {
     "build_model": ("torch.nn.Sequential(", "[1] + (", "build_model of task .* failed: TypeError"),
     "no module": ("return torch.nn.Sequential", "return repr, ", "returned a tuple, not a torch.nn.Module"),
     "load_data": ("path.read_text().split()", "path.no_such_method()", "load_data of task .* failed: AttributeError"),
-    "no length": ("path.read_text().split()", "iter(())", "returned a tuple_iterator, which has no length"),
+    "no length": ("path.read_text().split()", "iter(())", "a tuple_iterator, which has no length; give the task"),
     "no samples": ("path.read_text().split()", "[]", "has no samples"),
     "train": ("rate * torch", "rate.no_such * torch", "train of task .* failed: AttributeError"),
     "no dictionary": (
@@ -200,7 +253,7 @@ def test_a_failing_task_is_named(old, new, message, task_of, tmp_path):
     def run():
         model = task.build_model(1)
         data = task.load_data(tmp_path / "data")
-        task.train(model, data, seed=1, hyperparameters={"rate": 0.5})
+        task.train(model, data, round=0, seed=1, hyperparameters={"rate": 0.5})
         task.evaluate(model, data, seed=1)
 
     with pytest.raises(BadInput, match=message):
@@ -288,7 +341,7 @@ def test_no_evaluation_waits_for_another_jobs(task_of):
 def test_hyperparameters_that_the_task_does_not_know(task_of, tmp_path):
     task = task_of()
     with pytest.raises(BadInput, match=r"train of task .* unexpected keyword argument 'momentum'"):
-        task.train(task.build_model(1), [1], seed=1, hyperparameters={"rate": 0.5, "momentum": 0.9})
+        task.train(task.build_model(1), [1], round=0, seed=1, hyperparameters={"rate": 0.5, "momentum": 0.9})
 
 
 @pytest.mark.parametrize("name", ["name", "self", "arguments", "options"])
@@ -296,7 +349,7 @@ def test_hyperparameters_may_have_any_name(name, task_of):
     task = task_of(SOURCE.replace("*, rate):", "**options):").replace("rate *", "sum(options.values()) *"))
     model = task.build_model(1)
     before = read_floats(model)
-    task.train(model, [1], seed=1, hyperparameters={name: 0.5})
+    task.train(model, [1], round=0, seed=1, hyperparameters={name: 0.5})
     assert (before != read_floats(model)).any()
 
 
@@ -304,7 +357,27 @@ def test_hyperparameters_may_have_any_name(name, task_of):
 def test_a_hyperparameter_with_the_name_of_what_train_is_given_is_told(name, task_of):
     task = task_of(SOURCE.replace("*, rate", "**options"))
     with pytest.raises(BadInput, match=f"train of task .* multiple values for argument '{name}'"):
-        task.train(task.build_model(1), [1], seed=1, hyperparameters={name: 0.5})
+        task.train(task.build_model(1), [1], round=0, seed=1, hyperparameters={name: 0.5})
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("len(data) // 2", 3),
+        ("0", "has no samples"),
+        ("-1", "returned -1"),
+        ("2.0", "returned 2.0, which is no number"),
+    ],
+)
+def test_a_task_may_count_its_samples_itself(said, expected, task_of, tmp_path):
+    """Also of what has no length."""
+    (tmp_path / "data").write_text("a b c d e f")
+    task = task_of(SOURCE + f"\ndef count_samples(data):\n    return {said}\n")
+    if isinstance(expected, int):
+        assert task.count_samples(task.load_data(tmp_path / "data")) == expected
+    else:
+        with pytest.raises(BadInput, match=expected):
+            task.load_data(tmp_path / "data")
 
 
 def test_no_data(task_of, tmp_path):

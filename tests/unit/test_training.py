@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deepledger.node.training import Trainer, _add_momentum, load_trainer, make_update, rehearse
+from deepledger.node.training import Trainer, _add_momentum, load_trainer, make_update, rehearse, rehearse_rounds
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.metrics import WORST
 from deepledger.protocol.formats.spec import build_spec
 from deepledger.protocol.formats.vectors import encode_model
+from deepledger.protocol.types import RoundNumber
 
 SOURCE = """
 import torch
@@ -40,21 +41,19 @@ STEP = 0.5
 
 @pytest.fixture
 def trainer_of(tmp_path: Path, spec_fields: Any) -> Any:
-    path = tmp_path / "task.py"
-    path.write_text(SOURCE)
-    source = read_source(path)
-    model = format_of(Task(source).build_model(1)).model_dump()
-
-    def trainer(**rule: Any) -> Trainer:
+    def trainer(source: str = SOURCE, **rule: Any) -> Trainer:
+        path = tmp_path / "task.py"
+        path.write_text(source)
+        read = read_source(path)
         spec = build_spec(
             spec_fields(
-                model=model,
+                model=format_of(Task(read).build_model(1)).model_dump(),
                 update={"bits": 16, "fraction_bits": 14, "norm_bound": 50.0},
                 training={"seed": 1, "hyperparameters": {"step": STEP}},
-                aggregation=rule,
+                aggregation=rule or {"rule": "median"},
             )
         )
-        return load_trainer(spec, source, path)
+        return load_trainer(spec, read, path)
 
     return trainer
 
@@ -117,9 +116,7 @@ def table_of(tmp_path: Path, spec_fields: Any) -> Any:
 @pytest.mark.parametrize("kind", ["torch.utils.data.TensorDataset", SUBCLASS])
 def test_a_rehearsal_tells_data_that_fits_from_data_that_does_not(table_of: Any, kind: str) -> None:
     fitting = table_of(kind=kind)
-    before = read_floats(fitting.model)
     rehearse(fitting)
-    assert (read_floats(fitting.model) == before).all()
     with pytest.raises(BadInput, match=r"evaluate of task .* failed: .*shapes"):
         rehearse(table_of(kind=kind, columns=5))
     with pytest.raises(BadInput, match=r"evaluate of task .* failed: .*51"):
@@ -149,8 +146,108 @@ def test_a_rehearsal_refuses_data_that_no_number_comes_of(table_of: Any, value: 
 
 def test_a_rehearsal_does_not_refuse_a_great_loss_that_can_be_trained_on(table_of: Any) -> None:
     trainer = table_of(last_value=1e20)
-    assert trainer.task.evaluate(trainer.model, trainer.data, seed=1).millionths["loss"] == WORST
+    assert trainer.task.evaluate(trainer.build(), trainer.data, seed=1).millionths["loss"] == WORST
     rehearse(trainer)
+
+
+COPYING = """
+import copy
+import torch
+
+def build_model():
+    return torch.nn.Linear(3, 1)
+
+def load_data(path):
+    return [1]
+
+def train(model, data, *, step):
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.bias += step
+    return model
+
+def evaluate(model, data):
+    return {"samples": 1, "correct": 0, "loss": 0.0}
+"""
+
+
+def test_a_training_of_a_copy_is_told_before_a_stake_depends_on_it(trainer_of: Any) -> None:
+    trainer = trainer_of(source=COPYING, rule="median")
+    said = r"task.py leaves the model that it is given as it was: .*, not a copy; what it returns, a Linear, is not"
+    with pytest.raises(BadInput, match=said):
+        rehearse(trainer)
+    with pytest.raises(BadInput, match=f"round 0, tried out: train of task .*{said}"):
+        rehearse_rounds(trainer, first_model(trainer))
+
+
+# What a training hangs on a model, each of which fails where the model has it already or is to be copied
+ONCE = {
+    "hooks": "assert not model._forward_hooks; model.register_forward_hook(lambda *_: None)",
+    "weight norm": "torch.nn.utils.weight_norm(model); torch.nn.utils.remove_weight_norm(model)",
+    "pruning": "torch.nn.utils.prune.identity(model, 'weight'); torch.nn.utils.prune.remove(model, 'weight')",
+    "what is not let go": "assert not hasattr(model, 'engine'); model.engine = (one for one in ())",
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("line", ONCE.values(), ids=ONCE)
+def test_every_round_has_a_new_model(trainer_of: Any, line: str) -> None:
+    """So that privacy engines, hooks and the like work in the second round as in the first."""
+    trainer = trainer_of(source=SOURCE.replace("    with torch.no_grad()", f"    {line}\n    with torch.no_grad()", 1))
+    rehearse(trainer)
+    rehearse_rounds(trainer, first_model(trainer), rounds=3)
+    for _ in range(2):
+        assert sent(trainer, None) == pytest.approx([STEP] * 4, abs=1e-6)
+
+
+LEFT_ON = {
+    "parametrization": "torch.nn.utils.parametrizations.weight_norm(model)",
+    "weight norm": "torch.nn.utils.weight_norm(model)",
+    "spectral norm": "torch.nn.utils.spectral_norm(model)",
+    "pruning": "torch.nn.utils.prune.l1_unstructured(model, 'weight', 2)",
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("line", LEFT_ON.values(), ids=LEFT_ON)
+def test_what_a_training_leaves_on_is_read_as_the_model_computes(trainer_of: Any, line: str) -> None:
+    """Two steps of gradient descent on the weights behind it; what it computes then is what is sent, plain."""
+    steps = """
+    model.requires_grad_()
+    for _ in range(2):
+        model.zero_grad()
+        model(torch.eye(3)).sum().backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= step * parameter.grad
+    with torch.no_grad():
+        computed.append((model(torch.eye(3)) - model.bias).flatten().tolist() + model.bias.tolist())
+"""
+    body = f"    import torch.nn.utils.prune\n    {line}{steps}"
+    source = SOURCE[: SOURCE.index("    with torch.no_grad()")] + body + SOURCE[SOURCE.index("\ndef evaluate") :]
+    trainer = trainer_of(source="computed = []\n" + source)
+    first = read_floats(trainer.build(), trainer.spec.model.layout)
+    change = sent(trainer, None)
+    (computed,) = trainer.task._module.computed
+    assert (change + first)[:3] == pytest.approx(computed[:3], abs=1e-4)
+    assert (change + first)[3:] == pytest.approx(computed[3:], abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_model_that_cannot_be_copied_is_trained(trainer_of: Any) -> None:
+    source = SOURCE.replace("torch.nn.Linear(3, 1)", "torch.nn.utils.weight_norm(torch.nn.Linear(3, 1))")
+    rehearse(trainer_of(source=source))
+
+
+def test_what_fails_in_the_second_round_is_found_in_the_first_ones(trainer_of: Any) -> None:
+    once = SOURCE.replace("def train", "rounds = []\n\ndef train").replace("no_grad():", "no_grad():\n        once()")
+    trainer = trainer_of(source=once + "\n\ndef once():\n    rounds.append(1)\n    assert rounds == [1]\n")
+    with pytest.raises(BadInput, match=r"round 1, tried out: train of task .* failed: AssertionError"):
+        rehearse_rounds(trainer, first_model(trainer))
+
+
+def first_model(trainer: Trainer) -> Any:
+    return encode_model(read_floats(trainer.build()), trainer.spec.model)
 
 
 def sent(trainer: Trainer, last: list[float] | None, residual: float = 0) -> np.ndarray:
@@ -160,6 +257,7 @@ def sent(trainer: Trainer, last: list[float] | None, residual: float = 0) -> np.
         trainer,
         encode_model(read_floats(trainer.task.build_model(1)), trainer.spec.model),
         np.full(4, residual, np.float32),
+        round=RoundNumber(0),
         last=None if last is None else (np.array(last) / unit).astype("<i2"),
         training_seed=1,
         rounding_seed=1,

@@ -16,8 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from deepledger.protocol.blobs import BlobStore, digest_of
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt
+from deepledger.protocol.evaluation.bench import bench_with
 from deepledger.protocol.evaluation.state_dict import format_of, frozen_bytes, read_floats, write_floats
-from deepledger.protocol.evaluation.task import Task, read_source
+from deepledger.protocol.evaluation.task import Task, TaskSource, read_source
 from deepledger.protocol.formats.admission import admission_root
 from deepledger.protocol.formats.canonical import describe, shown
 from deepledger.protocol.formats.evaluation import Evaluation
@@ -38,7 +39,7 @@ from deepledger.protocol.formats.spec import (
     build_spec,
     spec_bytes,
 )
-from deepledger.protocol.formats.vectors import decode_model, encode_model
+from deepledger.protocol.formats.vectors import as_model, decode_model, encode_model
 from deepledger.protocol.types import Address, Digest, Seconds, Wei
 
 MAX_FILE_BYTES = 1 << 20
@@ -244,12 +245,12 @@ def _keys(annotation: Any) -> set[str]:
     return names
 
 
-def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Draft:
+def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data: Path | None = None) -> Draft:
     """Make the first model and pin task, layout and validation set. `folder` is what the file's paths start from.
 
-    `coordinators` replace the file's list: addresses, or public keys where the validation set is withheld. Loads the
-    task, evaluates the first model and looks whether `train` takes the hyperparameters, so that a job which nobody can
-    train is noticed before money is locked.
+    `coordinators` replace the file's list: addresses, or public keys where the validation set is withheld. The first
+    model is evaluated as a coordinator will, and two rounds are trained as nodes will, with some of `data`, by default
+    of the validation set: so that a job which nobody can train or settle is noticed before money is locked.
     """
     named = tuple(coordinators) or job.terms.coordinators
     source = read_source(folder / job.task)
@@ -278,12 +279,13 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Dr
                 bytes=len(published),
                 metrics=_metrics(task, first, job.tolerance),
                 withheld=withheld,
+                suffix=suffix_of(validation),
             ),
             **{name: getattr(job, name) for name in _TAKEN_OVER},
         }
     )
     model_bytes = vector.tobytes()
-    return Draft(
+    made = Draft(
         spec=spec,
         terms=_terms(job.terms, spec_digest=digest_of(spec_bytes(spec)), model=model_bytes, lock=lock),
         coordinators=tuple(map(_address_of, named)),
@@ -292,6 +294,8 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = ()) -> Dr
         validation=published,
         first=first,
     )
+    _try_out(made, source, blob, data)
+    return made
 
 
 def _metrics(task: Task, first: Evaluation, tolerance: ToleranceSection) -> dict[str, Metric]:
@@ -324,6 +328,25 @@ def _public_keys(coordinators: Sequence[str], why: str) -> Sequence[str]:
             "account show NAME` prints it)"
         )
     return coordinators
+
+
+def _try_out(made: Draft, source: TaskSource, validation: bytes, data: Path | None) -> None:
+    """Evaluate the validation set as it is published, and train two rounds. Raises `BadInput` where the task fails."""
+    from deepledger.node.training import Trainer, rehearse_rounds
+
+    bench = bench_with(made.spec, source, validation, fetch=lambda _: made.frozen or b"")
+    model = as_model(made.model, made.spec.model)
+    bench.try_out(model)
+    own = bench.validation if data is None else bench.task.load_data(data)
+    try:
+        rehearse_rounds(Trainer(made.spec, bench.task, own, bench.frozen), model)
+    except BadInput as error:
+        if data is not None:
+            raise
+        raise BadInput(
+            f"{error}. This was tried with the validation set: if that is not what train takes, name a participant's "
+            "data with --data"
+        ) from error
 
 
 def _withhold(validation: bytes, coordinators: Sequence[str]) -> tuple[bytes, Withheld, bytes]:
@@ -390,7 +413,18 @@ def _check_rule(job: JobFile, path: Path) -> None:
     )
 
 
+def suffix_of(path: Path) -> str:
+    """What tells the format, as ".csv.gz": no more than the last two, and only what every system takes in a name."""
+    last = re.search(r"(\.[A-Za-z0-9]{1,16}){1,2}$", path.name)
+    return "" if last is None or last.start() == 0 else last[0]
+
+
 def _read_blob(path: Path) -> bytes:
+    if path.is_dir():
+        raise BadInput(
+            f"the validation set {path} is a folder, and is published as one file: pack it, say as a .zip or .tar, and "
+            "let the task's load_data read that, too"
+        )
     try:
         blob = path.read_bytes()
     except OSError as error:

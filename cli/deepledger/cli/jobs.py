@@ -52,9 +52,16 @@ def create(
             "set is withheld.",
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="A participant's data, to try two rounds with; else the validation set."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Publish a job's spec, first model and validation set, then create the job and lock its rewards in escrow.
+
+    Before, the task is tried as coordinator and participants will run it: on the validation set as it is published, and
+    in two rounds of training.
 
     Example: deepledger job create examples/digits/job.toml
     """
@@ -74,7 +81,7 @@ def create(
     if (job_file.validation_withheld or job_file.privacy == "sealed") and not (named or job_file.terms.coordinators):
         account = signer.unlock()  # it will settle, and must be able to open what is sealed
         named = [f"0x{public_key_of(bytes(account.key)).hex()}"]
-    prepared = draft(job_file, file.parent, coordinators=named)
+    prepared = draft(job_file, file.parent, coordinators=named, data=data)
     ledger = chain.ledger(signer) if account is None else chain.ledger_of(account, signer)
     coordinators = list(prepared.coordinators) or [ledger.account]
     prepared.publish(store.open())
@@ -87,6 +94,12 @@ def create(
         return
     escrow = show.eth(Wei(prepared.terms.rounds * prepared.terms.reward))
     show.note(f"job {job} ({prepared.spec.name}) was created in block {receipt.block}; {escrow} are in escrow")
+    least, most = prepared.terms.min_participants, prepared.terms.max_participants
+    if least < most:
+        show.note(
+            f"round 0 opens as soon as {least} have joined, and who joins while they train may miss it: were more "
+            "announced, set terms.min_participants to their number"
+        )
     show.note(f"first model: {in_words(prepared.first, prepared.spec.validation.metrics)}; to be settled by "
               + ", then ".join(coordinators))  # fmt: skip
     for fate, entries in of_fates(prepared.spec.model).items():

@@ -189,6 +189,10 @@ def _line(notice: Notice) -> str | None:
 
     gas = f"({notice.receipt.gas_used:,} gas)" if isinstance(notice, Acted) else ""
     match notice:
+        case node.Prepared():
+            held = f"the data hold {show.count(notice.held, 'sample')}"
+            capped = f", which count as {notice.limit:,}" if notice.declared > notice.limit else ""
+            return f"{held}; this account declares {notice.declared:,}{capped}"
         case node.TookSeat():
             return f"took seat {notice.seat} and staked {show.eth(notice.stake)} {gas}"
         case Waiting(phase=Phase.DISCLOSING):

@@ -28,7 +28,7 @@ YEAR = 365 * 24 * 3600  # seconds
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The job file (TOML), see examples/digits/job.toml.")],
     data: Annotated[
-        list[Path], typer.Option("--data", metavar="FILE", help="A participant's data; repeat it: three at least.")
+        list[Path], typer.Option("--data", metavar="FILE", help="A participant's data; repeat it for others.")
     ],
     rounds: Annotated[
         int | None,
@@ -51,16 +51,12 @@ def simulate(
     from deepledger.cli import agreement
     from deepledger.cli.job_file import draft, read_job_file
     from deepledger.cli.simulation import Behaviour
-    from deepledger.protocol.errors import BadInput
     from deepledger.protocol.formats.evaluation import figure, values
 
-    if len(data) < 3:
-        raise BadInput("a simulation needs the data of three participants at least: repeat --data FILE")
     job = read_job_file(file)
     # Nothing is published, so that nothing has to be kept from anybody.
-    prepared = draft(
-        job.model_copy(update={"validation_withheld": False, "privacy": "open", "auditors": ()}), file.parent
-    )
+    public = job.model_copy(update={"validation_withheld": False, "privacy": "open", "auditors": ()})
+    prepared = draft(public, file.parent, data=data[0])
     whole = job.terms.rounds
     rounds = rounds or min(whole, MOST_ROUNDS)
     played = _play(prepared, file.parent / job.task, file.parent / job.validation, data, rounds, workers)
@@ -127,13 +123,15 @@ def _play(
     from deepledger.protocol.kernels.cores import CORES
 
     torch.set_num_threads(1)  # small models train no faster with more
-    bench = open_bench(prepared.spec, read_source(task), validation)
+    bench = open_bench(prepared.spec, read_source(task), validation, fetch=lambda _: prepared.frozen or b"")
     first = as_model(bytearray(prepared.model), prepared.spec.model)
     shards = [bench.task.load_data(path) for path in data]
     evaluator = evaluator_for(bench, workers=workers or CORES)
     played = []
     with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
         for behaviour in Behaviour:
+            if behaviour is Behaviour.COPYING and len(shards) < 2:
+                continue  # there is nobody to copy
             task_id = bar.add_task(behaviour, total=rounds)
             played.append(
                 play(

@@ -19,7 +19,7 @@ from deepledger.node.training import Trainer, make_update
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.bench import Bench
 from deepledger.protocol.evaluation.evaluators import Evaluator
-from deepledger.protocol.evaluation.task import Task
+from deepledger.protocol.evaluation.samples import count, take
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.policies import ContributionRewards, EqualRewards, Rewards, SampleRewards
 from deepledger.protocol.formats.spec import JobSpec
@@ -38,7 +38,7 @@ from deepledger.protocol.settlement.inputs import Contribution, Earlier, Reveale
 from deepledger.protocol.settlement.judging import Judged
 from deepledger.protocol.settlement.rewards import shares
 from deepledger.protocol.settlement.settle import Settlement, settle
-from deepledger.protocol.types import Address, Digest, Root, Wei
+from deepledger.protocol.types import Address, Digest, Root, RoundNumber, Wei
 
 FLOOR = 20  # per cent, of the policy with a floor that every simulation shows
 INFLATION = 10
@@ -111,11 +111,12 @@ class _Sources:
     updates: Mapping[Digest, UpdateVector]
     models: Mapping[Digest, ModelVector]
     evaluator: Evaluator
+    trained: int  # coordinates
     known: dict[tuple[int, Coalition], Evaluation] = field(default_factory=dict)  # by number of updates
 
     def update(self, contribution: Contribution) -> UpdateVector | Verdict:
         update = self.updates[contribution.digest]
-        return update if update.any() else Verdict.UNCHANGED
+        return update if update[: self.trained].any() else Verdict.UNCHANGED
 
     def earlier_update(self, earlier: Earlier) -> UpdateVector:
         return self.updates[earlier.digest]
@@ -165,7 +166,7 @@ def simulate(
 
     `progress` is called after every round. Raises `BadInput` if training fails or data cannot be divided.
     """
-    seats = list(_seats(bench.spec, bench.task, shards, behaviour))
+    seats = list(_seats(bench, shards, behaviour))
     game = _Game(
         bench=bench,
         evaluator=evaluator,
@@ -189,7 +190,7 @@ def simulate(
         behaviour=behaviour,
         paid={name: Wei(sum(amounts[seat] for seat in game.operated)) for name, amounts in paid.items()},
         others={
-            name: Wei(sum(amount for seat, amount in amounts.items() if seat not in game.operated) // others)
+            name: Wei(sum(amount for seat, amount in amounts.items() if seat not in game.operated) // max(others, 1))
             for name, amounts in paid.items()
         },
         accepted=own.pop(Verdict.ACCEPTED, 0),
@@ -209,7 +210,7 @@ def _play_round(game: _Game, number: int) -> dict[str, Settlement]:
         earlier=_remembered(game),
         model_before_last=game.before,
     )
-    sources = _Sources(game.updates, game.models, game.evaluator)
+    sources = _Sources(game.updates, game.models, game.evaluator, spec.model.trained)
     game.before = Digest(sha256(game.model.tobytes()).digest())
     game.models[game.before] = start = game.model
     settlements: dict[str, Settlement] = {}
@@ -251,7 +252,13 @@ def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
         )
     else:
         encoded = make_update(
-            seat.trainer, game.model, seat.residual, last=seat.last, training_seed=seed, rounding_seed=seed
+            seat.trainer,
+            game.model,
+            seat.residual,
+            round=RoundNumber(number),
+            last=seat.last,
+            training_seed=seed,
+            rounding_seed=seed,
         )
     seat.residual, seat.last = encoded.residual, encoded.vector
     game.fit.updates += 1
@@ -278,32 +285,26 @@ def _noisy(copied: UpdateVector, spec: JobSpec, seed: int) -> Encoded:
     return encode_change(values, np.zeros_like(values), spec=spec, seed=seed)
 
 
-def _seats(spec: JobSpec, task: Task, shards: Sequence[Any], behaviour: Behaviour) -> Iterator[_Seat]:
-    own = shards[0]
-    order = np.random.default_rng(0).permutation(len(own))
-    parts: list[tuple[Any, int]] = [(own, len(own))]
+def _seats(bench: Bench, shards: Sequence[Any], behaviour: Behaviour) -> Iterator[_Seat]:
+    spec, task, own = bench.spec, bench.task, shards[0]
+    parts: list[tuple[Any, int]] = [(own, task.count_samples(own))]
     if behaviour is Behaviour.LAZY:
-        parts = [(part_of(own, order[: max(len(own) // LAZY_PART, 1)]), len(own))]
+        rows = _shuffled(own)
+        parts = [(take(own, rows[: max(len(rows) // LAZY_PART, 1)]), parts[0][1])]
     elif behaviour is Behaviour.SPLITTING:
-        halves = np.array_split(order, 2)
-        parts = [(part_of(own, half), len(half)) for half in halves]
+        halves = [take(own, half.tolist()) for half in np.array_split(_shuffled(own), 2)]
+        parts = [(half, task.count_samples(half)) for half in halves]
     elif behaviour is Behaviour.INFLATING:
-        parts = [(own, len(own) * INFLATION)]
-    everybody = [*parts, *((shard, len(shard)) for shard in shards[1:])]
+        parts = [(own, parts[0][1] * INFLATION)]
+    everybody = [*parts, *((shard, task.count_samples(shard)) for shard in shards[1:])]
     for number, (data, samples) in enumerate(everybody):
-        trainer = Trainer(spec, task, data, task.build_model(spec.training.seed))
-        yield _Seat(number, trainer, samples, np.zeros(spec.model.coordinates, np.float32))
+        yield _Seat(
+            number, Trainer(spec, task, data, bench.frozen), samples, np.zeros(spec.model.coordinates, np.float32)
+        )
 
 
-def part_of(data: Any, rows: Any) -> Any:
-    """Some rows of a data set. Raises `BadInput` if it is of a kind that cannot be divided."""
-    from torch.utils.data import Dataset, Subset, TensorDataset
-
-    if isinstance(data, TensorDataset):
-        return TensorDataset(*(tensor[rows] for tensor in data.tensors))
-    if isinstance(data, Dataset):
-        return Subset(data, list(rows))
-    raise BadInput(
-        f"load_data returns a {type(data).__name__}, which cannot be divided among simulated participants; let it "
-        "return a torch Dataset"
-    )
+def _shuffled(data: Any) -> list[int]:
+    rows: list[int] = np.random.default_rng(0).permutation(count(data)).tolist()
+    if len(rows) < 2:
+        raise BadInput("the first participant has one sample, which cannot be divided among two seats")
+    return rows

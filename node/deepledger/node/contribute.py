@@ -13,8 +13,9 @@ from pathlib import Path
 
 from typing_extensions import Buffer
 
+from deepledger.node.decision import missed
 from deepledger.node.journal import Journal, Record
-from deepledger.node.notices import CommittedUpdate, RevealedUpdate, Trained
+from deepledger.node.notices import CommittedUpdate, Prepared, RevealedUpdate, Trained
 from deepledger.node.training import (
     MakeUpdate,
     Trainer,
@@ -66,6 +67,7 @@ class Node:
     unstored: Buffer | None = None  # an update that the store did not take
     doubting: bool = False  # the contract refused what the trail says is allowed
     shown: Waiting | None = None
+    spared: Attempt | None = None  # in which this node commits to nothing, because it has nothing
     made: set[bytes] = field(default_factory=set)  # commitments that are known to be this node's
     lost: tuple[bytes, bool] | None = (
         None  # a commitment that the journal lacks from the start; whether it was revealed
@@ -89,6 +91,8 @@ def prepare(node: Node) -> None:
         raise _with_stake_in(error, node.job) if node.was_seated else error from None
     if not node.was_seated:
         rehearse(trainer)
+        held = trainer.samples
+        node.observe(Prepared(job=node.job, held=held, declared=node.samples or held, limit=node.spec.max_samples))
     node.trainer = trainer
 
 
@@ -110,10 +114,32 @@ def commit(node: Node, attempt: Attempt) -> None:
     if node.follower.phase() is not Phase.COMMITTING:
         node.warn(f"Training took longer than the commit window of round {attempt.round}; it is missed.")
         return
+    if not as_update(record.update, node.spec)[: node.spec.model.trained].any() and not _commits_to_nothing(
+        node, current
+    ):
+        return
     node.made.add(record.commitment)
     receipt = node.ledger.commit(node.job, attempt.round, attempt.attempt, record.commitment)
     node.follower.reach(receipt)
     node.observe(CommittedUpdate(job=node.job, round=attempt.round, receipt=receipt))
+
+
+def _commits_to_nothing(node: Node, attempt: Attempt) -> bool:
+    """Whether to send an update that changes nothing, which costs fees and earns nothing: only where the round, or this
+    node's seat, would be lost without.
+    """
+    job, account = node.follower.job, node.ledger.account
+    said = f"Training left the model of round {attempt.round} as it was: an update that changes nothing earns nothing. "
+    if len(attempt.commits) < job.terms.min_participants:
+        why = "the round needs it"
+    elif missed(job, account) + 1 >= job.terms.miss_limit:
+        why = "one more missed round would cost this account its seat"
+    else:
+        node.spared = attempt
+        node.warn(f"{said}It is not committed to.")
+        return False
+    node.warn(f"{said}It is committed to all the same: {why}.")
+    return True
 
 
 def _with_stake_in(error: BadInput, job: JobId) -> BadInput:
@@ -137,6 +163,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
             node.trainer,
             model,
             node.journal.residual_before(attempt.round, committed=committed),
+            round=attempt.round,
             last=None if last is None else as_update(last, spec),
             training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
             rounding_seed=int.from_bytes(os.urandom(8), "big"),

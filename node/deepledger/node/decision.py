@@ -25,9 +25,9 @@ class Step(Enum):
     WAIT = auto()
 
 
-def next_step(job: Job, me: Address, now: Seconds, *, prepared: bool, unpublished: bool) -> Step:
+def next_step(job: Job, me: Address, now: Seconds, *, prepared: bool, unpublished: bool, spared: bool = False) -> Step:
     """`prepared`: task and data are loaded; `unpublished`: the update this node has revealed in the open round is not
-    in the store yet.
+    in the store yet; `spared`: it commits to nothing in the open attempt.
     """
     phase = phase_at(job, now)
     attempt = job.attempt
@@ -44,7 +44,7 @@ def next_step(job: Job, me: Address, now: Seconds, *, prepared: bool, unpublishe
     if not prepared and job.disclosure_end is None:
         return Step.PREPARE
     if phase is Phase.COMMITTING and attempt is not None and not attempt.has_committed(me):
-        return Step.COMMIT
+        return Step.WAIT if spared else Step.COMMIT
     if phase is Phase.STARVED and attempt is not None and now >= starved_since(job, attempt) + _turn(job, me):
         return Step.RESTART
     if phase is Phase.OVERDUE and now >= overdue_since(job) + _turn(job, me):
@@ -58,6 +58,15 @@ def must_reveal(job: Job, me: Address, now: Seconds) -> bool:
     if attempt is None or not attempt.has_committed(me) or attempt.has_revealed(me):
         return False
     return phase_at(job, now) in (Phase.COMMITTING, Phase.REVEALING)
+
+
+def missed(job: Job, me: Address) -> int:
+    """Attempts in a row, the last ones, that it did not commit in: as many as the contract counts against its seat, or,
+    of who has joined since, more.
+    """
+    over = [*job.abandoned, *(settled.opened for settled in job.history)]
+    over.sort(key=lambda attempt: (attempt.round, attempt.attempt), reverse=True)
+    return next((count for count, attempt in enumerate(over) if attempt.has_committed(me)), len(over))
 
 
 def starved_since(job: Job, attempt: Attempt) -> Seconds:

@@ -165,6 +165,10 @@ class Journal:
             if _round_of(path) < round - _KEPT_ROUNDS:
                 shutil.rmtree(path, ignore_errors=True)
 
+    def remove(self) -> None:
+        """The job is over, and everything that was committed to in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def _update(self, path: Path) -> bytes:
         update = (path / "update").read_bytes()
         if len(update) != self._spec.update_bytes:

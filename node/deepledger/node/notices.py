@@ -9,6 +9,15 @@ from deepledger.protocol.types import RoundNumber, Wei
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared(Notice):
+    """Task and data are loaded and tried, and nothing is staked yet."""
+
+    held: int  # samples in the data, as the task counts them
+    declared: int
+    limit: int  # the job's: who declares more weighs and earns as this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TookSeat(Acted):
     seat: int
     stake: Wei

@@ -129,6 +129,7 @@ def _run(node: Node, stop: threading.Event) -> None:
                 node.follower.now(),
                 prepared=node.trainer is not None,
                 unpublished=node.unpublished,
+                spared=_is_spared(node),
             )
             if step is Step.FINISH:
                 _finish(node)
@@ -163,6 +164,11 @@ def _passes(node: Node, trouble: Exception) -> bool:
     if isinstance(trouble, InsufficientFunds | ChainNonsense):  # fees that are too high are nonsense, too
         return node.was_seated
     return isinstance(trouble, BlobError | ChainUnreachable)
+
+
+def _is_spared(node: Node) -> bool:
+    now, spared = node.follower.job.attempt, node.spared
+    return now is not None and spared is not None and (now.round, now.attempt) == (spared.round, spared.attempt)
 
 
 def _has_revealed(follower: Follower, ledger: Ledger) -> bool:
@@ -279,4 +285,5 @@ def _finish(node: Node) -> None:
     if credit:
         receipt = node.ledger.withdraw(job.job)
         node.observe(Withdrawn(job=job.job, amount=credit, receipt=receipt))
+    node.journal.remove()
     node.observe(Finished(job=job.job, withdrawn=credit))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,9 @@ import numpy as np
 import torch
 
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.evaluation.blueprint import blueprint, check_unmoved, nowhere
+from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, check_unmoved, nowhere
+from deepledger.protocol.evaluation.reparametrized import make_plain
+from deepledger.protocol.evaluation.samples import count, take
 from deepledger.protocol.evaluation.state_dict import fingerprints, read_floats, write_floats
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.formats.model import Frozen
@@ -40,11 +42,15 @@ class Trainer:
     spec: JobSpec
     task: Task
     data: Any
-    model: torch.nn.Module
+    frozen: bytes | None = None  # see `Blueprint`
 
     @property
     def samples(self) -> int:
-        return len(self.data)
+        return self.task.count_samples(self.data)
+
+    def build(self) -> torch.nn.Module:
+        """The job's first model, a new one each time: what `train` hangs on a model lasts for that training only."""
+        return Blueprint(self.spec, self.task, self.frozen).build()
 
 
 _EVALUATED, _TRAINED = 1024, 64
@@ -61,6 +67,7 @@ class MakeUpdate(Protocol):
         before: ModelVector,
         residual: Floats,
         *,
+        round: RoundNumber,
         last: UpdateVector | None,
         training_seed: int,
         rounding_seed: int,
@@ -76,57 +83,100 @@ def load_trainer(
     """
     task = Task(source)
     plan = blueprint(spec, task, fetch)
-    return Trainer(spec, task, task.load_data(data), plan.build())
+    return Trainer(spec, task, task.load_data(data), plan.frozen)
 
 
 def rehearse(trainer: Trainer) -> None:
-    """Evaluate all data and train on a little of it, on copies of the model: before a stake depends on that.
+    """Evaluate all data and train on a little of it, from the first model: before a stake depends on that.
 
     What fails with a part of the data counts only if it fails with all of it. Raises `BadInput` then; NaN and infinity
-    are failures, too.
+    are failures, too, and a training that changes nothing is.
     """
     trainer.task.check_hyperparameters(trainer.spec.training.hyperparameters)
-    first = islice(_parts(trainer.data, _TRAINED), 1)
-    for attempt, parts in ((_try_evaluation, _parts(trainer.data, _EVALUATED)), (_try_training, first)):
-        try:
-            for part in parts:
+    _try(trainer, _try_evaluation, size=_EVALUATED)
+    _try(trainer, _try_training, size=_TRAINED, parts=1)
+
+
+def rehearse_rounds(trainer: Trainer, first: ModelVector, *, rounds: int = 2) -> None:
+    """Play rounds as the job's only participant, with a little of the data: before money is locked.
+
+    What works once may not work again, because of what the first time left in the task. Raises `BadInput` as
+    `rehearse`.
+    """
+
+    def play(trainer: Trainer, data: Any) -> None:
+        alone, model = replace(trainer, data=data), decode_model(first, trainer.spec.model)
+        for number in range(rounds):
+            try:
+                model = model + _try_training(alone, data, round=number, model=model)
+            except BadInput as error:
+                raise BadInput(f"round {number}, tried out: {error}") from error
+
+    _try(trainer, play, size=_TRAINED, parts=1)
+
+
+def _try(trainer: Trainer, attempt: Callable[[Trainer, Any], object], *, size: int, parts: int | None = None) -> None:
+    """With so many parts of the data; with all of it where that fails, or where it is one part."""
+    if trainer.samples > size:
+        with suppress(BadInput):
+            for part in islice(_parts(trainer.data, size), parts):
                 attempt(trainer, part)
-        except BadInput:
-            attempt(trainer, trainer.data)
+            return
+    attempt(trainer, trainer.data)
 
 
 def _try_evaluation(trainer: Trainer, data: Any) -> None:
     """Where the loss is greater than any that counts, what training makes of such data is looked at, too."""
-    model = copy.deepcopy(trainer.model)
-    evaluation, loss = trainer.task.measure(model, data, seed=trainer.spec.training.seed)
+    evaluation, loss = trainer.task.measure(trainer.build(), data, seed=trainer.spec.training.seed)
     if not math.isfinite(loss):
         raise BadInput(f"the first model's loss on your data is {loss}: {_LOOK_FOR}")
     if evaluation.diverged:
         _try_training(trainer, data)
 
 
-def _try_training(trainer: Trainer, data: Any) -> None:
-    model, training = copy.deepcopy(trainer.model), trainer.spec.training
-    before = {} if trainer.spec.model.frozen is None else fingerprints(model, trainer.spec.model.frozen)
-    trainer.task.train(model, data, seed=training.seed, hyperparameters=training.hyperparameters)
-    check_unmoved(before, model, trainer.spec)
-    if not np.isfinite(read_floats(model, trainer.spec.model.layout)).all():
+def _try_training(trainer: Trainer, data: Any, *, round: int = 0, model: Floats | None = None) -> Floats:
+    """What training makes of the first model, or of another one, shape (d,): the change."""
+    spec = trainer.spec
+    start = read_floats(trainer.build(), spec.model.layout) if model is None else model
+    alone = replace(trainer, data=data)
+    change, returned = _train(alone, start, round=round, seed=spec.training.seed, careful=True)
+    if not np.isfinite(change).all():
         raise BadInput(
             f"training on your data makes NaN or infinity of the model: {_LOOK_FOR}; if it is sound, the job's "
             "hyperparameters do not suit it"
         )
+    if not change[: spec.model.trained].any():
+        why = "" if returned is None else f"; what it returns, a {type(returned).__name__}, is not looked at"
+        raise BadInput(
+            f"train of task {trainer.task.source.path} leaves the model that it is given as it was: it has to change "
+            f"that one in place, not a copy{why}"
+        )
+    return change
+
+
+def _train(trainer: Trainer, start: Floats, *, round: int, seed: int, careful: bool = False) -> tuple[Floats, object]:
+    """The change, shape (d,), and what the task's `train` returns, which is of no use. `careful`: see that what is
+    frozen stays as it is.
+    """
+    model, spec = trainer.build(), trainer.spec
+    write_floats(model, start, spec.model.layout)
+    before = fingerprints(model, spec.model.frozen) if careful and spec.model.frozen is not None else {}
+    returned = trainer.task.train(
+        model, trainer.data, round=round, seed=seed, hyperparameters=spec.training.hyperparameters
+    )
+    make_plain(model, [entry.name for entry in spec.model.tensors])
+    if careful:
+        check_unmoved(before, model, spec)
+    change = read_floats(model, spec.model.layout)
+    change -= start
+    return change, returned
 
 
 def _parts(data: Any, size: int) -> Iterator[Any]:
-    """All samples in parts, as data of the same kind where that is known."""
-    for start in range(0, len(data), size):
-        end = min(start + size, len(data))
-        if type(data) is torch.utils.data.TensorDataset:
-            yield torch.utils.data.TensorDataset(*data[start:end])
-        elif isinstance(data, list | tuple):
-            yield data[start:end]
-        else:
-            yield torch.utils.data.Subset(data, range(start, end))
+    """All samples in parts. Raises `BadInput` if data are of a kind that cannot be divided."""
+    number = count(data)
+    for start in range(0, number, size):
+        yield take(data, range(start, min(start + size, number)))
 
 
 def make_update(
@@ -134,6 +184,7 @@ def make_update(
     before: ModelVector,
     residual: Floats,
     *,
+    round: RoundNumber,
     last: UpdateVector | None,
     training_seed: int,
     rounding_seed: int,
@@ -143,11 +194,7 @@ def make_update(
     `last` is what this node committed to in the latest earlier round. Raises `BadInput` if training fails.
     """
     spec = trainer.spec
-    start = decode_model(before, spec.model)
-    write_floats(trainer.model, start, spec.model.layout)
-    trainer.task.train(trainer.model, trainer.data, seed=training_seed, hyperparameters=spec.training.hyperparameters)
-    change = read_floats(trainer.model, spec.model.layout)
-    change -= start
+    change, _ = _train(trainer, decode_model(before, spec.model), round=round, seed=training_seed)
     trained = spec.model.trained
     _add_momentum(change[:trained], None if last is None else last[:trained], spec)
     return encode_change(change, residual, spec=spec, seed=rounding_seed, out=change)

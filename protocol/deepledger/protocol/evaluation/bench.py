@@ -101,7 +101,7 @@ class Bench:
 
     @property
     def worst(self) -> Evaluation:
-        return failure(self.metrics, samples=len(self.validation))
+        return failure(self.metrics, samples=self.task.count_samples(self.validation))
 
 
 def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource, *, key: bytes | None = None) -> Bench:
@@ -117,15 +117,15 @@ def bench_with(
     """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails, and `StateError` without
     room for the validation set.
 
-    The validation set is a file without a suffix (a spec names none), which stays for as long as the bench lives:
-    tasks may map it into memory or read it again.
+    The validation set is a file with the spec's suffix, which stays for as long as the bench lives: tasks may map it
+    into memory or read it again.
     """
     try:
         folder = make_folder()
     except OSError as error:
         raise _no_room(error) from error
     try:
-        path = folder / "validation"
+        path = folder / f"validation{spec.validation.suffix}"
         try:
             path.write_bytes(validation)
         except OSError as error:

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from inspect import signature
+from inspect import Parameter, Signature, signature
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from deepledger.protocol.errors import BadInput, TaskMismatch
 from deepledger.protocol.evaluation.measures import read_declaration, read_result
+from deepledger.protocol.evaluation.samples import count
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.spec import TaskPin
+from deepledger.protocol.local.temporary import make_folder, remove_folder
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +33,8 @@ if TYPE_CHECKING:
 FUNCTIONS = {
     "build_model": "build_model() -> torch.nn.Module",
     "load_data": "load_data(path) -> data with a length",
-    "train": "train(model, data, **hyperparameters) -> None, changing the model in place",
+    "train": "train(model, data, **hyperparameters) -> None, changing the model in place; told the round where it asks "
+    "for one",
     "evaluate": 'evaluate(model, data) -> {"samples": int, "loss": float, "correct": int (of samples, where that makes '
     "sense), and what METRICS declares}",
 }
@@ -101,6 +107,7 @@ class Task:
         self._module = ModuleType(f"deepledger_task_{source.sha256[:16]}")
         self._module.__file__ = str(source.path)
         sys.modules[self._module.__name__] = self._module  # data loaders pickle by module name
+        _leave_for_processes(self, self._module.__name__)
         try:
             exec(compile(source.source, str(source.path), "exec"), self._module.__dict__)  # noqa: S102 (pinned, local)
         except (Exception, SystemExit) as error:
@@ -143,32 +150,60 @@ class Task:
             data = self._call("load_data", path)
         except BadInput as error:
             raise BadInput(f"{error}; is {path} the data that the task reads?") from error
-        if not hasattr(data, "__len__"):
-            raise BadInput(f"load_data of task {self._path} returned a {type(data).__name__}, which has no length")
-        if len(data) == 0:
+        if self.count_samples(data) == 0:
             raise BadInput(f"the data at {path} has no samples")
         return data
 
+    def count_samples(self, data: Any) -> int:
+        """What the task's `count_samples` says, else how many `samples.count` finds. Raises `BadInput`."""
+        if not callable(getattr(self._module, "count_samples", None)):
+            try:
+                return count(data)
+            except BadInput as error:
+                raise BadInput(f"{error} ({self._path})") from None
+        found = self._call("count_samples", data)
+        if isinstance(found, bool) or not isinstance(found, Integral) or found < 0:
+            raise BadInput(f"count_samples of task {self._path} returned {found!r}, which is no number of samples")
+        return int(found)
+
     def check_hyperparameters(self, hyperparameters: Mapping[str, Any]) -> None:
         """Raises `BadInput` if `train` cannot be called with them: a name that is misspelt, or one that is missing."""
-        try:
-            call = signature(self._module.train)
-        except ValueError:  # a callable that does not tell
+        call, told = _signature(self._module.train), self._told(0)
+        if call is None:
             return
+        if taken := sorted(told.keys() & hyperparameters.keys()):
+            raise BadInput(
+                f"training.hyperparameters.{taken[0]}: train of task {self._path} is told the {taken[0]} that it is in "
+                "under this name; give the hyperparameter another one, there and in the job"
+            )
         try:
-            call.bind(None, None, **hyperparameters)
+            call.bind(None, None, **hyperparameters, **told)
         except TypeError as error:
             raise BadInput(
                 f"train of task {self._path} does not take the job's training.hyperparameters: {error}; it is {call}"
             ) from None
 
-    def train(self, model: torch.nn.Module, data: Any, *, seed: int, hyperparameters: Mapping[str, Any]) -> None:
-        """One participant's local training of one round."""
+    def train(
+        self, model: torch.nn.Module, data: Any, *, round: int, seed: int, hyperparameters: Mapping[str, Any]
+    ) -> object:
+        """One participant's local training of one round, which counts from 0. Returns what `train` does, which is of no
+        use.
+        """
         import torch
 
         torch.manual_seed(seed)
         model.train()
-        self._call("train", model, data, **hyperparameters)
+        own = {name: list(value) if isinstance(value, list) else value for name, value in hyperparameters.items()}
+        return self._call("train", model, data, **own, **self._told(round))
+
+    def _told(self, round: int) -> dict[str, int]:
+        """What `train` is told besides the job's hyperparameters: what it names, so that tasks with options of any name
+        get no more than theirs.
+        """
+        call = _signature(self._module.train)
+        named = call.parameters.get("round") if call is not None else None
+        by_name = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+        return {"round": round} if named is not None and named.kind in by_name else {}
 
     def evaluate(self, model: torch.nn.Module, data: Any, *, seed: int) -> Evaluation:
         """What the task draws at random, it draws alike each time. The caller's generators stay as they were.
@@ -213,6 +248,34 @@ def _outlive_tasks() -> None:
         raise SystemExit(status)
 
     os._exit = fail
+
+
+def _signature(function: Any) -> Signature | None:
+    try:
+        return signature(function)
+    except ValueError:  # a callable that does not tell
+        return None
+
+
+def _leave_for_processes(task: Task, name: str) -> None:
+    """Have processes that this one spawns, as data loaders do, find the module: they get our `sys.path`, on which a
+    folder is for as long as the task lives. What they run are the bytes that were hashed.
+
+    Where there is no room for that folder, they do not find it.
+    """
+    with suppress(OSError):
+        folder = make_folder()
+        weakref.finalize(task, _take_back, folder)
+        source = task.source
+        text = f"__file__ = {str(source.path)!r}\nexec(compile({source.source!r}, __file__, 'exec'))\n"
+        (folder / f"{name}.py").write_text(text)
+        sys.path.append(str(folder))
+
+
+def _take_back(folder: Path) -> None:
+    with suppress(ValueError):
+        sys.path.remove(str(folder))
+    remove_folder(folder)
 
 
 def _require_torch() -> None:

@@ -58,12 +58,16 @@ class UpdateFormat(Part):
         return int((Fraction(self.norm_bound) * 2**self.fraction_bits) ** 2)
 
 
+Scalar = bool | int | float | str
+
+
 class Training(Part):
     """What the task's `train` gets; `seed` also makes the first model."""
 
     seed: Annotated[int, Field(ge=0, lt=1 << 53)]
     hyperparameters: dict[
-        Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,79}$")], bool | int | float | str
+        Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,79}$")],
+        Scalar | Annotated[list[Scalar], Field(max_length=1000)],
     ]
 
 
@@ -85,6 +89,7 @@ class Validation(Part):
     """The validation set as it is in the blob store, and how far two machines' evaluations of one model may differ.
 
     `digest` and `bytes` are those of the set itself if it is public; of what it is encrypted to if it is `withheld`.
+    `suffix` is that of the file which the task is given, like ".csv.gz": tasks choose a reader by it.
 
     `metrics` are all that the task's `evaluate` tells. Within their tolerances a coordinator may say what it likes, so
     that jobs which pay by contribution to one keep that one's small.
@@ -94,6 +99,7 @@ class Validation(Part):
     bytes: Annotated[int, Field(gt=0, le=1 << 32)]
     metrics: Annotated[dict[MetricName, Metric], Field(max_length=MOST_METRICS + 1)] = BUILT_IN
     withheld: Withheld | None = None
+    suffix: Annotated[str, StringConstraints(pattern=r"^(\.[A-Za-z0-9]{1,16}){0,2}$")] = ""
 
     @model_validator(mode="after")
     def _something_is_encrypted(self) -> Validation:

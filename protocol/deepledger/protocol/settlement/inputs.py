@@ -113,8 +113,8 @@ def contributions(
     """What was revealed in `attempt`, by ascending seat, with copies marked.
 
     An update is a copy if somebody committed to the same bytes earlier in this attempt, or anybody revealed them
-    before: in an earlier round, or, unless it was the same participant, in an attempt at this round that starved. Zeros,
-    which are nobody's work, are no copy of anybody's.
+    before: in an earlier round, or, unless it was the same participant, in an attempt at this round that starved.
+    Zeros, which are nobody's work, are no copy of anybody's.
     """
     looked_for = {reveal.digest for reveal in attempt.reveals}
     first: dict[Digest, Address] = {}
@@ -133,7 +133,9 @@ def contributions(
     found = []
     for rank, reveal in enumerate(sorted(attempt.reveals, key=lambda reveal: committed_at[reveal.participant])):
         earlier = first.get(reveal.digest) or own.get(reveal.digest, reveal.participant)
-        copied = (reveal.digest in first or earlier != reveal.participant) and reveal.digest != _zeros(spec.update_bytes)
+        copied = reveal.digest in first or earlier != reveal.participant
+        if copied and reveal.digest == _zeros(spec.update_bytes):
+            copied = False
         own.setdefault(reveal.digest, reveal.participant)
         seat = participants[reveal.participant]
         found.append(

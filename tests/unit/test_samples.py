@@ -1,0 +1,107 @@
+"""How many samples there are in what a task loads, and parts of it."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
+
+from deepledger.protocol.errors import BadInput
+from deepledger.protocol.evaluation.samples import count, take
+
+X, Y = torch.arange(30.0).reshape(10, 3), torch.arange(10)
+ROWS = TensorDataset(X, Y)
+
+
+class DatasetDict(UserDict):  # type: ignore[type-arg]
+    """As that of Hugging Face: a mapping from splits to data sets."""
+
+
+class Table:
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+
+KNOWN = {
+    "tensor data set": ROWS,
+    "subset": Subset(ROWS, range(10)),
+    "tuple of tensors": (X, Y),
+    "dict of arrays": {"x": X.numpy(), "y": Y.numpy()},
+    "array": X.numpy(),
+    "list of samples": [(x, y) for x, y in ROWS],
+    "list of texts": ["text"] * 10,
+    "list of tensors of their own lengths": [torch.zeros(length) for length in range(10)],
+    "anything with rows": Table(),
+}
+
+
+@pytest.mark.parametrize("data", KNOWN.values(), ids=KNOWN)
+def test_samples_are_counted_and_taken(data: Any) -> None:
+    assert count(data) == 10
+    part = take(data, [7, 2])
+    assert count(part) == 2
+    if isinstance(data, tuple | dict):
+        columns = (
+            zip(part.values(), data.values(), strict=True) if isinstance(data, dict) else zip(part, data, strict=True)
+        )
+        assert all(str(some[0]) == str(every[7]) for some, every in columns)
+    else:
+        assert str(part[0]) == str(data[7])
+
+
+def test_a_loader_has_as_many_samples_as_it_draws() -> None:
+    assert count(DataLoader(ROWS, batch_size=4)) == 10
+    assert count(DataLoader(ROWS, batch_size=4, drop_last=True)) == 10
+    assert count(DataLoader(ROWS, sampler=torch.utils.data.SubsetRandomSampler([1, 2, 3]))) == 3
+    assert count(DataLoader(ROWS, sampler=WeightedRandomSampler([1.0] * 10, 10**6))) == 10, "the same ones again"
+    with pytest.raises(BadInput, match="DataLoader, which cannot be divided"):
+        take(DataLoader(ROWS), [1])
+
+
+class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        return iter(range(10))
+
+
+UNKNOWN = {
+    "splits": (DatasetDict(train=ROWS, test=ROWS), "a DatasetDict of 2 entries"),
+    "two sets": ((ROWS, ROWS), "a tuple of 2 entries that are not tensors or arrays of one length"),
+    "uneven tensors": ((X, Y[:5]), "a tuple of 2 entries"),
+    "nothing": ((), "a tuple of 0 entries"),
+    "list of columns": ([X, Y], "a list of 2 tensors or arrays of 10 entries each"),
+    "path": ("data.csv", "a str, whose length"),
+    "stream": (Stream(), "a Stream, which has no length"),
+    "loader of a stream": (DataLoader(Stream()), "a DataLoader's sampler, which has no length"),
+    "number": (torch.tensor(5.0), "a Tensor, which has no length"),
+    "iterator": (iter([1]), "a list_iterator, which has no length"),
+}
+
+
+@pytest.mark.parametrize(("data", "says"), UNKNOWN.values(), ids=UNKNOWN)
+def test_what_is_not_known_to_be_samples_is_refused_by_name(data: Any, says: str) -> None:
+    with pytest.raises(BadInput, match=says) as refusal:
+        count(data)
+    assert "count_samples(data)" in str(refusal.value)
+
+
+def test_what_pandas_and_hugging_face_have_is_divided_their_way() -> None:
+    class Chosen(Table):
+        def __init__(self, rows: Any = range(10)) -> None:
+            self.rows = np.array(rows)
+
+        def __len__(self) -> int:
+            return len(self.rows)
+
+        def select(self, rows: Any) -> Chosen:
+            return Chosen(self.rows[rows])
+
+    part = take(Chosen(), [7, 2])
+    assert isinstance(part, Chosen)
+    assert (count(part), part.rows.tolist()) == (2, [7, 2])
