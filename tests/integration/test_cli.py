@@ -80,6 +80,9 @@ def test_models_are_exported(runner: Runner, finished: int, tmp_path: Path) -> N
     first, last = tmp_path / "first.safetensors", tmp_path / "last.safetensors"
     assert runner.json("model", "export", finished, "--to", first, "--round", 0)["settled_rounds"] == 0
     assert runner.json("model", "export", finished, "--to", last)["settled_rounds"] == 2
+    again = runner.run("model", "export", finished, "--to", last, "--round", 0)
+    assert (again.exit_code, "there is a file already; --force replaces it" in again.stderr) == (3, True)
+    assert runner.json("model", "export", finished, "--to", last, "--force")["settled_rounds"] == 2
     before, after = load_file(first), load_file(last)
     assert {name: tensor.shape for name, tensor in after.items()} == {"weight": (2, 4), "bias": (2,)}
     assert not np.array_equal(before["weight"], after["weight"])
@@ -87,7 +90,7 @@ def test_models_are_exported(runner: Runner, finished: int, tmp_path: Path) -> N
     right = (x["x"] @ after["weight"].T + after["bias"]).argmax(1) == x["y"]
     assert right.mean() > 0.8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.safetensors", "last.safetensors"]
-    late = runner.run("model", "export", finished, "--to", last, "--round", 3)
+    late = runner.run("model", "export", finished, "--to", last, "--force", "--round", 3)
     assert (late.exit_code, "has settled 2 rounds" in late.stderr) == (3, True)
     nowhere = runner.run("model", "export", finished, "--to", tmp_path / "no/model.safetensors")
     assert (nowhere.exit_code, "cannot write" in nowhere.stderr) == (6, True)
@@ -329,8 +332,9 @@ def test_joining_is_refused_before_anything_is_staked(runner: Runner, tmp_path: 
 
 
 def test_training_that_fails_later_says_where_the_stake_is(runner: Runner, tmp_path: Path) -> None:
-    """The rehearsal is the only training that this task allows."""
-    failing = "def train(model, data, *, learning_rate, seen=[]):\n    assert not seen, 'no'\n    seen.append(1)\n"
+    """The rehearsal is the only training of a round that this task allows."""
+    once = "assert round not in seen, 'no'\n    seen.append(round)\n"
+    failing = f"def train(model, data, *, learning_rate, round, seen=[]):\n    {once}"
     (tmp_path / "task.py").write_text(TASK.replace("def train(model, data, *, learning_rate):\n", failing))
     (tmp_path / "job.toml").write_text(JOB.replace("participants = 2", "participants = 1"))
     (tmp_path / "data-0.safetensors").write_bytes((runner.folder / "data-0.safetensors").read_bytes())
@@ -451,6 +455,12 @@ def test_the_doctor_finds_nothing_to_mend(runner: Runner, finished: int) -> None
     assert all(each["ok"] for each in checks.values())
     assert checks["transactions"]["found"] == "are tried as of the block to come"
     assert "over" in checks[f"job {finished}"]["found"]
+    data = runner.folder / "data-1.safetensors"
+    samples = len(load_file(data)["y"])
+    tried = runner.json("doctor", finished, "--account", "ann", "--data", data)
+    assert f"holds {samples} samples, which the task" in next(
+        each["found"] for each in tried if each["check"] == "data"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from deepledger.auditor.audit import audit
 from deepledger.coordinator.coordinate import coordinate
 from deepledger.coordinator.notices import RoundSettled
 from deepledger.node import notices
-from deepledger.node.notices import CommittedUpdate, Finished, RevealedUpdate, RoundOver, TookSeat
+from deepledger.node.notices import CommittedUpdate, Finished, Prepared, RevealedUpdate, RoundOver, TookSeat
 from deepledger.node.participate import participate
 from deepledger.node.training import make_update
 from deepledger.protocol.chain.events import Committed, Outcome, Phase
@@ -108,6 +108,31 @@ def test_a_job_runs_to_its_end_and_everybody_is_paid(world):
     assert all(isinstance(actor.seen[-1], Finished) for actor in actors[1:])
     losses = [each.evaluation.exact("loss") for each in result.rounds]
     assert losses == sorted(losses, reverse=True), "the model gets better every round"
+
+
+def test_who_changes_nothing_hears_of_it_first_and_earns_nothing(world):
+    """It commits because the round needs it. The job over, no journal is left."""
+
+    def nothing(trainer, before, residual, **options):
+        encoded = make_update(trainer, before, residual, **options)
+        return replace(encoded, vector=np.zeros_like(encoded.vector))
+
+    job = world.create_job(min_participants=2)
+    actors = [coordinator(world, job), node(world, job, 0), node(world, job, 1, make_update=nothing)]
+    for actor in actors:
+        actor.join()
+    idle = actors[2].seen
+    assert sum(getattr(notice, "earned", 0) for notice in idle) == 0
+    said = [notice.message for notice in idle if isinstance(notice, Warned)]
+    assert len(said) == 3
+    assert (
+        "an update that changes nothing earns nothing. It is committed to all the same: the round needs it." in said[0]
+    )
+    (held,) = [notice for notice in idle if isinstance(notice, Prepared)]
+    assert (held.held, held.declared, held.limit) == (31, 31, 1000)
+    result = assert_audit_matches(world, job)
+    assert {over.settled.accepted.bit_count() for over in result.job.history} == {1}
+    assert list((world.folder / "nodes").iterdir()) == []
 
 
 def test_nodes_send_momentum(world):

@@ -155,4 +155,5 @@ def test_data_need_not_be_a_torch_dataset(folder):
     (folder / "task.py").write_text(task.replace("x, y = data.tensors", "x, y = data[:].values()"))
     done = simulate(folder, 0, 1, options=["--rounds", "1", "--json"])
     assert done.exit_code == 0, done.output
+    assert "samples: 120, 120" in done.stderr
     assert json.loads(done.stdout)["behaviours"]["splitting"]["accepted"] == 2

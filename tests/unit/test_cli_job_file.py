@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 from dataclasses import replace
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from deepledger.cli.job_file import coordinator, draft, read_job_file, wei
+from deepledger.cli.job_file import coordinator, draft, read_job_file, suffix_of, wei
 from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.errors import BadInput, BadSpec
+from deepledger.protocol.evaluation.bench import prepare_bench
+from deepledger.protocol.evaluation.task import read_source
 from deepledger.protocol.evaluation.validation import fetch_validation
 from deepledger.protocol.evaluation.withheld import open_key
 from deepledger.protocol.formats.roots import chunk_root
@@ -206,6 +209,81 @@ def test_a_misspelt_hyperparameter_is_noticed_before_money_is_locked(tmp_path: P
     shutil.copytree(digits, tmp_path / "data")
     with pytest.raises(BadInput, match=r"training\.hyperparameters: .*learning_r"):
         draft(read_job_file(path), tmp_path)
+
+
+TABLE = """
+import gzip
+import torch
+
+def build_model():
+    return torch.nn.Linear(2, 1)
+
+def load_data(path):
+    assert path.name.endswith(".csv.gz"), path.name
+    rows = [[float(cell) for cell in line.split(",")] for line in gzip.open(path, "rt")]
+    return torch.tensor(rows)
+
+def train(model, data, *, steps, round):
+    FAULT
+    with torch.no_grad():
+        model.weight += sum(steps)
+
+def evaluate(model, data):
+    return {"samples": len(data), "correct": 0, "loss": float((model(data) ** 2).mean())}
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("pass", None),
+        (
+            "assert round == 0",
+            r"round 1, tried out: train of task .* failed: AssertionError.* name a participant's data",
+        ),
+        ("model = build_model()", r"round 0, tried out: train of task .* leaves the model that it is given as it was"),
+        ("model.weight.data /= 0", r"round 0, tried out: training .* makes NaN or infinity"),
+    ],
+)
+def test_a_task_is_tried_as_it_will_be_run(fault: str, says: str | None, tmp_path: Path) -> None:
+    """On the validation set under its suffix, as a coordinator gets it, and in two rounds; a setting is a list."""
+    (tmp_path / "task.py").write_text(TABLE.replace("FAULT", fault))
+    (tmp_path / "v1.csv.gz").write_bytes(gzip.compress(b"1,2\n3,4\n"))
+    text = JOB.replace('"data/validation.safetensors"', '"v1.csv.gz"')
+    start, end = text.index("[training.hyperparameters]"), text.index("[aggregation]")
+    (tmp_path / "job.toml").write_text(f"{text[:start]}[training.hyperparameters]\nsteps = [0.5, 1]\n\n{text[end:]}")
+    job = read_job_file(tmp_path / "job.toml")
+    if says is None:
+        made = draft(job, tmp_path)
+        assert made.spec.validation.suffix == ".csv.gz"
+        assert made.spec.training.hyperparameters == {"steps": [0.5, 1]}
+        store = open_store(str(tmp_path / "store"))
+        made.publish(store)
+        assert parse_spec(store.read(made.terms.spec_digest, limit=1 << 20)) == made.spec
+        bench = prepare_bench(store, made.spec, read_source(tmp_path / "task.py"))
+        assert bench.path.name == "validation.csv.gz"
+    else:
+        with pytest.raises(BadInput, match=says):
+            draft(job, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("v.csv.gz", ".csv.gz"), ("a.b.tar.gz", ".tar.gz"), ("v.safetensors", ".safetensors"), ("v", ""),
+        (".csv", ""), ("v.a/../b", ""), ("v.no good", ""), ("v." + "x" * 17, ""),
+    ],
+)  # fmt: skip
+def test_what_tells_a_format_is_the_last_of_a_name(name: str, suffix: str) -> None:
+    assert suffix_of(Path(name)) == suffix
+
+
+def test_a_folder_as_validation_set_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(JOB)
+    shutil.copy(ROOT / "examples/digits/task.py", tmp_path)
+    (tmp_path / "data/validation.safetensors").mkdir(parents=True)
+    with pytest.raises(BadInput, match=r"is a folder, and is published as one file: pack it"):
+        draft(read_job_file(tmp_path / "job.toml"), tmp_path)
 
 
 @pytest.fixture(scope="module")

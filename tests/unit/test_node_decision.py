@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from deepledger.node.decision import Step, next_step, overdue_since
-from deepledger.protocol.chain.events import BondPosted, JobEnded, Outcome
+from deepledger.node.contribute import _commits_to_nothing
+from deepledger.node.decision import Step, missed, next_step, overdue_since
+from deepledger.protocol.chain.events import BondPosted, JobEnded, Outcome, Settled
 
 from .scripted import FIRST, SECOND, STRANGER, A, B, C, Script
+from .test_trail import SETTLED
 
 
 def steps(script, me, now, *, unpublished=False):
@@ -57,3 +62,36 @@ def test_whose_replacement_would_end_the_job_gets_half_a_window_more(bond, coord
     for time, participant in ((1110, A), (1120, B)):
         script.reveal(time, participant, time)
     assert overdue_since(script.job) == since
+
+
+def idle(script, me):
+    """What somebody whose training changed nothing does, and what it hears."""
+    said: list[str] = []
+    node: Any = SimpleNamespace(
+        follower=SimpleNamespace(job=script.job), ledger=SimpleNamespace(account=me), warn=said.append, spared=None
+    )
+    return _commits_to_nothing(node, script.job.attempt), node.spared is script.job.attempt, said[0]
+
+
+def test_nothing_is_committed_to_only_where_the_round_or_a_seat_needs_it():
+    script = Script()
+    script.create(min_participants=2, miss_limit=2)
+    script.join(A, B, C)
+    script.open(1000)
+    script.commit(1010, A)
+    commits, spared, said = idle(script, C)
+    assert (commits, spared) == (True, False)
+    assert said.endswith("It is committed to all the same: the round needs it.")
+    script.commit(1020, B)
+    assert idle(script, C)[:2] == (False, True)
+    assert next_step(script.job, C, 1025, prepared=True, unpublished=False, spared=True) is Step.WAIT
+    script.reveal(1110, A, 1)
+    script.reveal(1111, B, 2)
+    script.say(Settled, 1200, round=0, **SETTLED)
+    assert (missed(script.job, A), missed(script.job, C)) == (0, 1)
+    script.open(2000, round=1)
+    script.commit(2010, A, round=1)
+    script.commit(2020, B, round=1)
+    commits, _, said = idle(script, C)
+    assert commits
+    assert "one more missed round would cost this account its seat" in said

@@ -68,6 +68,8 @@ WRONG = {
     "control characters": ({"name": "a\x1b[2J"}, "name"),
     "hash": ({"task": {"name": "t", "sha256": "AB" * 32}}, "task.sha256"),
     "argument that is no name": ({"training": {"seed": 1, "hyperparameters": {"a b": 1}}}, "training.hyperparameters"),
+    "list in a list": ({"training": {"seed": 1, "hyperparameters": {"a": [[1]]}}}, "training.hyperparameters.a"),
+    "suffix that leaves": ({"validation": VALIDATION | {"suffix": "/../x"}}, "validation.suffix"),
     "rule": ({"aggregation": {"rule": "magic"}}, "aggregation"),
     "trims all": ({"aggregation": {"rule": "trimmed_mean", "trim_percent": 50}}, "trim_percent"),
     "gap": ({"model": layout(("a", [3], 0), ("b", [1], 4))}, "layout entry 'b' starts at 4, expected 3"),

@@ -50,6 +50,9 @@ def doctor(
     ] = None,
     tasks: TaskPlaces = "",
     task: Annotated[Path | None, typer.Option(metavar="FILE", help="The task's source; besides --tasks.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Your data: try the job's task with it, and count its samples.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check chain, contract, store, key, clock, disk and task source, and say what to mend.
@@ -59,7 +62,7 @@ def doctor(
 
     Example: deepledger doctor 1 --task examples/digits/task.py
     """
-    checks = list(_checks(chain, signer, store, job, [task] if task else [], tasks))
+    checks = list(_checks(chain, signer, store, job, [task] if task else [], tasks, data))
     if json:
         show.as_json([{"check": each.name, "ok": not each.exit_code, "found": each.found} for each in checks])
     else:
@@ -69,7 +72,13 @@ def doctor(
 
 
 def _checks(
-    chain: Chain, signer: Signer, store: Store, number: int | None, task: list[Path], tasks: str
+    chain: Chain,
+    signer: Signer,
+    store: Store,
+    number: int | None,
+    task: list[Path],
+    tasks: str,
+    data: Path | None,
 ) -> Iterator[Check]:
     yield _tried("software", _software)[0]
     reader = None
@@ -94,6 +103,8 @@ def _checks(
     if spec is not None:
         yield _tried("room for an update", lambda: (_update(store, spec.update_bytes), None))[0]
         yield _tried("task source", lambda: (_task(spec, task + places(tasks)), None))[0]
+        if data is not None:
+            yield _tried("data", lambda: (_data(spec, task + places(tasks), data, store), None))[0]
     needed = LEAST_FREE if spec is None else LEAST_FREE + 4 * (spec.update_bytes + spec.model_bytes)
     yield _tried("disk", lambda: (_disk(signer.folder, needed), None))[0]
 
@@ -191,6 +202,17 @@ def _task(spec: JobSpec, searched: list[Path]) -> str:
     from deepledger.protocol.evaluation.task import find_source
 
     return f"{find_source(spec.task, searched).path} is what the job pins"
+
+
+def _data(spec: JobSpec, searched: list[Path], data: Path, store: Store) -> str:
+    """As `join` tries it before it stakes anything."""
+    from deepledger.node.training import load_trainer, rehearse
+    from deepledger.protocol.evaluation.blueprint import from_store
+    from deepledger.protocol.evaluation.task import find_source
+
+    trainer = load_trainer(spec, find_source(spec.task, searched), data, fetch=from_store(store.open()))
+    rehearse(trainer)
+    return f"{data} holds {show.count(trainer.samples, 'sample')}, which the task evaluates and trains on"
 
 
 def _disk(folder: Path, needed: int) -> str:

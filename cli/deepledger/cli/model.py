@@ -29,10 +29,11 @@ def export(
     job: JobNumber,
     chain: Chain,
     store: Store,
-    to: Annotated[Path, typer.Option(metavar="FILE", help="Where to write it; an existing file is replaced.")],
+    to: Annotated[Path, typer.Option(metavar="FILE", help="Where to write it.")],
     round: Annotated[
         int | None, typer.Option(min=0, help="The model after this many settled rounds; 0 is the first one.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
     json: Json = False,
 ) -> None:
     """Write a job's model, checked against the chain, as safetensors with the names of its `state_dict`.
@@ -48,6 +49,8 @@ def export(
     from deepledger.protocol.job.fetch import fetch_frozen, fetch_model, fetch_spec
     from deepledger.protocol.job.follow import Follower
 
+    if to.exists() and not force:
+        raise BadInput(f"{to}: there is a file already; --force replaces it")
     reader, blobs = chain.reader(), store.open()
     found = Follower(reader, JobId(job)).job
     settled = found.round if round is None else round

@@ -126,6 +126,7 @@ def _play(
     bench = open_bench(prepared.spec, read_source(task), validation, fetch=lambda _: prepared.frozen or b"")
     first = as_model(bytearray(prepared.model), prepared.spec.model)
     shards = [bench.task.load_data(path) for path in data]
+    show.note(f"samples: {', '.join(f'{bench.task.count_samples(shard):,}' for shard in shards)}")
     evaluator = evaluator_for(bench, workers=workers or CORES)
     played = []
     with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
