@@ -73,9 +73,7 @@ class ChainLedger(ChainReader):
     def release_bond(self, job: JobId) -> Receipt:
         return self._act("releaseBond", job)
 
-    def join(
-        self, job: JobId, samples: int, *, terms_hash: bytes, proof: Sequence[bytes] = (), value: Wei
-    ) -> Receipt:
+    def join(self, job: JobId, samples: int, *, terms_hash: bytes, proof: Sequence[bytes] = (), value: Wei) -> Receipt:
         return self._act("join", job, terms_hash, samples, list(proof), value=value)
 
     def leave(self, job: JobId) -> Receipt:
