@@ -416,7 +416,7 @@ def test_a_task_that_would_end_the_process_fails_like_others(task_of, tmp_path, 
     calls = {
         "build_model": lambda: task.build_model(1),
         "load_data": lambda: task.load_data(tmp_path),
-        "train": lambda: task.train(model, [], seed=1, hyperparameters={"rate": 1.0}),
+        "train": lambda: task.train(model, [], round=0, seed=1, hyperparameters={"rate": 1.0}),
         "evaluate": lambda: task.evaluate(model, [1], seed=1),
     }
     with pytest.raises(BadInput, match=rf"{name} of task .* failed: SystemExit"):
