@@ -76,7 +76,7 @@ def test_a_counter_that_stays_at_home_clips_no_update(job: Any, tmp_path: Path) 
     rehearse(trainer)
     none = np.zeros(3, np.float32)
     before = encode_model(read_floats(task.build_model(1), spec.model.layout), spec.model)
-    encoded = make_update(trainer, before, none, last=None, training_seed=1, rounding_seed=1)
+    encoded = make_update(trainer, before, none, last=None, training_seed=1, rounding_seed=1, round=0)
     assert not encoded.clipped
     assert encoded.vector[:2].tolist() == [0, 0]
     assert encoded.vector[2] * 2.0**-16 == pytest.approx(0.25, abs=2**-16)
@@ -87,7 +87,7 @@ def test_a_counter_that_is_averaged_does_not_cut_down_what_is_trained(job: Any, 
     trainer = load_trainer(spec, task.source, tmp_path)
     before = encode_model(read_floats(task.build_model(1), spec.model.layout), spec.model)
     encoded = make_update(
-        trainer, before, np.zeros(4, np.float32), last=None, training_seed=1, rounding_seed=1
+        trainer, before, np.zeros(4, np.float32), last=None, training_seed=1, rounding_seed=1, round=0
     )  # fmt: skip
     assert encoded.clipped, "the statistics were"
     assert encoded.vector[2] * 2.0**-16 == pytest.approx(0.25, abs=2**-16)

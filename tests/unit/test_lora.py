@@ -83,7 +83,9 @@ def test_it_learns_the_digits_that_the_base_has_not_seen(
     for number in range(2):
         rows = []
         for seat, trainer in enumerate(trainers):
-            encoded = make_update(trainer, model, none, last=None, training_seed=number, rounding_seed=number)
+            encoded = make_update(
+                trainer, model, none, last=None, training_seed=number, rounding_seed=number, round=number
+            )
             assert not encoded.clipped
             rows.append(Row(seat, trainer_address(seat), 1, encoded.vector))
         shift = spec.model.fraction_bits - spec.update.fraction_bits
