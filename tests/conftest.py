@@ -258,6 +258,7 @@ class Play:
         self.nodes = [world.ledger(2 + number) for number in range(participants)]
         self.random = np.random.default_rng(7)
         self.sources = StoredSources
+        self.looks_at_the_model_after = True  # a liar may not
         self.follower = Follower(world.reader(), self.job)
         for number, node in enumerate(self.nodes):
             take_seat(node, self.job, 30 + number, value=self.terms.stake)
@@ -319,7 +320,11 @@ class Play:
         model = fetch_model(world.store, job.model_digest, self.spec)
         bench = bench_with(self.spec, read_source(world.task), world.shards[4].read_bytes())
         sources = self.sources(world.store, self.spec, OneByOne(bench))
-        settlement = settle(self.spec, model, revealed_in(job, job.attempt, job.participants, self.spec), sources)
+        revealed = revealed_in(job, job.attempt, job.participants, self.spec)
+        settlement = settle(
+            self.spec, model, revealed, sources,
+            outcome=(lambda *made: bench.evaluate(made[-1])) if self.looks_at_the_model_after else None,
+        )  # fmt: skip
         claim = Claim(model, settlement, settlement.accepted, list(settlement.scores), {})
         if lie is not None:
             lie(claim)

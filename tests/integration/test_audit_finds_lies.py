@@ -742,7 +742,7 @@ def be_no_number(result):
 
 
 def test_what_counts_as_samples_is_the_tasks_business_also_where_it_fails(world, monkeypatch):
-    """One that counts tokens, and fails on the settled model: there, samples are what it cannot count any more."""
+    """One that counts tokens, and fails on what the updates make: there, samples are what it cannot count any more."""
     rewards = {"policy": "contribution", "metric": "accuracy"}
     play = sys.modules[type(world).__module__].Play(world, spec_changes={"rewards": rewards})
     whole = Task.evaluate
@@ -755,7 +755,7 @@ def test_what_counts_as_samples_is_the_tasks_business_also_where_it_fails(world,
     play.round(uneven(play))
     result = audited(play)
     assert result.matches, result.findings
-    assert result.rounds[0].report.evaluation.samples == 34
+    assert result.rounds[0].report.evaluation.samples == 680, "of the model before, which stays"
     assert {each.samples for each in result.rounds[0].report.coalitions} == {34, 680}
 
 
@@ -764,27 +764,28 @@ def test_praise_for_a_model_with_the_worst_result_is_named(world, monkeypatch, b
     """That the task fails here can neither accuse nor excuse: it may be this machine's fault."""
     play = sys.modules[type(world).__module__].Play(world, spec_changes={"rewards": {"policy": "contribution"}})
 
+    praise = {"correct": 34, "millionths": {"loss": 0}}
+
     class Praising(play.sources):
         def evaluate(self, coalitions, wanted):
-            praise = {"correct": 34, "millionths": {"loss": 0}}
             for coalition, result in zip(wanted, super().evaluate(coalitions, wanted), strict=True):
                 yield result.model_copy(update=praise if coalition.seats == 0b111 else {})
 
-    play.sources = Praising
+    play.sources, play.looks_at_the_model_after = Praising, False
     on_the_mean_of_uneven(monkeypatch, bad)
-    play.round(uneven(play))
+    play.round(uneven(play), lie=lambda claim: claim.report.update(evaluation={"samples": 34} | praise))
     result = audited(play)
     if bad is fail:
         assert result.findings == ()
         assert not result.matches
         assert result.rounds[0].believed == 1
-        assert result.evaluation == "checked in 0 of 1 rounds: the task failed here on models of coalitions"
+        assert result.evaluation == "checked in 0 of 1 rounds: evaluate failed: ValueError"
     else:
-        (finding,) = result.findings
-        assert finding.kind is Kind.EVALUATION
-        assert (finding.claimed, finding.derived) == (
-            "accuracy 100.0%, loss 0 (34 of 34 correct)", "accuracy 0.0%, loss not finite (0 of 34 correct)",
-        )  # fmt: skip
+        assert [finding.kind for finding in result.findings] == [Kind.EVALUATION] * 2, "of the coalition and the model"
+        for finding in result.findings:
+            assert (finding.claimed, finding.derived) == (
+                "accuracy 100.0%, loss 0 (34 of 34 correct)", "accuracy 0.0%, loss not finite (0 of 34 correct)",
+            )  # fmt: skip
 
 
 def with_torch(play, job, *arguments, quiet=True):

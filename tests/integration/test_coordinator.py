@@ -576,7 +576,7 @@ def test_a_job_that_nobody_named_is_not_waited_for(world):
     take_seat(world.ledger(2), job, 1, value=10**18)
     with pytest.raises(BlobMissing):
         Running(world, job, unsolicited=True).join()
-    job = world.create_job(commit_window=10**9)
+    job = world.create_job(commit_window=30 * 24 * 3600)
     with pytest.raises(BadInput, match="name the job"):
         Running(world, job, unsolicited=True).join()
 

@@ -335,7 +335,7 @@ def test_with_nothing_to_reveal_a_fault_is_raised(world):
 
 def test_a_node_killed_after_it_revealed_early_publishes_when_it_is_started_again(world):
     """Its store was down when the reveal could wait no longer."""
-    job = world.create_job(min_participants=1, rounds=1, reveal_window=4)
+    job = world.create_job(min_participants=1, rounds=1, reveal_window=12)
 
     def put(data):
         raise StoreUnreachable("the store is down.")
