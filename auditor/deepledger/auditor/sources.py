@@ -222,7 +222,7 @@ class Claims:
         return [(claimed[each], got) for each, got in self.results.items() if each in claimed and claimed[each] != got]
 
     def _is_misfit(self, digest: Digest, error: Exception) -> bool:
-        return isinstance(error, BlobCorrupt) and misfit(self._store, digest, fits=self._spec.update_bytes) is not None
+        return isinstance(error, BlobCorrupt) and misfit(self._store, digest, fits=self._spec.blob_bytes) is not None
 
 
 def say(evaluation: Evaluation, spec: JobSpec) -> str:
