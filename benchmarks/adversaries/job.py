@@ -300,7 +300,7 @@ def _outcome(setting: Setting, job: Job, reports: Sequence[Report], people: Sequ
     ends = {"likeness": min, "norm": max, "profile": min, "alignment": min, "harm": max}
     return {
         "accuracies": [round(float(report.evaluation.exact("accuracy")), 4) for report in reports],
-        "losses": [round(report.evaluation.loss, 4) for report in reports],
+        "losses": [round(float(report.evaluation.exact("loss")), 4) for report in reports],
         "paid": [round(paid[person] / pot, 5) for person in people],
         "by_samples": [round(by_samples[person] / pot, 5) for person in people],
         "honest": dict(verdicts[True]),

@@ -205,15 +205,13 @@ def _train(node: Node, attempt: Attempt) -> Record:
 
 def reveal(node: Node, attempt: Attempt) -> None:
     record = _own_record(node, attempt)
-    # Not revealing costs the penalty, an update that comes late only the pay: near the deadline, reveal anyway.
-    latest = (deadline(node.follower.job, node.follower.now()) or 0) - node.follower.job.terms.reveal_window / 4
     blob = _blob(node, attempt, record)
     upload = _started(partial(node.store.put, blob))
     try:
-        upload.result(timeout=max(latest - node.follower.now(), 0.5))
+        upload.result(timeout=max(time_to_publish(node), 0.5))
         node.unpublished, node.unstored = False, None
     except (BlobError, TimeoutError) as error:
-        if isinstance(error, BlobError) and node.follower.now() < latest:
+        if isinstance(error, BlobError) and time_to_publish(node) > 0:
             raise
         why = str(error) or "The blob store is slow."
         node.unpublished, node.unstored = True, blob
@@ -221,6 +219,15 @@ def reveal(node: Node, attempt: Attempt) -> None:
     receipt = node.ledger.reveal(node.job, digest=record.digest, root=record.root, salt=record.salt)
     node.follower.reach(receipt)
     node.observe(RevealedUpdate(job=node.job, round=attempt.round, bytes=node.spec.blob_bytes, receipt=receipt))
+
+
+def time_to_publish(node: Node) -> float:
+    """Seconds until an update is revealed though it is not stored yet.
+
+    Not revealing costs the penalty, an update that comes late only the pay: near the deadline, reveal anyway.
+    """
+    job, now = node.follower.job, node.follower.now()
+    return (deadline(job, now) or 0) - job.terms.reveal_window / 4 - now
 
 
 def publish(node: Node, attempt: Attempt) -> None:

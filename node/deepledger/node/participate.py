@@ -151,6 +151,8 @@ def _run(node: Node, stop: threading.Event) -> None:
             if not _passes(node, trouble):
                 raise
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
+            if must_reveal(node.follower.job, node.ledger.account, node.follower.now()):
+                pause = min(pause, max(contribute.time_to_publish(node), FIRST_PAUSE))
             said = trouble if isinstance(trouble, DeepledgerError) else unforeseen(trouble)
             node.warn(f"{said} (trying again in {pause:.1f} s)")
 
