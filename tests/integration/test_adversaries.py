@@ -122,7 +122,7 @@ def test_a_whole_run_is_resumed_and_reported(tmp_path, monkeypatch, capsys):
     found = {json.loads(line)["setting"]["attack"]: json.loads(line) for line in lines}
     assert found["none"]["honest"] == {"accepted": 8}
     assert sum(found["none"]["paid"]) == pytest.approx(1, abs=1e-3)
-    assert found["unchanged"]["attacking"] == {"unchanged": 1, "copy": 1}, "of itself, in the second round"
+    assert found["unchanged"]["attacking"] == {"unchanged": 2}
     assert found["unchanged"]["paid"][3] == 0
 
     run.main()
@@ -134,6 +134,6 @@ def test_a_whole_run_is_resumed_and_reported(tmp_path, monkeypatch, capsys):
     report.main()
     text = readme.read_text()
     assert "old" not in text
-    assert "| unchanged | iid | 25 % | 100% | unchanged 1, copy 1 | 0 | 0% | 0% |" in text
+    assert "| unchanged | iid | 25 % | 100% | unchanged 2 | 0 | 0% | 0% |" in text
     assert {path.name for path in tmp_path.glob("*.png")} == {"accuracy.png", "pay.png", "attackers.png"}
     assert "Honest runs" in capsys.readouterr().out
