@@ -116,8 +116,8 @@ def agreed(ledger: Any, job: int) -> bytes:
     return terms_hash(Follower(ledger, job).job.created)
 
 
-def take_seat(ledger: Any, job: int, samples: int, *, value: int) -> Any:
-    return ledger.join(job, samples, terms_hash=agreed(ledger, job), value=value)
+def take_seat(ledger: Any, job: int, samples: int, *, key: bytes = bytes(32), value: int) -> Any:
+    return ledger.join(job, samples, terms_hash=agreed(ledger, job), key=key, value=value)
 
 
 def post_bond(ledger: Any, job: int, *, value: int) -> Any:

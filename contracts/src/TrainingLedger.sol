@@ -17,6 +17,8 @@ import {
 /// @dev The bitmaps of a round have one bit per seat.
 uint8 constant MAX_SEATS = 64;
 uint256 constant MAX_COORDINATORS = 8;
+/// @dev Of two, each learns the other's update from the sum.
+uint8 constant LEAST_MASKED = 3;
 /// @dev No window is longer: a stake or a bond that waits for one is locked for so long.
 uint32 constant MOST_WINDOW = 30 days;
 
@@ -28,7 +30,7 @@ struct Seat {
 }
 
 /// @dev All that committing and revealing need to know of a participant, in one storage word.
-/// `misses` stays when the seat is given up.
+/// `misses` stays when the seat is given up. In a masked job `commitment` is not used: nothing opens it.
 struct Pledge {
     uint8 seatPlusOne;
     uint8 misses;
@@ -100,6 +102,7 @@ contract TrainingLedger is ITrainingLedger {
                 && terms.maxParticipants <= MAX_SEATS,
             BadParticipantLimits(MAX_SEATS)
         );
+        require(!terms.masked || terms.minParticipants >= LEAST_MASKED, TooFewToHide(LEAST_MASKED));
         require(terms.missLimit != 0, ZeroMissLimit());
         require(terms.revealPenalty <= terms.stake, PenaltyExceedsDeposit(terms.stake));
         require(terms.settlePenalty <= terms.bond, PenaltyExceedsDeposit(terms.bond));
@@ -176,6 +179,30 @@ contract TrainingLedger is ITrainingLedger {
     }
 
     /// @inheritdoc ITrainingLedger
+    function count(JobId job, uint24 round, uint16 attempt, uint64 counted) external {
+        Job storage j = _existing(job);
+        Round memory current = j.round;
+        require(round == current.number && attempt == current.attempt, WrongRound(current.number, current.attempt));
+        address coordinator = _servingCoordinator(j);
+        require(msg.sender == coordinator, NotCoordinator(coordinator));
+        Phase phase = _phaseAt(j, current, block.timestamp);
+        require(
+            phase == Phase.Counting || (phase == Phase.Overdue && current.stage == Stage.Masking), WrongPhase(phase)
+        );
+        require(counted & ~current.committed == 0, NotCountable(counted & ~current.committed));
+
+        // With too few the round has starved, as if no more had committed, and cannot be counted again.
+        current.committed = counted;
+        bool enough = _count(counted) >= current.least;
+        if (enough) {
+            (current.stage, current.revealEnd) = (Stage.Unmasking, uint32(block.timestamp + j.terms.revealWindow));
+        }
+        j.round = current;
+
+        emit Counted(job, round, attempt, msg.sender, counted, enough ? current.revealEnd : 0);
+    }
+
+    /// @inheritdoc ITrainingLedger
     function settle(
         JobId job,
         uint24 round,
@@ -189,16 +216,19 @@ contract TrainingLedger is ITrainingLedger {
         Job storage j = _existing(job);
         Round memory current = j.round;
         require(round == current.number, WrongRound(current.number, current.attempt));
-        require(msg.sender == _servingCoordinator(j), NotCoordinator(_servingCoordinator(j)));
-        Phase phase = phaseAt(job, block.timestamp);
+        address coordinator = _servingCoordinator(j);
+        require(msg.sender == coordinator, NotCoordinator(coordinator));
+        Phase phase = _phaseAt(j, current, block.timestamp);
         require(
-            phase == Phase.Settling || (phase == Phase.Overdue && current.stage == Stage.Open), WrongPhase(phase)
+            phase == Phase.Settling
+                || (phase == Phase.Overdue && (current.stage == Stage.Open || current.stage == Stage.Unmasking)),
+            WrongPhase(phase)
         );
         require(modelDigest != 0 && modelRoot != 0 && reportDigest != 0, ZeroDigest());
         require(revealed == current.revealed, StaleReveals(current.revealed));
         require(accepted & ~revealed == 0, NotRevealed(accepted & ~revealed));
-        uint256 count = _count(accepted);
-        require(scores.length == count, BadScoreCount(count));
+        uint256 accepts = _count(accepted);
+        require(scores.length == accepts, BadScoreCount(accepts));
 
         uint256 penalties = _closeAttempt(job, j, current);
         uint256 pot = j.terms.reward + penalties;
@@ -228,7 +258,7 @@ contract TrainingLedger is ITrainingLedger {
         address coordinator = _servingCoordinator(j);
         (uint8 index, address successor) = _nextCoordinator(j);
         bool last = successor == address(0);
-        bool unsettled = current.stage == Stage.Open;
+        bool unsettled = current.stage != Stage.Disclosing;
         bool keptTheKey = !unsettled || (last && _withholds(j, current));
         uint256 bond = j.bonds[coordinator].amount;
         uint256 penalty = keptTheKey ? bond : j.terms.settlePenalty;
@@ -247,14 +277,15 @@ contract TrainingLedger is ITrainingLedger {
             penalty += penalties;
             owed += j.terms.reward + penalties;
         }
-        // Whoever revealed is still seated: nobody leaves with a commitment, and `leave` takes its bit in Disclosing.
-        uint64 heirs = current.revealed != 0 ? current.revealed : j.state.seats;
+        // They are still seated: nobody leaves with a commitment, and `leave` takes its bit in Disclosing.
+        uint64 heirs = current.stage == Stage.Masking ? current.committed : current.revealed;
+        if (heirs == 0) heirs = j.state.seats;
         j.state.escrow = uint128(j.state.escrow + penalty - _payEqually(job, j, heirs, owed));
         if (last) {
             _end(job, j, current, Outcome.Abandoned);
         } else {
             j.state.coordinator = index;
-            // What was revealed stays valid; the successor gets a window of its own, to settle or to disclose.
+            // What was done stays valid; the successor gets a window of its own, to count, to settle or to disclose.
             current.revealEnd = uint32(block.timestamp);
         }
         j.round = current;
@@ -282,16 +313,20 @@ contract TrainingLedger is ITrainingLedger {
     /* PARTICIPANTS */
 
     /// @inheritdoc ITrainingLedger
-    function join(JobId job, bytes32 termsHash, uint32 samples, bytes32[] calldata proof) external payable {
+    function join(JobId job, bytes32 termsHash, uint32 samples, bytes32[] calldata proof, bytes32 key)
+        external
+        payable
+    {
         Job storage j = _agreed(job, termsHash);
         Round memory current = j.round;
-        bool joinable = current.stage == Stage.Waiting || current.stage == Stage.Open;
+        bool joinable = current.stage != Stage.Disclosing && current.stage != Stage.Over;
         require(joinable, WrongPhase(phaseAt(job, block.timestamp)));
         Pledge storage pledge = j.pledges[msg.sender];
         if (pledge.seatPlusOne != 0) revert AlreadySeated(pledge.seatPlusOne - 1);
         require(_isAdmitted(j.terms.admission, msg.sender, proof), NotAdmitted(msg.sender));
         require(current.seated < j.terms.maxParticipants, JobFull(j.terms.maxParticipants));
         require(samples != 0, ZeroSamples());
+        require((key != 0) == j.terms.masked, BadKey());
         require(msg.value == j.terms.stake, WrongValue(j.terms.stake));
 
         uint8 seat = _lowestFreeSeat(j.state.seats);
@@ -305,7 +340,7 @@ contract TrainingLedger is ITrainingLedger {
         j.state.seats |= _bit(seat);
         current.seated += 1;
 
-        emit Joined(job, msg.sender, seat, samples);
+        emit Joined(job, msg.sender, seat, samples, key);
 
         if (current.stage == Stage.Waiting) _openOrWait(job, j, current);
         j.round = current;
@@ -325,7 +360,8 @@ contract TrainingLedger is ITrainingLedger {
         current.revealed &= ~_bit(seat);
         _unseat(job, j, current, seat, Departure.Voluntary);
         // Only `commitEnd`: no deadline comes sooner because somebody leaves.
-        if (block.timestamp < current.commitEnd && _isComplete(current.committed, current.seated, current.least)) {
+        uint256 awaited = current.stage == Stage.Masking ? _count(j.state.cohort) : current.seated;
+        if (block.timestamp < current.commitEnd && _isComplete(current.committed, awaited, current.least)) {
             current.commitEnd = uint32(block.timestamp);
         }
         j.round = current;
@@ -381,6 +417,52 @@ contract TrainingLedger is ITrainingLedger {
         emit Revealed(job, current.number, msg.sender, digest, root, salt);
     }
 
+    /// @inheritdoc ITrainingLedger
+    function commitMasked(JobId job, uint24 round, uint16 attempt, bytes32 digest) external {
+        Job storage j = _jobs[job];
+        Round storage current = j.round;
+        if (current.stage != Stage.Masking || block.timestamp >= current.commitEnd) {
+            revert WrongPhase(phaseAt(job, block.timestamp));
+        }
+        require(round == current.number && attempt == current.attempt, WrongRound(current.number, current.attempt));
+        uint64 bit = _seatedBit(j.pledges[msg.sender].seatPlusOne);
+        uint64 cohort = j.state.cohort;
+        require(cohort & bit != 0, NotInCohort(msg.sender));
+        require(current.committed & bit == 0, AlreadyCommitted(msg.sender));
+        require(digest != 0, ZeroDigest());
+
+        uint64 committed = current.committed | bit;
+        current.committed = committed;
+        if (_isComplete(committed, _count(cohort), current.least)) {
+            (current.commitEnd, current.revealEnd) = (uint32(block.timestamp), uint32(block.timestamp));
+        }
+
+        emit CommittedMasked(job, round, attempt, msg.sender, digest);
+    }
+
+    /// @inheritdoc ITrainingLedger
+    function unmask(JobId job, uint24 round, uint16 attempt, bytes32 digest) external {
+        Job storage j = _jobs[job];
+        Round storage current = j.round;
+        if (current.stage != Stage.Unmasking || block.timestamp >= current.revealEnd) {
+            revert WrongPhase(phaseAt(job, block.timestamp));
+        }
+        require(round == current.number && attempt == current.attempt, WrongRound(current.number, current.attempt));
+        Pledge storage pledge = j.pledges[msg.sender];
+        uint64 bit = _seatedBit(pledge.seatPlusOne);
+        require(current.committed & bit != 0, NotCommitted(msg.sender));
+        require(current.revealed & bit == 0, AlreadyRevealed(msg.sender));
+        require(digest != 0, ZeroDigest());
+
+        // Only now: a commitment that cannot be fetched is a miss, however often it is made.
+        if (pledge.misses != 0) pledge.misses = 0;
+        uint64 revealed = current.revealed | bit;
+        current.revealed = revealed;
+        if (revealed == current.committed) current.revealEnd = uint32(block.timestamp);
+
+        emit Unmasked(job, round, msg.sender, digest);
+    }
+
     /* ANYONE */
 
     /// @inheritdoc ITrainingLedger
@@ -391,7 +473,7 @@ contract TrainingLedger is ITrainingLedger {
 
         Round memory current = j.round;
         // No penalties: with too few commitments nobody could reveal, and where nobody did, all are alike.
-        _countMisses(job, j, current, j.state.seats & ~current.committed);
+        _countMisses(job, j, current);
         emit RoundStarved(job, current.number, current.attempt);
         if (current.attempt == type(uint16).max) {
             _end(job, j, current, Outcome.Abandoned);
@@ -456,16 +538,7 @@ contract TrainingLedger is ITrainingLedger {
     /// @inheritdoc ITrainingLedger
     function phaseAt(JobId job, uint256 timestamp) public view returns (Phase) {
         Job storage j = _existing(job);
-        Round memory current = j.round;
-        uint256 settleEnd = uint256(current.revealEnd) + j.terms.settleWindow;
-        if (current.stage == Stage.Waiting) return Phase.Waiting;
-        if (current.stage == Stage.Over) return Phase.Over;
-        if (current.stage == Stage.Disclosing) return timestamp < settleEnd ? Phase.Disclosing : Phase.Overdue;
-        if (timestamp < current.commitEnd) return Phase.Committing;
-        if (_count(current.committed) < current.least) return Phase.Starved;
-        if (timestamp < current.revealEnd) return Phase.Revealing;
-        if (current.revealed == 0) return Phase.Starved;
-        return timestamp < settleEnd ? Phase.Settling : Phase.Overdue;
+        return _phaseAt(j, j.round, timestamp);
     }
 
     /// @inheritdoc ITrainingLedger
@@ -520,13 +593,34 @@ contract TrainingLedger is ITrainingLedger {
 
     // `current` is a copy of `j.round`, which these change; the function that made it writes it back, once, at its end.
 
+    /// @dev See `phaseAt`.
+    function _phaseAt(Job storage j, Round memory current, uint256 timestamp) internal view returns (Phase) {
+        uint256 settleEnd = uint256(current.revealEnd) + j.terms.settleWindow;
+        if (current.stage == Stage.Waiting) return Phase.Waiting;
+        if (current.stage == Stage.Over) return Phase.Over;
+        if (current.stage == Stage.Disclosing) return timestamp < settleEnd ? Phase.Disclosing : Phase.Overdue;
+        if (timestamp < current.commitEnd) return Phase.Committing;
+        if (_count(current.committed) < current.least) return Phase.Starved;
+        if (current.stage == Stage.Masking) return timestamp < settleEnd ? Phase.Counting : Phase.Overdue;
+        if (timestamp < current.revealEnd) return Phase.Revealing;
+        if (current.revealed == 0) return Phase.Starved;
+        return timestamp < settleEnd ? Phase.Settling : Phase.Overdue;
+    }
+
     /// @dev Starts over with an empty attempt: open if it can be, waiting otherwise.
     function _openOrWait(JobId job, Job storage j, Round memory current) internal {
+        if (_isMasked(current)) current.least = j.terms.minParticipants;
         _clear(current, Stage.Waiting);
         if (current.seated >= current.least && _isBonded(j, _servingCoordinator(j))) {
-            current.stage = Stage.Open;
             current.commitEnd = uint32(block.timestamp + j.terms.commitWindow);
-            current.revealEnd = current.commitEnd + j.terms.revealWindow;
+            if (j.terms.masked) {
+                (current.stage, current.revealEnd) = (Stage.Masking, current.commitEnd);
+                j.state.cohort = j.state.seats;
+                uint8 holders = (2 * current.seated + 2) / 3;
+                if (current.least < holders) current.least = holders;
+            } else {
+                (current.stage, current.revealEnd) = (Stage.Open, current.commitEnd + j.terms.revealWindow);
+            }
             emit RoundOpened(job, current.number, current.attempt, current.commitEnd, current.revealEnd);
         }
     }
@@ -559,10 +653,14 @@ contract TrainingLedger is ITrainingLedger {
         (current.committed, current.revealed) = (0, 0);
     }
 
-    /// @dev Everyone seated has committed, and they are enough.
-    function _isComplete(uint64 committed, uint8 seated, uint8 least) internal pure returns (bool) {
+    /// @dev Everyone who can has committed, and they are enough.
+    function _isComplete(uint64 committed, uint256 awaited, uint8 least) internal pure returns (bool) {
         uint256 commits = _count(committed);
-        return commits == seated && commits >= least;
+        return commits == awaited && commits >= least;
+    }
+
+    function _isMasked(Round memory current) internal pure returns (bool) {
+        return current.stage == Stage.Masking || current.stage == Stage.Unmasking;
     }
 
     /// @dev Whether a round was settled with a validation set whose key is not on chain.
@@ -573,8 +671,10 @@ contract TrainingLedger is ITrainingLedger {
     /// @dev Takes the penalties of those who committed and did not reveal, which it returns, and counts the misses of those
     /// who did not commit. Whoever revealed keeps its seat.
     function _closeAttempt(JobId job, Job storage j, Round memory current) internal returns (uint256 penalties) {
-        penalties = _takePenalties(job, j, current, current.committed & ~current.revealed);
-        _countMisses(job, j, current, j.state.seats & ~current.committed);
+        // Before a count there was nothing to reveal.
+        uint64 silent = current.stage == Stage.Masking ? 0 : current.committed & ~current.revealed;
+        penalties = _takePenalties(job, j, current, silent);
+        _countMisses(job, j, current);
     }
 
     function _takePenalties(JobId job, Job storage j, Round memory current, uint64 silent)
@@ -594,7 +694,9 @@ contract TrainingLedger is ITrainingLedger {
         }
     }
 
-    function _countMisses(JobId job, Job storage j, Round memory current, uint64 absent) internal {
+    function _countMisses(JobId job, Job storage j, Round memory current) internal {
+        // Nobody misses what it could not take part in.
+        uint64 absent = (_isMasked(current) ? j.state.cohort : j.state.seats) & ~current.committed;
         uint8 missLimit = absent == 0 ? 0 : j.terms.missLimit;
         for (uint8 seat; absent >> seat != 0; seat++) {
             if (absent & _bit(seat) == 0) continue;
@@ -618,6 +720,7 @@ contract TrainingLedger is ITrainingLedger {
         j.entries[participant] = Entry({returning: true, excused: false, samples: 0, stake: 0});
         delete j.seats[seat];
         j.state.seats &= ~_bit(seat);
+        if (_isMasked(current)) j.state.cohort &= ~_bit(seat);
         current.seated -= 1;
 
         emit Left(job, participant, seat, departure, stake);
@@ -644,14 +747,14 @@ contract TrainingLedger is ITrainingLedger {
 
     /// @dev Divides `amount` equally among `seats`, rounding down; returns what was paid.
     function _payEqually(JobId job, Job storage j, uint64 seats, uint256 amount) internal returns (uint256 paid) {
-        uint256 count = _count(seats);
-        uint256 share = count == 0 ? 0 : amount / count;
+        uint256 payees = _count(seats);
+        uint256 share = payees == 0 ? 0 : amount / payees;
         if (share == 0) return 0;
         for (uint8 seat; seats >> seat != 0; seat++) {
             if (seats & _bit(seat) != 0) j.seats[seat].earned += uint96(share);
         }
         emit Shared(job, seats, share);
-        return share * count;
+        return share * payees;
     }
 
     /* INTERNAL: COORDINATORS */
@@ -708,6 +811,12 @@ contract TrainingLedger is ITrainingLedger {
         require(j.state.sponsor != address(0), UnknownJob(job));
     }
 
+    /// @dev The bit of the caller, whose seat plus one this is.
+    function _seatedBit(uint8 seatPlusOne) internal view returns (uint64) {
+        require(seatPlusOne != 0, NotSeated(msg.sender));
+        return _bit(seatPlusOne - 1);
+    }
+
     function _bit(uint8 seat) internal pure returns (uint64) {
         return uint64(1) << seat;
     }
@@ -727,14 +836,14 @@ contract TrainingLedger is ITrainingLedger {
     }
 
     /// @dev The number of bits set: those of pairs, fours and eights side by side, then of all in the eighth byte.
-    function _count(uint64 bits) internal pure returns (uint256 count) {
-        count = bits;
+    function _count(uint64 bits) internal pure returns (uint256 ones) {
+        ones = bits;
         // Cannot overflow because a sum of bits needs fewer bits than it has.
         unchecked {
-            count -= (count >> 1) & 0x5555555555555555;
-            count = (count & 0x3333333333333333) + ((count >> 2) & 0x3333333333333333);
-            count = (count + (count >> 4)) & 0x0f0f0f0f0f0f0f0f;
-            count = (count * 0x0101010101010101) >> 56 & 0xff;
+            ones -= (ones >> 1) & 0x5555555555555555;
+            ones = (ones & 0x3333333333333333) + ((ones >> 2) & 0x3333333333333333);
+            ones = (ones + (ones >> 4)) & 0x0f0f0f0f0f0f0f0f;
+            ones = (ones * 0x0101010101010101) >> 56 & 0xff;
         }
     }
 }

@@ -223,7 +223,7 @@ contract Actors is Accounting {
         if (participant == honest) _totals[job].honestPaidIn += stake;
         bytes32 termsHash = ledger.stateOf(job).termsHash;
         _from(participant, stake);
-        ledger.join{value: stake}(job, termsHash, samples, new bytes32[](0));
+        ledger.join{value: stake}(job, termsHash, samples, new bytes32[](0), 0);
     }
 
     function _leave(JobId job, address participant) internal watched(job) {
@@ -267,7 +267,7 @@ contract Actors is Accounting {
     }
 
     function _tryJoin(JobId job, address who, bytes32 terms, uint32 samples) internal {
-        bytes memory call = abi.encodeCall(ITrainingLedger.join, (job, terms, samples, new bytes32[](0)));
+        bytes memory call = abi.encodeCall(ITrainingLedger.join, (job, terms, samples, new bytes32[](0), 0));
         uint256 value = samples % 8 == 5 ? samples : ledger.termsOf(job).stake;
         bool agreed = terms == ledger.stateOf(job).termsHash && value == ledger.termsOf(job).stake && samples != 0;
         bool done = _try(job, who, call, value);

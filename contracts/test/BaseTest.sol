@@ -18,6 +18,7 @@ abstract contract BaseTest {
     bytes32 internal constant ROOT = keccak256("root");
     bytes32 internal constant REPORT = keccak256("report");
     bytes32 internal constant KEY = keccak256("key of the validation set");
+    bytes32 internal constant NO_KEY = 0;
     bytes32 internal constant LOCK = keccak256(abi.encode(KEY));
 
     address internal immutable sponsor = _account("sponsor");
@@ -68,6 +69,7 @@ abstract contract BaseTest {
             commitWindow: COMMIT_WINDOW,
             revealWindow: REVEAL_WINDOW,
             settleWindow: SETTLE_WINDOW,
+            masked: false,
             reward: 9 ether,
             stake: 1 ether,
             revealPenalty: 0.4 ether,
@@ -82,6 +84,11 @@ abstract contract BaseTest {
     function _withheld() internal pure returns (JobTerms memory terms) {
         terms = _terms();
         (terms.rounds, terms.validationLock) = (1, LOCK);
+    }
+
+    function _masked() internal pure virtual returns (JobTerms memory terms) {
+        terms = _terms();
+        (terms.masked, terms.minParticipants, terms.maxParticipants) = (true, 3, 8);
     }
 
     function _coordinators() internal pure virtual returns (address[] memory list) {
@@ -111,10 +118,15 @@ abstract contract BaseTest {
     }
 
     function _join(uint256 i) internal {
-        uint256 stake = ledger.termsOf(job).stake;
-        vm.deal(_participant(i), stake);
+        JobTerms memory terms = ledger.termsOf(job);
+        vm.deal(_participant(i), terms.stake);
         vm.prank(_participant(i));
-        ledger.join{value: stake}(job, termsHash, uint32(100 + i), _noProof());
+        bytes32 key = terms.masked ? _maskKey(i) : NO_KEY;
+        ledger.join{value: terms.stake}(job, termsHash, uint32(100 + i), _noProof(), key);
+    }
+
+    function _maskKey(uint256 i) internal pure returns (bytes32) {
+        return keccak256(abi.encode("mask key", i));
     }
 
     function _leave(uint256 i) internal {
@@ -151,6 +163,32 @@ abstract contract BaseTest {
         uint24 round = ledger.roundOf(job).number;
         vm.prank(_participant(i));
         ledger.reveal(job, _digest(i, round), _root(i, round), _salt(i, round));
+    }
+
+    function _letters(uint256 i, uint24 round) internal pure returns (bytes32) {
+        return keccak256(abi.encode("letters", i, round));
+    }
+
+    function _release(uint256 i, uint24 round) internal pure returns (bytes32) {
+        return keccak256(abi.encode("release", i, round));
+    }
+
+    function _commitMasked(uint256 i) internal {
+        Round memory current = _round();
+        vm.prank(_participant(i));
+        ledger.commitMasked(job, current.number, current.attempt, _letters(i, current.number));
+    }
+
+    function _count(uint64 counted) internal {
+        Round memory current = _round();
+        vm.prank(_serving());
+        ledger.count(job, current.number, current.attempt, counted);
+    }
+
+    function _unmask(uint256 i) internal {
+        Round memory current = _round();
+        vm.prank(_participant(i));
+        ledger.unmask(job, current.number, current.attempt, _release(i, current.number));
     }
 
     function _settle(uint64 accepted, uint32[] memory scores) internal {
@@ -197,6 +235,46 @@ abstract contract BaseTest {
         _revealAll(n);
     }
 
+    function _commitMaskedAll(uint256 n) internal {
+        for (uint256 i; i < n; i++) _commitMasked(i);
+    }
+
+    function _unmaskAll(uint256 n) internal {
+        for (uint256 i; i < n; i++) _unmask(i);
+    }
+
+    /// @dev Plays a masked round with seats 0 to n - 1, who are all of the cohort.
+    function _playMasked(uint256 n) internal {
+        _commitMaskedAll(n);
+        _count(_seats(n));
+        _unmaskAll(n);
+        _settleAll(n);
+    }
+
+    /// @dev Brings a new masked job, which needs `least` of n, to Committing. Where `least` is less than n, the others come
+    /// when the first round is open, and are the cohort of the second one with them.
+    function _withMost(uint256 n, uint8 least) internal {
+        JobTerms memory terms = _masked();
+        (terms.minParticipants, terms.maxParticipants) = (least, uint8(n));
+        _newJob(terms);
+        _open(n);
+    }
+
+    /// @dev Brings a new masked job with n participants to Counting.
+    function _openToCount(uint256 n) internal {
+        _newJob(_masked());
+        _open(n);
+        _commitMaskedAll(n);
+        _assertPhase(Phase.Counting);
+    }
+
+    /// @dev Brings a new masked job with n participants to Revealing, with all of them counted.
+    function _openToUnmask(uint256 n) internal {
+        _openToCount(n);
+        _count(_seats(n));
+        _assertPhase(Phase.Revealing);
+    }
+
     /// @dev Three are seated and only the first commits.
     function _starve() internal {
         _open(3);
@@ -205,9 +283,10 @@ abstract contract BaseTest {
     }
 
     /// @dev Brings a new job with three participants to a phase; they have done all that the phases before ask for.
-    /// In Disclosing that is another job than before, since not every job gets there.
+    /// In Counting and Disclosing that is another job than before, since not every job gets there.
     function _bring(Phase phase) internal {
         if (phase == Phase.Disclosing) _openToDisclosing(3);
+        else if (phase == Phase.Counting) _openToCount(3);
         else if (phase == Phase.Over) _close();
         else if (phase == Phase.Starved) _starve();
         else if (phase != Phase.Waiting) _open(3);

@@ -144,6 +144,16 @@ contract CreateJobTest is BaseTest {
         test_participant_limits_that_make_no_sense_are_refused(0, 4);
     }
 
+    function test_a_masked_job_has_at_least_three() public {
+        JobTerms memory terms = _masked();
+        terms.minParticipants = 2;
+        _expectError(ITrainingLedger.TooFewToHide.selector, 3);
+        ledger.createJob(terms, _coordinators());
+        terms.minParticipants = 3;
+        _newJob(terms);
+        vm.assertTrue(ledger.termsOf(job).masked);
+    }
+
     function test_a_zero_miss_limit_is_refused() public {
         JobTerms memory terms = _terms();
         terms.missLimit = 0;
@@ -215,8 +225,9 @@ contract CreateJobTest is BaseTest {
         terms.commitWindow = uint32(_bound(terms.commitWindow, LEAST_WINDOW, 30 days));
         terms.revealWindow = uint32(_bound(terms.revealWindow, LEAST_WINDOW, 30 days));
         terms.settleWindow = uint32(_bound(terms.settleWindow, LEAST_WINDOW, 30 days));
-        terms.maxParticipants = uint8(_bound(terms.maxParticipants, 1, 64));
-        terms.minParticipants = uint8(_bound(terms.minParticipants, 1, terms.maxParticipants));
+        uint8 least = terms.masked ? 3 : 1;
+        terms.maxParticipants = uint8(_bound(terms.maxParticipants, least, 64));
+        terms.minParticipants = uint8(_bound(terms.minParticipants, least, terms.maxParticipants));
         terms.revealPenalty = uint96(_bound(terms.revealPenalty, 0, terms.stake));
         terms.settlePenalty = uint96(_bound(terms.settlePenalty, 0, terms.bond));
         return terms;

@@ -176,7 +176,7 @@ contract GamesTest is BaseTest {
         vm.deal(_participant(0), 1 ether);
         _expectError(ITrainingLedger.WrongTerms.selector, uint256(termsHash));
         vm.prank(_participant(0));
-        ledger.join{value: 1 ether}(job, seen, 5, _noProof());
+        ledger.join{value: 1 ether}(job, seen, 5, _noProof(), NO_KEY);
         vm.deal(_coordinator(0), 5 ether);
         _expectError(ITrainingLedger.WrongTerms.selector, uint256(termsHash));
         vm.prank(_coordinator(0));
@@ -264,7 +264,7 @@ contract GamesTest is BaseTest {
         vm.deal(_participant(7), 1 ether);
         _expectError(ITrainingLedger.NotAdmitted.selector, _participant(7));
         vm.prank(_participant(7));
-        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof());
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof(), NO_KEY);
         _join(0);
         _playRound(1);
     }

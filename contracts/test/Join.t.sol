@@ -16,9 +16,9 @@ contract JoinTest is BaseTest {
 
         vm.deal(caller, terms.stake);
         _expectEvent();
-        emit ITrainingLedger.Joined(job, caller, 0, samples);
+        emit ITrainingLedger.Joined(job, caller, 0, samples, NO_KEY);
         vm.prank(caller);
-        ledger.join{value: terms.stake}(job, termsHash, samples, _noProof());
+        ledger.join{value: terms.stake}(job, termsHash, samples, _noProof(), NO_KEY);
 
         Member memory expected = Member({seatPlusOne: 1, misses: 0, excused: false, samples: samples, stake: terms.stake});
         vm.assertEq(abi.encode(ledger.memberOf(job, caller)), abi.encode(expected));
@@ -36,13 +36,13 @@ contract JoinTest is BaseTest {
         _assertPhase(Phase.Waiting);
         vm.deal(_participant(1), 1 ether);
         _expectEvent();
-        emit ITrainingLedger.Joined(job, _participant(1), 1, 5);
+        emit ITrainingLedger.Joined(job, _participant(1), 1, 5, NO_KEY);
         _expectEvent();
         emit ITrainingLedger.RoundOpened(
             job, 0, 0, uint32(START + COMMIT_WINDOW), uint32(START + COMMIT_WINDOW + REVEAL_WINDOW)
         );
         vm.prank(_participant(1));
-        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof());
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof(), NO_KEY);
         _assertPhase(Phase.Committing);
     }
 
@@ -76,7 +76,7 @@ contract JoinTest is BaseTest {
     }
 
     function test_a_round_that_is_open_stays_as_it_is_but_for_the_seat(uint8 which) public {
-        Phase phase = Phase(which % 8);
+        Phase phase = Phase(which % 9);
         vm.assume(phase != Phase.Waiting && phase != Phase.Disclosing && phase != Phase.Over);
         _bring(phase);
         Round memory expected = _round();
@@ -186,21 +186,43 @@ contract JoinTest is BaseTest {
         _newJob(terms);
         vm.deal(_participant(which), 1 ether);
         vm.prank(_participant(which));
-        ledger.join{value: 1 ether}(job, termsHash, 5, _proof(which));
+        ledger.join{value: 1 ether}(job, termsHash, 5, _proof(which), NO_KEY);
         vm.assertEq(_round().seated, 1);
     }
 
     function test_sponsor_and_coordinator_may_take_part() public {
         vm.deal(sponsor, 1 ether);
         vm.prank(sponsor);
-        ledger.join{value: 1 ether}(job, termsHash, 1, _noProof());
+        ledger.join{value: 1 ether}(job, termsHash, 1, _noProof(), NO_KEY);
         vm.deal(_coordinator(0), 1 ether);
         vm.prank(_coordinator(0));
-        ledger.join{value: 1 ether}(job, termsHash, 1, _noProof());
+        ledger.join{value: 1 ether}(job, termsHash, 1, _noProof(), NO_KEY);
         vm.assertEq(_round().seated, 2);
     }
 
+    function test_the_key_of_a_masked_job_is_told(bytes32 key) public {
+        vm.assume(key != 0);
+        _newJob(_masked());
+        vm.deal(stranger, 1 ether);
+        _expectEvent();
+        emit ITrainingLedger.Joined(job, stranger, 0, 5, key);
+        vm.prank(stranger);
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof(), key);
+    }
+
     /* WHAT IT REFUSES */
+
+    function test_a_key_belongs_to_a_masked_job(bytes32 key) public {
+        vm.assume(key != 0);
+        vm.deal(stranger, 1 ether);
+        _expectError(ITrainingLedger.BadKey.selector);
+        vm.prank(stranger);
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof(), key);
+        _newJob(_masked());
+        _expectError(ITrainingLedger.BadKey.selector);
+        vm.prank(stranger);
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof(), NO_KEY);
+    }
 
     function test_who_is_not_on_the_list_is_refused(address caller, uint8 which, bytes32[] calldata proof) public {
         vm.assume(uint160(caller) < 0x1000000 || uint160(caller) > 0x1000002);
@@ -210,10 +232,10 @@ contract JoinTest is BaseTest {
         vm.deal(caller, 2 ether);
         _expectError(ITrainingLedger.NotAdmitted.selector, caller);
         vm.prank(caller);
-        ledger.join{value: 1 ether}(job, termsHash, 5, _proof(which % 3));
+        ledger.join{value: 1 ether}(job, termsHash, 5, _proof(which % 3), NO_KEY);
         _expectError(ITrainingLedger.NotAdmitted.selector, caller);
         vm.prank(caller);
-        ledger.join{value: 1 ether}(job, termsHash, 5, proof);
+        ledger.join{value: 1 ether}(job, termsHash, 5, proof, NO_KEY);
     }
 
     function test_any_other_terms_are_refused(bytes32 other) public {
@@ -221,7 +243,7 @@ contract JoinTest is BaseTest {
         vm.deal(_participant(0), 1 ether);
         _expectError(ITrainingLedger.WrongTerms.selector, uint256(termsHash));
         vm.prank(_participant(0));
-        ledger.join{value: 1 ether}(job, other, 5, _noProof());
+        ledger.join{value: 1 ether}(job, other, 5, _noProof(), NO_KEY);
     }
 
     function test_not_once_the_last_round_is_over(bool late) public {
@@ -230,7 +252,7 @@ contract JoinTest is BaseTest {
         _expectWrongPhase(late ? Phase.Overdue : Phase.Disclosing);
         vm.deal(_participant(3), 1 ether);
         vm.prank(_participant(3));
-        ledger.join{value: 1 ether}(job, termsHash, 1, _noProof());
+        ledger.join{value: 1 ether}(job, termsHash, 1, _noProof(), NO_KEY);
     }
 
     function test_only_once() public {
@@ -239,7 +261,7 @@ contract JoinTest is BaseTest {
         vm.deal(_participant(1), 1 ether);
         _expectError(ITrainingLedger.AlreadySeated.selector, 1);
         vm.prank(_participant(1));
-        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof());
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof(), NO_KEY);
     }
 
     function test_no_more_than_there_are_seats(uint8 most) public {
@@ -254,7 +276,7 @@ contract JoinTest is BaseTest {
         vm.deal(_participant(0), 1 ether);
         _expectError(ITrainingLedger.ZeroSamples.selector);
         vm.prank(_participant(0));
-        ledger.join{value: 1 ether}(job, termsHash, 0, _noProof());
+        ledger.join{value: 1 ether}(job, termsHash, 0, _noProof(), NO_KEY);
     }
 
     function test_any_value_but_the_stake_is_refused(uint256 value) public {
@@ -263,7 +285,7 @@ contract JoinTest is BaseTest {
         vm.deal(_participant(0), value);
         _expectError(ITrainingLedger.WrongValue.selector, 1 ether);
         vm.prank(_participant(0));
-        ledger.join{value: value}(job, termsHash, 5, _noProof());
+        ledger.join{value: value}(job, termsHash, 5, _noProof(), NO_KEY);
     }
 
     function test_not_when_the_job_is_over() public {
@@ -271,13 +293,13 @@ contract JoinTest is BaseTest {
         vm.deal(_participant(0), 1 ether);
         _expectWrongPhase(Phase.Over);
         vm.prank(_participant(0));
-        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof());
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof(), NO_KEY);
     }
 
     function test_an_unknown_job_is_refused(JobId unknown) public {
         vm.assume(JobId.unwrap(unknown) != JobId.unwrap(job));
         _expectUnknownJob(unknown);
-        ledger.join(unknown, termsHash, 5, _noProof());
+        ledger.join(unknown, termsHash, 5, _noProof(), NO_KEY);
     }
 
     /// @dev Participants 0, 1 and 2: the first two are below one node.
@@ -304,6 +326,6 @@ contract JoinTest is BaseTest {
         vm.deal(late, 1 ether);
         _expectError(ITrainingLedger.JobFull.selector, most);
         vm.prank(late);
-        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof());
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof(), NO_KEY);
     }
 }

@@ -59,7 +59,7 @@ contract PostBondTest is BaseTest {
     }
 
     function test_a_round_that_is_open_stays_as_it_is(uint8 which) public {
-        Phase phase = Phase(which % 8);
+        Phase phase = Phase(which % 9);
         vm.assume(phase != Phase.Waiting && phase != Phase.Over);
         _bring(phase);
         Round memory before = _round();

@@ -81,13 +81,13 @@ contract RestartRoundTest is BaseTest {
 
         vm.deal(_participant(0), 1 ether);
         _expectEvent();
-        emit ITrainingLedger.Joined(job, _participant(0), 0, 5);
+        emit ITrainingLedger.Joined(job, _participant(0), 0, 5, NO_KEY);
         _expectEvent();
         emit ITrainingLedger.RoundOpened(
             job, 0, 1, uint32(block.timestamp + COMMIT_WINDOW), uint32(block.timestamp + COMMIT_WINDOW + REVEAL_WINDOW)
         );
         vm.prank(_participant(0));
-        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof());
+        ledger.join{value: 1 ether}(job, termsHash, 5, _noProof(), NO_KEY);
     }
 
     function test_after_65_535_attempts_the_job_is_over() public {
@@ -117,7 +117,7 @@ contract RestartRoundTest is BaseTest {
     /* WHAT IT REFUSES */
 
     function test_only_in_starved(uint8 which) public {
-        Phase phase = Phase(which % 8);
+        Phase phase = Phase(which % 9);
         vm.assume(phase != Phase.Starved);
         _bring(phase);
         _expectWrongPhase(phase);

@@ -106,7 +106,7 @@ contract RevealTest is BaseTest {
     }
 
     function test_only_in_revealing(uint8 which) public {
-        Phase phase = Phase(which % 8);
+        Phase phase = Phase(which % 9);
         vm.assume(phase != Phase.Revealing);
         _bring(phase);
         if (phase == Phase.Committing) _commit(0);

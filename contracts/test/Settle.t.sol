@@ -356,7 +356,7 @@ contract SettleTest is BaseTest {
     }
 
     function test_only_in_settling_and_overdue(uint8 which) public {
-        Phase phase = Phase(which % 8);
+        Phase phase = Phase(which % 9);
         vm.assume(phase != Phase.Settling && phase != Phase.Overdue);
         _bring(phase);
         uint24 round = _round().number;

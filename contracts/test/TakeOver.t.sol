@@ -118,7 +118,7 @@ contract TakeOverTest is BaseTest {
     }
 
     function test_only_in_waiting(uint8 which) public {
-        Phase phase = Phase(which % 8);
+        Phase phase = Phase(which % 9);
         vm.assume(phase != Phase.Waiting);
         if (phase != Phase.Over) _postBond(1);
         _bring(phase);

@@ -124,7 +124,7 @@ contract WithdrawTest is BaseTest {
         vm.assertTrue(Taker(payable(taker)).succeeded());
         vm.assertEq(ledger.creditOf(job, taker), 1 ether, "its stake and not its earnings again");
 
-        Taker(payable(taker)).callBackWith(abi.encodeCall(ITrainingLedger.join, (job, termsHash, 3, _noProof())), 1 ether);
+        Taker(payable(taker)).callBackWith(abi.encodeCall(ITrainingLedger.join, (job, termsHash, 3, _noProof(), NO_KEY)), 1 ether);
         vm.assertEq(_withdraw(taker), 1 ether);
         vm.assertTrue(Taker(payable(taker)).succeeded());
         vm.assertEq(ledger.creditOf(job, taker), 0);

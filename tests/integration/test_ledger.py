@@ -59,6 +59,8 @@ RESULT: dict[str, Any] = {
 }
 KEY = b"\7" * 32
 LOCK = keccak(KEY)
+LETTERS, RELEASE = Digest(b"\4" * 32), Digest(b"\5" * 32)
+MASKED: dict[str, Any] = {"masked": True, "min_participants": 3, "max_participants": 4}
 TERMS = JobTerms(
     spec_digest=Digest(b"\1" * 32), model_digest=Digest(b"\2" * 32), model_root=Root(b"\3" * 32), rounds=2,
     min_participants=2, max_participants=3, miss_limit=2, commit_window=Seconds(60), reveal_window=Seconds(60),
@@ -101,7 +103,18 @@ class Stage:
         job = self.create(**changes)
         post_bond(self.ledgers[1], job, value=TERMS.bond)
         for number in range(participants):
-            take_seat(self.ledgers[3 + number], job, 10 + number, value=TERMS.stake)
+            key = self.key(3 + number) if changes.get("masked") else bytes(32)
+            take_seat(self.ledgers[3 + number], job, 10 + number, key=key, value=TERMS.stake)
+        return job
+
+    def key(self, number: int) -> bytes:
+        return bytes([number]) * 32
+
+    def counting(self, **changes: Any) -> JobId:
+        """Three have committed to masked updates."""
+        job = self.open(participants=3, **MASKED | changes)
+        for number in (3, 4, 5):
+            self.ledgers[number].commit_masked(job, RoundNumber(0), 0, LETTERS)
         return job
 
     def commit(self, job: JobId, number: int, round: int = 0, attempt: int = 0) -> Any:
@@ -233,7 +246,7 @@ def test_only_listed_accounts_join_and_with_a_path(stage: Stage) -> None:
     for number in (3, 4, 5):
         ledger = stage.ledgers[number]
         proof = admission_proof(listed, ledger.account)
-        joined = ledger.join(job, 5, terms_hash=agreed(ledger, job), proof=proof, value=TERMS.stake)
+        joined = ledger.join(job, 5, terms_hash=agreed(ledger, job), proof=proof, key=bytes(32), value=TERMS.stake)
         assert kinds(joined) == [Joined]
     with pytest.raises(LedgerRejected, match="not on the job's list"):
         take_seat(stage.ledgers[6], job, 5, value=TERMS.stake)
@@ -312,11 +325,12 @@ REFUSALS: dict[str, Callable[[Stage], Any]] = {
     "NotSeated": lambda s: s.ledgers[6].leave(s.create()),
     "ZeroRounds": lambda s: s.create(rounds=0),
     "BadWindow": lambda s: s.create(reveal_window=0),
-    "WrongTerms": lambda s: s.ledgers[3].join(s.create(), 5, terms_hash=bytes(32), value=TERMS.stake),
+    "WrongTerms": lambda s: s.ledgers[3].join(s.create(), 5, terms_hash=bytes(32), key=bytes(32), value=TERMS.stake),
     "NotAdmitted": lambda s: take_seat(s.ledgers[3], s.create(admission=b"\1" * 32), 5, value=TERMS.stake),
     "TooEarly": lambda s: s.ledgers[2].take_over(s.vacant()),
     "ZeroDigest": lambda s: s.create(spec_digest=bytes(32)),
     "BadParticipantLimits": lambda s: s.create(min_participants=0),
+    "TooFewToHide": lambda s: s.create(masked=True),
     "ZeroMissLimit": lambda s: s.create(miss_limit=0),
     "PenaltyExceedsDeposit": lambda s: s.create(stake=0),
     "BadCoordinatorCount": lambda s: s.create(coordinators=()),
@@ -327,6 +341,9 @@ REFUSALS: dict[str, Callable[[Stage], Any]] = {
     "JobFull": lambda s: take_seat(s.ledgers[6], s.open(participants=3), 5, value=TERMS.stake),
     "AlreadySeated": lambda s: take_seat(s.ledgers[3], s.open(), 5, value=TERMS.stake),
     "ZeroSamples": lambda s: take_seat(s.ledgers[3], s.create(), 0, value=TERMS.stake),
+    "BadKey": lambda s: take_seat(s.ledgers[3], s.create(), 5, key=b"\1" * 32, value=TERMS.stake),
+    "NotInCohort": lambda s: late(s),
+    "NotCountable": lambda s: s.ledgers[1].count(s.counting(), RoundNumber(0), 0, 15),
     "AlreadyCommitted": lambda s: twice(s, lambda job: s.commit(job, 3), s.open()),
     "NotCommitted": lambda s: reveal_without_commitment(s),
     "AlreadyRevealed": lambda s: twice(s, lambda job: s.ledgers[3].reveal(job, **OPENED), s.revealing()),
@@ -339,7 +356,15 @@ REFUSALS: dict[str, Callable[[Stage], Any]] = {
     "AlreadyDisclosed": lambda s: twice(s, lambda job: s.ledgers[6].disclose(job, KEY), s.create(validation_lock=LOCK)),
     "NothingToWithdraw": lambda s: s.ledgers[6].withdraw(s.create()),
 }
+
 UNREACHABLE = {"TransferFailed"}  # only a contract can refuse ether, and our accounts sign
+
+
+def late(stage: Stage) -> None:
+    """Joins when a masked attempt is open, and commits to it."""
+    job = stage.open(participants=3, **MASKED)
+    take_seat(stage.ledgers[6], job, 5, key=stage.key(6), value=TERMS.stake)
+    stage.ledgers[6].commit_masked(job, RoundNumber(0), 0, LETTERS)
 
 
 def twice(stage: Stage, act: Callable[[JobId], Any], job: JobId) -> None:

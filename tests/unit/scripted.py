@@ -57,7 +57,7 @@ class Script:
 
     def join(self, *participants: str, samples: int = 10) -> None:
         for seat, participant in enumerate(participants):
-            self.say(Joined, 0, participant=participant, seat=seat, samples=samples + seat)
+            self.say(Joined, 0, participant=participant, seat=seat, samples=samples + seat, key=bytes(32))
 
     def open(self, time: int, *, round: int = 0, attempt: int = 0) -> None:
         self.say(RoundOpened, time, round=round, attempt=attempt, commit_end=time + 100, reveal_end=time + 150)

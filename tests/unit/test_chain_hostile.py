@@ -626,11 +626,11 @@ def test_a_refused_call_is_explained_and_not_sent(node: Node, ledger: Any) -> No
     sent = accept(node)
     node.says["eth_estimateGas"] = revert("JobFull", ["uint8"], [8])
     with pytest.raises(LedgerRejected, match="all 8 seats") as caught:
-        ledger.join(JobId(1), 5, terms_hash=bytes(32), value=1)
+        ledger.join(JobId(1), 5, terms_hash=bytes(32), key=bytes(32), value=1)
     assert caught.value.arguments == {"most": 8}
     node.says["eth_estimateGas"] = error("execution reverted")
     with pytest.raises(LedgerRejected, match="no reason"):
-        ledger.join(JobId(1), 5, terms_hash=bytes(32), value=1)
+        ledger.join(JobId(1), 5, terms_hash=bytes(32), key=bytes(32), value=1)
     assert sent == []
 
 
@@ -638,15 +638,15 @@ def test_poverty_is_said_in_ether_before_anything_is_sent(node: Node, ledger: An
     sent = accept(node)
     node.says["eth_getBalance"] = hex(10**17)
     with pytest.raises(InsufficientFunds, match=r"has 0\.1 ETH and needs 1\.0000"):
-        ledger.join(JobId(1), 5, terms_hash=bytes(32), value=10**18)
+        ledger.join(JobId(1), 5, terms_hash=bytes(32), key=bytes(32), value=10**18)
     node.says["eth_estimateGas"] = error("insufficient funds for transfer")
     with pytest.raises(InsufficientFunds, match=r"has 0\.1 ETH"):
-        ledger.join(JobId(1), 5, terms_hash=bytes(32), value=10**18)
+        ledger.join(JobId(1), 5, terms_hash=bytes(32), key=bytes(32), value=10**18)
     assert sent == []
     node.says |= {"eth_estimateGas": "0x5208", "eth_getBalance": hex(10**20)}
     node.says["eth_sendRawTransaction"] = error("insufficient funds for gas * price + value")
     with pytest.raises(InsufficientFunds):
-        ledger.join(JobId(1), 5, terms_hash=bytes(32), value=10**18)
+        ledger.join(JobId(1), 5, terms_hash=bytes(32), key=bytes(32), value=10**18)
 
 
 @pytest.mark.parametrize("said", ["nonce too low", "replacement transaction underpriced"])

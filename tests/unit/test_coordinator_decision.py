@@ -40,9 +40,11 @@ def attempt(*, commits=2, reveals=2):
     """Commits end at 110, reveals at 120, the settle window at 130."""
     who = ["0x" + str(number) * 40 for number in range(4)]
     return Attempt(
-        0, 0, 110, 120,
-        tuple(Committed(at=AT, job=1, round=0, participant=who[i], commitment=bytes(32)) for i in range(commits)),
-        tuple(
+        0, 0, 110, 120, least=2,
+        commits=tuple(
+            Committed(at=AT, job=1, round=0, participant=who[i], commitment=bytes(32)) for i in range(commits)
+        ),
+        reveals=tuple(
             Revealed(at=AT, job=1, round=0, participant=who[i], digest=bytes(32), root=bytes(32), salt=bytes(32))
             for i in range(reveals)
         ),
@@ -179,8 +181,8 @@ def test_who_stands_by_lets_go_of_its_bond_in_time():
 
 def test_a_round_that_starves_again_and_again_is_restarted_less_and_less_often():
     starved = [replace(attempt(commits=1), attempt=number) for number in (0, 1, 5, 9, 10, 60_000)]
-    assert [restarts_at(each, 2) - 110 for each in starved] == [4, 8, 128, 2048, 3600, 3600]
-    assert restarts_at(attempt(reveals=0), 2) == 124
+    assert [restarts_at(each) - 110 for each in starved] == [4, 8, 128, 2048, 3600, 3600]
+    assert restarts_at(attempt(reveals=0)) == 124
 
 
 def test_an_update_is_waited_for_until_the_work_must_begin():

@@ -85,7 +85,7 @@ def test_few_updates_take_less_than_every_seat_would(spec_of: SpecOf) -> None:
     window, pace = Seconds(400), Pace(evaluation=1.0, block=0, workers=1, settling=198 / 64)
     few, full = (pace.work(spec_of(), participants) for participants in (3, 64))
     assert full == 200
-    attempt = Attempt(RoundNumber(0), 0, commit_end=Seconds(900), reveal_end=Seconds(1000))
+    attempt = Attempt(RoundNumber(0), 0, commit_end=Seconds(900), reveal_end=Seconds(1000), least=1)
     assert gives_up_at(attempt, window, work=few, store_is_down=False) == 1200
 
 

@@ -55,7 +55,7 @@ def test_leaving_and_coming_back_washes_nothing_off(script):
     play(script, 0, "AB", 0b01)
     script.say(Left, 1300, participant=B, seat=1, departure=0, stake=5)
     play(script, 1, "A", 0b01)
-    script.say(Joined, 2500, participant=B, seat=1, samples=10)
+    script.say(Joined, 2500, participant=B, seat=1, samples=10, key=bytes(32))
     play(script, 2, "B", 0b00)
     assert script.job.reputation(B) == FULL * 9 // 16
 

@@ -138,7 +138,7 @@ def test_leaving_after_the_deadline_does_not_move_it(script):
 
 def test_who_joins_in_time_is_waited_for(script):
     newcomer = "0x" + "d" * 40
-    script.say(Joined, 1005, participant=newcomer, seat=3, samples=2)
+    script.say(Joined, 1005, participant=newcomer, seat=3, samples=2, key=bytes(32))
     for participant in (A, B, C):
         script.commit(1010, participant)
     assert phases(script, 1050) == [Phase.COMMITTING]
@@ -295,8 +295,8 @@ def test_a_bond_is_not_free_while_a_key_is_owed():
 NONSENSE = {
     "no such round": (Settled, {"round": 5, **SETTLED}),
     "opened while open": (RoundOpened, {"round": 1, "attempt": 0, "commit_end": 1, "reveal_end": 2}),
-    "seat taken": (Joined, {"participant": STRANGER, "seat": 1, "samples": 1}),
-    "seated twice": (Joined, {"participant": A, "seat": 7, "samples": 1}),
+    "seat taken": (Joined, {"participant": STRANGER, "seat": 1, "samples": 1, "key": bytes(32)}),
+    "seated twice": (Joined, {"participant": A, "seat": 7, "samples": 1, "key": bytes(32)}),
     "left without a seat": (Left, {"participant": STRANGER, "seat": 7, "departure": Departure.MISSING, "stake": 0}),
     "fined without a seat": (PenaltyTaken, {"round": 0, "participant": STRANGER, "amount": 1}),
     "fined more than its stake": (PenaltyTaken, {"round": 0, "participant": A, "amount": 6}),
@@ -400,7 +400,7 @@ def test_absurd_numbers_do_no_harm():
     """A chain that lies may name any number: nothing is counted up to it."""
     script, huge = Script(), 2**256 - 1
     script.create(min_participants=huge, rounds=huge, reveal_window=huge, settle_window=huge)
-    script.say(Joined, huge, participant=A, seat=huge, samples=huge)
+    script.say(Joined, huge, participant=A, seat=huge, samples=huge, key=bytes(32))
     script.say(RoundOpened, huge, round=0, attempt=huge, commit_end=huge, reveal_end=huge)
     script.commit(1, A)
     assert phases(script, 0, 1, huge) == [Phase.COMMITTING, Phase.COMMITTING, Phase.STARVED]

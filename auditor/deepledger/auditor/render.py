@@ -18,7 +18,9 @@ from deepledger.protocol.chain.events import (
     BondPosted,
     BondReleased,
     Committed,
+    CommittedMasked,
     CoordinatorReplaced,
+    Counted,
     DisclosureDue,
     Event,
     JobCreated,
@@ -31,6 +33,7 @@ from deepledger.protocol.chain.events import (
     RoundStarved,
     Settled,
     Shared,
+    Unmasked,
     ValidationDisclosed,
     Withdrawn,
 )
@@ -181,10 +184,12 @@ def _what(event: Event) -> list[str]:
                 f"spec {cid_of(terms.spec_digest)}",
                 f"model {cid_of(terms.model_digest)}",
             ]
-        case Revealed(digest=digest):
+        case Revealed(digest=digest) | CommittedMasked(digest=digest) | Unmasked(digest=digest):
             return [cid_of(digest)]
         case RoundOpened(round=round, attempt=attempt) | RoundStarved(round=round, attempt=attempt):
             return [f"round {round}, attempt {attempt}"]
+        case Counted(counted=counted, reveal_end=end):
+            return [f"{counted.bit_count()} counted" + ("" if end else ", too few: the attempt is void")]
         case Settled(round=round, model_digest=model, report_digest=report, pot=pot):
             return [f"round {round}, {eth(pot)}", f"model {cid_of(model)}", f"report {cid_of(report)}"]
         case Committed(commitment=commitment):

@@ -20,7 +20,9 @@ from deepledger.protocol.chain.events import (
     BondPosted,
     BondReleased,
     Committed,
+    CommittedMasked,
     CoordinatorReplaced,
+    Counted,
     Departure,
     DisclosureDue,
     Event,
@@ -37,16 +39,19 @@ from deepledger.protocol.chain.events import (
     RoundStarved,
     Settled,
     Shared,
+    Unmasked,
     ValidationDisclosed,
     Withdrawn,
 )
 from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.formats.rules import MAX_SEATS
+from deepledger.protocol.job.state import threshold
 from deepledger.protocol.settlement.rewards import shares
 from deepledger.protocol.types import Address, JobId, RoundNumber, Seconds, Wei
 
 LAST_ATTEMPT = 2**16 - 1
 MAX_COORDINATORS = 8
+LEAST_MASKED = 3
 MOST_WINDOW = 30 * 24 * 3600
 
 
@@ -61,6 +66,8 @@ class Stage(Enum):
 
     WAITING = auto()
     OPEN = auto()
+    MASKING = auto()
+    UNMASKING = auto()
     DISCLOSING = auto()
     OVER = auto()
 
@@ -87,7 +94,9 @@ class Rules:
         self._seats: dict[int, Member] = {}
         self._misses: Counter[Address] = Counter()  # in a row; stays when a seat is given up
         self._came: set[Address] = set()  # who ever had a seat
-        self._commitments: dict[int, bytes] = {}  # by seat, of this attempt
+        self._least = 0  # so many must commit in this attempt, and in a masked one be counted
+        self._cohort: set[int] = set()  # of a masked attempt: seats that have not changed hands since it opened
+        self._commitments: dict[int, bytes] = {}  # by seat, of this attempt; once it is counted, of who is
         self._revealed: set[int] = set()  # in this attempt; while the key is due, in the last one
         self._emitted: list[Event] = []
         self._breaches: list[Breach] = []
@@ -108,6 +117,12 @@ class Rules:
                 self._leave(event.participant)
             case Committed():
                 self._commit(event)
+            case CommittedMasked():
+                self._commit_masked(event)
+            case Counted():
+                self._count(event)
+            case Unmasked():
+                self._unmask(event)
             case Revealed():
                 self._reveal(event)
             case Settled():
@@ -135,8 +150,10 @@ class Rules:
             return Phase.DISCLOSING if now < self._reveal_end + self._terms.settle_window else Phase.OVERDUE
         if now < self._commit_end:
             return Phase.COMMITTING
-        if len(self._commitments) < self._terms.min_participants:
+        if len(self._commitments) < self._least:
             return Phase.STARVED
+        if self._stage is Stage.MASKING:
+            return Phase.COUNTING if now < self._reveal_end + self._terms.settle_window else Phase.OVERDUE
         if now < self._reveal_end:
             return Phase.REVEALING
         if not self._revealed:
@@ -153,6 +170,8 @@ class Rules:
         self._demand("no window is endless", all(0 < window <= MOST_WINDOW for window in windows))
         within = 0 < terms.min_participants <= terms.max_participants <= MAX_SEATS
         self._demand("a job's participant limits are possible", within)
+        hidden = not terms.masked or terms.min_participants >= LEAST_MASKED
+        self._demand("a masked job has enough participants to hide in", hidden)
         covered = terms.reveal_penalty <= terms.stake and terms.settle_penalty <= terms.bond
         self._demand("no penalty exceeds its deposit", covered)
         self._demand("the coordinators are distinct", 0 < len(set(listed)) == len(listed) <= MAX_COORDINATORS)
@@ -177,9 +196,11 @@ class Rules:
         self._emit(BondReleased, coordinator=coordinator, amount=self.accounts.return_bond(coordinator))
 
     def _join(self, event: Joined) -> None:
-        self._demand("nobody joins a job that is over or about to be", self._stage in (Stage.WAITING, Stage.OPEN))
+        going_on = self._stage not in (Stage.DISCLOSING, Stage.OVER)
+        self._demand("nobody joins a job that is over or about to be", going_on)
         self._demand("a job has a most of participants", len(self._seats) < self._terms.max_participants)
         self._demand("a participant has samples", event.samples > 0)
+        self._demand("a key is brought to a masked job, and to no other", any(event.key) == self._terms.masked)
         if not self._demand("nobody sits twice", self._seat_of(event.participant) is None):
             return
         seat = next(seat for seat in range(len(self._seats) + 1) if seat not in self._seats)
@@ -187,7 +208,7 @@ class Rules:
         self._seats[seat] = Member(event.participant, excused=late and event.participant not in self._came)
         self._came.add(event.participant)
         self.accounts.deposit_stake(event.participant, self._terms.stake)
-        self._emit(Joined, participant=event.participant, seat=seat, samples=event.samples)
+        self._emit(Joined, participant=event.participant, seat=seat, samples=event.samples, key=event.key)
         if self._stage is Stage.WAITING:
             self._open_or_wait()
 
@@ -202,6 +223,7 @@ class Rules:
             self._commit_end = self._at.timestamp
 
     def _commit(self, event: Committed) -> None:
+        self._demand("nothing is committed to in a masked round but masked updates", not self._terms.masked)
         self._demand_phase("commit", Phase.COMMITTING)
         self._demand_round(event.round)
         seat = self._seat_of(event.participant)
@@ -216,7 +238,59 @@ class Rules:
             self._reveal_end = self._at.timestamp + self._terms.reveal_window
         self._emit(Committed, round=self._round, participant=event.participant, commitment=event.commitment)
 
+    def _commit_masked(self, event: CommittedMasked) -> None:
+        self._demand("masked updates are for masked jobs", self._terms.masked)
+        self._demand_phase("commit", Phase.COMMITTING)
+        self._demand_round(event.round)
+        self._demand_attempt(event.attempt)
+        seat = self._seat_of(event.participant)
+        if seat is None or seat not in self._cohort:
+            self._demand("only who was seated when a masked attempt opened commits", False)
+            return
+        self._demand("nobody commits twice in an attempt", seat not in self._commitments)
+        self._demand("digests are not zero", any(event.digest))
+        self._commitments[seat] = event.digest
+        if self._is_complete:
+            self._commit_end = self._reveal_end = self._at.timestamp
+        self._emit(
+            CommittedMasked, round=self._round, attempt=self._attempt, participant=event.participant,
+            digest=event.digest,
+        )  # fmt: skip
+
+    def _count(self, event: Counted) -> None:
+        self._demand_phase("count", Phase.COUNTING, Phase.OVERDUE)
+        self._demand("an attempt is counted once", self._stage is Stage.MASKING)
+        self._demand_round(event.round)
+        self._demand_attempt(event.attempt)
+        counted = {seat for seat in range(MAX_SEATS) if event.counted >> seat & 1}
+        self._demand("nobody is counted who did not commit", counted <= self._commitments.keys())
+        self._commitments = {seat: self._commitments.get(seat, b"") for seat in counted}
+        enough = len(counted) >= self._least
+        if enough:
+            self._stage, self._reveal_end = Stage.UNMASKING, self._at.timestamp + self._terms.reveal_window
+        self._emit(
+            Counted, round=self._round, attempt=self._attempt, coordinator=self._coordinator, counted=event.counted,
+            reveal_end=Seconds(self._reveal_end if enough else 0),
+        )  # fmt: skip
+
+    def _unmask(self, event: Unmasked) -> None:
+        self._demand("only what is counted is unmasked", self._stage is Stage.UNMASKING)
+        self._demand_phase("unmasking", Phase.REVEALING)
+        self._demand_round(event.round)
+        seat = self._seat_of(event.participant)
+        if seat is None or seat not in self._commitments:
+            self._demand("only who is counted unmasks", False)
+            return
+        self._demand("nobody unmasks twice", seat not in self._revealed)
+        self._demand("digests are not zero", any(event.digest))
+        self._misses[event.participant] = 0
+        self._revealed.add(seat)
+        if len(self._revealed) == len(self._commitments):
+            self._reveal_end = self._at.timestamp
+        self._emit(Unmasked, round=self._round, participant=event.participant, digest=event.digest)
+
     def _reveal(self, event: Revealed) -> None:
+        self._demand("nothing is revealed in a masked round", not self._terms.masked)
         self._demand_phase("reveal", Phase.REVEALING)
         self._demand_round(event.round)
         seat = self._seat_of(event.participant)
@@ -238,7 +312,7 @@ class Rules:
 
     def _settle(self, event: Settled) -> None:
         self._demand_phase("settlement", Phase.SETTLING, Phase.OVERDUE)
-        self._demand("nothing is settled after the last round", self._stage is not Stage.DISCLOSING)
+        self._demand("only an open round is settled", self._stage in (Stage.OPEN, Stage.UNMASKING))
         self._demand_round(event.round)
         self._demand("digests are not zero", all(map(any, (event.model_digest, event.model_root, event.report_digest))))
         accepted = [seat for seat in range(MAX_SEATS) if event.accepted >> seat & 1]
@@ -297,7 +371,8 @@ class Rules:
         owed = int(penalty)
         if successor is None and unsettled:  # they have shown their work, and nobody will settle it
             owed += self._terms.reward + self._close_attempt()
-        self._pay_equally(self._revealed or self._seats, owed)
+        heirs = self._commitments if self._stage is Stage.MASKING else self._revealed
+        self._pay_equally(heirs or self._seats, owed)
         if successor is None:
             self._end(Outcome.ABANDONED)
         else:
@@ -331,10 +406,14 @@ class Rules:
 
     def _open_or_wait(self) -> None:
         self._clear(Stage.WAITING)
-        if len(self._seats) >= self._terms.min_participants and self._is_bonded(self._coordinator):
-            self._stage = Stage.OPEN
+        self._least = self._terms.min_participants
+        if len(self._seats) >= self._least and self._is_bonded(self._coordinator):
             self._commit_end = self._at.timestamp + self._terms.commit_window
-            self._reveal_end = self._commit_end + self._terms.reveal_window
+            if self._terms.masked:
+                self._stage, self._reveal_end, self._cohort = Stage.MASKING, self._commit_end, set(self._seats)
+                self._least = max(self._least, threshold(len(self._cohort)))
+            else:
+                self._stage, self._reveal_end = Stage.OPEN, self._commit_end + self._terms.reveal_window
             self._emit(
                 RoundOpened, round=self._round, attempt=self._attempt, commit_end=Seconds(self._commit_end),
                 reveal_end=Seconds(self._reveal_end),
@@ -343,7 +422,8 @@ class Rules:
     def _close_attempt(self) -> int:
         """Penalties for who committed and did not reveal, and their sum; a miss for who did not commit."""
         penalty, penalties = self._terms.reveal_penalty, 0
-        for seat in sorted(self._commitments.keys() - self._revealed):
+        silent = set() if self._stage is Stage.MASKING else self._commitments.keys() - self._revealed
+        for seat in sorted(silent):
             participant = self._seats[seat].address
             self.accounts.take_penalty(participant, penalty)
             penalties += penalty
@@ -354,7 +434,7 @@ class Rules:
         return penalties
 
     def _count_misses(self) -> None:
-        for seat in sorted(self._seats.keys() - self._commitments.keys()):
+        for seat in sorted(self._awaited - self._commitments.keys()):
             member = self._seats[seat]
             if member.excused:
                 member.excused = False
@@ -367,6 +447,7 @@ class Rules:
         participant = self._seats.pop(seat).address
         self._commitments.pop(seat, None)
         self._revealed.discard(seat)
+        self._cohort.discard(seat)
         stake = self.accounts.return_stake(participant)
         self._emit(Left, participant=participant, seat=seat, departure=departure, stake=stake)
 
@@ -402,9 +483,14 @@ class Rules:
     # Look-up
 
     @property
+    def _awaited(self) -> set[int]:
+        """Who may take part in the attempt."""
+        return set(self._cohort if self._stage in (Stage.MASKING, Stage.UNMASKING) else self._seats)
+
+    @property
     def _is_complete(self) -> bool:
-        """Committing ends now: everybody seated has committed, and they are enough."""
-        enough = max(len(self._seats), self._terms.min_participants)
+        """Committing ends now: everybody who can has committed, and they are enough."""
+        enough = max(len(self._awaited), self._least)
         return self._at.timestamp < self._commit_end and len(self._commitments) >= enough
 
     @property
@@ -452,6 +538,10 @@ class Rules:
     def _demand_round(self, round: RoundNumber) -> None:
         if round != self.number:
             self._breach("a call is for the open round", f"round {round}", f"round {self.number}")
+
+    def _demand_attempt(self, attempt: int) -> None:
+        if attempt != self._attempt:
+            self._breach("a call is for the open attempt", f"attempt {attempt}", f"attempt {self._attempt}")
 
     def _breach(self, rule: str, claimed: str, derived: str) -> None:
         self._breaches.append(Breach(rule, claimed, derived))

@@ -11,7 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from deepledger.auditor.findings import Finding, Kind
-from deepledger.protocol.chain.events import Committed, Event, JobCreated, Joined, Revealed, Settled
+from deepledger.protocol.chain.events import (
+    Committed,
+    CommittedMasked,
+    Counted,
+    Event,
+    JobCreated,
+    Joined,
+    Revealed,
+    Settled,
+    Unmasked,
+)
 from deepledger.protocol.chain.ledger import Reader, SignedCall
 from deepledger.protocol.types import Address
 
@@ -19,7 +29,10 @@ _CALLS = {
     JobCreated: ("createJob", "sponsor"),
     Joined: ("join", "participant"),
     Committed: ("commit", "participant"),
+    CommittedMasked: ("commitMasked", "participant"),
+    Counted: ("count", "coordinator"),
     Revealed: ("reveal", "participant"),
+    Unmasked: ("unmask", "participant"),
     Settled: ("settle", "coordinator"),
 }
 """Events whose fields are what somebody sent, by the function and the field that says who."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.formats.metrics import Metric
     from deepledger.protocol.formats.report import Report
     from deepledger.protocol.job.follow import Follower
-    from deepledger.protocol.job.state import Job, Participant, SettledRound
+    from deepledger.protocol.job.state import Attempt, Job, Participant, SettledRound
     from deepledger.protocol.types import Address, Wei
 
 
@@ -232,11 +232,18 @@ def _cause(job: Job, phase: Phase) -> str:
             lacking.append("the coordinator's bond")
         return f" for {' and '.join(lacking).rstrip(',')}" if lacking else ""
     if phase is Phase.STARVED and attempt is not None:
-        acted = f"{len(attempt.commits)} committed and {len(attempt.reveals)} revealed, of at least {least}"
+        acted = f"{_acted(attempt)}, of at least {attempt.least}"
         return f": {acted}; a running node or anybody else restarts the round"
     if phase is Phase.OVERDUE:
-        return ": the coordinator has not settled in time, and may be replaced by anybody"
+        return ": the coordinator has not counted, or settled, in time, and may be replaced by anybody"
     return ""
+
+
+def _acted(attempt: Attempt) -> str:
+    if attempt.counted is None:
+        return f"{len(attempt.commits)} committed and {len(attempt.reveals)} revealed"
+    counted = attempt.counted.counted.bit_count()
+    return f"{len(attempt.commits)} committed, {counted} counted and {len(attempt.reveals)} unmasked"
 
 
 def _round_row(over: SettledRound, report: Report | None, metrics: Mapping[str, Metric]) -> tuple[object, ...]:

@@ -9,6 +9,10 @@ enum Stage {
     Waiting,
     /// A round is open; which of its phases it is in follows from counters and time.
     Open,
+    /// A masked attempt is open and not counted.
+    Masking,
+    /// A masked attempt is counted: the holders release what this set of updates calls for.
+    Unmasking,
     /// No round will be open any more, and the key of the validation set is due.
     Disclosing,
     /// The job is over.
@@ -21,13 +25,17 @@ enum Phase {
     Waiting,
     /// Seated participants may commit.
     Committing,
-    /// Committed participants may reveal.
+    /// Of a masked attempt: the coordinator is to count whose updates it could fetch.
+    Counting,
+    /// Committed participants may reveal; in a masked round, counted ones unmask.
     Revealing,
     /// The coordinator is to settle.
     Settling,
-    /// Too few committed, or nobody revealed: anyone may restart the round. Nothing that anybody showed is unpaid then.
+    /// Too few committed, or were counted, or nobody revealed: anyone may restart the round. Nothing that anybody showed
+    /// is unpaid then.
     Starved,
-    /// The coordinator missed its deadline: anyone may replace it. Until somebody does, it may still settle, or disclose.
+    /// The coordinator missed its deadline: anyone may replace it. Until somebody does, it may still count, settle, or
+    /// disclose.
     Overdue,
     /// The last round is over, and the job ends once the key of its validation set is disclosed.
     Disclosing,
@@ -69,12 +77,15 @@ struct JobTerms {
     uint8 missLimit;
     uint32 commitWindow;
     uint32 revealWindow;
+    /// In a masked round also the time to count.
     uint32 settleWindow;
+    /// Nobody sees a single update, only the weighted sum of those counted.
+    bool masked;
     /// Divided among the participants of a round in proportion to their scores.
     uint96 reward;
     /// What a participant deposits when it joins.
     uint96 stake;
-    /// Taken from the stake of a participant that committed and did not reveal.
+    /// Taken from the stake of a participant that committed and did not reveal, or was counted and did not unmask.
     uint96 revealPenalty;
     /// What a coordinator deposits before it can serve.
     uint96 bond;
@@ -95,15 +106,17 @@ struct Round {
     Stage stage;
     /// Committing is over from this timestamp on; 0 when no round is open.
     uint32 commitEnd;
-    /// Revealing is over from this timestamp on. In Disclosing: the window to disclose runs from here.
+    /// Revealing is over from this timestamp on. In Masking and Disclosing: the window to count or to disclose runs from
+    /// here.
     uint32 revealEnd;
     /// Seats taken.
     uint8 seated;
-    /// The job's `minParticipants`, here because every call of a round needs it.
+    /// So many must commit: the job's `minParticipants`, here because every call of a round needs it. Of a masked attempt
+    /// it is no less than two thirds of those seated when it opened: so many holders can unmask, and fewer cannot.
     uint8 least;
-    /// Bit i: seat i has committed in this attempt.
+    /// Bit i: seat i has committed in this attempt; once a masked one is counted: is counted.
     uint64 committed;
-    /// Bit i: seat i has revealed in this attempt; in Disclosing, in the last one.
+    /// Bit i: seat i has revealed, or unmasked, in this attempt; in Disclosing, in the last one.
     uint64 revealed;
 }
 
@@ -116,6 +129,8 @@ struct JobState {
     uint64 seats;
     /// Reward money that nobody has earned yet, and what divisions left over, in wei.
     uint128 escrow;
+    /// Bit i: who sits in seat i has sat there since the masked attempt opened. Means nothing while none is open.
+    uint64 cohort;
     /// keccak256(abi.encode(sponsor, terms, coordinators)): what a participant or coordinator agrees to.
     bytes32 termsHash;
     /// Digest of the current model.
@@ -130,7 +145,8 @@ struct JobState {
 struct Member {
     /// Seat number plus one; 0 when not seated.
     uint8 seatPlusOne;
-    /// Attempts missed in a row. Stays when the seat is given up, until the account commits again.
+    /// Attempts missed in a row. Stays when the seat is given up, until the account commits again; in a masked job, until
+    /// it unmasks again: a commitment that cannot be fetched is a miss.
     uint8 misses;
     /// It came when less than a whole window to commit was left, so that the first attempt it misses does not count.
     bool excused;
@@ -151,6 +167,9 @@ struct Member {
 /// of the escrow when no coordinator is left to settle.
 /// - Whoever deploys the ledger chooses its least window, once: a few blocks of its chain.
 /// - The contract does not know whether a model is right. Whoever replays the job does (see `auditor/`).
+/// - In a masked job the serving coordinator also decides who of those that committed is in the sum: at least two thirds
+/// of those seated. It can leave anybody out, who then loses the round and, `missLimit` times in a row, the seat, never
+/// the stake. What a sum of colluders and one other says of the other no contract can hide: `admission` can.
 /// - A deadline gives everyone the right to act; block producers may shift a timestamp by seconds.
 interface ITrainingLedger {
     /* EVENTS */
@@ -158,17 +177,34 @@ interface ITrainingLedger {
     event JobCreated(JobId indexed job, address indexed sponsor, JobTerms terms, address[] coordinators);
     event BondPosted(JobId indexed job, address indexed coordinator, uint256 amount);
     event BondReleased(JobId indexed job, address indexed coordinator, uint256 amount);
-    event Joined(JobId indexed job, address indexed participant, uint8 seat, uint32 samples);
+    /// @notice `key` is the X25519 key of a participant of a masked job; zero in any other.
+    event Joined(JobId indexed job, address indexed participant, uint8 seat, uint32 samples, bytes32 key);
     /// @notice `stake` is what was left of the stake; it is credited to the participant.
     event Left(JobId indexed job, address indexed participant, uint8 seat, Departure departure, uint256 stake);
     event RoundOpened(JobId indexed job, uint24 indexed round, uint16 attempt, uint32 commitEnd, uint32 revealEnd);
-    /// @notice An attempt at a round ended with too few commitments, or with no reveal.
+    /// @notice An attempt at a round ended with too few commitments, or too few counted, or with no reveal.
     event RoundStarved(JobId indexed job, uint24 indexed round, uint16 attempt);
     event Committed(JobId indexed job, uint24 indexed round, address indexed participant, bytes30 commitment);
     event Revealed(
         JobId indexed job, uint24 indexed round, address indexed participant, bytes32 digest, bytes32 root, bytes32 salt
     );
-    /// @notice `participant` committed and did not reveal.
+    /// @notice `digest` is that of a blob of letters, see DESIGN "Masked rounds".
+    event CommittedMasked(
+        JobId indexed job, uint24 indexed round, uint16 attempt, address indexed participant, bytes32 digest
+    );
+    /// @notice Bit i of `counted`: the update of seat i is in the sum. It never changes in an attempt. `revealEnd` is 0
+    /// where they are too few: the attempt is void, and exposes nobody.
+    event Counted(
+        JobId indexed job,
+        uint24 indexed round,
+        uint16 attempt,
+        address indexed coordinator,
+        uint64 counted,
+        uint32 revealEnd
+    );
+    /// @notice `digest` is that of the blob with what a counted participant releases for the counted set.
+    event Unmasked(JobId indexed job, uint24 indexed round, address indexed participant, bytes32 digest);
+    /// @notice `participant` committed and did not reveal, or was counted and did not unmask.
     event PenaltyTaken(JobId indexed job, uint24 indexed round, address indexed participant, uint256 amount);
     /// @notice Bit i of `accepted` is seat i; `scores` are those of the accepted seats, in ascending order of seats.
     /// `pot` is what was divided, in wei: the reward and this round's penalties. Seat i with score s was credited
@@ -219,6 +255,7 @@ interface ITrainingLedger {
     error BadWindow(uint32 least, uint32 most);
     error ZeroDigest();
     error BadParticipantLimits(uint8 most);
+    error TooFewToHide(uint8 least);
     error ZeroMissLimit();
     error PenaltyExceedsDeposit(uint96 deposit);
     error BadCoordinatorCount(uint256 most);
@@ -231,6 +268,9 @@ interface ITrainingLedger {
     error JobFull(uint8 most);
     error AlreadySeated(uint8 seat);
     error ZeroSamples();
+    error BadKey();
+    error NotInCohort(address account);
+    error NotCountable(uint64 seats);
     error AlreadyCommitted(address participant);
     error NotCommitted(address participant);
     error AlreadyRevealed(address participant);
@@ -264,6 +304,14 @@ interface ITrainingLedger {
     /// @notice Credits a coordinator's bond to it. The serving coordinator cannot while a round is open, unless it has
     /// starved, nor while a round was settled with a validation set that is still withheld.
     function releaseBond(JobId job) external;
+
+    /// @notice Says, once, whose updates are in the sum of a masked attempt. Only the serving coordinator, in Counting, and
+    /// in Overdue after it. With fewer than the attempt needs it is void: anyone may restart the round. Whoever committed
+    /// and is not counted has missed the attempt.
+    /// @param round The open round and,
+    /// @param attempt its attempt.
+    /// @param counted Bit i: seat i is counted. Each must have committed.
+    function count(JobId job, uint24 round, uint16 attempt, uint64 counted) external;
 
     /// @notice Settles the open round. Only the serving coordinator, in Settling or Overdue. After the last round the job
     /// ends, or waits for the key of its validation set (Disclosing).
@@ -301,7 +349,8 @@ interface ITrainingLedger {
     /// @param samples Number of training samples the caller declares.
     /// @param proof Merkle path from the caller to the job's `admission`, from the leaf up; empty where anyone may join.
     /// A leaf is keccak256(keccak256(abi.encode(account))), a node the hash of its two children, the lesser one first.
-    function join(JobId job, bytes32 termsHash, uint32 samples, bytes32[] calldata proof) external payable;
+    /// @param key The caller's X25519 key in a masked job; zero in any other.
+    function join(JobId job, bytes32 termsHash, uint32 samples, bytes32[] calldata proof, bytes32 key) external payable;
 
     /// @notice Gives up the caller's seat and credits its stake. Not while it has committed in the open round.
     /// If only it was waited for, revealing begins, and ends no sooner than was announced.
@@ -317,6 +366,19 @@ interface ITrainingLedger {
     /// @param digest Digest of the update.
     /// @param root Chunk root of the update.
     function reveal(JobId job, bytes32 digest, bytes32 root, bytes32 salt) external;
+
+    /// @notice Commits to a masked update for the open round, once per attempt, in Committing. Only who was seated when the
+    /// attempt opened.
+    /// @param round The open round and,
+    /// @param attempt its attempt: what is masked for one is of no use in the next.
+    /// @param digest Digest of the letters, which name the masked vector.
+    function commitMasked(JobId job, uint24 round, uint16 attempt, bytes32 digest) external;
+
+    /// @notice Releases what the counted set calls for, once, in Revealing. Only who is counted.
+    /// @param round The open round and,
+    /// @param attempt its attempt: of another one this would be the other kind of share.
+    /// @param digest Digest of what is released.
+    function unmask(JobId job, uint24 round, uint16 attempt, bytes32 digest) external;
 
     /* ANYONE */
 

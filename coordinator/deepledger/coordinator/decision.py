@@ -97,7 +97,7 @@ def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND
     if not has_bond(job, me):  # once the last round is over, a bond could only be lost
         return PostBond() if job.disclosure_end is None else Wait(phase)
     match phase:
-        case Phase.STARVED if job.attempt is not None and now >= restarts_at(job.attempt, job.terms.min_participants):
+        case Phase.STARVED if job.attempt is not None and now >= restarts_at(job.attempt):
             return Restart()
         case Phase.SETTLING | Phase.OVERDUE if serves(job, me) and job.attempt is not None:
             return Settle(job.attempt)
@@ -109,10 +109,10 @@ def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND
             return Wait(phase)
 
 
-def restarts_at(attempt: Attempt, least: int) -> Seconds:
+def restarts_at(attempt: Attempt) -> Seconds:
     """Participants come first, who want to be paid; and a round that starves again and again must not cost us much."""
     first, longest = _RESTART_PAUSES
-    since = attempt.commit_end if len(attempt.commits) < least else attempt.reveal_end
+    since = attempt.reveal_end if attempt.sufficient else attempt.commit_end
     return Seconds(since + min(first << min(attempt.attempt, 16), longest))
 
 

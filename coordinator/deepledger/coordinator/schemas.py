@@ -234,7 +234,7 @@ def _opened(attempt: Attempt) -> dict[str, Any]:
                 root="0x" + reveal.root.hex(),
                 transaction=reveal.at.transaction,
             )
-            for reveal in attempt.reveals
+            for reveal in attempt.openings
         ],
     }
 

@@ -130,7 +130,7 @@ def _commits_to_nothing(node: Node, attempt: Attempt) -> bool:
     """
     job, account = node.follower.job, node.ledger.account
     said = f"Training left the model of round {attempt.round} as it was: an update that changes nothing earns nothing. "
-    if len(attempt.commits) < job.terms.min_participants:
+    if not attempt.sufficient:
         why = "the round needs it"
     elif missed(job, account) + 1 >= job.terms.miss_limit:
         why = "one more missed round would cost this account its seat"

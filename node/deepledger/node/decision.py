@@ -45,7 +45,7 @@ def next_step(job: Job, me: Address, now: Seconds, *, prepared: bool, unpublishe
         return Step.PREPARE
     if phase is Phase.COMMITTING and attempt is not None and not attempt.has_committed(me):
         return Step.WAIT if spared else Step.COMMIT
-    if phase is Phase.STARVED and attempt is not None and now >= starved_since(job, attempt) + _turn(job, me):
+    if phase is Phase.STARVED and attempt is not None and now >= starved_since(attempt) + _turn(job, me):
         return Step.RESTART
     if phase is Phase.OVERDUE and now >= overdue_since(job) + _turn(job, me):
         return Step.REPLACE
@@ -69,8 +69,8 @@ def missed(job: Job, me: Address) -> int:
     return next((count for count, attempt in enumerate(over) if attempt.has_committed(me)), len(over))
 
 
-def starved_since(job: Job, attempt: Attempt) -> Seconds:
-    return attempt.commit_end if len(attempt.commits) < job.terms.min_participants else attempt.reveal_end
+def starved_since(attempt: Attempt) -> Seconds:
+    return attempt.reveal_end if attempt.sufficient else attempt.commit_end
 
 
 def overdue_since(job: Job) -> Seconds:

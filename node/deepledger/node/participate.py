@@ -201,6 +201,7 @@ def _act(node: Node, step: Step) -> None:
             node.samples or node.trainer.samples,
             terms_hash=node.agreed,
             proof=admission_proof(node.spec.admitted, ledger.account),
+            key=bytes(32),
             value=job.terms.stake,
         )
         node.follower.reach(receipt)

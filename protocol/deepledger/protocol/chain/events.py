@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
@@ -13,12 +13,13 @@ class Phase(IntEnum):
 
     WAITING = 0
     COMMITTING = 1
-    REVEALING = 2
-    SETTLING = 3
-    STARVED = 4
-    OVERDUE = 5
-    DISCLOSING = 6
-    OVER = 7
+    COUNTING = 2
+    REVEALING = 3
+    SETTLING = 4
+    STARVED = 5
+    OVERDUE = 6
+    DISCLOSING = 7
+    OVER = 8
 
 
 class Departure(IntEnum):
@@ -47,6 +48,7 @@ class JobTerms:
     commit_window: Seconds
     reveal_window: Seconds
     settle_window: Seconds
+    masked: bool = field(default=False, kw_only=True)  # nobody sees a single update, only the weighted sum
     reward: Wei
     stake: Wei
     reveal_penalty: Wei
@@ -107,6 +109,7 @@ class Joined(Event):
     participant: Address
     seat: int
     samples: int
+    key: bytes  # 32: X25519 in a masked job, zero in any other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +148,35 @@ class Revealed(Event):
     digest: Digest
     root: Root
     salt: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedMasked(Event):
+    round: RoundNumber
+    attempt: int
+    participant: Address
+    digest: Digest  # of the letters
+
+    @property
+    def commitment(self) -> bytes:
+        """What it committed to, as that of an open round."""
+        return self.digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted(Event):
+    round: RoundNumber
+    attempt: int
+    coordinator: Address
+    counted: int  # bit i: seat i
+    reveal_end: Seconds  # 0: too few, the attempt is void
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmasked(Event):
+    round: RoundNumber
+    participant: Address
+    digest: Digest  # of what it released
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,12 +124,25 @@ class Ledger(Reader, Protocol):
     def close_job(self, job: JobId) -> Receipt: ...
     def post_bond(self, job: JobId, *, terms_hash: bytes, value: Wei) -> Receipt: ...
     def release_bond(self, job: JobId) -> Receipt: ...
-    def join(self, job: JobId, samples: int, *, terms_hash: bytes, proof: Sequence[bytes] = (), value: Wei) -> Receipt:
-        """`terms_hash`: what was agreed to, see `abi.terms_hash`; `proof`: see `formats/admission.py`."""
+    def join(
+        self, job: JobId, samples: int, *, terms_hash: bytes, proof: Sequence[bytes] = (), key: bytes, value: Wei
+    ) -> Receipt:
+        """`terms_hash`: what was agreed to, see `abi.terms_hash`; `proof`: see `formats/admission.py`; `key`: 32 bytes,
+        X25519 in a masked job, zero in any other.
+        """
 
     def leave(self, job: JobId) -> Receipt: ...
     def commit(self, job: JobId, round: RoundNumber, attempt: int, commitment: bytes) -> Receipt: ...
     def reveal(self, job: JobId, *, digest: Digest, root: Root, salt: bytes) -> Receipt: ...
+    def commit_masked(self, job: JobId, round: RoundNumber, attempt: int, digest: Digest) -> Receipt:
+        """`digest`: of the letters."""
+
+    def count(self, job: JobId, round: RoundNumber, attempt: int, seats: int) -> Receipt:
+        """Bit i of `seats` is seat i. Once and for all: it never changes in an attempt."""
+
+    def unmask(self, job: JobId, round: RoundNumber, attempt: int, digest: Digest) -> Receipt:
+        """`digest`: of what is released."""
+
     def settle(
         self,
         job: JobId,

@@ -12,6 +12,7 @@ from deepledger.protocol.errors import ChainNonsense, LedgerRejected
 _PHASES: Final = {
     Phase.WAITING: "it waits for participants or for the coordinator's bond",
     Phase.COMMITTING: "participants are committing",
+    Phase.COUNTING: "the coordinator is to count whose masked updates it has",
     Phase.REVEALING: "participants are revealing",
     Phase.SETTLING: "the coordinator is to settle",
     Phase.STARVED: "too few committed, or nobody revealed, and anyone may restart the round",
@@ -36,6 +37,8 @@ MESSAGES: Final = {
     "locks stakes for long; change the commit, reveal and settle windows",
     "ZeroDigest": "a digest or root is missing; publish the blob first and give its digest",
     "BadParticipantLimits": "at least one participant, at most {most}, and no more least than most; correct the limits",
+    "TooFewToHide": "a masked job needs at least {least} participants: of two, each learns the other's update from the "
+    "sum; raise the least number of participants",
     "ZeroMissLimit": "a participant must be allowed at least one missed round; set the miss limit",
     "PenaltyExceedsDeposit": "a penalty is more than the deposit of {deposit} wei it is taken from; lower the penalty",
     "BadCoordinatorCount": "a job needs one to {most} coordinators; correct the list",
@@ -50,8 +53,12 @@ MESSAGES: Final = {
     "JobFull": "all {most} seats of the job are taken; wait until one is free or join another job",
     "AlreadySeated": "this account sits in seat {seat} already; run the node without joining again",
     "ZeroSamples": "a participant needs at least one training sample; check the data",
+    "BadKey": "whoever joins a masked job brings a key to mask with, and in any other job nobody does; check the job's "
+    "mode, and that this program is of the job's version",
+    "NotInCohort": "{account} was not seated when this attempt opened; wait for the next round",
+    "NotCountable": "seats were counted that have not committed (mask {seats:#x}); count without them",
     "AlreadyCommitted": "this account has committed in this round already; keep its update to reveal it",
-    "NotCommitted": "{participant} has not committed in this round; wait for the next one",
+    "NotCommitted": "{participant} has not committed in this round, or is not counted in it; wait for the next one",
     "AlreadyRevealed": "{participant} has revealed already; wait for the settlement",
     "CommitmentMismatch": "digest, root and salt do not open the commitment; reveal what was committed",
     "CommitmentOutstanding": "this account has committed in round {round}; reveal, and leave after the settlement",

@@ -32,7 +32,9 @@ PATIENCE: Final = 180.0
 BLOCKS_PER_QUERY: Final = 2000
 LEAST_WINDOW: Final = Seconds(60)
 """Five blocks of Ethereum, and thirty of most other chains."""
-_TIMED: Final = frozenset({"reveal", "settle", "restartRound", "replaceCoordinator", "takeOver"})  # done by the clock
+_TIMED: Final = frozenset(  # done by the clock
+    {"reveal", "count", "unmask", "settle", "restartRound", "replaceCoordinator", "takeOver"}
+)
 LOCKS: Final = Path("~/.deepledger/locks")
 
 
@@ -73,8 +75,10 @@ class ChainLedger(ChainReader):
     def release_bond(self, job: JobId) -> Receipt:
         return self._act("releaseBond", job)
 
-    def join(self, job: JobId, samples: int, *, terms_hash: bytes, proof: Sequence[bytes] = (), value: Wei) -> Receipt:
-        return self._act("join", job, terms_hash, samples, list(proof), value=value)
+    def join(
+        self, job: JobId, samples: int, *, terms_hash: bytes, proof: Sequence[bytes] = (), key: bytes, value: Wei
+    ) -> Receipt:
+        return self._act("join", job, terms_hash, samples, list(proof), key, value=value)
 
     def leave(self, job: JobId) -> Receipt:
         return self._act("leave", job)
@@ -84,6 +88,15 @@ class ChainLedger(ChainReader):
 
     def reveal(self, job: JobId, *, digest: Digest, root: Root, salt: bytes) -> Receipt:
         return self._act("reveal", job, digest, root, salt)
+
+    def commit_masked(self, job: JobId, round: RoundNumber, attempt: int, digest: Digest) -> Receipt:
+        return self._act("commitMasked", job, round, attempt, digest)
+
+    def count(self, job: JobId, round: RoundNumber, attempt: int, seats: int) -> Receipt:
+        return self._act("count", job, round, attempt, seats)
+
+    def unmask(self, job: JobId, round: RoundNumber, attempt: int, digest: Digest) -> Receipt:
+        return self._act("unmask", job, round, attempt, digest)
 
     def settle(
         self,

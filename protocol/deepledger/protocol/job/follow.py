@@ -18,7 +18,7 @@ from typing import Final
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Head, Reader, Receipt, Snapshot
 from deepledger.protocol.errors import ChainNonsense, ChainUnreachable
-from deepledger.protocol.job.phases import deadline, phase_at
+from deepledger.protocol.job.phases import deadline, phase_at, seats_committed
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.job.trail import replay
 from deepledger.protocol.types import JobId, Seconds
@@ -176,7 +176,7 @@ def snapshot_of(job: Job, head: Head) -> Snapshot:
         round=job.round,
         coordinator=job.serving,
         seats=sum(seats.values()),
-        committed=sum(seats.get(each.participant, 0) for each in attempt.commits) if attempt else 0,
+        committed=seats_committed(job, attempt) if attempt else 0,
         revealed=sum(seats.get(each.participant, 0) for each in attempt.reveals) if attempt else 0,
         model_digest=job.model_digest,
         validation_key=job.validation_key or bytes(32),

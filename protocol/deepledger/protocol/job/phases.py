@@ -14,7 +14,7 @@ from deepledger.protocol.types import Address, Seconds, Wei
 
 def phase_at(job: Job, now: Seconds) -> Phase:
     """The phase in a block with timestamp `now`, as TrainingLedger.phaseAt."""
-    attempt, terms = job.attempt, job.terms
+    attempt = job.attempt
     if job.outcome is not None:
         return Phase.OVER
     if job.disclosure_end is not None:
@@ -23,13 +23,16 @@ def phase_at(job: Job, now: Seconds) -> Phase:
         return Phase.WAITING
     if now < attempt.commit_end:
         return Phase.COMMITTING
-    if len(attempt.commits) < terms.min_participants:
+    if not attempt.sufficient:
         return Phase.STARVED
+    settle_end = attempt.reveal_end + job.terms.settle_window
+    if job.terms.masked and attempt.counted is None:
+        return Phase.COUNTING if now < settle_end else Phase.OVERDUE
     if now < attempt.reveal_end:
         return Phase.REVEALING
     if not attempt.reveals:
         return Phase.STARVED
-    return Phase.SETTLING if now < attempt.reveal_end + terms.settle_window else Phase.OVERDUE
+    return Phase.SETTLING if now < settle_end else Phase.OVERDUE
 
 
 def deadline(job: Job, now: Seconds) -> Seconds | None:
@@ -44,10 +47,18 @@ def deadline(job: Job, now: Seconds) -> Seconds | None:
             return attempt.commit_end
         case Phase.REVEALING:
             return attempt.reveal_end
-        case Phase.SETTLING:
+        case Phase.COUNTING | Phase.SETTLING:
             return Seconds(attempt.reveal_end + job.terms.settle_window)
         case _:
             return None
+
+
+def seats_committed(job: Job, attempt: Attempt) -> int:
+    """Who has committed in the open attempt, or is counted in it: a bit per seat."""
+    if attempt.counted is not None:
+        return attempt.counted.counted
+    seats = {address: 1 << member.seat for address, member in job.participants.items()}
+    return sum(seats.get(commit.participant, 0) for commit in attempt.commits)
 
 
 def seats_revealed(job: Job, attempt: Attempt) -> int:

@@ -9,7 +9,7 @@ MEMORY = 4
 
 
 def after(value: int, *, accepted: bool) -> int:
-    """A reputation after one more round in which the participant revealed. Rounds without a reveal do not count: the
-    contract deals with absence itself.
+    """A reputation after one more round in which the participant revealed, or unmasked. Rounds without a reveal do not
+    count: the contract deals with absence itself.
     """
     return value + (FULL * accepted - value) // MEMORY

@@ -8,6 +8,8 @@ from typing import Literal
 
 from deepledger.protocol.chain.events import (
     Committed,
+    CommittedMasked,
+    Counted,
     Departure,
     JobCreated,
     JobTerms,
@@ -15,6 +17,7 @@ from deepledger.protocol.chain.events import (
     Position,
     Revealed,
     Settled,
+    Unmasked,
 )
 from deepledger.protocol.job.reputation import FULL
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
@@ -28,6 +31,12 @@ class Participant:
     seat: int
     samples: int  # as declared when it joined
     stake: Wei  # what is left of it
+    key: bytes = bytes(32)  # X25519, with which it masks; zero in an open job
+
+
+def threshold(holders: int) -> int:
+    """So many of a masked attempt's cohort can unmask, and fewer cannot: two thirds, rounded up."""
+    return (2 * holders + 2) // 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +47,28 @@ class Attempt:
     attempt: int
     commit_end: Seconds
     reveal_end: Seconds
-    commits: tuple[Committed, ...] = ()
-    reveals: tuple[Revealed, ...] = ()
+    least: int  # so many must commit, and in a masked attempt be counted
+    cohort: tuple[Participant, ...] = ()  # by seat, who was seated when it opened; in masked jobs only
+    commits: tuple[Committed | CommittedMasked, ...] = ()
+    gone: frozenset[Address] = frozenset()  # who gave up a seat since
+    counted: Counted | None = None  # in a masked attempt: whose updates are in the sum
+    reveals: tuple[Revealed | Unmasked, ...] = ()
+
+    @property
+    def sufficient(self) -> bool:
+        """Whether as many as it needs committed; once it is counted, whether as many are counted."""
+        taking_part = len(self.commits) if self.counted is None else self.counted.counted.bit_count()
+        return taking_part >= self.least
+
+    @property
+    def openings(self) -> tuple[Revealed, ...]:
+        """The reveals of an open round; none of a masked one."""
+        return tuple(reveal for reveal in self.reveals if isinstance(reveal, Revealed))
+
+    @property
+    def awaited(self) -> frozenset[Address]:
+        """Of a masked attempt's cohort, who may commit, or has: whoever gives up its seat takes no part any more."""
+        return frozenset(member.address for member in self.cohort) - self.gone
 
     def has_committed(self, participant: Address) -> bool:
         return any(commit.participant == participant for commit in self.commits)

@@ -12,7 +12,9 @@ from deepledger.protocol.chain.events import (
     BondPosted,
     BondReleased,
     Committed,
+    CommittedMasked,
     CoordinatorReplaced,
+    Counted,
     Departure,
     DisclosureDue,
     Event,
@@ -25,12 +27,13 @@ from deepledger.protocol.chain.events import (
     RoundOpened,
     RoundStarved,
     Settled,
+    Unmasked,
     ValidationDisclosed,
 )
 from deepledger.protocol.errors import ChainNonsense
-from deepledger.protocol.job.phases import seats_revealed
+from deepledger.protocol.job.phases import seats_committed, seats_revealed
 from deepledger.protocol.job.reputation import FULL, after
-from deepledger.protocol.job.state import Attempt, Job, Participant, SettledRound
+from deepledger.protocol.job.state import Attempt, Job, Participant, SettledRound, threshold
 from deepledger.protocol.types import Address, Seconds, Wei
 
 
@@ -64,21 +67,27 @@ def _applied(job: Job, event: Event) -> Job:
         case Joined():
             if event.participant in job.participants or event.seat in {p.seat for p in job.participants.values()}:
                 raise _nonsense(event, "the seat or the participant is seated already")
-            seat = Participant(event.participant, event.seat, event.samples, job.terms.stake)
+            if any(event.key) != job.terms.masked:
+                raise _nonsense(event, "a participant brings a key where the job is masked, and nowhere else")
+            seat = Participant(event.participant, event.seat, event.samples, job.terms.stake, event.key)
             gone = {address: how for address, how in job.departures.items() if address != event.participant}
             return replace(job, participants={**job.participants, event.participant: seat}, departures=gone)
         case Left():
             if event.participant not in job.participants:
                 raise _nonsense(event, "it had no seat")
-            if job.attempt is not None and _is_held(job.attempt, event):
+            if job.attempt is not None and _is_held(job, job.attempt, event):
                 raise _nonsense(event, "it committed, or revealed, in the open round")
             stay = {address: seat for address, seat in job.participants.items() if address != event.participant}
             gone = {**job.departures, event.participant: event.departure}
             job = replace(job, participants=stay, departures=gone)
-            # No deadline comes sooner because somebody leaves: revealing ends as announced.
-            if job.attempt is None or not _is_complete(job, event.at.timestamp):
+            if job.attempt is None:
                 return job
-            return replace(job, attempt=replace(job.attempt, commit_end=event.at.timestamp))
+            attempt = replace(job.attempt, gone=job.attempt.gone | {event.participant})
+            job = replace(job, attempt=attempt)
+            # No deadline comes sooner because somebody leaves: revealing ends as announced.
+            if not _is_complete(job, event.at.timestamp):
+                return job
+            return replace(job, attempt=replace(attempt, commit_end=event.at.timestamp))
         case PenaltyTaken():
             fined = job.participants.get(event.participant)
             if fined is None or fined.stake < event.amount:
@@ -88,12 +97,13 @@ def _applied(job: Job, event: Event) -> Job:
         case RoundOpened():
             if job.attempt is not None or _is_ending(job) or event.round != job.round:
                 raise _nonsense(event, "no such round can be opened")
-            opened = Attempt(event.round, event.attempt, event.commit_end, event.reveal_end)
-            return replace(job, attempt=opened)
+            return replace(job, attempt=_opened(job, event))
         case RoundStarved():
             return replace(job, attempt=None, abandoned=(*job.abandoned, _open(job, event)))
         case Committed():
             attempt = _open(job, event)
+            if job.terms.masked:
+                raise _nonsense(event, "in a masked round only masked updates are committed to")
             if event.participant not in job.participants or attempt.has_committed(event.participant):
                 raise _nonsense(event, "the participant has no seat, or committed before")
             job, now = replace(job, attempt=replace(attempt, commits=(*attempt.commits, event))), event.at.timestamp
@@ -101,8 +111,44 @@ def _applied(job: Job, event: Event) -> Job:
                 return job
             end = Seconds(now + job.terms.reveal_window)
             return replace(job, attempt=replace(_open(job, event), commit_end=now, reveal_end=end))
+        case CommittedMasked():
+            attempt = _masked(job, event)
+            if attempt.counted is not None or attempt.has_committed(event.participant):
+                raise _nonsense(event, "the attempt is counted, or the participant committed before")
+            if event.participant not in attempt.awaited:
+                raise _nonsense(event, "the participant was not seated when the attempt opened")
+            job, now = replace(job, attempt=replace(attempt, commits=(*attempt.commits, event))), event.at.timestamp
+            if not _is_complete(job, now):
+                return job
+            return replace(job, attempt=replace(_open(job, event), commit_end=now, reveal_end=now))
+        case Counted():
+            attempt = _masked(job, event)
+            if attempt.counted is not None:
+                raise _nonsense(event, "the attempt is counted already")
+            if event.counted & ~seats_committed(job, attempt):
+                raise _nonsense(event, "it counts seats that did not commit")
+            if bool(event.reveal_end) != (event.counted.bit_count() >= attempt.least):
+                raise _nonsense(event, "an attempt is void where too few are counted, and only there")
+            return replace(
+                job, attempt=replace(attempt, counted=event, reveal_end=event.reveal_end or attempt.reveal_end)
+            )
+        case Unmasked():
+            attempt = _masked(job, event)
+            counted = attempt.counted
+            if counted is None or not counted.reveal_end or event.participant not in job.participants:
+                raise _nonsense(event, "the attempt is not counted, or the participant has no seat")
+            if not counted.counted >> job.participants[event.participant].seat & 1:
+                raise _nonsense(event, "the participant is not counted")
+            if attempt.has_revealed(event.participant):
+                raise _nonsense(event, "the participant unmasked before")
+            attempt = replace(attempt, reveals=(*attempt.reveals, event))
+            if len(attempt.reveals) == counted.counted.bit_count():
+                attempt = replace(attempt, reveal_end=event.at.timestamp)
+            return replace(job, attempt=attempt)
         case Revealed():
             attempt = _open(job, event)
+            if job.terms.masked:
+                raise _nonsense(event, "nothing is revealed in a masked round")
             if not attempt.has_committed(event.participant) or attempt.has_revealed(event.participant):
                 raise _nonsense(event, "the participant did not commit, or revealed before")
             if event.participant not in job.participants:
@@ -175,15 +221,38 @@ def _is_ending(job: Job) -> bool:
     return job.disclosure_end is not None or job.outcome is not None
 
 
-def _is_held(attempt: Attempt, event: Left) -> bool:
+def _opened(job: Job, event: RoundOpened) -> Attempt:
+    least: int = job.terms.min_participants
+    cohort: tuple[Participant, ...] = ()
+    if job.terms.masked:
+        cohort = tuple(sorted(job.participants.values(), key=lambda seat: seat.seat))
+        least = max(least, threshold(len(cohort)))
+    return Attempt(event.round, event.attempt, event.commit_end, event.reveal_end, least=least, cohort=cohort)
+
+
+def _is_held(job: Job, attempt: Attempt, event: Left) -> bool:
     """Whether what it did in the open attempt keeps the participant seated: a reveal always, a commitment unless it is
-    the penalty that unseats it.
+    the penalty that unseats it. Whoever committed and is not counted is free.
     """
     voluntary = event.departure is Departure.VOLUNTARY
-    return attempt.has_revealed(event.participant) or (voluntary and attempt.has_committed(event.participant))
+    committed = bool(seats_committed(job, attempt) >> job.participants[event.participant].seat & 1)
+    return attempt.has_revealed(event.participant) or (voluntary and committed)
 
 
-def _open(job: Job, event: Committed | Revealed | RoundStarved | Settled | CoordinatorReplaced) -> Attempt:
+def _masked(job: Job, event: CommittedMasked | Counted | Unmasked) -> Attempt:
+    """The open attempt, which is masked, and which `event` belongs to."""
+    attempt = _open(job, event)
+    if not job.terms.masked:
+        raise _nonsense(event, "the job is not masked")
+    if not isinstance(event, Unmasked) and event.attempt != attempt.attempt:
+        raise _nonsense(event, f"attempt {attempt.attempt} is open, not {event.attempt}")
+    return attempt
+
+
+def _open(
+    job: Job,
+    event: Committed | CommittedMasked | Counted | Revealed | Unmasked | RoundStarved | Settled | CoordinatorReplaced,
+) -> Attempt:
     """The open attempt, which `event` belongs to."""
     if job.attempt is None:
         raise _nonsense(event, "no round is open")
@@ -199,8 +268,9 @@ def _nonsense(event: Event, why: str) -> ChainNonsense:
 
 
 def _is_complete(job: Job, now: Seconds) -> bool:
-    """Whether committing ends now: everybody seated has committed, and they are enough."""
+    """Whether committing ends now: everybody who can has committed, and they are enough."""
     attempt = job.attempt
     if attempt is None or now >= attempt.commit_end:
         return False
-    return len(attempt.commits) >= max(len(job.participants), job.terms.min_participants)
+    awaited = attempt.awaited if job.terms.masked else job.participants
+    return len(attempt.commits) >= max(len(awaited), attempt.least)

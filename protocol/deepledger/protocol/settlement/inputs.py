@@ -61,7 +61,7 @@ def revealed_in(job: Job, attempt: Attempt, participants: Mapping[Address, Parti
     """`participants`: who is seated when `attempt` is settled."""
     history = job.history[: attempt.round]
     seed = sha256(f"{job.job}|{attempt.round}|{attempt.attempt}".encode())
-    for reveal in sorted(attempt.reveals, key=lambda reveal: participants[reveal.participant].seat):
+    for reveal in sorted(attempt.openings, key=lambda reveal: participants[reveal.participant].seat):
         seed.update(reveal.digest + reveal.salt)
     return Revealed(
         contributions=contributions(job, attempt, participants, spec),
@@ -84,7 +84,7 @@ def _earlier(job: Job, attempt: Attempt, spec: JobSpec) -> tuple[Earlier, ...]:
     count: Counter[Address] = Counter()
     for number, starved in enumerate(job.abandoned):
         if (oldest, 0) <= (starved.round, starved.attempt) < (attempt.round, attempt.attempt):
-            for reveal in starved.reveals:
+            for reveal in starved.openings:
                 if reveal.digest not in shown and count[reveal.participant] < MOST_SHOWN:
                     count[reveal.participant] += 1
                     shown[reveal.digest] = Earlier(reveal.participant, reveal.digest, number)
@@ -96,8 +96,8 @@ def _earlier(job: Job, attempt: Attempt, spec: JobSpec) -> tuple[Earlier, ...]:
 
 def _accepted(over: SettledRound) -> list[events.Revealed]:
     """By ascending seat."""
-    seats = {reveal.participant: over.participants.get(reveal.participant) for reveal in over.opened.reveals}
-    found = {seat.seat: reveal for reveal in over.opened.reveals if (seat := seats[reveal.participant]) is not None}
+    seats = {reveal.participant: over.participants.get(reveal.participant) for reveal in over.opened.openings}
+    found = {seat.seat: reveal for reveal in over.opened.openings if (seat := seats[reveal.participant]) is not None}
     return [found[seat] for seat in sorted(found) if over.settled.accepted >> seat & 1]
 
 
@@ -116,22 +116,22 @@ def contributions(
     before: in an earlier round, or, unless it was the same participant, in an attempt at this round that starved.
     Zeros, which are nobody's work, are no copy of anybody's.
     """
-    looked_for = {reveal.digest for reveal in attempt.reveals}
+    looked_for = {reveal.digest for reveal in attempt.openings}
     first: dict[Digest, Address] = {}
     for over in job.history[: attempt.round]:
-        for reveal in over.opened.reveals:
+        for reveal in over.opened.openings:
             if reveal.digest in looked_for:
                 first.setdefault(reveal.digest, reveal.participant)
     own: dict[Digest, Address] = {}
     for starved in job.abandoned:
         if (starved.round, starved.attempt) < (attempt.round, attempt.attempt):
-            for reveal in starved.reveals:
+            for reveal in starved.openings:
                 (own if starved.round == attempt.round else first).setdefault(reveal.digest, reveal.participant)
     settled = attempt.round < job.round
     reputations = job.history[attempt.round].reputations if settled else job.reputations
     committed_at = {commit.participant: commit.at for commit in attempt.commits}
     found = []
-    for rank, reveal in enumerate(sorted(attempt.reveals, key=lambda reveal: committed_at[reveal.participant])):
+    for rank, reveal in enumerate(sorted(attempt.openings, key=lambda reveal: committed_at[reveal.participant])):
         earlier = first.get(reveal.digest) or own.get(reveal.digest, reveal.participant)
         copied = reveal.digest in first or earlier != reveal.participant
         if copied and reveal.digest == _zeros(spec.update_bytes):
