@@ -281,6 +281,25 @@ def test_a_blob_that_dribbles_is_missing(daemon):
         daemon(cat=dribbles, timeout=0.5).read(DIGEST, limit=1000)
 
 
+@pytest.mark.parametrize(
+    ("begun", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    ],
+    ids=["head", "size of a chunk"],
+)
+def test_a_blob_whose_head_or_chunks_drip_for_ever_is_missing(daemon, begun, piece):
+    def drips(request):
+        request.wfile.write(begun)
+        with suppress(OSError):
+            while not request.server.released.wait(0.05):
+                request.wfile.write(piece)
+
+    with pytest.raises(BlobMissing):
+        daemon(cat=drips, timeout=0.5).read(DIGEST, limit=1000)
+
+
 def test_a_daemon_that_hangs_later_is_unreachable(daemon):
     store = daemon(cat=says(DATA), timeout=1)
     store.read(DIGEST, limit=len(DATA))

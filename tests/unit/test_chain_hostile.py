@@ -175,6 +175,19 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(0.02)
 
 
+def drip_for_ever(begun: bytes, piece: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Begins an answer, and goes on with one piece after another until nobody listens any more."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(begun)
+        with suppress(OSError):
+            while True:
+                handler.wfile.write(piece)
+                time.sleep(0.02)
+
+    return answer
+
+
 RAW: dict[str, tuple[Callable[[BaseHTTPRequestHandler], None], type[ChainError]]] = {
     "status 500": (lambda handler: reply(handler, b"oops", status=500), ChainUnreachable),
     "status 403": (lambda handler: reply(handler, b"<html>", status=403), ChainUnreachable),
@@ -203,6 +216,10 @@ RAW: dict[str, tuple[Callable[[BaseHTTPRequestHandler], None], type[ChainError]]
     ),
     "endless headers": (lambda handler: handler.wfile.write(b"HTTP/1.1 200\r\n" + b"a: b\r\n" * 500), ChainUnreachable),
     "dripping": (drip, ChainUnreachable),
+    "a head that drips": (drip_for_ever(b"HTTP/1.1 200 OK\r\nX: ", b"y"), ChainUnreachable),
+    "a chunk's size that drips": (
+        drip_for_ever(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"), ChainUnreachable
+    ),
     "silence": (lambda handler: time.sleep(0.6), ChainUnreachable),
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ ALLOWED = {
 
 FLOORS = [
     {"types", "errors"},
-    {"ether", "kernels", "local"},
+    {"deadlines", "ether", "kernels", "local"},
     {"formats", "blobs", "chain"},
     {"privacy"},
     {"job"},

@@ -7,7 +7,6 @@ limit, and every failure is one of three: `Refused` in the daemon's own words, `
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from http import HTTPStatus
@@ -19,6 +18,7 @@ from ipfshttpclient import exceptions, http_requests, multipart
 from requests import RequestException, Response
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from deepledger.protocol.deadlines import answers_within, heed_deadlines
 from deepledger.protocol.errors import BadInput, StoreUnreachable
 
 _PIECE: Final = 262_144  # most bytes taken from the socket at once
@@ -58,6 +58,7 @@ class KuboRpc:
         self._is_authorized = authorization is not None
         for adapter in session.adapters.values():  # an option that urllib3 2 warns of and no longer needs
             adapter.poolmanager.connection_pool_kw.pop("strict", None)
+        heed_deadlines(session)
 
     def close(self) -> None:
         self._http.close_session()
@@ -103,7 +104,8 @@ class KuboRpc:
             if upload is not None:
                 form = multipart.FilesStream(_Upload(upload), chunk_size=_PIECE)
                 extra = {"data": form.body(), "headers": form.headers()}
-            return self._http.request(command, arguments, opts=options, stream=True, timeout=timeout, **extra)
+            with answers_within(duration):
+                return self._http.request(command, arguments, opts=options, stream=True, timeout=timeout, **extra)
 
         with self._translated():
             try:
@@ -113,11 +115,7 @@ class KuboRpc:
             ):  # perhaps a pooled connection, closed meanwhile; all commands may be repeated
                 answer = ask()
             with answer as pieces:
-                end = time.monotonic() + duration
-                for piece in pieces:
-                    if time.monotonic() > end:
-                        raise TimedOut
-                    yield piece
+                yield from pieces
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

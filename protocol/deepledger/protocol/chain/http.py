@@ -18,6 +18,7 @@ import urllib3
 from pydantic_core import from_json  # bounds nesting; web3 lifts Python's limit, so that json.loads would crash
 from web3.providers import JSONBaseProvider
 
+from deepledger.protocol.deadlines import answers_within, heed_deadlines
 from deepledger.protocol.errors import BadInput, ChainNonsense, ChainUnreachable
 
 _CHUNK: Final = 1 << 16
@@ -61,6 +62,7 @@ class BoundedHttp(JSONBaseProvider):
         self._timeout = timeout
         self._most_bytes = most_bytes
         self._session = requests.Session()
+        heed_deadlines(self._session)
 
     def make_request(self, method: str, params: Any) -> Any:
         return self._exchange(_request(0, method, params))
@@ -120,25 +122,24 @@ class BoundedHttp(JSONBaseProvider):
 
     def _post(self, body: bytes) -> tuple[int, float | None, bytes]:
         """Status, the seconds to wait that it names, and the body."""
-        deadline = time.monotonic() + self._timeout
-        with self._session.post(
-            self.url,
-            data=body,
-            headers={"Content-Type": "application/json"},
-            timeout=self._timeout,
-            stream=True,
-            allow_redirects=False,
-        ) as response:
+        with (
+            answers_within(self._timeout),
+            self._session.post(
+                self.url,
+                data=body,
+                headers={"Content-Type": "application/json"},
+                timeout=self._timeout,
+                stream=True,
+                allow_redirects=False,
+            ) as response,
+        ):
             answer = bytearray()
-            # read1 returns what one read of the socket gave, so that dripping bytes cannot hold us past the deadline.
             while part := response.raw.read1(_CHUNK, decode_content=True):
                 answer += part
                 if len(answer) > self._most_bytes:
                     raise OversizedAnswer(
                         f"{self.place} sent more than {self._most_bytes >> 20} MiB; use another RPC endpoint"
                     )
-                if time.monotonic() > deadline:
-                    raise TimeoutError
             return response.status_code, _seconds(response.headers.get("Retry-After")), bytes(answer)
 
 
