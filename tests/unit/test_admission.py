@@ -4,9 +4,13 @@ import pytest
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
+from deepledger.auditor.audit import intruders
+from deepledger.auditor.findings import Kind
+from deepledger.protocol.chain.events import Joined, Position
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.formats.admission import admission_proof, admission_root
 from deepledger.protocol.job.fetch import check_admitted
+from deepledger.protocol.types import Address, JobId, Seconds
 
 ACCOUNTS = ["0x" + f"{number + 1:040x}" for number in range(9)]
 
@@ -43,3 +47,14 @@ def test_who_is_not_listed_is_told_before_it_agrees(spec_of):
     check_admitted(spec, ACCOUNTS[1].upper().replace("X", "x"))
     with pytest.raises(BadInput, match="only the 2 accounts"):
         check_admitted(spec, ACCOUNTS[2])
+
+
+def test_an_audit_names_who_was_let_in_without_being_listed(spec_of):
+    at = Position(block=1, log_index=0, block_hash="0x" + "11" * 32, transaction="0x" + "22" * 32, timestamp=Seconds(5))
+    joined = [
+        Joined(at=at, job=JobId(1), participant=Address(account), seat=seat, samples=1, key=bytes(32))
+        for seat, account in enumerate(ACCOUNTS[:3])
+    ]
+    (finding,) = intruders(joined, spec_of(admitted=ACCOUNTS[:2]))
+    assert (finding.kind, finding.claimed) == (Kind.RULE, ACCOUNTS[2])
+    assert list(intruders(joined, spec_of())) == []

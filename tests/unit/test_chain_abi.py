@@ -11,6 +11,7 @@ import pytest
 from eth_abi.abi import encode
 from eth_utils.abi import collapse_if_tuple
 
+from deepledger.auditor.signatures import _CALLS
 from deepledger.contracts import load
 from deepledger.protocol.chain import abi as codec
 from deepledger.protocol.chain import events
@@ -101,7 +102,7 @@ def test_a_refusal_whose_arguments_do_not_decode_is_nonsense() -> None:
         refusal(ABI, error_data("JobFull")[:20])
     (selector,) = (selector for selector, entry in ABI.errors.items() if entry["name"] == "WrongPhase")
     with pytest.raises(ChainNonsense):
-        refusal(ABI, selector + word(8))
+        refusal(ABI, selector + word(len(events.Phase)))
 
 
 @pytest.mark.parametrize(
@@ -193,5 +194,21 @@ def test_events_and_protocols_are_importable_without_web3() -> None:
 
 
 def test_the_phases_of_the_contract_are_ours() -> None:
-    assert len(events.Phase) == 8
+    assert len(events.Phase) == 9
     assert all(isinstance(phase.value, int) for phase in events.Phase)
+
+
+def test_what_a_call_carries_and_its_event_tells_is_held_against_what_was_signed() -> None:
+    """Every function with arguments of its own, beside the job, is held against its event, under the same names."""
+    told = {function: {field.name for field in dataclasses.fields(event)} for event, (function, _) in _CALLS.items()}
+    # Neither told by an event nor a claim of its caller: what was agreed to, shown or guarded against.
+    untold = {"terms_hash", "proof", "attempt", "revealed", "salt", "round"}
+    for function, kinds in told.items():
+        sent = {codec.snake(part["name"]) for part in ABI.functions[function]["inputs"]}
+        assert sent - kinds <= untold, function
+    acts = {
+        name
+        for name, entry in ABI.functions.items()
+        if entry["stateMutability"] in {"nonpayable", "payable"} and len(entry["inputs"]) > 1
+    }
+    assert acts - set(told) == {"postBond", "disclose"}  # the terms' hash, and a key that its lock proves

@@ -20,7 +20,7 @@ from deepledger.auditor.rules import Rules
 from deepledger.auditor.signatures import Signatures, signatures
 from deepledger.auditor.sources import misfit
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.chain.events import Event, JobCreated
+from deepledger.protocol.chain.events import Event, JobCreated, Joined
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
 from deepledger.protocol.evaluation.bench import Bench, bench_with
@@ -33,7 +33,7 @@ from deepledger.protocol.formats.report import MAX_CHAIN_ID
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
-from deepledger.protocol.job.fetch import check_keys, fetch_frozen, fetch_model, fetch_spec
+from deepledger.protocol.job.fetch import check_keys, fetch_frozen, fetch_model, fetch_spec, is_admitted
 from deepledger.protocol.job.follow import snapshot_of
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.job.trail import apply
@@ -88,6 +88,7 @@ def audit(
     rounds: list[AuditedRound] = []
     status = "not checked because the spec cannot be had"
     if spec is not None:
+        findings += intruders(events, spec)
         if task is not None:
             find_source(spec.task, [task])
         bench, status = _bench(state, counted, spec, [task, *tasks] if task else tasks, findings)
@@ -242,6 +243,14 @@ def _unfit(
     if wrong is not None:
         return Finding(kind, f"what the job names cannot be {what}", digest.hex(), wrong, at, None, sponsor)
     return Finding(Kind.BLOB, f"{what} cannot be had", digest.hex(), str(error), at, None)
+
+
+def intruders(events: Sequence[Event], spec: JobSpec) -> Iterator[Finding]:
+    """Who joined without being on the list of which the terms hold the root: the contract lets nobody."""
+    for event in events:
+        if isinstance(event, Joined) and not is_admitted(spec, event.participant):
+            listed = f"one of the {len(spec.admitted)} accounts that the sponsor admits"
+            yield Finding(Kind.RULE, "who may not join was let in", event.participant, listed, event.at, None)
 
 
 def _first_model(job: Job, spec: JobSpec, store: BlobStore, findings: list[Finding]) -> ModelVector | None:

@@ -54,9 +54,14 @@ def _check_named(coordinators: Sequence[Address], named: Collection[str], what: 
         raise BadSpec(f"{what} not sealed to the coordinator {without[0]}")
 
 
+def is_admitted(spec: JobSpec, account: Address) -> bool:
+    """Whether its sponsor lets the account join; its list may spell addresses in either case."""
+    return not spec.admitted or account.lower() in {admitted.lower() for admitted in spec.admitted}
+
+
 def check_admitted(spec: JobSpec, account: Address) -> None:
     """Raises `BadInput` where only listed accounts may join, and this is none of them."""
-    if spec.admitted and account.lower() not in {admitted.lower() for admitted in spec.admitted}:
+    if not is_admitted(spec, account):
         raise BadInput(
             f"only the {len(spec.admitted)} accounts that the job's sponsor has listed may join, and {account} is none "
             "of them; ask the sponsor, or use the account that is listed"
