@@ -869,6 +869,25 @@ def test_a_task_that_draws_is_evaluated_in_a_process_of_its_own(world):
         coordinator.until(Ready)
 
 
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        ("nan", "has nothing to measure .*: post no bond"),
+        ("len(SEEN)", "loss 1, and for the same model again .*loss 2"),
+    ],
+)
+def test_no_bond_is_posted_where_no_audit_could_agree(loss, says, world):
+    evaluate = (
+        f"def evaluate(model, data):\n    SEEN.append(1)\n    return {{'samples': 1, 'correct': 0, 'loss': {loss}}}\n"
+    )
+    source = world.task.read_text()
+    world.task.write_text("from math import nan\nSEEN = []\n" + source[: source.index("def evaluate")] + evaluate)
+    job = world.create_job()
+    with pytest.raises(BadInput, match=says):
+        Running(world, job).join()
+    assert len(world.reader().events(0, world.reader().head().number, job=job)) == 1, "its creation"
+
+
 def test_only_a_bond_that_is_not_in_yet_waits_for_a_rehearsal(world, monkeypatch):
     rehearsals = []
 

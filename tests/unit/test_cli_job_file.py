@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepledger.cli.job_file import coordinator, draft, read_job_file, suffix_of, wei
+from deepledger.cli.job_file import Draft, coordinator, draft, read_job_file, suffix_of, wei
 from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.evaluation.bench import prepare_bench
@@ -247,14 +247,9 @@ def evaluate(model, data):
 )
 def test_a_task_is_tried_as_it_will_be_run(fault: str, says: str | None, tmp_path: Path) -> None:
     """On the validation set under its suffix, as a coordinator gets it, and in two rounds; a setting is a list."""
-    (tmp_path / "task.py").write_text(TABLE.replace("FAULT", fault))
-    (tmp_path / "v1.csv.gz").write_bytes(gzip.compress(b"1,2\n3,4\n"))
-    text = JOB.replace('"data/validation.safetensors"', '"v1.csv.gz"')
-    start, end = text.index("[training.hyperparameters]"), text.index("[aggregation]")
-    (tmp_path / "job.toml").write_text(f"{text[:start]}[training.hyperparameters]\nsteps = [0.5, 1]\n\n{text[end:]}")
-    job = read_job_file(tmp_path / "job.toml")
+    source = TABLE.replace("FAULT", fault)
     if says is None:
-        made = draft(job, tmp_path)
+        made = drafted(tmp_path, source)
         assert made.spec.validation.suffix == ".csv.gz"
         assert made.spec.training.hyperparameters == {"steps": [0.5, 1]}
         store = open_store(str(tmp_path / "store"))
@@ -264,7 +259,40 @@ def test_a_task_is_tried_as_it_will_be_run(fault: str, says: str | None, tmp_pat
         assert bench.path.name == "validation.csv.gz"
     else:
         with pytest.raises(BadInput, match=says):
-            draft(job, tmp_path)
+            drafted(tmp_path, source)
+
+
+def drafted(tmp_path: Path, source: str) -> Draft:
+    """A job of `TABLE`, changed."""
+    (tmp_path / "task.py").write_text(source.replace("FAULT", "pass"))
+    (tmp_path / "v1.csv.gz").write_bytes(gzip.compress(b"1,2\n3,4\n"))
+    text = JOB.replace('"data/validation.safetensors"', '"v1.csv.gz"')
+    start, end = text.index("[training.hyperparameters]"), text.index("[aggregation]")
+    (tmp_path / "job.toml").write_text(f"{text[:start]}[training.hyperparameters]\nsteps = [0.5, 1]\n\n{text[end:]}")
+    return draft(read_job_file(tmp_path / "job.toml"), tmp_path)
+
+
+def test_a_task_whose_results_change_from_one_evaluation_to_the_next_is_refused(tmp_path: Path) -> None:
+    drifting = TABLE.replace('"loss": float(', '"loss": SEEN.append(1) or len(SEEN) + float(').replace(
+        "import gzip", "SEEN = []\nimport gzip"
+    )
+    with pytest.raises(BadInput, match=r"evaluate of task .* gives .*loss .*for the same model again .*loss .*"):
+        drafted(tmp_path, drifting)
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        ("float('nan')", "is nan: look for"),
+        ("float('inf')", "is inf: look for"),
+        ("2e9", r"is 2e\+09: scale the loss: .* 1e\+09"),
+    ],
+)
+def test_a_first_model_that_no_round_can_be_held_against_is_refused(loss: str, says: str, tmp_path: Path) -> None:
+    """Nobody could tell later that training made it worse."""
+    source = TABLE.replace("float((model(data) ** 2).mean())", loss)
+    with pytest.raises(BadInput, match=f"the first model's loss on the validation set {says}"):
+        drafted(tmp_path, source)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def prepare(folder: Path, validation: bytes, task: str = TASK, metrics: Mapping[
 
 def test_data_may_be_read_when_it_is_needed_and_is_gone_with_the_bench(tmp_path: Path, temporary: Path) -> None:
     bench = prepare(tmp_path, b"123")
-    model = encode_model(read_floats(bench.module), bench.spec.model)
+    model = encode_model(read_floats(bench.build()), bench.spec.model)
     for _ in range(2):
         assert bench.evaluate(model) == Evaluation(samples=3, correct=0, millionths={"loss": 6_000_000})
     assert len(list(temporary.rglob("validation"))) == 1
@@ -106,7 +106,7 @@ def test_a_machine_that_fails_once_is_tried_again(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = prepare(tmp_path, b"123")
-    model = encode_model(read_floats(bench.module), bench.spec.model)
+    model = encode_model(read_floats(bench.build()), bench.spec.model)
     whole, tries = Task.evaluate, []
 
     def short_of_memory(task: Task, *arguments: Any, seed: int) -> Evaluation:
@@ -123,12 +123,67 @@ def test_a_machine_that_fails_once_is_tried_again(
 def test_what_fails_with_every_model_is_no_models_fault(tmp_path: Path, temporary: Path) -> None:
     """A cleaner of temporary files has taken the validation set, say."""
     bench = prepare(tmp_path, b"123")
-    model = encode_model(read_floats(bench.module), bench.spec.model)
+    model = encode_model(read_floats(bench.build()), bench.spec.model)
     bench.path.unlink()
     with pytest.raises(StateError, match=r"on the job's first model, too: .*FileNotFoundError"):
         bench.evaluate(model)
     bench.path.write_bytes(b"123")
     assert bench.evaluate(model).millionths["loss"] == 6_000_000
+
+
+SPOILING = """
+import torch
+from torch.nn.utils import parametrizations, parametrize
+
+def build_model():
+    model = torch.nn.Sequential(parametrizations.weight_norm(torch.nn.Linear(1, 1)))
+    model.register_buffer("calls", torch.tensor(0))
+    model.register_buffer("mean", torch.zeros(1))
+    return model
+
+def load_data(path):
+    return [1.0]
+
+def train(model, data):
+    pass
+
+def evaluate(model, data):
+    LINE
+    loss = float(model(torch.tensor([data])).abs() + model.calls + model.mean)
+    return {"samples": 1, "correct": 0, "loss": loss}
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model.calls += 1",
+        "model.mean.lerp_(torch.ones(1), 0.5)",
+        "model.seen = data[0] = 1.0 if hasattr(model, 'seen') else 2.0",
+        "if parametrize.is_parametrized(model[0]): parametrize.remove_parametrizations(model[0], 'weight')",
+    ],
+)
+def test_no_result_depends_on_the_evaluations_before(line: str, tmp_path: Path, temporary: Path) -> None:
+    """Whatever `evaluate` does to the model: the audit evaluates in another order."""
+    bench = prepare(tmp_path, b"1", SPOILING.replace("LINE", line))
+    one, other = (encode_model(np.array(values, np.float32), bench.spec.model) for values in ([1, 2, 3], [4, 5, 6]))
+    first = bench.try_out(one)
+    bench.try_out(other)
+    again = bench.try_out(one)
+    assert again == first
+    bench.check_repeats(first, again)
+
+
+def test_what_the_task_itself_keeps_of_an_evaluation_is_refused(tmp_path: Path, temporary: Path) -> None:
+    counting = "load_data.calls = getattr(load_data, 'calls', 0) + 1; model.calls += load_data.calls"
+    bench = prepare(tmp_path, b"1", SPOILING.replace("LINE", counting))
+    model = bench.first_model()
+    with pytest.raises(
+        BadInput, match=r"evaluate of task .*lazy\.py gives .*for the same model again .*: let it depend"
+    ):
+        bench.check_repeats(bench.try_out(model), bench.try_out(model))
+    with pytest.raises(BadInput, match="works once, and fails"):
+        bench.check_repeats(bench.try_out(model), bench.worst)
 
 
 def result(correct: int | None = None, **millionths: int) -> Evaluation:
@@ -189,7 +244,7 @@ def test_a_task_whose_metrics_are_not_those_of_the_spec_is_not_evaluated(tmp_pat
     declared = declared.replace('"correct": 0', '"rmse": 1.0')
     loss, rmse = {"better": "lower"}, {"better": "lower", "scale": 10.0}
     model = prepare(tmp_path, b"123", declared, {"loss": loss, "rmse": rmse | {"tolerance": 1e-3}})
-    assert model.evaluate(encode_model(read_floats(model.module), model.spec.model)).names == {"loss", "rmse"}
+    assert model.evaluate(encode_model(read_floats(model.build()), model.spec.model)).names == {"loss", "rmse"}
     for pinned in ({"loss": loss}, {"loss": loss, "rmse": rmse | {"better": "higher"}}, {"loss": loss, "mae": rmse}):
         with pytest.raises(BadSpec, match="METRICS are not those that the spec pins"):
             prepare(tmp_path, b"123", declared, pinned)
@@ -198,7 +253,7 @@ def test_a_task_whose_metrics_are_not_those_of_the_spec_is_not_evaluated(tmp_pat
 def test_a_task_that_counts_no_longer_what_the_job_pins_is_told(tmp_path: Path, temporary: Path) -> None:
     bench = prepare(tmp_path, b"123", TASK.replace('"correct": 0, ', ""))
     with pytest.raises(BadInput, match="tells loss, and the job pins loss, accuracy"):
-        bench.try_out(encode_model(read_floats(bench.module), bench.spec.model))
+        bench.try_out(encode_model(read_floats(bench.build()), bench.spec.model))
 
 
 def test_a_disk_without_room_is_told(tmp_path: Path, temporary: Path) -> None:

@@ -61,8 +61,8 @@ def store(made: Draft, tmp_path: Path) -> DirectoryStore:
 
 def test_no_more_is_sent_than_is_trained(made: Draft, elsewhere: TaskSource, store: DirectoryStore) -> None:
     bench = prepare_bench(store, made.spec, elsewhere)
-    trained = sum(each.numel() for each in bench.module.parameters() if each.requires_grad)
-    everything = sum(each.numel() for each in bench.module.parameters())
+    trained = sum(each.numel() for each in bench.build().parameters() if each.requires_grad)
+    everything = sum(each.numel() for each in bench.build().parameters())
     print(f"\nbytes a round: {made.spec.update_bytes:,}; were all weights sent, {everything * 2:,}")
     assert (trained, everything) == (2_698, 103_754)
     assert made.spec.update_bytes <= 1.1 * trained * made.spec.update.bits / 8
@@ -131,7 +131,7 @@ def test_what_is_exported_is_the_whole_model(made: Draft, elsewhere: TaskSource,
     frozen = made.spec.model.frozen
     assert frozen is not None
     assert frozen_bytes(model, frozen) == made.frozen
-    for name, value in bench.module.state_dict().items():
+    for name, value in bench.build().state_dict().items():
         if name == "head.weight":
             assert torch.allclose(value, tensors[name], atol=2**-20)
 

@@ -177,7 +177,7 @@ def test_a_training_of_a_copy_is_told_before_a_stake_depends_on_it(trainer_of: A
     with pytest.raises(BadInput, match=said):
         rehearse(trainer)
     with pytest.raises(BadInput, match=f"round 0, tried out: train of task .*{said}"):
-        rehearse_rounds(trainer, first_model(trainer))
+        rehearse_rounds(trainer, first_model(trainer), rounds=2)
 
 
 # What a training hangs on a model, each of which fails where the model has it already or is to be copied
@@ -243,7 +243,50 @@ def test_what_fails_in_the_second_round_is_found_in_the_first_ones(trainer_of: A
     once = SOURCE.replace("def train", "rounds = []\n\ndef train").replace("no_grad():", "no_grad():\n        once()")
     trainer = trainer_of(source=once + "\n\ndef once():\n    rounds.append(1)\n    assert rounds == [1]\n")
     with pytest.raises(BadInput, match=r"round 1, tried out: train of task .* failed: AssertionError"):
-        rehearse_rounds(trainer, first_model(trainer))
+        rehearse_rounds(trainer, first_model(trainer), rounds=2)
+
+
+UNFREEZING = """
+import torch
+
+def build_model():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 1))
+    model[0].requires_grad_(False)
+    return model
+
+def load_data(path):
+    return [1]
+
+def train(model, data, *, step, round):
+    with torch.no_grad():
+        model[1].bias += step
+        if round >= 3:
+            model[0].weight += step
+
+def evaluate(model, data):
+    return {"samples": 1, "correct": 0, "loss": 0.0}
+"""
+
+
+def test_a_layer_that_is_unfrozen_later_is_never_lost_without_a_word(trainer_of: Any) -> None:
+    """By whoever makes an update, and before money is locked where the last round is late enough."""
+    trainer, said = trainer_of(source=UNFREEZING), r"changes the entry '0\.weight' of the model, which is frozen"
+    model, none = first_model(trainer), np.zeros(4, np.float32)
+    for number in range(3):
+        make_update(trainer, model, none, round=RoundNumber(number), last=None, training_seed=1, rounding_seed=1)
+    with pytest.raises(BadInput, match=said):
+        make_update(trainer, model, none, round=RoundNumber(3), last=None, training_seed=1, rounding_seed=1)
+    rehearse_rounds(trainer, model, rounds=3)
+    with pytest.raises(BadInput, match=f"round 3, tried out: .*{said}"):
+        rehearse_rounds(trainer, model, rounds=4)
+
+
+def test_no_more_rounds_are_tried_than_the_job_has(trainer_of: Any) -> None:
+    source = SOURCE.replace("*, step", "*, step, round").replace(
+        "    with torch", "    step *= [1][round]\n    with torch", 1
+    )
+    trainer = trainer_of(source=source)
+    rehearse_rounds(trainer, first_model(trainer), rounds=1)
 
 
 def first_model(trainer: Trainer) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,7 +24,7 @@ from deepledger.protocol.formats.admission import admission_root
 from deepledger.protocol.formats.canonical import describe, shown
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.fields import Name
-from deepledger.protocol.formats.metrics import ACCURACY, BUILT_IN, LOSS, Metric
+from deepledger.protocol.formats.metrics import ACCURACY, BUILT_IN, LOSS, WORST, Metric
 from deepledger.protocol.formats.policies import Rewards, Screening
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule
@@ -249,8 +250,8 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
     """Make the first model and pin task, layout and validation set. `folder` is what the file's paths start from.
 
     `coordinators` replace the file's list: addresses, or public keys where the validation set is withheld. The first
-    model is evaluated as a coordinator will, and two rounds are trained as nodes will, with some of `data`, by default
-    of the validation set: so that a job which nobody can train or settle is noticed before money is locked.
+    model is evaluated as a coordinator will, and three rounds are trained as nodes will, with some of `data`, by
+    default of the validation set: so that a job which nobody can train or settle is noticed before money is locked.
     """
     named = tuple(coordinators) or job.terms.coordinators
     source = read_source(folder / job.task)
@@ -264,7 +265,8 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
     format_ = format_of(model, task.fates(model), fraction_bits=bits, least_variance=least)
     vector = encode_model(read_floats(model, format_.layout), format_)
     write_floats(model, decode_model(vector, format_), format_.layout)  # what participants will start from
-    first = task.evaluate(model, task.load_data(validation), seed=job.training.seed)
+    first, loss = task.measure(model, task.load_data(validation), seed=job.training.seed)
+    _check_first(first, loss)
     published, withheld, lock = _withhold(blob, named) if job.validation_withheld else (blob, None, None)
     spec = build_spec(
         {
@@ -296,6 +298,15 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
     )
     _try_out(made, source, blob, data)
     return made
+
+
+def _check_first(first: Evaluation, loss: float) -> None:
+    """From nothing to measure on, nobody could tell a model that diverges. Raises `BadInput`."""
+    if first.diverged:
+        why = f"scale the loss: its ceiling is {WORST / 10**6:.0g}" if isfinite(loss) else "look for what makes it so"
+        raise BadInput(
+            f"the first model's loss on the validation set is {loss:g}: {why}. No round could be held against it"
+        )
 
 
 def _metrics(task: Task, first: Evaluation, tolerance: ToleranceSection) -> dict[str, Metric]:
@@ -331,15 +342,17 @@ def _public_keys(coordinators: Sequence[str], why: str) -> Sequence[str]:
 
 
 def _try_out(made: Draft, source: TaskSource, validation: bytes, data: Path | None) -> None:
-    """Evaluate the validation set as it is published, and train two rounds. Raises `BadInput` where the task fails."""
+    """Evaluate on the validation set as it is published, twice, and train some rounds. Raises `BadInput` where the task
+    fails.
+    """
     from deepledger.node.training import Trainer, rehearse_rounds
 
     bench = bench_with(made.spec, source, validation, fetch=lambda _: made.frozen or b"")
     model = as_model(made.model, made.spec.model)
-    bench.try_out(model)
+    bench.check_repeats(bench.try_out(model), bench.try_out(model))
     own = bench.validation if data is None else bench.task.load_data(data)
     try:
-        rehearse_rounds(Trainer(made.spec, bench.task, own, bench.frozen), model)
+        rehearse_rounds(Trainer(made.spec, bench.task, own, bench.frozen), model, rounds=made.terms.rounds)
     except BadInput as error:
         if data is not None:
             raise

@@ -54,14 +54,14 @@ def create(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="A participant's data, to try two rounds with; else the validation set."),
+        typer.Option(metavar="PATH", help="A participant's data, to try rounds with; else the validation set."),
     ] = None,
     json: Json = False,
 ) -> None:
     """Publish a job's spec, first model and validation set, then create the job and lock its rewards in escrow.
 
     Before, the task is tried as coordinator and participants will run it: on the validation set as it is published, and
-    in two rounds of training.
+    in a few rounds of training.
 
     Example: deepledger job create examples/digits/job.toml
     """

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepledger.coordinator import decision
-from deepledger.coordinator.rehearsal import Rehearsed, rehearse, seconds_to_evaluate
+from deepledger.coordinator.rehearsal import Rehearsed, rehearse, time_evaluation
 from deepledger.coordinator.risks import Pace, check_draws, check_room, check_unsolicited, check_window
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
 from deepledger.protocol.evaluation.bench import Bench, prepare_bench
 from deepledger.protocol.evaluation.task import find_source
-from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.evaluation import Evaluation, in_words
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
@@ -87,13 +87,21 @@ def get_ready(
             _check_root(job, model)
         # A model of a running job may have been spoilt by its participants; that must not keep us from going on.
         evaluation = bench.evaluate(model) if job.round else bench.try_out(model)
+        again, seconds = time_evaluation(bench, model, workers=workers)
         if shared and not trusting:
             check_draws(bench, model, evaluation)
+        if not trusting:
+            if evaluation.diverged and not job.round:
+                raise BadInput(
+                    f"the first model of job {job.job} has nothing to measure ({in_words(evaluation, bench.metrics)}), "
+                    "so that no round could be found to diverge: post no bond and tell the sponsor"
+                )
+            bench.check_repeats(evaluation, again)
         seats = job.terms.max_participants
         # Whoever's bond is in found then that half of the window is enough; the first round shows how much is needed.
         rehearsed = Rehearsed(0.0, 0.0) if trusting else rehearse(spec, seats, workers=workers)
         pace = Pace(
-            evaluation=rehearsed.coalition + seconds_to_evaluate(bench, model, workers=workers),
+            evaluation=rehearsed.coalition + seconds,
             block=block,
             workers=workers,
             settling=rehearsed.settling / seats,

@@ -63,8 +63,10 @@ def rehearse(spec: JobSpec, participants: int, *, workers: int, clock: Clock = t
     return Rehearsed(coalition, settling)
 
 
-def seconds_to_evaluate(bench: Bench, model: ModelVector, *, workers: int, clock: Clock = time.monotonic) -> float:
-    """As long as one of the processes that evaluate takes."""
+def time_evaluation(
+    bench: Bench, model: ModelVector, *, workers: int, clock: Clock = time.monotonic
+) -> tuple[Evaluation, float]:
+    """What one of the processes that evaluate gets, and how many seconds it takes."""
     import torch
 
     threads = torch.get_num_threads()
@@ -73,8 +75,8 @@ def seconds_to_evaluate(bench: Bench, model: ModelVector, *, workers: int, clock
             torch.set_num_threads(1)
         with _as_one_of(workers):
             started = clock()
-            bench.evaluate(model)
-            return clock() - started
+            evaluation = bench.evaluate(model)
+            return evaluation, clock() - started
     finally:
         torch.set_num_threads(threads)
 

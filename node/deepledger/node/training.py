@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,7 @@ class Trainer:
     task: Task
     data: Any
     frozen: bytes | None = None  # see `Blueprint`
+    fingerprints: dict[str, bytes] = field(default_factory=dict)  # of what is frozen, from the first training on
 
     @property
     def samples(self) -> int:
@@ -97,16 +98,17 @@ def rehearse(trainer: Trainer) -> None:
     _try(trainer, _try_training, size=_TRAINED, parts=1)
 
 
-def rehearse_rounds(trainer: Trainer, first: ModelVector, *, rounds: int = 2) -> None:
-    """Play rounds as the job's only participant, with a little of the data: before money is locked.
+def rehearse_rounds(trainer: Trainer, first: ModelVector, *, rounds: int) -> None:
+    """Play the first two and the last of a job's rounds as its only participant, with a little of the data: before
+    money is locked.
 
-    What works once may not work again, because of what the first time left in the task. Raises `BadInput` as
-    `rehearse`.
+    What works once may not work again, because of what the first time left in the task, nor late in a schedule. Raises
+    `BadInput` as `rehearse`.
     """
 
     def play(trainer: Trainer, data: Any) -> None:
         alone, model = replace(trainer, data=data), decode_model(first, trainer.spec.model)
-        for number in range(rounds):
+        for number in sorted({0, min(1, rounds - 1), rounds - 1}):
             try:
                 model = model + _try_training(alone, data, round=number, model=model)
             except BadInput as error:
@@ -139,7 +141,7 @@ def _try_training(trainer: Trainer, data: Any, *, round: int = 0, model: Floats 
     spec = trainer.spec
     start = read_floats(trainer.build(), spec.model.layout) if model is None else model
     alone = replace(trainer, data=data)
-    change, returned = _train(alone, start, round=round, seed=spec.training.seed, careful=True)
+    change, returned = _train(alone, start, round=round, seed=spec.training.seed)
     if not np.isfinite(change).all():
         raise BadInput(
             f"training on your data makes NaN or infinity of the model: {_LOOK_FOR}; if it is sound, the job's "
@@ -154,19 +156,19 @@ def _try_training(trainer: Trainer, data: Any, *, round: int = 0, model: Floats 
     return change
 
 
-def _train(trainer: Trainer, start: Floats, *, round: int, seed: int, careful: bool = False) -> tuple[Floats, object]:
-    """The change, shape (d,), and what the task's `train` returns, which is of no use. `careful`: see that what is
-    frozen stays as it is.
+def _train(trainer: Trainer, start: Floats, *, round: int, seed: int) -> tuple[Floats, object]:
+    """The change, shape (d,), and what the task's `train` returns, which is of no use. Raises `BadInput` where what is
+    frozen has changed, too: it may be so from some round on only.
     """
     model, spec = trainer.build(), trainer.spec
     write_floats(model, start, spec.model.layout)
-    before = fingerprints(model, spec.model.frozen) if careful and spec.model.frozen is not None else {}
+    if spec.model.frozen is not None and not trainer.fingerprints:
+        trainer.fingerprints.update(fingerprints(model, spec.model.frozen))
     returned = trainer.task.train(
         model, trainer.data, round=round, seed=seed, hyperparameters=spec.training.hyperparameters
     )
     make_plain(model, [entry.name for entry in spec.model.tensors])
-    if careful:
-        check_unmoved(before, model, spec)
+    check_unmoved(trainer.fingerprints, model, spec)
     change = read_floats(model, spec.model.layout)
     change -= start
     return change, returned

@@ -14,10 +14,10 @@ from typing_extensions import Buffer
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, from_store, nowhere
-from deepledger.protocol.evaluation.state_dict import frozen_bytes, read_floats, write_floats, write_frozen
+from deepledger.protocol.evaluation.state_dict import read_floats, write_floats, write_frozen
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.evaluation.validation import fetch_validation
-from deepledger.protocol.formats.evaluation import Evaluation, failure
+from deepledger.protocol.formats.evaluation import Evaluation, failure, in_words
 from deepledger.protocol.formats.metrics import BUILT_IN, Metric, relative
 from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.spec import JobSpec
@@ -40,7 +40,6 @@ class Bench:
 
     spec: JobSpec
     task: Task
-    module: torch.nn.Module
     validation: Any
     path: Path  # of the validation set
     frozen: bytes | None = None  # see `Blueprint`
@@ -58,7 +57,7 @@ class Bench:
         if sound:
             return self.worst
         try:
-            self._evaluate(Blueprint(self.spec, self.task, self.frozen).build())
+            self._evaluate(self.build())
         except BadInput as error:
             raise StateError(
                 f"the task fails here on the job's first model, too: {error}. Is there memory, and the validation set "
@@ -68,21 +67,38 @@ class Bench:
 
     def try_out(self, model: ModelVector) -> Evaluation:
         """Raises `BadInput` where the task fails: for whoever must know that it did."""
-        write_floats(self.module, decode_model(model, self.spec.model), self.spec.model.layout)
-        return self._evaluate(self.module)
+        module = self.build()
+        write_floats(module, decode_model(model, self.spec.model), self.spec.model.layout)
+        return self._evaluate(module)
+
+    def build(self) -> torch.nn.Module:
+        """The job's first model, a new one each time: what `evaluate` does to a model is gone with it, so that no
+        result depends on how many came before. Raises `BadInput`.
+        """
+        return Blueprint(self.spec, self.task, self.frozen).build()
 
     def first_model(self) -> ModelVector:
         """What the task begins with, by the job's seed. Raises `BadInput`."""
-        model = Blueprint(self.spec, self.task, self.frozen).build()
-        return encode_model(read_floats(model, self.spec.model.layout), self.spec.model)
+        return encode_model(read_floats(self.build(), self.spec.model.layout), self.spec.model)
+
+    def check_repeats(self, first: Evaluation, second: Evaluation) -> None:
+        """Two evaluations of one model. Raises `BadInput` where no audit could get again what the first one says."""
+        if second.failed and not first.failed:
+            raise BadInput(f"{self._evaluate_of} works once, and fails when it evaluates the same model again")
+        if not agrees(first, second, self.metrics):
+            raise BadInput(
+                f"{self._evaluate_of} gives {in_words(first, self.metrics, digits=9)}, and for the same model again "
+                f"{in_words(second, self.metrics, digits=9)}: let it depend on nothing that it changes, and draw with "
+                "torch's generator only, which is seeded"
+            )
 
     def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
         """Whether another seed than that of the model's `evaluation` leads to another result. Raises `BadInput`."""
         seed = self.spec.training.seed + 1
         module = self.task.build_model(seed)
         write_floats(module, decode_model(model, self.spec.model), self.spec.model.layout)
-        if self.spec.model.frozen is not None:
-            write_frozen(module, self.spec.model.frozen, frozen_bytes(self.module, self.spec.model.frozen))
+        if self.frozen is not None and self.spec.model.frozen is not None:
+            write_frozen(module, self.spec.model.frozen, self.frozen)
         other = self.task.evaluate(module, self.validation, seed=seed)
         return any(relative(other.exact(name), evaluation.exact(name)) > ROUNDING for name in evaluation.names)
 
@@ -90,10 +106,13 @@ class Bench:
         evaluation, pinned = self.task.evaluate(module, self.validation, seed=self.spec.training.seed), self.metrics
         if evaluation.names != pinned.keys():
             raise BadInput(
-                f"evaluate of task {self.task.source.path} tells {', '.join(sorted(evaluation.names))}, and the job "
-                f"pins {', '.join(pinned)}"
+                f"{self._evaluate_of} tells {', '.join(sorted(evaluation.names))}, and the job pins {', '.join(pinned)}"
             )
         return evaluation
+
+    @property
+    def _evaluate_of(self) -> str:
+        return f"evaluate of task {self.task.source.path}"
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -143,7 +162,7 @@ def open_bench(spec: JobSpec, source: TaskSource, path: Path, *, fetch: Callable
     task = Task(source)
     plan = blueprint(spec, task, fetch)
     _check_metrics(spec, task)
-    return Bench(spec, task, plan.build(), task.load_data(path), path, plan.frozen)
+    return Bench(spec, task, task.load_data(path), path, plan.frozen)
 
 
 def _check_metrics(spec: JobSpec, task: Task) -> None:
