@@ -37,10 +37,12 @@ struct Pledge {
     bytes30 commitment;
 }
 
-/// @dev What a participant brought when it took its seat. `returning` stays when it gives it up.
+/// @dev What a participant brought when it took its seat. `returning` stays when it gives it up, and `left` then says in
+/// which masked attempt that was, see `_attemptPlusOne`.
 struct Entry {
     bool returning;
     bool excused;
+    uint40 left;
     uint32 samples;
     uint96 stake;
 }
@@ -334,7 +336,8 @@ contract TrainingLedger is ITrainingLedger {
         Entry storage entry = j.entries[msg.sender];
         // Coming again excuses nobody, or an idle seat would do so in every attempt.
         bool late = current.stage == Stage.Open && block.timestamp + j.terms.commitWindow > current.commitEnd;
-        entry.excused = late && !entry.returning;
+        // Into a masked attempt whoever comes can only come late, be it again; but not out of that attempt.
+        entry.excused = _isMasked(current) ? entry.left != _attemptPlusOne(current) : late && !entry.returning;
         (entry.returning, entry.samples, entry.stake) = (true, samples, j.terms.stake);
         j.seats[seat].participant = msg.sender;
         j.state.seats |= _bit(seat);
@@ -375,13 +378,12 @@ contract TrainingLedger is ITrainingLedger {
             revert WrongPhase(phaseAt(job, block.timestamp));
         }
         require(round == current.number && attempt == current.attempt, WrongRound(current.number, current.attempt));
-        uint8 seatPlusOne = j.pledges[msg.sender].seatPlusOne;
-        require(seatPlusOne != 0, NotSeated(msg.sender));
-        uint64 bit = _bit(seatPlusOne - 1);
+        Pledge storage pledge = j.pledges[msg.sender];
+        uint64 bit = _seatedBit(pledge.seatPlusOne);
         require(current.committed & bit == 0, AlreadyCommitted(msg.sender));
 
         // Whoever commits has missed nothing.
-        j.pledges[msg.sender] = Pledge({seatPlusOne: seatPlusOne, misses: 0, commitment: commitment});
+        (pledge.misses, pledge.commitment) = (0, commitment);
         uint64 committed = current.committed | bit;
         current.committed = committed;
         if (_isComplete(committed, current.seated, current.least)) {
@@ -400,9 +402,8 @@ contract TrainingLedger is ITrainingLedger {
             current.stage != Stage.Open || block.timestamp < current.commitEnd || block.timestamp >= current.revealEnd
                 || _count(current.committed) < current.least
         ) revert WrongPhase(phaseAt(job, block.timestamp));
-        Pledge memory pledge = j.pledges[msg.sender];
-        require(pledge.seatPlusOne != 0, NotSeated(msg.sender));
-        uint64 bit = _bit(pledge.seatPlusOne - 1);
+        Pledge storage pledge = j.pledges[msg.sender];
+        uint64 bit = _seatedBit(pledge.seatPlusOne);
         require(current.committed & bit != 0, NotCommitted(msg.sender));
         require(current.revealed & bit == 0, AlreadyRevealed(msg.sender));
         require(
@@ -473,7 +474,7 @@ contract TrainingLedger is ITrainingLedger {
 
         Round memory current = j.round;
         // No penalties: with too few commitments nobody could reveal, and where nobody did, all are alike.
-        _countMisses(job, j, current);
+        _countMisses(job, j, current, j.state.seats & ~current.committed);
         emit RoundStarved(job, current.number, current.attempt);
         if (current.attempt == type(uint16).max) {
             _end(job, j, current, Outcome.Abandoned);
@@ -663,6 +664,11 @@ contract TrainingLedger is ITrainingLedger {
         return current.stage == Stage.Masking || current.stage == Stage.Unmasking;
     }
 
+    /// @dev One number for round and attempt; 0 is none.
+    function _attemptPlusOne(Round memory current) internal pure returns (uint40) {
+        return (uint40(current.number) << 16 | current.attempt) + 1;
+    }
+
     /// @dev Whether a round was settled with a validation set whose key is not on chain.
     function _withholds(Job storage j, Round memory current) internal view returns (bool) {
         return current.number != 0 && j.terms.validationLock != 0 && j.state.validationKey == 0;
@@ -674,7 +680,7 @@ contract TrainingLedger is ITrainingLedger {
         // Before a count there was nothing to reveal.
         uint64 silent = current.stage == Stage.Masking ? 0 : current.committed & ~current.revealed;
         penalties = _takePenalties(job, j, current, silent);
-        _countMisses(job, j, current);
+        _countMisses(job, j, current, j.state.seats & ~current.committed);
     }
 
     function _takePenalties(JobId job, Job storage j, Round memory current, uint64 silent)
@@ -694,9 +700,7 @@ contract TrainingLedger is ITrainingLedger {
         }
     }
 
-    function _countMisses(JobId job, Job storage j, Round memory current) internal {
-        // Nobody misses what it could not take part in.
-        uint64 absent = (_isMasked(current) ? j.state.cohort : j.state.seats) & ~current.committed;
+    function _countMisses(JobId job, Job storage j, Round memory current, uint64 absent) internal {
         uint8 missLimit = absent == 0 ? 0 : j.terms.missLimit;
         for (uint8 seat; absent >> seat != 0; seat++) {
             if (absent & _bit(seat) == 0) continue;
@@ -717,10 +721,14 @@ contract TrainingLedger is ITrainingLedger {
 
         j.credits[participant] += stake + j.seats[seat].earned;
         j.pledges[participant] = Pledge({seatPlusOne: 0, misses: j.pledges[participant].misses, commitment: 0});
-        j.entries[participant] = Entry({returning: true, excused: false, samples: 0, stake: 0});
+        uint40 left;
+        if (_isMasked(current)) {
+            left = _attemptPlusOne(current);
+            j.state.cohort &= ~_bit(seat);
+        }
+        j.entries[participant] = Entry({returning: true, excused: false, left: left, samples: 0, stake: 0});
         delete j.seats[seat];
         j.state.seats &= ~_bit(seat);
-        if (_isMasked(current)) j.state.cohort &= ~_bit(seat);
         current.seated -= 1;
 
         emit Left(job, participant, seat, departure, stake);

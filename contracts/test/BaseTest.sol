@@ -286,7 +286,7 @@ abstract contract BaseTest {
     /// In Counting and Disclosing that is another job than before, since not every job gets there.
     function _bring(Phase phase) internal {
         if (phase == Phase.Disclosing) _openToDisclosing(3);
-        else if (phase == Phase.Counting) _openToCount(3);
+        else if (phase == Phase.Counting) _bringToCounting();
         else if (phase == Phase.Over) _close();
         else if (phase == Phase.Starved) _starve();
         else if (phase != Phase.Waiting) _open(3);
@@ -295,6 +295,15 @@ abstract contract BaseTest {
         if (phase == Phase.Settling || phase == Phase.Overdue) _revealAll(3);
         if (phase == Phase.Overdue) _skip(SETTLE_WINDOW);
         _assertPhase(phase);
+    }
+
+    /// @dev A masked job, and but for that the one that was.
+    function _bringToCounting() internal {
+        JobTerms memory terms = ledger.termsOf(job);
+        (terms.masked, terms.minParticipants) = (true, 3);
+        _newJob(terms);
+        _open(3);
+        _commitMaskedAll(3);
     }
 
     /// @dev Brings a new job with n participants and a withheld validation set to Disclosing.

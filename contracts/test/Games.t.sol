@@ -269,7 +269,186 @@ contract GamesTest is BaseTest {
         _playRound(1);
     }
 
+    /* MASKED ROUNDS */
+
+    /// @dev Letters that nobody can fetch cost no penalty, and with a third of the seats they void every attempt; but whoever
+    /// commits to them loses its seat as if it had been idle.
+    function test_a_third_of_the_seats_cannot_void_attempts_for_ever() public {
+        _withMost(6, 3);
+        _playMasked(3);
+        uint256 attempts;
+        for (; _state().seats != 7; attempts++) {
+            vm.assertLe(attempts, 3, "they stay");
+            _commitMaskedAll(6);
+            _count(7);
+            _assertPhase(Phase.Starved);
+            ledger.restartRound(job);
+        }
+        vm.assertEq(attempts, 2, "two misses");
+        vm.assertEq(_round().least, 3);
+        _playMasked(3);
+    }
+
+    /// @dev They commit to nothing and have their penalties, or the coordinator's, to divide.
+    function test_who_makes_a_count_impossible_earns_nothing_by_it() public {
+        _withMost(6, 3);
+        _playMasked(3);
+        _commitMaskedAll(6);
+        _count(0);
+        ledger.restartRound(job);
+        for (uint256 i = 3; i < 6; i++) vm.assertEq(_credit(i), 0);
+        vm.assertEq(ledger.bondOf(job, _coordinator(0)), 5 ether);
+    }
+
+    /// @dev The second set would differ from the first by one update, and so would the sums.
+    function test_an_attempt_has_one_sum_whatever_becomes_of_it(uint8 way) public {
+        _withMost(5, 3);
+        _playMasked(3);
+        _commitMaskedAll(5);
+        _postBond(1);
+        _count(15);
+        uint8 end = way % 4;
+        if (end > 0) _unmask(0);
+        if (end > 1) _skip(REVEAL_WINDOW);
+        if (end > 2) {
+            _skip(SETTLE_WINDOW);
+            ledger.replaceCoordinator(job);
+        }
+        Phase phase = end < 2 ? Phase.Revealing : Phase.Settling;
+        address serving = _serving();
+        _expectWrongPhase(phase);
+        vm.prank(serving);
+        ledger.count(job, 1, 0, 31);
+        vm.assertEq(_round().committed, 15);
+    }
+
+    /// @dev Its own seats and one other: the sum less its own is the other's update.
+    function test_nobody_is_singled_out_by_a_count() public {
+        _withMost(9, 3);
+        _playMasked(3);
+        _commitMaskedAll(9);
+        // Five of nine are too few.
+        _count(31);
+        _assertPhase(Phase.Starved);
+        ledger.restartRound(job);
+        vm.assertEq(_round().least, 6);
+    }
+
+    /// @dev Seats that were taken after the opening are in nobody's letters.
+    function test_who_comes_late_makes_no_attempt_smaller_or_greater() public {
+        _withMost(8, 3);
+        _playMasked(3);
+        for (uint256 i; i < 6; i++) _commitMasked(i);
+        _leave(7);
+        _join(8);
+        vm.assertEq(_round().least, 6);
+        vm.assertEq(_state().cohort, 127);
+        _skip(COMMIT_WINDOW);
+        _count(63);
+        for (uint256 i; i < 6; i++) _unmask(i);
+        _settleAll(6);
+        vm.assertEq(_member(8).misses, 0);
+        vm.assertEq(_member(6).misses, 1);
+    }
+
+    /// @dev Two transactions in every attempt, so as never to be absent when it ends.
+    function test_an_idle_seat_does_not_dodge_a_masked_miss_by_leaving_and_coming_again() public {
+        JobTerms memory terms = _masked();
+        terms.rounds = 9;
+        _newJob(terms);
+        _open(3);
+        _join(3);
+        _playMasked(3);
+        for (uint256 i; i < 2; i++) {
+            vm.assertEq(_member(3).seatPlusOne, 4);
+            _commitMaskedAll(3);
+            _leave(3);
+            _join(3);
+            vm.assertFalse(_member(3).excused, "it left this attempt");
+            _count(7);
+            _unmaskAll(3);
+            _settleAll(3);
+        }
+        vm.assertEq(_member(3).seatPlusOne, 0);
+    }
+
+    /// @dev After a re-organisation a participant has committed to other letters, and another set may be counted. What it is
+    /// about to release a node has on its disk, and it releases no other kind of share: no contract can know of a block that
+    /// is gone.
+    function test_a_count_is_for_one_attempt_only() public {
+        _openToCount(3);
+        _count(1);
+        ledger.restartRound(job);
+        _commitMaskedAll(3);
+        _expectWrongRound(0, 1);
+        vm.prank(_coordinator(0));
+        ledger.count(job, 0, 0, 7);
+        _count(7);
+        _expectWrongRound(0, 1);
+        vm.prank(_participant(0));
+        ledger.unmask(job, 0, 0, "of the attempt before");
+    }
+
+    function test_where_all_are_silent_after_a_count_nobody_profits() public {
+        _openToUnmask(3);
+        _skip(REVEAL_WINDOW);
+        ledger.restartRound(job);
+        for (uint256 i; i < 3; i++) vm.assertEq(_member(i).stake + _credit(i), 1 ether);
+        vm.assertEq(_round().committed, 0);
+        vm.assertEq(_round().attempt, 1, "with letters of its own");
+    }
+
     /* GAMES THAT STAY */
+
+    /// @dev A coordinator calls every attempt void. It costs it gas and nobody money: whoever it does not count loses its seat
+    /// with the stake untouched, and the sponsor may close the job in every attempt.
+    function test_a_coordinator_may_count_too_few_until_the_sponsor_closes() public {
+        _openToCount(3);
+        for (uint256 i; i < 2; i++) {
+            if (i != 0) _commitMaskedAll(3);
+            _count(0);
+            ledger.restartRound(job);
+        }
+        for (uint256 i; i < 3; i++) {
+            vm.assertEq(_member(i).seatPlusOne, 0);
+            vm.assertEq(_withdraw(_participant(i)), 1 ether);
+        }
+        _close();
+        vm.assertEq(_withdraw(sponsor), 27 ether);
+    }
+
+    /// @dev It leaves out one whom it does not like; to the audit the store has the letters.
+    function test_a_coordinator_may_leave_out_a_third_who_lose_no_stake() public {
+        _withMost(6, 3);
+        _playMasked(3);
+        _commitMaskedAll(6);
+        _count(31);
+        for (uint256 i; i < 5; i++) _unmask(i);
+        _settleAll(5);
+        vm.assertEq(_member(5).stake, 1 ether);
+        vm.assertEq(_member(5).misses, 1);
+    }
+
+    /// @dev An idle seat that leaves in one attempt and comes again in the next is in every second cohort, of which it raises
+    /// the least. The price: the gas of leaving and joining. A list of the admitted ends it.
+    function test_an_idle_seat_may_be_in_every_second_masked_attempt() public {
+        JobTerms memory terms = _masked();
+        terms.rounds = 9;
+        _newJob(terms);
+        _open(3);
+        _join(3);
+        _playMasked(3);
+        for (uint256 i; i < 3; i++) {
+            vm.assertEq(_state().cohort, 15);
+            _leave(3);
+            _playMasked(3);
+            vm.assertEq(_state().cohort, 7);
+            _join(3);
+            _playMasked(3);
+            vm.assertEq(_member(3).seatPlusOne, 4);
+            vm.assertEq(_member(3).misses, 0);
+        }
+    }
 
     /// @dev It costs nobody but time: a successor goes on after a settle window, everyone may leave, the sponsor may close.
     function test_a_coordinator_may_walk_off_from_a_starved_round_and_holds_nobody() public {

@@ -38,6 +38,73 @@ contract GasTest is BaseTest {
     }
 
     /// forge-config: default.isolate = true
+    function test_masked_commit_and_unmask_cost_at_most_76_000() public {
+        JobTerms memory terms = _terms();
+        (terms.masked, terms.minParticipants) = (true, 3);
+        _newJob(terms);
+        _open(4);
+        _playMasked(3);
+
+        _commitMasked(0);
+        uint256 commit = _record("commitMasked");
+        _commitMasked(1);
+        _commitMasked(2);
+        _commitMasked(3);
+        uint256 lastCommit = _record("commitMasked, the last one");
+        _count(15);
+        _unmask(0);
+        uint256 unmask = _record("unmask");
+        _unmask(1);
+        _unmask(2);
+        _unmask(3);
+        uint256 lastUnmask = _record("unmask, the last one");
+
+        vm.assertLe(lastCommit + lastUnmask, 76_000, "commitMasked and unmask");
+        vm.snapshotValue("TrainingLedger", "commitMasked and unmask", commit + unmask);
+        vm.snapshotValue("TrainingLedger", "commitMasked and unmask, both the last", lastCommit + lastUnmask);
+    }
+
+    /// @dev Who has missed an attempt pays for forgetting it.
+    /// forge-config: default.isolate = true
+    function test_masked_commit_and_unmask_after_a_miss_cost_at_most_76_000() public {
+        JobTerms memory terms = _terms();
+        (terms.masked, terms.minParticipants) = (true, 3);
+        _newJob(terms);
+        _open(4);
+        _skip(COMMIT_WINDOW);
+        ledger.restartRound(job);
+        _commitMasked(0);
+        uint256 commit = _record("commitMasked");
+        _commitMasked(1);
+        _commitMasked(2);
+        _commitMasked(3);
+        _count(15);
+        _unmask(1);
+        vm.assertLe(commit + _record("unmask, after a miss"), 76_000, "commitMasked and unmask");
+    }
+
+    /// forge-config: default.isolate = true
+    function test_a_count_costs_the_same_for_any_number_and_a_masked_settlement_grows_as_an_open_one() public {
+        uint256 few = _measureMasked(4, "count, 04 counted", "settle, masked, 04 accepted");
+        uint256 many = _measureMasked(64, "count, 64 counted", "settle, masked, 64 accepted");
+        vm.assertLe(many, few + 200, "a bitmap is a word");
+    }
+
+    function _measureMasked(uint256 n, string memory counting, string memory settling) internal returns (uint256 count) {
+        JobTerms memory terms = _terms();
+        (terms.masked, terms.minParticipants) = (true, 3);
+        _newJob(terms);
+        _open(n);
+        _playMasked(3);
+        _commitMaskedAll(n);
+        _count(_seats(n));
+        count = _record(counting);
+        _unmaskAll(n);
+        _settleAll(n);
+        vm.assertLe(_record(settling), 80_000 + 8_000 * n, settling);
+    }
+
+    /// forge-config: default.isolate = true
     function test_settle_costs_at_most_80_000_and_8_000_per_accepted_participant_1() public {
         _measureSettle(1, "settle, 01 accepted");
     }

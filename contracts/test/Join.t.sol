@@ -210,6 +210,60 @@ contract JoinTest is BaseTest {
         ledger.join{value: 1 ether}(job, termsHash, 5, _noProof(), key);
     }
 
+    function test_into_a_masked_attempt_whoever_comes_is_excused(bool counted, bool cameBefore) public {
+        JobTerms memory terms = _masked();
+        terms.missLimit = 1;
+        _newJob(terms);
+        _open(3);
+        if (cameBefore) {
+            _join(3);
+            _commitMaskedAll(3);
+            _count(7);
+            _unmaskAll(3);
+            _leave(3);
+            _settleAll(3);
+        }
+        _commitMaskedAll(3);
+        if (counted) _count(7);
+        _join(3);
+        vm.assertTrue(_member(3).excused, "it cannot commit");
+        if (!counted) _count(7);
+        _unmaskAll(3);
+        _settleAll(3);
+        vm.assertEq(_member(3).seatPlusOne, 4);
+        vm.assertFalse(_member(3).excused, "once");
+        _commitMasked(3);
+    }
+
+    /// @dev It was put out in one attempt and comes again in the next, as after an outage.
+    function test_who_lost_its_seat_in_a_masked_job_can_come_again() public {
+        JobTerms memory terms = _masked();
+        (terms.rounds, terms.missLimit) = (9, 1);
+        _newJob(terms);
+        _open(3);
+        _join(3);
+        _playMasked(3);
+        _commitMaskedAll(3);
+        _skip(COMMIT_WINDOW);
+        _count(7);
+        _unmaskAll(3);
+        _settleAll(3);
+        vm.assertEq(_member(3).seatPlusOne, 0, "it was idle");
+        _join(3);
+        vm.assertTrue(_member(3).excused);
+        _playMasked(3);
+        vm.assertEq(_member(3).seatPlusOne, 4);
+        _commitMasked(3);
+    }
+
+    function test_nobody_is_excused_who_came_when_no_round_was_open() public {
+        _newJob(_masked());
+        _join(0);
+        _leave(0);
+        _join(0);
+        vm.assertFalse(_member(0).excused);
+    }
+
     /* WHAT IT REFUSES */
 
     function test_a_key_belongs_to_a_masked_job(bytes32 key) public {

@@ -136,6 +136,23 @@ contract LeaveTest is BaseTest {
         vm.assertEq(_member(0).seatPlusOne, 0);
     }
 
+    /* MASKED */
+
+    function test_who_leaves_a_masked_attempt_is_out_of_it() public {
+        _newJob(_masked());
+        _open(3);
+        _leave(1);
+        vm.assertEq(_state().cohort, 5);
+        vm.assertEq(_round().least, 3, "as many are needed as before");
+    }
+
+    function test_nobody_leaves_who_is_counted_or_waits_for_the_count(bool counted) public {
+        _openToCount(3);
+        if (counted) _count(7);
+        _expectError(ITrainingLedger.CommitmentOutstanding.selector, 0);
+        _leave(1);
+    }
+
     /* WHAT IT REFUSES */
 
     function test_not_while_it_has_committed(uint8 which) public {

@@ -266,6 +266,61 @@ contract ReplaceCoordinatorTest is BaseTest {
         _assertPhase(Phase.Settling);
     }
 
+    /* MASKED */
+
+    function test_a_successor_counts_where_its_predecessor_did_not() public {
+        _openToCount(3);
+        _postBond(1);
+        _skip(SETTLE_WINDOW);
+        ledger.replaceCoordinator(job);
+        vm.assertEq(_credit(0), uint256(2 ether) / 3, "the penalty is theirs who committed");
+        _assertPhase(Phase.Counting);
+        vm.assertEq(_round().revealEnd, block.timestamp, "it has a window of its own");
+        _skip(SETTLE_WINDOW - 1);
+        _count(7);
+        _unmaskAll(3);
+        _settleAll(3);
+    }
+
+    function test_a_successor_takes_over_the_count() public {
+        _openToUnmask(3);
+        _postBond(1);
+        _unmask(0);
+        _unmask(1);
+        _skip(REVEAL_WINDOW + SETTLE_WINDOW);
+        ledger.replaceCoordinator(job);
+        vm.assertEq(_round().committed, 7);
+        _assertPhase(Phase.Settling);
+        _expectWrongPhase(Phase.Settling);
+        vm.prank(_coordinator(1));
+        ledger.count(job, 0, 0, 3);
+        _settle(3, _scores(1, 1));
+    }
+
+    /// @dev Nobody could unmask, so nobody owes a penalty; whoever came late has done nothing and gets nothing.
+    function test_with_nobody_left_to_count_those_who_committed_divide_the_reward() public {
+        JobTerms memory terms = _masked();
+        terms.maxParticipants = 4;
+        _newJob(terms);
+        _open(3);
+        _commitMaskedAll(3);
+        _join(3);
+        _skip(SETTLE_WINDOW);
+        ledger.replaceCoordinator(job);
+        _assertPhase(Phase.Over);
+        for (uint256 i; i < 3; i++) vm.assertEq(_credit(i) + _member(i).stake, 1 ether + uint256(11 ether) / 3);
+        vm.assertEq(_credit(3) + _member(3).stake, 1 ether);
+    }
+
+    function test_with_nobody_left_to_settle_those_who_unmasked_divide_the_reward() public {
+        _openToUnmask(3);
+        _unmask(0);
+        _skip(REVEAL_WINDOW + SETTLE_WINDOW);
+        ledger.replaceCoordinator(job);
+        _assertPhase(Phase.Over);
+        vm.assertEq(_credit(0), 9 ether + 2 ether + 0.8 ether);
+    }
+
     /* WHAT IT REFUSES */
 
     function test_only_in_overdue(uint8 which) public {

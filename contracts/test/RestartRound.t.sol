@@ -114,6 +114,20 @@ contract RestartRoundTest is BaseTest {
         vm.assertEq(_round().attempt, type(uint16).max);
     }
 
+    /* MASKED */
+
+    function test_a_masked_round_opens_again_with_who_is_seated_now() public {
+        _newJob(_masked());
+        _open(3);
+        _commitMasked(0);
+        _join(3);
+        _skip(COMMIT_WINDOW);
+        ledger.restartRound(job);
+        vm.assertEq(_state().cohort, 15);
+        vm.assertEq(_round().committed, 0);
+        vm.assertEq(_round().revealEnd, _round().commitEnd);
+    }
+
     /* WHAT IT REFUSES */
 
     function test_only_in_starved(uint8 which) public {

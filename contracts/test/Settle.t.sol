@@ -327,6 +327,67 @@ contract SettleTest is BaseTest {
         _assertPhase(Phase.Over);
     }
 
+    /* MASKED */
+
+    function test_a_masked_round_is_paid_as_an_open_one() public {
+        _openToUnmask(3);
+        _unmaskAll(3);
+        _settleAll(3);
+        for (uint256 i; i < 3; i++) vm.assertEq(_credit(i), 3 ether);
+        vm.assertEq(_round().number, 1);
+    }
+
+    function test_who_is_counted_and_does_not_unmask_pays_the_others() public {
+        _openToUnmask(3);
+        _unmask(0);
+        _unmask(1);
+        _skip(REVEAL_WINDOW);
+        _settle(3, _scores(1, 1));
+        vm.assertEq(_member(2).stake, 0.6 ether);
+        vm.assertEq(_credit(0), 4.7 ether);
+        vm.assertEq(_member(2).misses, 0);
+    }
+
+    /// @dev Too few have unmasked: the round is skipped, and the penalties are theirs who have.
+    function test_a_masked_round_that_cannot_be_unmasked_is_skipped() public {
+        _openToUnmask(3);
+        _unmask(1);
+        _skip(REVEAL_WINDOW);
+        _settle(0, new uint32[](0));
+        vm.assertEq(_credit(1), 0.8 ether);
+        vm.assertEq(_state().escrow, 27 ether);
+        vm.assertEq(_round().number, 1, "it is not counted again");
+    }
+
+    function test_nobody_is_paid_who_is_not_counted() public {
+        _newJob(_masked());
+        _withMost(4, 3);
+        _playMasked(3);
+        _commitMaskedAll(4);
+        _count(7);
+        _unmaskAll(3);
+        Round memory current = _round();
+        _expectError(ITrainingLedger.NotRevealed.selector, 8);
+        vm.prank(_coordinator(0));
+        ledger.settle(job, 1, MODEL, ROOT, REPORT, current.revealed, 15, _equalScores(4));
+    }
+
+    function test_a_masked_round_that_is_overdue_is_settled_while_nobody_has_replaced_the_coordinator() public {
+        _openToUnmask(3);
+        _unmaskAll(3);
+        _skip(SETTLE_WINDOW);
+        _assertPhase(Phase.Overdue);
+        _settleAll(3);
+    }
+
+    function test_a_masked_round_that_is_not_counted_is_not_settled(bool overdue) public {
+        _openToCount(3);
+        if (overdue) _skip(SETTLE_WINDOW);
+        _expectWrongPhase(overdue ? Phase.Overdue : Phase.Counting);
+        vm.prank(_coordinator(0));
+        ledger.settle(job, 0, MODEL, ROOT, REPORT, 0, 0, new uint32[](0));
+    }
+
     /* WHAT IT REFUSES */
 
     function test_nothing_is_settled_when_the_key_is_overdue() public {

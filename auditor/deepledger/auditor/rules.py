@@ -94,6 +94,7 @@ class Rules:
         self._seats: dict[int, Member] = {}
         self._misses: Counter[Address] = Counter()  # in a row; stays when a seat is given up
         self._came: set[Address] = set()  # who ever had a seat
+        self._left: dict[Address, tuple[int, int]] = {}  # in which masked attempt it gave its seat up
         self._least = 0  # so many must commit in this attempt, and in a masked one be counted
         self._cohort: set[int] = set()  # of a masked attempt: seats that have not changed hands since it opened
         self._commitments: dict[int, bytes] = {}  # by seat, of this attempt; once it is counted, of who is
@@ -205,7 +206,10 @@ class Rules:
             return
         seat = next(seat for seat in range(len(self._seats) + 1) if seat not in self._seats)
         late = self._stage is Stage.OPEN and self._at.timestamp + self._terms.commit_window > self._commit_end
-        self._seats[seat] = Member(event.participant, excused=late and event.participant not in self._came)
+        excused = late and event.participant not in self._came
+        if self._is_masked:  # whoever comes can only come late, be it again; but not out of this attempt
+            excused = self._left.get(event.participant) != (self.number, self._attempt)
+        self._seats[seat] = Member(event.participant, excused)
         self._came.add(event.participant)
         self.accounts.deposit_stake(event.participant, self._terms.stake)
         self._emit(Joined, participant=event.participant, seat=seat, samples=event.samples, key=event.key)
@@ -434,7 +438,7 @@ class Rules:
         return penalties
 
     def _count_misses(self) -> None:
-        for seat in sorted(self._awaited - self._commitments.keys()):
+        for seat in sorted(self._seats.keys() - self._commitments.keys()):
             member = self._seats[seat]
             if member.excused:
                 member.excused = False
@@ -448,6 +452,9 @@ class Rules:
         self._commitments.pop(seat, None)
         self._revealed.discard(seat)
         self._cohort.discard(seat)
+        self._left.pop(participant, None)
+        if self._is_masked:
+            self._left[participant] = self.number, self._attempt
         stake = self.accounts.return_stake(participant)
         self._emit(Left, participant=participant, seat=seat, departure=departure, stake=stake)
 
@@ -483,14 +490,13 @@ class Rules:
     # Look-up
 
     @property
-    def _awaited(self) -> set[int]:
-        """Who may take part in the attempt."""
-        return set(self._cohort if self._stage in (Stage.MASKING, Stage.UNMASKING) else self._seats)
+    def _is_masked(self) -> bool:
+        return self._stage in (Stage.MASKING, Stage.UNMASKING)
 
     @property
     def _is_complete(self) -> bool:
         """Committing ends now: everybody who can has committed, and they are enough."""
-        enough = max(len(self._awaited), self._least)
+        enough = max(len(self._cohort if self._is_masked else self._seats), self._least)
         return self._at.timestamp < self._commit_end and len(self._commitments) >= enough
 
     @property
