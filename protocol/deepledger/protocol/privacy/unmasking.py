@@ -1,0 +1,251 @@
+"""Unmasking: what holders release once a set was counted, and the sum that follows from it.
+
+For every counted i a holder releases its share of b_i and of s_ij for each neighbour j that was not counted: the masks
+of two who were both counted cancel in the sum (Bonawitz et al. 2017). So never both kinds are shown of one participant:
+b of who is counted, the masks that it shares with the counted of who is not. Every share is shown with hashes that
+prove it against what its author committed to, so that anybody can tell a holder's lie from an author's.
+
+    release   for each counted author by seat of whom the holder keeps shares: 0x00 ‖ shares ‖ hashes, or 0x01
+
+where 0x01 is a *complaint*: the letter does not fit the hash that its author committed to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from typing_extensions import Buffer
+
+from deepledger.protocol.errors import BadInput, BadVector
+from deepledger.protocol.privacy.cohort import Cohort
+from deepledger.protocol.privacy.mask_keys import public_bytes
+from deepledger.protocol.privacy.masked_updates import (
+    SHARE_BYTES,
+    Letters,
+    open_letter,
+    secret_hash,
+    shared_with,
+    shares_in,
+)
+from deepledger.protocol.privacy.masks import BLOCK, add_masks, check_packed, packed_bytes, unpack
+from deepledger.protocol.privacy.shamir import interpolate
+from deepledger.protocol.privacy.share_trees import HASH_BYTES, Step, given, leaf, proven, steps_to_prove
+
+SHOWN: Final = b"\0"
+COMPLAINT: Final = b"\1"
+
+
+class BadRelease(Exception):
+    """The blob is no release for what was counted: its holder's fault, and everybody finds the same."""
+
+
+class NotUnmaskable(Exception):
+    """What was released does not make the sum known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a holder shows of one author's letter."""
+
+    shares: tuple[bytes, ...]  # of b_i, then of s_ij for each neighbour j that was not counted
+    hashes: tuple[bytes, ...]  # of the other shares
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What follows from letters and releases, the same for everybody."""
+
+    counted: frozenset[int]
+    own: Mapping[int, bytes]  # b_i by seat
+    pairs: Mapping[tuple[int, int], bytes]  # s_ij by the seats of i, counted, and j, not counted
+    badly_shared: Mapping[int, str]  # counted seats whose letters are wrong, and how
+    bad_shares: Mapping[int, str]  # seats of holders whose release is wrong, and how
+    short: tuple[int, ...]  # counted seats of which too few holders released shares; nobody's proven fault
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sum can be had."""
+        return not self.badly_shared and not self.short
+
+
+def release(
+    cohort: Cohort,
+    seat: int,
+    counted: Collection[int],
+    letters: Mapping[int, Letters],
+    *,
+    key: X25519PrivateKey,
+) -> bytes:
+    """What the holder at `seat`, counted or not, releases for the counted seats. Once for an attempt: two releases for
+    different sets would show one update.
+
+    `letters` has those of counted authors, by seat; whose are not in it is complained about: those that do not parse,
+    never those that could not be fetched yet. Raises `BadInput` where the key is not that member's, or the counted set
+    is not to be unmasked.
+    """
+    counted = cohort.check_counted(counted)
+    me = cohort.member(seat)
+    if public_bytes(key) != me.key:
+        raise BadInput(f"the mask key is not the one with which {me.participant} joined")
+    parts: list[bytes] = []
+    for author in cohort.authors(seat, counted):
+        shown = None
+        if author in letters:
+            shared = shared_with(cohort, author, key=key)
+            shares = open_letter(cohort, letters[author], holder=seat, shared=shared)
+            shown = _show(shares, called_for(cohort, author, counted))
+            if not _fits(cohort, letters[author], shown, holder=seat, counted=counted):
+                shown = None
+        parts += [COMPLAINT] if shown is None else [SHOWN, *shown.shares, *shown.hashes]
+    return b"".join(parts)
+
+
+def called_for(cohort: Cohort, author: int, counted: frozenset[int]) -> frozenset[int]:
+    """Which of an author's secrets a count calls for: 0 is b_i, k + 1 is s_ij with its k-th neighbour."""
+    neighbours = enumerate(cohort.neighbours(author), start=1)
+    return frozenset({0, *(number for number, other in neighbours if other not in counted)})
+
+
+def _show(shares: list[bytes], wanted: frozenset[int]) -> Shown:
+    leaves = [leaf(share) for share in shares]
+    return Shown(tuple(shares[number] for number in sorted(wanted)), tuple(given(leaves, wanted)))
+
+
+def _fits(cohort: Cohort, letters: Letters, shown: Shown, *, holder: int, counted: frozenset[int]) -> bool:
+    """Whether what is shown is what its author committed to."""
+    steps = steps_to_prove(1 + cohort.neighbours_each, called_for(cohort, letters.author, counted))
+    root = letters.roots[cohort.holders(letters.author).index(holder)]
+    return proven(steps, iter(shown.shares), iter(shown.hashes)) == root
+
+
+def parse_release(cohort: Cohort, seat: int, counted: Collection[int], blob: Buffer) -> dict[int, Shown | None]:
+    """What the holder at `seat` shows of each author, or None where it complains. Raises `BadRelease`."""
+    counted, view = cohort.check_counted(counted), memoryview(blob).cast("B")
+    found: dict[int, Shown | None] = {}
+    start = 0
+    for author in cohort.authors(seat, counted):
+        wanted = called_for(cohort, author, counted)
+        hashes = steps_to_prove(1 + cohort.neighbours_each, wanted).count(Step.GIVEN)
+        flag = bytes(view[start : start + 1])
+        start += 1
+        if flag == COMPLAINT:
+            found[author] = None
+            continue
+        stop = start + SHARE_BYTES * len(wanted) + HASH_BYTES * hashes
+        if flag != SHOWN or stop > view.nbytes:
+            raise BadRelease(f"it ends, or says neither shown nor complaint, where seat {author} is due")
+        pieces = shares_in(bytes(view[start:stop]))
+        found[author] = Shown(tuple(pieces[: len(wanted)]), tuple(pieces[len(wanted) :]))
+        start = stop
+    if start != view.nbytes:
+        raise BadRelease(f"it has {view.nbytes - start} bytes more than the count calls for")
+    return found
+
+
+def rebuild(
+    cohort: Cohort, counted: Collection[int], letters: Mapping[int, Letters], releases: Mapping[int, Buffer]
+) -> Rebuilt:
+    """Rebuild the secrets that a count calls for, from the letters of counted authors (those that parse) and the
+    releases of holders, both by seat.
+
+    Every share is held against its author's commitment, every secret against its hash. An author is at fault where its
+    secret is not that of its hash, although all shares are its own, or more holders complain about it than may be
+    hostile; a holder where its release does not parse, a share is not its author's, or it complains about more others
+    than may be hostile.
+    """
+    counted = cohort.check_counted(counted)
+    bad_shares: dict[int, str] = {}
+    badly_shared = dict.fromkeys(sorted(counted - letters.keys()), "its letters cannot be read")
+    good: dict[int, dict[int, Shown]] = {author: {} for author in sorted(counted)}
+    complaints: dict[int, set[int]] = {author: set() for author in sorted(counted)}
+    for holder, blob in sorted(releases.items()):
+        try:
+            shown = parse_release(cohort, holder, counted, blob)
+        except (BadRelease, BadInput) as error:
+            bad_shares[holder] = str(error)
+            continue
+        for author, part in shown.items():
+            if part is None:
+                complaints[author].add(holder)
+            elif author in letters and _fits(cohort, letters[author], part, holder=holder, counted=counted):
+                good[author][holder] = part
+            else:
+                bad_shares.setdefault(holder, f"its shares of seat {author} are not those that its author committed to")
+
+    for author, holders in complaints.items():
+        if len(holders) > cohort.tolerated:
+            badly_shared.setdefault(author, f"its letters do not open for {len(holders)} holders")
+    for holder in sorted(releases):
+        unfounded = sum(holder in complaints[author] for author in counted - badly_shared.keys())
+        if unfounded > cohort.tolerated:
+            bad_shares.setdefault(holder, f"it complains about {unfounded} whose letters open for others")
+
+    secrets: dict[int, list[bytes]] = {}
+    for author in sorted(counted - badly_shared.keys()):
+        if len(good[author]) < cohort.threshold:
+            continue
+        secrets[author] = _combine(cohort, author, good[author])
+        hashes = [letters[author].secret_hashes[number] for number in sorted(called_for(cohort, author, counted))]
+        if [secret_hash(cohort, cohort.member(author), secret) for secret in secrets[author]] != hashes:
+            badly_shared[author] = "the shares that it gave do not make the secrets that it committed to"
+    sound = {author: found for author, found in secrets.items() if author not in badly_shared}
+    return Rebuilt(
+        counted=counted,
+        own={author: found[0] for author, found in sound.items()},
+        pairs={
+            (author, other): secret
+            for author, found in sound.items()
+            for other, secret in zip(
+                (other for other in cohort.neighbours(author) if other not in counted), found[1:], strict=True
+            )
+        },
+        badly_shared=badly_shared,
+        bad_shares=bad_shares,
+        short=tuple(sorted(counted - badly_shared.keys() - secrets.keys())),
+    )
+
+
+def _combine(cohort: Cohort, author: int, shown: Mapping[int, Shown]) -> list[bytes]:
+    """An author's secrets, from the shares of its first holders, as many as suffice."""
+    first = sorted(shown)[: cohort.threshold]
+    places = {holder: x for x, holder in enumerate(cohort.holders(author), start=1)}
+    rows = np.stack([np.frombuffer(b"".join(shown[holder].shares), np.uint8) for holder in first])
+    return shares_in(interpolate([places[holder] for holder in first], rows, at=[0]).tobytes())
+
+
+def unmask_sum(
+    cohort: Cohort, rebuilt: Rebuilt, vectors: Mapping[int, Buffer], *, coordinates: int
+) -> npt.NDArray[np.int64]:
+    """The weighted sum of the counted updates, shape (d,): exact.
+
+    `vectors` has the counted members' vector blobs by seat, which may be mapped files: they are read block by block.
+    Raises `NotUnmaskable` where secrets are missing, and `BadVector` where a blob has the wrong length.
+    """
+    if not rebuilt.complete:
+        raise NotUnmaskable(f"secrets of seats {sorted({*rebuilt.badly_shared, *rebuilt.short})} could not be rebuilt")
+    bits = cohort.modulus_bits
+    views = {seat: memoryview(vectors[seat]).cast("B") for seat in sorted(rebuilt.counted)}
+    for seat, view in views.items():
+        try:
+            check_packed(view, bits, coordinates=coordinates)
+        except BadVector as error:
+            raise BadVector(f"the masked vector of seat {seat}: {error}") from None
+    # What one added, because the other has a higher seat, is taken away, and the other way about.
+    added = [*rebuilt.own.values(), *(seed for (one, other), seed in rebuilt.pairs.items() if other > one)]
+    taken = [seed for (one, other), seed in rebuilt.pairs.items() if other < one]
+    result = np.empty(coordinates, np.int64)
+    for start in range(0, coordinates, BLOCK):
+        stop = min(start + BLOCK, coordinates)
+        total = np.zeros(stop - start, np.uint32)
+        for view in views.values():
+            part = view[start * bits // 8 : packed_bytes(stop, bits)]
+            total += unpack(part, bits, coordinates=stop - start)
+        add_masks(total, plus=taken, minus=added, start=start)
+        signed = np.left_shift(total, np.uint32(32 - bits)).view(np.int32)
+        result[start:stop] = np.right_shift(signed, 32 - bits)
+    return result
