@@ -143,12 +143,11 @@ class Cohort:
         whole = frozenset(counted)
         if len(whole) < 2:
             raise BadInput("a sum of fewer than two updates hides nobody")
-        reached, edge = set[int](), [min(whole)]
+        apart, edge = set(whole), {min(whole)}
         while edge:
-            seat = edge.pop()
-            reached.add(seat)
-            edge += whole.intersection(self.neighbours(seat)) - reached
-        if reached != whole:
+            apart -= edge
+            edge = apart & {other for seat in edge for other in self.neighbours(seat)}
+        if apart:
             raise BadInput("those who were counted are not linked by masks: each part's own sum would be seen")
         return whole
 

@@ -45,8 +45,8 @@ def shared_secret(key: X25519PrivateKey, public: bytes, *, of: Address) -> bytes
         return key.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise BadInput(
-            f"the mask key {public.hex()} of {of} is none: anybody would know what is shared with it; leave {of} out of "
-            "the cohort"
+            f"the mask key {public.hex()} of {of} is none: anybody would know what is shared with it; leave {of} "
+            "out of the cohort"
         ) from None
 
 

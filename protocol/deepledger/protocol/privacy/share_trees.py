@@ -34,9 +34,9 @@ def leaf(share: bytes) -> bytes:
     return sha256(b"\0" + share).digest()[:HASH_BYTES]
 
 
-def given(leaves: Sequence[bytes], shown: Iterable[int]) -> list[bytes]:
+def given(leaves: Sequence[bytes], shown: tuple[int, ...]) -> list[bytes]:
     """The hashes of what is not shown, which prove what is."""
-    return [_tree(leaves[start:stop]) for start, stop in _hidden(len(leaves), frozenset(shown))]
+    return [_tree(leaves[start:stop]) for start, stop in _hidden(len(leaves), shown)]
 
 
 def proven(steps: Iterable[Step], shares: Iterator[bytes], hashes: Iterator[bytes]) -> bytes:
@@ -54,14 +54,14 @@ def proven(steps: Iterable[Step], shares: Iterator[bytes], hashes: Iterator[byte
 
 
 @lru_cache(maxsize=4096)
-def steps_to_prove(leaves: int, shown: frozenset[int]) -> tuple[Step, ...]:
+def steps_to_prove(leaves: int, shown: tuple[int, ...]) -> tuple[Step, ...]:
     """How to put together the root over so many leaves, of which some are shown."""
-    return tuple(step for step, _, _ in _walk(leaves, shown))
+    return tuple(step for step, _, _ in _walk(leaves, frozenset(shown)))
 
 
 @lru_cache(maxsize=4096)
-def _hidden(leaves: int, shown: frozenset[int]) -> tuple[tuple[int, int], ...]:
-    return tuple((start, stop) for step, start, stop in _walk(leaves, shown) if step is Step.GIVEN)
+def _hidden(leaves: int, shown: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((start, stop) for step, start, stop in _walk(leaves, frozenset(shown)) if step is Step.GIVEN)
 
 
 def _walk(leaves: int, shown: frozenset[int]) -> Iterator[tuple[Step, int, int]]:

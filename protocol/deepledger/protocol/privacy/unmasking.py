@@ -49,6 +49,15 @@ class NotUnmaskable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Called:
+    """Which of an author's secrets a count calls for."""
+
+    secrets: tuple[int, ...]  # 0 is b_i, k is s_ij with its k-th neighbour
+    hashes: int  # how many prove shares of these
+    steps: tuple[Step, ...]  # of the proof
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """What a holder shows of one author's letter."""
 
@@ -98,49 +107,51 @@ def release(
         if author in letters:
             shared = shared_with(cohort, author, key=key)
             shares = open_letter(cohort, letters[author], holder=seat, shared=shared)
-            shown = _show(shares, called_for(cohort, author, counted))
-            if not _fits(cohort, letters[author], shown, holder=seat, counted=counted):
+            called = called_for(cohort, author, counted)
+            hashes = given([leaf(share) for share in shares], called.secrets)
+            shown = Shown(tuple(shares[number] for number in called.secrets), tuple(hashes))
+            if not _fits(cohort, letters[author], shown, holder=seat, called=called):
                 shown = None
         parts += [COMPLAINT] if shown is None else [SHOWN, *shown.shares, *shown.hashes]
     return b"".join(parts)
 
 
-def called_for(cohort: Cohort, author: int, counted: frozenset[int]) -> frozenset[int]:
-    """Which of an author's secrets a count calls for: 0 is b_i, k + 1 is s_ij with its k-th neighbour."""
+def called_for(cohort: Cohort, author: int, counted: frozenset[int]) -> Called:
+    """b_i, and s_ij for each neighbour that was not counted."""
     neighbours = enumerate(cohort.neighbours(author), start=1)
-    return frozenset({0, *(number for number, other in neighbours if other not in counted)})
+    secrets = (0, *(number for number, other in neighbours if other not in counted))
+    steps = steps_to_prove(1 + cohort.neighbours_each, secrets)
+    return Called(secrets, steps.count(Step.GIVEN), steps)
 
 
-def _show(shares: list[bytes], wanted: frozenset[int]) -> Shown:
-    leaves = [leaf(share) for share in shares]
-    return Shown(tuple(shares[number] for number in sorted(wanted)), tuple(given(leaves, wanted)))
-
-
-def _fits(cohort: Cohort, letters: Letters, shown: Shown, *, holder: int, counted: frozenset[int]) -> bool:
+def _fits(cohort: Cohort, letters: Letters, shown: Shown, *, holder: int, called: Called) -> bool:
     """Whether what is shown is what its author committed to."""
-    steps = steps_to_prove(1 + cohort.neighbours_each, called_for(cohort, letters.author, counted))
     root = letters.roots[cohort.holders(letters.author).index(holder)]
-    return proven(steps, iter(shown.shares), iter(shown.hashes)) == root
+    return proven(called.steps, iter(shown.shares), iter(shown.hashes)) == root
 
 
 def parse_release(cohort: Cohort, seat: int, counted: Collection[int], blob: Buffer) -> dict[int, Shown | None]:
     """What the holder at `seat` shows of each author, or None where it complains. Raises `BadRelease`."""
-    counted, view = cohort.check_counted(counted), memoryview(blob).cast("B")
+    counted = cohort.check_counted(counted)
+    authors = cohort.authors(cohort.member(seat).seat, counted)
+    return _parse(blob, {author: called_for(cohort, author, counted) for author in authors})
+
+
+def _parse(blob: Buffer, calls: Mapping[int, Called]) -> dict[int, Shown | None]:
+    view = memoryview(blob).cast("B")
     found: dict[int, Shown | None] = {}
     start = 0
-    for author in cohort.authors(seat, counted):
-        wanted = called_for(cohort, author, counted)
-        hashes = steps_to_prove(1 + cohort.neighbours_each, wanted).count(Step.GIVEN)
+    for author, called in calls.items():
         flag = bytes(view[start : start + 1])
         start += 1
         if flag == COMPLAINT:
             found[author] = None
             continue
-        stop = start + SHARE_BYTES * len(wanted) + HASH_BYTES * hashes
+        stop = start + SHARE_BYTES * len(called.secrets) + HASH_BYTES * called.hashes
         if flag != SHOWN or stop > view.nbytes:
             raise BadRelease(f"it ends, or says neither shown nor complaint, where seat {author} is due")
         pieces = shares_in(bytes(view[start:stop]))
-        found[author] = Shown(tuple(pieces[: len(wanted)]), tuple(pieces[len(wanted) :]))
+        found[author] = Shown(tuple(pieces[: len(called.secrets)]), tuple(pieces[len(called.secrets) :]))
         start = stop
     if start != view.nbytes:
         raise BadRelease(f"it has {view.nbytes - start} bytes more than the count calls for")
@@ -163,16 +174,18 @@ def rebuild(
     badly_shared = dict.fromkeys(sorted(counted - letters.keys()), "its letters cannot be read")
     good: dict[int, dict[int, Shown]] = {author: {} for author in sorted(counted)}
     complaints: dict[int, set[int]] = {author: set() for author in sorted(counted)}
+    calls = {author: called_for(cohort, author, counted) for author in sorted(counted)}
     for holder, blob in sorted(releases.items()):
         try:
-            shown = parse_release(cohort, holder, counted, blob)
+            authors = cohort.authors(cohort.member(holder).seat, counted)
+            shown = _parse(blob, {author: calls[author] for author in authors})
         except (BadRelease, BadInput) as error:
             bad_shares[holder] = str(error)
             continue
         for author, part in shown.items():
             if part is None:
                 complaints[author].add(holder)
-            elif author in letters and _fits(cohort, letters[author], part, holder=holder, counted=counted):
+            elif author in letters and _fits(cohort, letters[author], part, holder=holder, called=calls[author]):
                 good[author][holder] = part
             else:
                 bad_shares.setdefault(holder, f"its shares of seat {author} are not those that its author committed to")
@@ -190,7 +203,7 @@ def rebuild(
         if len(good[author]) < cohort.threshold:
             continue
         secrets[author] = _combine(cohort, author, good[author])
-        hashes = [letters[author].secret_hashes[number] for number in sorted(called_for(cohort, author, counted))]
+        hashes = [letters[author].secret_hashes[number] for number in calls[author].secrets]
         if [secret_hash(cohort, cohort.member(author), secret) for secret in secrets[author]] != hashes:
             badly_shared[author] = "the shares that it gave do not make the secrets that it committed to"
     sound = {author: found for author, found in secrets.items() if author not in badly_shared}

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-from hashlib import shake_256
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member, cohort_of, weights
-from deepledger.protocol.privacy.mask_keys import mask_key, public_bytes
-from deepledger.protocol.privacy.masked_updates import (
-    letters_bytes,
-    mask_update,
-    parse_letters,
-    vector_bytes,
-)
-from deepledger.protocol.privacy.unmasking import (
-    NotUnmaskable,
-    called_for,
-    parse_release,
-    rebuild,
-    release,
-    unmask_sum,
-)
+from deepledger.protocol.privacy.cohort import weights
+from deepledger.protocol.privacy.masked_updates import letters_bytes, vector_bytes
+from deepledger.protocol.privacy.unmasking import NotUnmaskable, called_for, parse_release, rebuild, unmask_sum
 
-CONTRACT = "0x" + "11" * 20
-CONTEXT = MaskContext(31337, CONTRACT, 7, 3, 1)
+from .masked_rounds import cohort_with, letters_of, masked_by, releases_of
+
 COORDINATES = 75  # no multiple of what packing works on
-
-
-def key_of(seat: int):
-    return mask_key(seat.to_bytes(32), chain_id=31337, contract=CONTRACT, job=7)
-
-
-def cohort_with(shares: list[int], bits: int, drawn_from: bytes = b"") -> Cohort:
-    """Of members with these weights; seats have gaps."""
-    seats = [2 * number + number // 3 for number in range(len(shares))]
-    members = [
-        Member(seat, f"0x{seat + 0xABC:040x}", public_bytes(key_of(seat)), weight)
-        for seat, weight in zip(seats, shares, strict=True)
-    ]
-    return cohort_of(members, context=CONTEXT, update_bits=bits, drawn_from=drawn_from)
 
 
 @st.composite
@@ -50,8 +21,9 @@ def rounds(draw):
     n = draw(st.integers(3, 12))
     bits = draw(st.sampled_from([8, 16]))
     samples = draw(st.lists(st.integers(1, 10**6), min_size=n, max_size=n))
-    cohort = cohort_with(weights(samples, draw(st.sampled_from([0, 4, 8]))), bits)
-    seats = [member.seat for member in cohort.members]
+    seats = sorted(draw(st.sets(st.integers(0, 63), min_size=n, max_size=n)))
+    parts = weights(samples, draw(st.sampled_from([0, 4, 8])))
+    cohort = cohort_with(dict(zip(seats, parts, strict=True)), bits=bits)
     counted = draw(st.sets(st.sampled_from(seats), min_size=2))
     released = draw(st.sets(st.sampled_from(seats)))
     return cohort, counted, released, draw(st.integers(0, 2**32))
@@ -68,23 +40,17 @@ def test_the_sum_is_exact_or_refused(played) -> None:
         )
         for member in cohort.members
     }
-    masked = {
-        seat: mask_update(
-            cohort, seat, update, key=key_of(seat), random=lambda n, s=seat: shake_256(b"%d %d" % (seed, s)).digest(n)
-        )
-        for seat, update in updates.items()
-        if seat in counted
-    }
+    masked = {seat: masked_by(cohort, seat, updates[seat], seed=seed) for seat in sorted(counted)}
     for each in masked.values():
         assert len(each.letters) == letters_bytes(cohort)
         assert len(each.vector) == vector_bytes(cohort, COORDINATES)
-    letters = {seat: parse_letters(cohort, seat, each.letters) for seat, each in masked.items()}
-    releases = {seat: release(cohort, seat, counted, letters, key=key_of(seat)) for seat in sorted(released)}
+    letters = letters_of(cohort, masked)
+    releases = releases_of(cohort, counted, letters, *sorted(released)) if released else {}
 
     # Of nobody both kinds: b of who is counted, and of who is not the masks that it shares with the counted.
     for seat, blob in releases.items():
         for author, shown in parse_release(cohort, seat, counted, blob).items():
-            wanted = called_for(cohort, author, frozenset(counted))
+            wanted = called_for(cohort, author, frozenset(counted)).secrets
             neighbours = cohort.neighbours(author)
             assert author in counted
             assert len(shown.shares) == len(wanted)

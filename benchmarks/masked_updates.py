@@ -1,0 +1,114 @@
+"""What masks cost: bytes and CPU of one participant, and what it takes to unmask a round.
+
+    python benchmarks/masked_updates.py [--coordinates N] [--participants N ...]
+
+All that a masked round computes, in one process and without a chain; the sum is held against that of the updates.
+`bytes/int16` are the vector, the letters and what is released, as a multiple of a plain update. A participant's CPU is
+masking (key agreements, masks, shares and their hashes), then reading the others' letters and releasing shares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member, cohort_of
+from deepledger.protocol.privacy.mask_keys import mask_key, public_bytes
+from deepledger.protocol.privacy.masked_updates import mask_update, parse_letters
+from deepledger.protocol.privacy.unmasking import rebuild, release, unmask_sum
+
+CONTRACT = "0x" + "11" * 20
+COORDINATES = 252_398
+RUNS = 5
+
+
+def key_of(seat: int) -> Any:
+    return mask_key(seat.to_bytes(32), chain_id=1, contract=CONTRACT, job=0)
+
+
+def cohort_with(participants: int) -> Cohort:
+    members = [Member(seat, f"0x{seat:040x}", public_bytes(key_of(seat))) for seat in range(participants)]
+    context = MaskContext(1, CONTRACT, 0, 0, 0)
+    return cohort_of(members, context=context, update_bits=16, drawn_from=b"\7" * 32)
+
+
+def timed(
+    work: Callable[[], Any], *, runs: int = 1, clock: Callable[[], float] = time.process_time
+) -> tuple[Any, float]:
+    """What it returns, and the least milliseconds."""
+    result, least = None, float("inf")
+    for _ in range(runs):
+        start = clock()
+        result = work()
+        least = min(least, clock() - start)
+    return result, least * 1e3
+
+
+def measure(participants: int, dropped: int, coordinates: int) -> list[str]:
+    cohort = cohort_with(participants)
+    rng = np.random.default_rng(0)
+    keys = {seat: key_of(seat) for seat in range(participants)}
+    counted = set(range(participants - dropped))
+
+    def update_of(seat: int) -> Any:
+        return np.random.default_rng(seed=seat).integers(-(2**15), 2**15, coordinates, dtype=np.int16)
+
+    first = update_of(0)
+    _, mask = timed(lambda: mask_update(cohort, 0, first, key=keys[0]), runs=RUNS)
+    letters, vectors, expected = {}, {}, np.zeros(coordinates, np.int64)
+    for seat in sorted(counted):
+        update = update_of(seat)
+        masked = mask_update(cohort, seat, update, key=keys[seat], random=rng.bytes)
+        letters[seat], vectors[seat] = masked.letters, masked.vector
+        expected += update
+    held = cohort.authors(0, counted)
+
+    def released() -> bytes:
+        read = {seat: parse_letters(cohort, seat, letters[seat]) for seat in held}
+        return release(cohort, 0, counted, read, key=keys[0])
+
+    blob, unmask = timed(released, runs=RUNS)
+    parsed = {seat: parse_letters(cohort, seat, each) for seat, each in letters.items()}
+    releases = {seat: release(cohort, seat, counted, parsed, key=keys[seat]) for seat in keys}
+    rebuilt, secrets = timed(lambda: rebuild(cohort, counted, parsed, releases), clock=time.perf_counter)
+    total, summing = timed(
+        lambda: unmask_sum(cohort, rebuilt, vectors, coordinates=coordinates), clock=time.perf_counter
+    )
+    assert np.array_equal(total, expected)
+    size = len(vectors[0]) + len(letters[0]) + len(blob)
+    return [
+        f"{participants:,}",
+        f"{dropped}",
+        f"{cohort.modulus_bits}",
+        f"{size / (2 * coordinates):.3f}",
+        f"{mask:.1f}",
+        f"{unmask:.1f}",
+        f"{mask + unmask:.1f}",
+        f"{secrets:.0f}",
+        f"{summing:.0f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coordinates", type=int, default=COORDINATES)
+    parser.add_argument("--participants", type=int, nargs="*", default=[4, 64, 1000])
+    arguments = parser.parse_args()
+    table = Table(title=f"masked int16 updates of {arguments.coordinates:,} coordinates; CPU and times in ms")
+    columns = "participants dropped bits bytes/int16 mask release both rebuild sum"
+    for column in columns.split():
+        table.add_column(column, justify="right")
+    for participants in arguments.participants:
+        for dropped in (0, participants // 20 or 1):
+            table.add_row(*measure(participants, dropped, arguments.coordinates))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

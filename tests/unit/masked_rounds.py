@@ -1,0 +1,48 @@
+"""A small masked round for tests: members with keys that follow from their seats, and what each of them makes."""
+
+from __future__ import annotations
+
+from hashlib import shake_256
+
+import numpy as np
+
+from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member, cohort_of
+from deepledger.protocol.privacy.mask_keys import mask_key, public_bytes
+from deepledger.protocol.privacy.masked_updates import Letters, Masked, mask_update, parse_letters
+from deepledger.protocol.privacy.unmasking import release
+
+CONTRACT = "0x" + "11" * 20
+CONTEXT = MaskContext(31337, CONTRACT, 7, 3, 1)
+
+
+def key_of(seat: int):
+    return mask_key(seat.to_bytes(32), chain_id=31337, contract=CONTRACT, job=7)
+
+
+def members_with(weights: dict[int, int]) -> list[Member]:
+    return [
+        Member(seat, f"0x{seat + 0xABC:040x}", public_bytes(key_of(seat)), weight) for seat, weight in weights.items()
+    ]
+
+
+def cohort_with(weights: dict[int, int], *, bits: int = 16, drawn_from: bytes = b"") -> Cohort:
+    """Of members with these weights, by seat."""
+    return cohort_of(members_with(weights), context=CONTEXT, update_bits=bits, drawn_from=drawn_from)
+
+
+def masked_by(cohort: Cohort, seat: int, update: np.ndarray, *, seed: int = 0) -> Masked:
+    return mask_update(
+        cohort, seat, update, key=key_of(seat), random=lambda n: shake_256(b"%d %d" % (seed, seat)).digest(n)
+    )
+
+
+def letters_of(cohort: Cohort, masked: dict[int, Masked]) -> dict[int, Letters]:
+    return {seat: parse_letters(cohort, seat, each.letters) for seat, each in masked.items()}
+
+
+def releases_of(cohort: Cohort, counted: set[int], letters: dict[int, Letters], *holders: int) -> dict[int, bytes]:
+    """By the holders named, or by all."""
+    return {
+        seat: release(cohort, seat, counted, letters, key=key_of(seat))
+        for seat in holders or [member.seat for member in cohort.members]
+    }
