@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from hashlib import sha256
+from hashlib import sha256, shake_256
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.errors import BadInput, BadVector
-from deepledger.protocol.privacy import masked_updates
+from deepledger.protocol.privacy import masked_updates, unmasking
 from deepledger.protocol.privacy.masked_updates import BadLetters, mask_update, parse_letters
 from deepledger.protocol.privacy.unmasking import (
     COMPLAINT,
@@ -86,6 +93,40 @@ def test_blobs_of_another_length_are_refused(change: int) -> None:
     vectors = {seat: MASKED[seat].vector for seat in COUNTED} | {0: longer(vector)}
     with pytest.raises(BadVector, match="seat 0"):
         summed(rebuild(COHORT, COUNTED, LETTERS, RELEASES), vectors)
+
+
+def test_a_vector_that_is_not_there_is_named() -> None:
+    vectors = {seat: MASKED[seat].vector for seat in COUNTED - {4}}
+    with pytest.raises(NotUnmaskable, match=r"vectors of seats \[4\]"):
+        summed(rebuild(COHORT, COUNTED, LETTERS, RELEASES), vectors)
+
+
+def test_a_masked_vector_by_hand() -> None:
+    """As the docstrings put it, with nothing of ours but keys and the cohort's binding."""
+    me, own = COHORT.member(2), shake_256(b"0 2").digest(16)
+    masks = [(1, own)]
+    for other in COHORT.members:
+        if other.seat == 2:
+            continue
+        shared = key_of(2).exchange(X25519PublicKey.from_public_bytes(other.key))
+        ends = sorted(bytes.fromhex(each.participant[2:]) for each in (me, other))
+        info = b"deepledger: pair seed" + COHORT.binding + b"".join(ends)
+        masks.append((1 if other.seat > 2 else -1, HKDF(SHA256(), 16, salt=None, info=info).derive(shared)))
+    expected = [int(value) for value in UPDATES[2]]
+    for sign, seed in masks:
+        stream = Cipher(AES(sha256(b"deepledger: mask" + seed).digest()), CTR(bytes(16))).encryptor().update(bytes(160))
+        expected = [x + sign * int.from_bytes(stream[4 * at : 4 * at + 4], "little") for at, x in enumerate(expected)]
+    m = COHORT.modulus_bits
+    assert m == 16 + 3
+    whole = sum((value % 2**m) << at * m for at, value in enumerate(expected))
+    assert MASKED[2].vector == whole.to_bytes(95, "little")
+    assert MASKED[2].letters[:32] == digest_of(MASKED[2].vector)
+
+
+def test_a_sum_over_many_blocks_is_that_of_one() -> None:
+    """On every core, in blocks that end within a byte's coordinates."""
+    with patch.object(unmasking, "_AT_ONCE", 32):
+        assert summed(rebuild(COHORT, COUNTED, LETTERS, RELEASES)) == SUM
 
 
 @given(blob=st.binary(max_size=500))

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from typing_extensions import Buffer
 
 from deepledger.protocol.errors import BadInput, BadVector
+from deepledger.protocol.kernels.cores import in_parts
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.mask_keys import public_bytes
 from deepledger.protocol.privacy.masked_updates import (
@@ -32,12 +33,14 @@ from deepledger.protocol.privacy.masked_updates import (
     shared_with,
     shares_in,
 )
-from deepledger.protocol.privacy.masks import BLOCK, add_masks, check_packed, packed_bytes, unpack
+from deepledger.protocol.privacy.masks import add_masks, check_packed, packed_bytes, unpack
 from deepledger.protocol.privacy.shamir import interpolate
 from deepledger.protocol.privacy.share_trees import HASH_BYTES, Step, given, leaf, proven, steps_to_prove
 
 SHOWN: Final = b"\0"
 COMPLAINT: Final = b"\1"
+
+_AT_ONCE: Final = 1 << 18  # coordinates: as many as make unpacking fast, which calls numpy 100 times for each block
 
 
 class BadRelease(Exception):
@@ -237,11 +240,13 @@ def unmask_sum(
     """The weighted sum of the counted updates, shape (d,): exact.
 
     `vectors` has the counted members' vector blobs by seat, which may be mapped files: they are read block by block.
-    Raises `NotUnmaskable` where secrets are missing, and `BadVector` where a blob has the wrong length.
+    Raises `NotUnmaskable` where secrets or vectors are missing, and `BadVector` where a blob has the wrong length.
     """
     if not rebuilt.complete:
         raise NotUnmaskable(f"secrets of seats {sorted({*rebuilt.badly_shared, *rebuilt.short})} could not be rebuilt")
     bits = cohort.modulus_bits
+    if absent := rebuilt.counted - vectors.keys():
+        raise NotUnmaskable(f"the masked vectors of seats {sorted(absent)} are not there")
     views = {seat: memoryview(vectors[seat]).cast("B") for seat in sorted(rebuilt.counted)}
     for seat, view in views.items():
         try:
@@ -252,13 +257,17 @@ def unmask_sum(
     added = [*rebuilt.own.values(), *(seed for (one, other), seed in rebuilt.pairs.items() if other > one)]
     taken = [seed for (one, other), seed in rebuilt.pairs.items() if other < one]
     result = np.empty(coordinates, np.int64)
-    for start in range(0, coordinates, BLOCK):
-        stop = min(start + BLOCK, coordinates)
-        total = np.zeros(stop - start, np.uint32)
-        for view in views.values():
-            part = view[start * bits // 8 : packed_bytes(stop, bits)]
-            total += unpack(part, bits, coordinates=stop - start)
-        add_masks(total, plus=taken, minus=added, start=start)
-        signed = np.left_shift(total, np.uint32(32 - bits)).view(np.int32)
-        result[start:stop] = np.right_shift(signed, 32 - bits)
+
+    def work(first: int, last: int) -> None:
+        for start in range(first, last, _AT_ONCE):
+            stop = min(start + _AT_ONCE, last)
+            total = np.zeros(stop - start, np.uint32)
+            for view in views.values():
+                part = view[start * bits // 8 : packed_bytes(stop, bits)]
+                total += unpack(part, bits, coordinates=stop - start)
+            add_masks(total, plus=taken, minus=added, start=start)
+            signed = np.left_shift(total, np.uint32(32 - bits)).view(np.int32)
+            result[start:stop] = np.right_shift(signed, 32 - bits)
+
+    in_parts(work, coordinates, step=_AT_ONCE)
     return result
