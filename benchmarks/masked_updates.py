@@ -3,7 +3,7 @@
     python benchmarks/masked_updates.py [--coordinates N] [--participants N ...]
 
 All that a masked round computes, in one process and without a chain; the sum is held against that of the updates.
-`bytes/int16` are the vector, the letters and what is released, as a multiple of a plain update. A participant's CPU is
+`×int16` are the vector, the letters and what is released, in bytes of a plain update. A participant's CPU is
 masking (key agreements, masks, shares and their hashes), then reading the others' letters and releasing shares.
 """
 
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--participants", type=int, nargs="*", default=[4, 64, 1000])
     arguments = parser.parse_args()
     table = Table(title=f"masked int16 updates of {arguments.coordinates:,} coordinates; CPU and times in ms")
-    columns = "participants dropped bits bytes/int16 mask release both rebuild sum"
+    columns = "members dropped bits ×int16 mask release both rebuild sum"
     for column in columns.split():
         table.add_column(column, justify="right")
     for participants in arguments.participants:
