@@ -3,6 +3,7 @@
 VENV    ?= .venv
 PYTHON  := $(VENV)/bin/python
 DATASET ?= digits
+MODE    ?= open
 export UV_COMPILE_BYTECODE = 1
 INSTALL := $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
 
@@ -12,7 +13,7 @@ QUICK   := $(if $(filter 1,$(ALL) $(DEEPLEDGER_REQUIRE_SERVICES)),,--quick)
 .PHONY: demo test test-all artifacts mutations lint benchmarks clean
 
 demo: $(VENV)/.installed
-	$(PYTHON) examples/demo.py --dataset $(DATASET)
+	$(PYTHON) examples/demo.py --dataset $(DATASET) --mode $(MODE)
 
 test: $(VENV)/.installed
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist worksteal $(QUICK)

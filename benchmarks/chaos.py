@@ -1,4 +1,4 @@
-"""A job that survives everything being killed: python benchmarks/chaos.py [--rounds 20] [--kills 200] [--seed 0]
+"""A job that survives everything being killed: python benchmarks/chaos.py [--rounds 20] [--kills 200] [--mode masked]
 
 The demo's job on anvil and Kubo (or, where they are not installed, on the embedded chain and a folder). Again and again
 something happens to it at a random moment: a SIGKILL for the coordinator, a node or Kubo, which is started again at
@@ -8,7 +8,7 @@ would have brought them:
 
 - the audit, a process with only the chain and the blobs, matches;
 - no wei is missing: the contract holds nothing once all have gone home;
-- no committed update is lost: every commitment was revealed, and nobody paid a penalty.
+- no committed update is lost: every commitment was revealed (masked: counted and unmasked), and nobody paid a penalty.
 """
 
 from __future__ import annotations
@@ -102,11 +102,12 @@ def main() -> None:
     parser.add_argument("--faults", type=float, default=0.4, help="the share of blows that are the chain node's faults")
     parser.add_argument("--pause", type=float, default=2.0, help="seconds between two blows, on the average")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mode", choices=["open", "masked"], default="open")
     parser.add_argument("--folder", type=Path, default=demo.FOLDER)
     arguments = parser.parse_args()
     console = Console()
     with ExitStack() as stack:
-        stage = demo.Stage("digits", stack, folder=arguments.folder, rounds=arguments.rounds)
+        stage = demo.Stage("digits", stack, folder=arguments.folder, rounds=arguments.rounds, mode=arguments.mode)
         kubo = kubo_daemon.find_kubo()
         daemon = stack.enter_context(kubo_daemon.run_kubo(stage.folder, binary=kubo)) if kubo else None
         if daemon is not None:

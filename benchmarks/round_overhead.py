@@ -1,4 +1,5 @@
 """What a round costs besides training, and what an audit costs: python benchmarks/round_overhead.py [anvil|embedded]
+[--mode masked]
 
 The demo's job with four node processes. Overhead of a round = its length, as seen by a watcher of the chain, less the
 slowest participant's training, as the nodes log it. The first round is left out: it includes torch's start-up.
@@ -9,6 +10,7 @@ command line. It is set against the time that the participants spent training, a
 
 from __future__ import annotations
 
+import argparse
 import re
 import statistics
 import subprocess
@@ -38,9 +40,9 @@ class Figures:
     start_up: float  # of such a process
 
 
-def measure(kind: str, console: Console) -> Figures:
+def measure(kind: str, mode: str, console: Console) -> Figures:
     with ExitStack() as stack:
-        stage = demo.Stage("digits", stack)
+        stage = demo.Stage("digits", stack, mode=mode)
         job = demo.set_the_stage(stage, "digits", kind)
         processes = [stage.spawn("coordinator", "coordinator", str(job))]
         for name in demo.NAMES[2:]:
@@ -72,13 +74,18 @@ def least_seconds(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", default=["anvil", "embedded"], metavar="anvil|embedded")
+    parser.add_argument("--mode", choices=["open", "masked"], action="append", help="both, one after the other")
+    arguments = parser.parse_args()
     console = Console()
-    for kind in sys.argv[1:] or ["anvil", "embedded"]:
-        found = measure(kind, console)
-        work = found.audit - found.start_up
-        console.print(
-            f"{kind}: overhead per round, seconds: median {statistics.median(found.overheads):.2f}, "
-            f"least {min(found.overheads):.2f}, most {max(found.overheads):.2f}\n"
-            f"{kind}: audit {found.audit:.2f} s, of which start-up {found.start_up:.2f}, work {work:.2f}: "
-            f"{work / found.training:.1%} of {found.training:.2f} s of training"
-        )
+    for kind in arguments.kinds:
+        for mode in arguments.mode or ["open", "masked"]:
+            found = measure(kind, mode, console)
+            work = found.audit - found.start_up
+            console.print(
+                f"{kind}, {mode}: overhead per round, seconds: median {statistics.median(found.overheads):.2f}, "
+                f"least {min(found.overheads):.2f}, most {max(found.overheads):.2f}\n"
+                f"{kind}, {mode}: audit {found.audit:.2f} s, of which start-up {found.start_up:.2f}, work {work:.2f}: "
+                f"{work / found.training:.1%} of {found.training:.2f} s of training"
+            )

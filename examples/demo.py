@@ -1,4 +1,4 @@
-"""The whole of deepledger on one machine: python examples/demo.py [--dataset digits|breast-cancer|diabetes]
+"""The whole of deepledger on one machine: python examples/demo.py [--dataset digits|breast-cancer|…] [--mode masked]
 
 Everything runs as users run it, through the `deepledger` command, in processes of their own: a chain, a coordinator,
 four participants with data of their own, and at the end an auditor who has only the chain and the blob store.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -35,6 +36,9 @@ ACTIONS = {
     "BondPosted": "post the bond",
     "Committed": "commit",
     "Revealed": "reveal",
+    "CommittedMasked": "commit, masked",
+    "Counted": "count",
+    "Unmasked": "unmask",
     "Settled": "settle",
     "Left": "leave",
     "BondReleased": "release the bond",
@@ -46,13 +50,16 @@ SCRYPT_N = 4096  # the demo's keys are public, so that its keystores need not be
 class Stage:
     """Folders, environment and processes of one demo."""
 
-    def __init__(self, dataset: str, stack: ExitStack, *, folder: Path = FOLDER, rounds: int = 10) -> None:
+    def __init__(
+        self, dataset: str, stack: ExitStack, *, folder: Path = FOLDER, rounds: int = 10, mode: str = "open"
+    ) -> None:
         self.folder = folder
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(HERE / dataset, folder / "job", ignore=shutil.ignore_patterns("data", "__pycache__"))
         self.job_file = folder / "job" / "job.toml"
-        text = self.job_file.read_text().replace("min_participants = 2 ", f"min_participants = {PARTICIPANTS} ")
-        self.job_file.write_text(text.replace("rounds = 10\n", f"rounds = {rounds}\n"))
+        text = re.sub(r"(?m)^min_participants = \d+", f"min_participants = {PARTICIPANTS}", self.job_file.read_text())
+        text = re.sub(r"(?m)^rounds = \d+", f"rounds = {rounds}", text)
+        self.job_file.write_text(text if mode == "open" else masked(text))
         self.task = folder / "job" / "task.py"
         self.env = os.environ | {
             "DEEPLEDGER_HOME": str(folder / "home"),
@@ -87,6 +94,13 @@ class Stage:
         return [str(Path(sys.executable).parent / "deepledger"), *arguments]
 
 
+def masked(job_file: str) -> str:
+    """The same job with masked updates: paid alike where it was paid by contribution, which masks do not show."""
+    kept = re.sub(r"(?ms)^\[(rewards|screening|aggregation)\].*?(?=^\[)", "", job_file)
+    rules = '[aggregation]\nrule = "weighted_mean"\n\n[rewards]\npolicy = "samples"\n\n'
+    return kept.replace("[model]", f'privacy = "masked"\n\n{rules}[model]', 1)
+
+
 def end(process: subprocess.Popen[str]) -> None:
     process.terminate()
     try:
@@ -98,13 +112,14 @@ def end(process: subprocess.Popen[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", choices=["digits", "breast-cancer", "diabetes"], default="digits")
+    parser.add_argument("--mode", choices=["open", "masked"], default="open", help="masked: nobody sees single updates")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is; emptied first")
     arguments = parser.parse_args()
     dataset = arguments.dataset
     console = Console()
     started = time.monotonic()
     with ExitStack() as stack:
-        stage = Stage(dataset, stack, folder=arguments.folder)
+        stage = Stage(dataset, stack, folder=arguments.folder, mode=arguments.mode)
         with console.status("chain, contract, accounts, data, job …"):
             job = set_the_stage(stage, dataset)
         console.print(f"job {job} on the {stage.env['KIND']} chain; logs are in {stage.folder}")
@@ -213,7 +228,7 @@ def _state(follower: Any, spec: Any, results: list[str]) -> Table:
 
     job, attempt = follower.job, follower.job.attempt
     table = Table(box=None, header_style="dim")
-    for column in ("participant", "seat", "samples", "committed", "revealed"):
+    for column in ("participant", "seat", "samples", "committed", "unmasked" if job.terms.masked else "revealed"):
         table.add_column(column)
     for name, seat in sorted((names()[address], seat) for address, seat in job.participants.items()):
         over = job.outcome is not None

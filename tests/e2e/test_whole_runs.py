@@ -20,8 +20,9 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
-def test_the_demo_trains_pays_audits_and_says_so(tmp_path: Path) -> None:
-    shown = run("examples/demo.py", "--dataset", "breast-cancer", "--folder", tmp_path / "demo")
+@pytest.mark.parametrize("mode", ["open", "masked"])
+def test_the_demo_trains_pays_audits_and_says_so(tmp_path: Path, mode: str) -> None:
+    shown = run("examples/demo.py", "--dataset", "breast-cancer", "--mode", mode, "--folder", tmp_path / "demo")
     rounds = re.findall(r"^ +(\d+) +([\d.]+)% +([\d.]+)% +[\d.]+ *$", shown, re.MULTILINE)
     assert [int(number) for number, _, _ in rounds] == list(range(10))
     _, ours, theirs = rounds[-1]

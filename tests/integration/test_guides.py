@@ -39,6 +39,7 @@ CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"  # the first that the fi
 SETTING = r"\bDEEPLEDGER_[A-Z_]+\b"
 NOT_RUN = {
     "make demo": "tests/e2e/test_whole_runs.py runs the demo",
+    "make demo MODE=masked": "tests/e2e/test_whole_runs.py runs the demo",
     "make demo DATASET=breast-cancer": "tests/e2e/test_whole_runs.py runs the demo",
     "make test": "is what runs this",
     "make test-all": "is what runs this",

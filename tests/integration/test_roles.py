@@ -81,7 +81,7 @@ def node(world, job, number, make_update=make_update, **options):
     run = partial(
         participate, world.ledger(2 + number), world.store, job,
         tasks=[world.task], data=world.shards[number], folder=world.folder / "nodes",
-        make_update=make_update,
+        make_update=make_update, secret=bytes(world.accounts[2 + number].key),
     )  # fmt: skip
     return Actor(run, **options).start()
 

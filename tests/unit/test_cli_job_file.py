@@ -80,7 +80,7 @@ def test_what_is_no_amount(text: object) -> None:
         ("coordinators = []", 'coordinators = ["bob"]', "terms.coordinators.0: 'bob' is not an address"),
         ("coordinators = []", f'coordinators = ["0x{"11" * 20}", "0x{"11" * 20}"]', "has an address twice"),
         ("[model]", "[model", "is not TOML"),
-        ("max_samples = 10000", "max_samples = 10000\nprivacy = 'masked'", "privacy: "),
+        ("max_samples = 10000", "max_samples = 10000\nprivacy = 'secret'", "privacy: "),
     ],
 )
 def test_a_wrong_key_is_named(old: str, new: str, says: str, tmp_path: Path) -> None:

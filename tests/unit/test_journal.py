@@ -24,7 +24,7 @@ RECORD = Record(
 
 
 def journal(folder: Path, spec_digest: Digest = SPEC) -> Journal:
-    spec = SimpleNamespace(update_bytes=6, model=SimpleNamespace(coordinates=3))
+    spec = SimpleNamespace(update_bytes=6, masks=None, model=SimpleNamespace(coordinates=3))
     return Journal(folder, SLOT, spec, spec_digest=spec_digest)  # type: ignore[arg-type]
 
 

@@ -120,7 +120,7 @@ WRONG = {
         "validation.metrics.rmse.better: 'less' is not 'lower' or 'higher'",
     ),
     "no scale": ({"validation": VALIDATION | measured(rmse={"better": "lower", "scale": 0.0})}, "rmse.scale"),
-    "secret": ({"privacy": "masked"}, "privacy: 'masked' is not 'open' or 'sealed'"),
+    "secret": ({"privacy": "secret"}, "privacy: 'secret' is not 'open', 'sealed' or 'masked'"),
     "sealed to nobody": ({"privacy": "sealed"}, "readers are those of sealed updates"),
     "open to some": ({"readers": ["02" + "ab" * 32]}, "readers are those of sealed updates"),
     "sealed twice": ({"privacy": "sealed", "readers": ["02" + "ab" * 32] * 2}, "a reader stands twice"),

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from deepledger.auditor.counts import check_count
 from deepledger.auditor.findings import AuditedRound, Finding, Kind
 from deepledger.auditor.remeasure import remeasure
 from deepledger.auditor.sources import GONE, Claims, Find, Underivable, misfit, say
@@ -23,7 +24,7 @@ from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.state import Job, SettledRound
 from deepledger.protocol.privacy.opening import Open, as_it_is
-from deepledger.protocol.settlement.inputs import revealed_in
+from deepledger.protocol.settlement.inputs import Place, revealed_in
 from deepledger.protocol.settlement.reporting import build_report
 from deepledger.protocol.settlement.rewards import by_seat
 from deepledger.protocol.settlement.settle import Settlement, settle
@@ -62,7 +63,8 @@ def audit_round(
     evaluation, unchecked = _evaluate(bench, claimed_after, report)
     derived, believed, remeasured, follows = False, 0, None, None
     if before is not None and all(reveal.participant in over.participants for reveal in over.opened.reveals):
-        revealed = revealed_in(job, over.opened, over.participants, spec)
+        place = Place(chain_id, contract, job.job)
+        revealed = revealed_in(job, over.opened, over.participants, spec, place=place)
         claims = Claims(store, spec, report, evaluator, find, open=open)
         after, settlement = before.copy(), None
         with suppress(Underivable):
@@ -76,7 +78,7 @@ def audit_round(
             derived = complete and not believed and open is not None
             if complete and open is not None:
                 follows = after
-            if derived and not settlement.diverged:
+            if derived and not settlement.diverged and revealed.cohort is None:
                 with suppress(StateError):
                     remeasured = remeasure(spec, before, revealed, claims, over)
             if complete and not claims.assumed:
@@ -84,6 +86,8 @@ def audit_round(
             if report is not None:
                 _compare_report(report, settlement, job, over, find, chain_id, contract, spec, complete=complete)
         unchecked = unchecked or claims.unchecked
+    if spec.masks is not None:
+        check_count(job, over.opened, spec, store, Place(chain_id, contract, job.job), find)
     settled_model = _settled_model(over, claimed_after, why_not, follows, find)
     if claimed_after is None:
         evaluation, failed = _evaluate(bench, settled_model, report)

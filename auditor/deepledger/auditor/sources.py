@@ -21,11 +21,12 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.settlement.aggregation.stack import Vector
 from deepledger.protocol.settlement.coalitions import Coalitions
-from deepledger.protocol.settlement.inputs import Contribution, Earlier
-from deepledger.protocol.settlement.reading import read_earlier, read_update
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate
+from deepledger.protocol.settlement.reading import read_earlier, read_masked, read_release, read_update
 from deepledger.protocol.types import Address, Digest
 
 Find = Callable[[Kind, str, str, str], None]
@@ -121,6 +122,44 @@ class Claims:
             update if isinstance(update, Verdict) else Verdict.ACCEPTED,
         )
         return Verdict.UNAVAILABLE  # taken as given, so that the rest of the round is judged by itself
+
+    def masked(self, contribution: Contribution, cohort: Cohort) -> MaskedUpdate | Verdict:
+        """Who counts what cannot be had, or is none, has counted wrong: its successor may say so, it cannot."""
+        claim = self._verdicts.get(contribution.participant)
+        what = f"the masked update of {contribution.participant}, which is counted,"
+        try:
+            update = read_masked(self._store, contribution, self._spec, cohort)
+        except GONE as error:
+            if claim is not Verdict.UNAVAILABLE:
+                self.incomplete = True
+                self._find(Kind.BLOB, f"{what} cannot be had", str(claim), str(error))
+            return Verdict.UNAVAILABLE
+        if claim is Verdict.UNAVAILABLE:
+            why = "was said not to be had, and the store serves it; the chain cannot tell whose fault that is"
+            self._find(Kind.CONTESTED, f"{what} {why}", Verdict.UNAVAILABLE, "it can be had")
+            return Verdict.UNAVAILABLE
+        return update
+
+    def release(self, contribution: Contribution, cohort: Cohort) -> bytes | None:
+        claim = self._verdicts.get(contribution.participant)
+        what = f"what {contribution.participant} released of the others' masks"
+        try:
+            release = read_release(self._store, contribution, cohort)
+        except GONE as error:
+            if claim is not Verdict.SILENT:
+                self.incomplete = True
+                self._find(Kind.BLOB, f"{what} cannot be had", str(claim), str(error))
+            return None
+        if claim is not Verdict.SILENT:
+            return release
+        self._find(
+            Kind.CONTESTED,
+            f"{what} was dropped as if nothing had come, but the store serves it: the coordinator dropped it, or the "
+            "participant published it late; the chain cannot tell which",
+            Verdict.SILENT,
+            "it can be had",
+        )
+        return None
 
     def earlier_update(self, earlier: Earlier) -> Vector | None:
         self.earlier[earlier] = update = self._earlier_update(earlier)

@@ -32,6 +32,9 @@ PRIVACY = {
     "but an update can betray something about it",
     "sealed": "sealed: every update is published encrypted, and only {readers} can read it, for ever; everybody else "
     "sees what is made of all of them: the model after every round, results and pay",
+    "masked": "masked: nobody sees your update, only the sum of all that count in a round, which everybody may read "
+    "for ever, and which can betray something about all of them together; two thirds of a round's participants who act "
+    "together can read yours",
 }
 
 
@@ -56,8 +59,8 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
 
 
 def of_privacy(spec: JobSpec) -> str:
-    if spec.privacy == "open":
-        return PRIVACY["open"]
+    if spec.privacy != "sealed":
+        return PRIVACY[spec.privacy]
     readers = ", ".join(address_of(bytes.fromhex(reader)) for reader in spec.readers)
     return PRIVACY["sealed"].format(readers=readers)
 
@@ -185,7 +188,8 @@ def of_screening(screening: Screening | None) -> str:
 
 def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
     """How long it lasts, what is paid and what can be lost; enforced by the contract."""
-    longest = terms.rounds * (terms.commit_window + terms.reveal_window + terms.settle_window)
+    longest = terms.rounds * (terms.commit_window + terms.reveal_window + (1 + terms.masked) * terms.settle_window)
+    show_it = "unmask" if terms.masked else "reveal"
     shared = f", divided {of_rewards(spec.rewards)} among accepted updates" if spec else ""
     withstood = of_what_it_withstands(spec.aggregation, terms.max_participants) if spec else None
     kept = ", all of it if it does not disclose the validation set in the end" if terms.withheld else ""
@@ -196,12 +200,15 @@ def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
         "participants": f"{terms.min_participants} to {terms.max_participants}"
         + (f", of {count(len(spec.admitted), 'listed account')}" if spec and spec.admitted else ""),
         **({"withstands": withstood} if withstood else {}),
-        "windows": f"{duration(terms.commit_window)} to train and commit, {duration(terms.reveal_window)} to reveal, "
-        f"{duration(terms.settle_window)} to settle; each ends early when all have acted",
+        "windows": f"{duration(terms.commit_window)} to train and commit, "
+        + (f"{duration(terms.settle_window)} to count, " if terms.masked else "")
+        + f"{duration(terms.reveal_window)} to {show_it}, {duration(terms.settle_window)} to settle; each ends early "
+        "when all have acted",
         "reward": f"{eth(terms.reward)} a round{shared}; {eth(Wei(terms.reward * terms.rounds))} in all, in escrow",
         "stake": f"{eth(terms.stake)}, yours again when you leave",
-        "you lose": f"{eth(terms.reveal_penalty)} of it each time you commit and do not reveal; "
-        f"your seat (not the stake) after {count(terms.miss_limit, 'missed attempt')} in a row",
+        "you lose": f"{eth(terms.reveal_penalty)} of it each time you "
+        + ("are counted and do not unmask; " if terms.masked else "commit and do not reveal; ")
+        + f"your seat (not the stake) after {count(terms.miss_limit, 'missed attempt')} in a row",
         "coordinator": f"deposits {eth(terms.bond)} and loses {eth(terms.settle_penalty)} if it settles too late{kept}",
     }
 
@@ -216,6 +223,7 @@ def terms_json(terms: JobTerms) -> dict[str, Any]:
         "first_model_root": terms.model_root.hex(),
         "validation_lock": terms.validation_lock.hex() if terms.withheld else None,
         "admission": terms.admission.hex() if terms.restricted else None,
+        "masked": terms.masked,
         **{name: getattr(terms, name) for name in numbers},
         **{name: str(getattr(terms, name)) for name in amounts},
     }

@@ -181,6 +181,12 @@ def _words(notice: Notice) -> str | None:
                 return f"round {notice.round}: waiting for participants, {notice.seated} seated"
             acts = f"{notice.seated} seated, {notice.commits} committed, {notice.reveals} revealed"
             return f"round {notice.round}: {notice.phase.name.lower()}, {acts}"
+        case seen.UpdatesCounted():
+            void = "" if notice.counted >= notice.least else f"; {notice.least} are needed, and the round opens again"
+            return (
+                f"round {notice.round}: counted {notice.counted} of {notice.committed} masked updates "
+                f"({notice.receipt.gas_used:,} gas){void}"
+            )
         case seen.UpdateJudged():
             contribution = notice.judged.contribution
             return f"round {notice.round}: {contribution.participant} {notice.judged.verdict}"

@@ -29,9 +29,11 @@ from deepledger.protocol.formats.policies import Rewards, Screening
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule
 from deepledger.protocol.formats.spec import (
+    LEAST_MASKED,
     MAX_ADMITTED,
     MAX_READERS,
     JobSpec,
+    Masks,
     TaskPin,
     Training,
     UpdateFormat,
@@ -158,7 +160,8 @@ class JobFile(_Part):
     validation: RelativePath
     validation_withheld: bool = False
     max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
-    privacy: Literal["open", "sealed"] = "open"
+    privacy: Literal["open", "sealed", "masked"] = "open"
+    masks: Masks | None = None
     auditors: Annotated[
         tuple[Annotated[str, BeforeValidator(public_key)], ...], Field(max_length=MAX_READERS, strict=False)
     ] = ()
@@ -214,6 +217,11 @@ def read_job_file(path: Path) -> JobFile:
     except ValidationError as error:
         raise BadSpec(f"{path}: {describe(error)}{_meant(error)}") from None
     _check(job.terms, path)
+    if job.privacy == "masked" and job.terms.min_participants < LEAST_MASKED:
+        raise BadSpec(
+            f"{path}: terms.min_participants = {job.terms.min_participants}: of fewer than {LEAST_MASKED}, masks hide "
+            "nothing, because each learns the other's update from the sum"
+        )
     _check_rule(job, path)
     return job
 
@@ -274,6 +282,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
             "task": TaskPin(name=source.path.stem, sha256=source.sha256),
             "model": format_,
             "privacy": job.privacy,
+            "masks": (job.masks or Masks()) if job.privacy == "masked" else job.masks,
             "admitted": job.terms.admitted,
             "readers": _readers(job, named),
             "validation": Validation(
@@ -289,7 +298,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
     model_bytes = vector.tobytes()
     made = Draft(
         spec=spec,
-        terms=_terms(job.terms, spec_digest=digest_of(spec_bytes(spec)), model=model_bytes, lock=lock),
+        terms=_terms(job, spec_digest=digest_of(spec_bytes(spec)), model=model_bytes, lock=lock),
         coordinators=tuple(map(_address_of, named)),
         model=model_bytes,
         frozen=None if format_.frozen is None else bytes(frozen_bytes(model, format_.frozen)),
@@ -323,7 +332,7 @@ def _metrics(task: Task, first: Evaluation, tolerance: ToleranceSection) -> dict
 
 def _readers(job: JobFile, coordinators: Sequence[str]) -> list[str]:
     """The public keys that updates are sealed to."""
-    if job.privacy == "open":
+    if job.privacy != "sealed":
         if job.auditors:
             raise BadInput('auditors are those that read sealed updates: set privacy = "sealed", or name none')
         return []
@@ -376,7 +385,8 @@ def _withhold(validation: bytes, coordinators: Sequence[str]) -> tuple[bytes, Wi
     return ciphertext, Withheld(salted_digest=salted_digest.hex(), keys=keys), lock_of(key)
 
 
-def _terms(section: TermsSection, *, spec_digest: Digest, model: bytes, lock: bytes | None) -> JobTerms:
+def _terms(job: JobFile, *, spec_digest: Digest, model: bytes, lock: bytes | None) -> JobTerms:
+    section = job.terms
     return JobTerms(
         spec_digest=spec_digest,
         model_digest=digest_of(model),
@@ -395,6 +405,7 @@ def _terms(section: TermsSection, *, spec_digest: Digest, model: bytes, lock: by
         settle_penalty=Wei(section.settle_penalty),
         validation_lock=lock or bytes(32),
         admission=admission_root(section.admitted),
+        masked=job.privacy == "masked",
     )
 
 

@@ -67,7 +67,8 @@ def join(
 
     reader, blobs = chain.reader(reporting.say), store.open()
     follower = Follower(reader, JobId(job))
-    found, ledger = follower.job, chain.ledger(signer, reporting.say)
+    found, account = follower.job, signer.unlock()
+    ledger = chain.ledger_of(account, signer, tell=reporting.say)
     searched = ([task] if task else []) + places(tasks)
     first = must_reveal(found, ledger.account, follower.now())
     over = found.outcome is not None or found.disclosure_end is not None
@@ -105,6 +106,7 @@ def join(
             samples=samples,
             folder=signer.folder / "jobs",
             agreed=terms_hash(found.created),
+            secret=bytes(account.key),
             observe=observe,
             stop=stop,
         )
@@ -208,6 +210,8 @@ def _line(notice: Notice) -> str | None:
             return f"round {notice.round}: committed {gas}"
         case node.RevealedUpdate():
             return f"round {notice.round}: revealed {notice.bytes:,} bytes {gas}"
+        case node.UnmaskedRound():
+            return f"round {notice.round}: released its shares of the masks of {notice.counted} counted {gas}"
         case node.RoundOver(took_part=False):
             return f"round {notice.round}: settled without this node"
         case node.RoundOver(accepted=False):

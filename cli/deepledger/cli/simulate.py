@@ -54,8 +54,8 @@ def simulate(
     from deepledger.protocol.formats.evaluation import figure, values
 
     job = read_job_file(file)
-    # Nothing is published, so that nothing has to be kept from anybody.
-    public = job.model_copy(update={"validation_withheld": False, "privacy": "open", "auditors": ()})
+    # Nothing is published, so that nothing has to be kept from anybody; and a masked sum is that of open updates.
+    public = job.model_copy(update={"validation_withheld": False, "privacy": "open", "auditors": (), "masks": None})
     prepared = draft(public, file.parent, data=data[0])
     whole = job.terms.rounds
     rounds = rounds or min(whole, MOST_ROUNDS)

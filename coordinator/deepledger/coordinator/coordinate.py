@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.coordinator import decision, notices
+from deepledger.coordinator.counting import countable, expect
 from deepledger.coordinator.readiness import Readiness, get_key, get_ready, open_updates
 from deepledger.coordinator.risks import Pace, Took
 from deepledger.coordinator.settling import Prepared, post, prepare
@@ -31,7 +32,7 @@ from deepledger.protocol.job.phases import bond_of, seats_revealed
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned, waiting
 from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
-from deepledger.protocol.settlement.inputs import contributions, revealed_in
+from deepledger.protocol.settlement.inputs import Place, cohort_in, contributions, earlier_than, revealed_in
 from deepledger.protocol.settlement.reporting import has_diverged
 from deepledger.protocol.types import JobId, RoundNumber
 
@@ -88,6 +89,10 @@ class _Coordinator:
     def pace(self) -> Pace:
         assert self.ready is not None  # noqa: S101 (there are rounds to settle)
         return self.ready.pace
+
+    @property
+    def place(self) -> Place:
+        return Place(self.ledger.chain_id, self.ledger.address, self.follower.job.job)
 
     @property
     def trust(self) -> decision.Trust:
@@ -267,6 +272,8 @@ def _act(self: _Coordinator, step: decision.Step) -> None:
         case decision.PostBond():
             receipt = ledger.post_bond(job.job, terms_hash=self.agreed, value=job.terms.bond)
             self.observe(notices.BondPosted(job=job.job, amount=job.terms.bond, receipt=receipt))
+        case decision.Count(attempt):
+            receipt = _count(self, attempt)
         case decision.Settle(attempt):
             receipt = _settle(self, attempt)
         case decision.Restart():
@@ -301,13 +308,35 @@ def _check(self: _Coordinator) -> None:
         self.looked, self.doubt = (job.round, decision.Trust.SOUND), None
 
 
+def _count(self: _Coordinator, attempt: Attempt) -> Receipt | None:
+    """Fix which masked updates count; None while more may come."""
+    ledger, job, spec = self.ledger, self.follower.job, self.bench.spec
+    counted = countable(_verifier(self, attempt), self.store, job, attempt, spec, self.place)
+    window, newest, now = job.terms.settle_window, self.follower.head.timestamp, self.follower.now()
+    if not decision.reveals_are_over(attempt, window, newest=newest, now=now, lag=self.pace.lag):
+        self.follower.update(timeout=_A_MOMENT)
+        return None
+    receipt = ledger.count(job.job, attempt.round, attempt.attempt, counted)
+    self.observe(
+        notices.UpdatesCounted(
+            job=job.job,
+            round=attempt.round,
+            counted=counted.bit_count(),
+            committed=len(attempt.commits),
+            least=attempt.least,
+            receipt=receipt,
+        )
+    )
+    return receipt
+
+
 def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
     """One step towards the settlement, after which the chain is looked at again; None while it is not posted."""
     ledger, job, prepared = self.ledger, self.follower.job, self.prepared
     assert self.evaluator is not None  # noqa: S101 (there is a round to settle)
     verifier = _verifier(self, attempt)
     self.settling_since = self.settling_since or time.monotonic()
-    revealed = revealed_in(job, attempt, job.participants, self.bench.spec)
+    revealed = revealed_in(job, attempt, job.participants, self.bench.spec, place=self.place)
     if prepared is None or not prepared.settles(job, revealed):
         self.prepared = prepare(
             ledger,
@@ -359,7 +388,14 @@ def _prefetch(self: _Coordinator) -> None:
     if attempt is None or not (decision.serves(job, me) or decision.stands_by(job, me)):
         return
     verifier = _verifier(self, attempt)
-    if attempt.reveals and decision.serves(job, me):
+    if job.terms.masked:
+        if decision.serves(job, me) and attempt.counted is None:
+            expect(verifier, job, attempt, self.bench.spec, self.place)
+        elif decision.serves(job, me):
+            revealed = revealed_in(job, attempt, job.participants, self.bench.spec, place=self.place)
+            for contribution in revealed.contributions:
+                verifier.expect_masked(contribution, cohort_in(attempt, self.bench.spec, self.place))
+    elif attempt.reveals and decision.serves(job, me):
         for contribution in contributions(job, attempt, job.participants, self.bench.spec):
             verifier.expect(contribution)
 
@@ -378,7 +414,7 @@ def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
             warn=self.warn,
             stop=self.stop,
         )
-        self.verifier.remember(revealed_in(job, attempt, job.participants, spec).earlier, known=known)
+        self.verifier.remember(earlier_than(job, attempt, spec), known=known)
     return self.verifier
 
 

@@ -22,6 +22,13 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """Fix which masked updates of the attempt count."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """Open a starved round again."""
 
@@ -74,7 +81,7 @@ class Trust(Enum):
     SOUND = auto()
 
 
-Step = PostBond | Settle | Restart | Replace | TakeOver | Check | Disclose | ReleaseBond | Wait | Finish
+Step = PostBond | Count | Settle | Restart | Replace | TakeOver | Check | Disclose | ReleaseBond | Wait | Finish
 
 
 def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND, leaving: bool = False) -> Step:
@@ -99,6 +106,8 @@ def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND
     match phase:
         case Phase.STARVED if job.attempt is not None and now >= restarts_at(job.attempt):
             return Restart()
+        case Phase.COUNTING | Phase.OVERDUE if serves(job, me) and job.attempt is not None and is_uncounted(job):
+            return Count(job.attempt)
         case Phase.SETTLING | Phase.OVERDUE if serves(job, me) and job.attempt is not None:
             return Settle(job.attempt)
         case Phase.OVERDUE if successor(job) == me:
@@ -107,6 +116,11 @@ def next_step(job: Job, me: Address, now: Seconds, *, trust: Trust = Trust.SOUND
             return TakeOver()
         case _:
             return Wait(phase)
+
+
+def is_uncounted(job: Job) -> bool:
+    """Whether the open round is masked, and what counts in it is not fixed."""
+    return job.terms.masked and job.attempt is not None and job.attempt.counted is None
 
 
 def restarts_at(attempt: Attempt) -> Seconds:

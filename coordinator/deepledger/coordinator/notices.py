@@ -27,6 +27,16 @@ class BondPosted(Acted):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpdatesCounted(Acted):
+    """Of a masked round: which updates its sum is made of is fixed."""
+
+    round: RoundNumber
+    counted: int
+    committed: int
+    least: int  # fewer than these cannot be unmasked, and the round is opened again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateJudged(Notice):
     round: RoundNumber
     judged: Judged

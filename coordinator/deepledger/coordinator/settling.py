@@ -25,10 +25,11 @@ from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.roles.retry import persist
 from deepledger.protocol.settlement.aggregation.stack import Vector
 from deepledger.protocol.settlement.coalitions import Coalitions
-from deepledger.protocol.settlement.inputs import Contribution, Earlier, Revealed
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate, Revealed
 from deepledger.protocol.settlement.reporting import build_report
 from deepledger.protocol.settlement.settle import Settlement, settle
 from deepledger.protocol.types import Digest, Root
@@ -68,6 +69,14 @@ class _Sources:
         self.begun = time.monotonic()
         return update
 
+    def masked(self, contribution: Contribution, cohort: Cohort) -> MaskedUpdate | Verdict:  # noqa: ARG002 (expected)
+        return self.verifier.masked(contribution)
+
+    def release(self, contribution: Contribution, cohort: Cohort) -> bytes | None:  # noqa: ARG002 (expected)
+        release = self.verifier.release(contribution)
+        self.begun = time.monotonic()
+        return release
+
     def earlier_update(self, earlier: Earlier) -> Vector | None:
         update = self.verifier.recall(earlier)
         self.begun = time.monotonic()
@@ -95,7 +104,10 @@ def prepare(
 ) -> Prepared:
     """Safe to repeat: same inputs, same model. Raises as the store does until the model is there, and `Stopped`."""
     for contribution in revealed.contributions:
-        verifier.expect(contribution)
+        if revealed.cohort is None:
+            verifier.expect(contribution)
+        else:
+            verifier.expect_masked(contribution, revealed.cohort)
     verifier.remember(revealed.earlier, known={})
     model = fetch_model(store, job.model_digest, bench.spec)
     sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())

@@ -19,10 +19,11 @@ from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.roles.retry import Stopped
-from deepledger.protocol.settlement.inputs import Contribution, Earlier
-from deepledger.protocol.settlement.reading import read_earlier, read_update
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate
+from deepledger.protocol.settlement.reading import read_earlier, read_masked, read_release, read_update
 from deepledger.protocol.types import Digest, Root
 
 _AT_ONCE = 4  # updates fetched and inspected at the same time, at most
@@ -33,7 +34,8 @@ _GLANCE = 0.5  # seconds until `stop` is looked at again
 _LAST_CALL = 2.0  # seconds for all that are asked for once more when it is too late
 _TURN, _USUAL = 5.0, 4 << 20  # seconds, and bytes a second, after which the next may begin
 
-Found: TypeAlias = FileVector | Verdict
+Found: TypeAlias = FileVector | MaskedUpdate | bytes | Verdict
+"""An update; a masked one; what a holder released; or why there is none."""
 _GONE = (BlobMissing, BlobCorrupt)
 
 
@@ -90,6 +92,24 @@ class Verifier:
         if contribution.copy_of is None:
             self._begin(_key(contribution), lambda: self._obtain(contribution))
 
+    def expect_masked(self, contribution: Contribution, cohort: Cohort) -> None:
+        """As `expect`, for what is committed to in a masked round, and for what a counted participant released."""
+        self._begin(_key(contribution), partial(self._obtain_masked, contribution, cohort))
+        if contribution.released is not None:
+            self._begin(_released(contribution), partial(self._obtain_release, contribution, cohort))
+
+    def masked(self, contribution: Contribution) -> MaskedUpdate | Verdict:
+        """As `fetch`, for a masked update."""
+        found = self._await(_key(contribution), _name(contribution), enough=())
+        assert isinstance(found, MaskedUpdate | Verdict)  # noqa: S101 (it was expected as one)
+        return found
+
+    def release(self, contribution: Contribution) -> bytes | None:
+        """As `fetch`, for what a counted participant released; None if it is given up."""
+        found = self._await(_released(contribution), _name_of_release(contribution), enough=())
+        assert isinstance(found, bytes | Verdict)  # noqa: S101 (it was expected as one)
+        return None if isinstance(found, Verdict) else found
+
     def remember(self, earlier: Iterable[Earlier], *, known: Mapping[Digest, Known]) -> None:
         """Begin to fetch what could be read before this attempt, except what is `known`.
 
@@ -102,12 +122,14 @@ class Verifier:
             elif key not in self._found:
                 self._adopt(key, known[each.digest])
 
-    def fetch(self, contribution: Contribution) -> Found:
+    def fetch(self, contribution: Contribution) -> FileVector | Verdict:
         """What `settle` asks for. Blocks until the update is there or given up. Raises `Stopped`, `StateError`.
 
         It is given up here, too: a fetch that neither ends nor fails must not make us miss the deadline.
         """
-        return self._await(_key(contribution), _name(contribution), enough=())
+        found = self._await(_key(contribution), _name(contribution), enough=())
+        assert isinstance(found, FileVector | Verdict)  # noqa: S101 (it was expected as one)
+        return found
 
     def recall(self, earlier: Earlier) -> FileVector | None:
         """As `fetch`, for an earlier update; None if the store does not find it.
@@ -115,7 +137,7 @@ class Verifier:
         It has been asked for since the attempt began: no pay depends on it, and it is not waited for.
         """
         found = self._await(_Key(earlier.digest, None), _name(earlier), enough=_GONE)
-        return None if isinstance(found, Verdict) else found
+        return found if isinstance(found, FileVector) else None
 
     def found(self) -> dict[Digest, Known]:
         """What is here, by digest."""
@@ -123,7 +145,7 @@ class Verifier:
         return {
             key.digest: Known(found, self._kept[key].is_set())
             for key, found in results.items()
-            if not isinstance(found, Verdict)
+            if isinstance(found, FileVector)
         }
 
     def _adopt(self, key: _Key, known: Known) -> None:
@@ -203,11 +225,20 @@ class Verifier:
             return
         self._kept[key] = threading.Event()
         future.set_result(found)
-        self._keep(key)
+        self._keep(key, *([found.letters.vector] if isinstance(found, MaskedUpdate) else []))
 
     def _obtain(self, contribution: Contribution) -> Found:
         read = partial(read_update, self._store, contribution, self._spec, self._open)
         return self._persist(_key(contribution), _name(contribution), turns=(self._fresh, self._again), read=read)
+
+    def _obtain_masked(self, contribution: Contribution, cohort: Cohort) -> Found:
+        read = partial(read_masked, self._store, contribution, self._spec, cohort)
+        return self._persist(_key(contribution), _name(contribution), turns=(self._fresh, self._again), read=read)
+
+    def _obtain_release(self, contribution: Contribution, cohort: Cohort) -> Found:
+        read = partial(read_release, self._store, contribution, cohort)
+        what = _name_of_release(contribution)
+        return self._persist(_released(contribution), what, turns=(self._fresh, self._again), read=read)
 
     def _obtain_earlier(self, earlier: Earlier) -> Found:
         read = partial(read_earlier, self._store, earlier, self._spec, self._open)
@@ -241,14 +272,16 @@ class Verifier:
                 self._closed.wait(_FIRST_PAUSE)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _keep(self, key: _Key) -> None:
+    def _keep(self, key: _Key, *more: Digest) -> None:
+        """Have the store keep a blob, and `more` that belong to it."""
         pause, slots = _FIRST_PAUSE, self._past_pins if key.root is None else self._pins
         while True:
             try:
                 with _turn(slots, _TURN + self._spec.blob_bytes / _USUAL):
                     if self._closed.is_set():
                         return
-                    self._store.pin(key.digest)
+                    for digest in (key.digest, *more):
+                        self._store.pin(digest)
                 break
             except BlobError as error:
                 self._loose[key] = error
@@ -280,6 +313,15 @@ def _turn(slots: threading.Semaphore, seconds: float) -> Iterator[None]:
 
 def _key(contribution: Contribution) -> _Key:
     return _Key(contribution.digest, contribution.root)
+
+
+def _released(contribution: Contribution) -> _Key:
+    assert contribution.released is not None  # noqa: S101 (the caller looked)
+    return _Key(contribution.released, contribution.root)
+
+
+def _name_of_release(contribution: Contribution) -> str:
+    return f"What {contribution.participant} released of the others' masks"
 
 
 def _name(update: Contribution | Earlier) -> str:

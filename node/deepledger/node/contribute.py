@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from typing_extensions import Buffer
 
 from deepledger.node.decision import missed
 from deepledger.node.journal import Journal, Record
-from deepledger.node.notices import CommittedUpdate, Prepared, RevealedUpdate, Trained
+from deepledger.node.notices import CommittedUpdate, Prepared, RevealedUpdate, Trained, UnmaskedRound
 from deepledger.node.training import (
     MakeUpdate,
     Trainer,
@@ -29,20 +30,32 @@ from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Ledger
-from deepledger.protocol.errors import AccountInUse, BadInput, BlobError, StateError, StoreUnreachable
+from deepledger.protocol.errors import (
+    AccountInUse,
+    BadInput,
+    BlobCorrupt,
+    BlobError,
+    BlobMissing,
+    StateError,
+    StoreUnreachable,
+)
 from deepledger.protocol.evaluation.blueprint import from_store
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.formats.commitment import SALT_BYTES, Slot, commitment_for
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import as_update
+from deepledger.protocol.formats.vectors import Floats, as_update
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.phases import deadline
 from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.ecies import KEY_BYTES
+from deepledger.protocol.privacy.masked_updates import BadLetters, Letters, letters_bytes, mask_update, parse_letters
 from deepledger.protocol.privacy.opening import published
+from deepledger.protocol.privacy.unmasking import release
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned
+from deepledger.protocol.settlement.inputs import NO_ROOT, Place, cohort_in, masked_contributions
 from deepledger.protocol.types import Address, JobId
 
 
@@ -61,6 +74,7 @@ class Node:
     observe: Callable[[Notice], None]
     settled: int  # rounds already reported
     agreed: bytes  # the hash of the terms to join under
+    mask_key: X25519PrivateKey | None  # of a masked job
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
     unpublished: bool = False
@@ -77,6 +91,10 @@ class Node:
     @property
     def job(self) -> JobId:
         return self.follower.job.job
+
+    @property
+    def place(self) -> Place:
+        return Place(self.ledger.chain_id, self.ledger.address, self.job)
 
     def warn(self, message: str) -> None:
         self.observe(Warned(job=self.job, message=message))
@@ -119,7 +137,12 @@ def commit(node: Node, attempt: Attempt) -> None:
     ):
         return
     node.made.add(record.commitment)
-    receipt = node.ledger.commit(node.job, attempt.round, attempt.attempt, record.commitment)
+    if record.masked is None:
+        receipt = node.ledger.commit(node.job, attempt.round, attempt.attempt, record.commitment)
+    else:  # it counts only if the coordinator can have it
+        for blob in record.masked.vector, record.masked.letters:
+            node.store.put(blob)
+        receipt = node.ledger.commit_masked(node.job, attempt.round, attempt.attempt, record.digest)
     node.follower.reach(receipt)
     node.observe(CommittedUpdate(job=node.job, round=attempt.round, receipt=receipt))
 
@@ -172,22 +195,8 @@ def _train(node: Node, attempt: Attempt) -> Record:
         raise _with_stake_in(error, job.job) from error
     seconds = time.monotonic() - started
     update = encoded.vector.data.cast("B")
-    slot = Slot(node.ledger.chain_id, node.ledger.address, job.job, attempt.round, account)
-    key = os.urandom(KEY_BYTES) if spec.privacy == "sealed" else b""
-    blob = published(spec, slot, update, key=key)
-    digest, root, salt = digest_of(blob), chunk_root(blob, bits=spec.update.bits), os.urandom(SALT_BYTES)
-    record = Record(
-        round=attempt.round,
-        attempt=attempt.attempt,
-        model=job.model_digest,
-        digest=digest,
-        root=root,
-        salt=salt,
-        commitment=commitment_for(slot, digest=digest, root=root, salt=salt),
-        update=update,
-        key=key,
-        residual=encoded.residual,
-    )
+    hide = _open_record if spec.masks is None else _masked_record
+    record = hide(node, attempt, update, encoded.residual)
     node.journal.write(record)
     node.observe(
         Trained(
@@ -203,7 +212,104 @@ def _train(node: Node, attempt: Attempt) -> Record:
     return record
 
 
+def _open_record(node: Node, attempt: Attempt, update: memoryview, residual: Floats) -> Record:
+    """What is committed to and revealed later: the update, or what it is sealed in."""
+    spec, job = node.spec, node.follower.job
+    slot = Slot(node.ledger.chain_id, node.ledger.address, job.job, attempt.round, node.ledger.account)
+    key = os.urandom(KEY_BYTES) if spec.privacy == "sealed" else b""
+    blob = published(spec, slot, update, key=key)
+    digest, root, salt = digest_of(blob), chunk_root(blob, bits=spec.update.bits), os.urandom(SALT_BYTES)
+    return Record(
+        round=attempt.round,
+        attempt=attempt.attempt,
+        model=job.model_digest,
+        digest=digest,
+        root=root,
+        salt=salt,
+        commitment=commitment_for(slot, digest=digest, root=root, salt=salt),
+        update=update,
+        key=key,
+        residual=residual,
+    )
+
+
+def _masked_record(node: Node, attempt: Attempt, update: memoryview, residual: Floats) -> Record:
+    """What is committed to and published at once, because nobody can read it."""
+    job, key = node.follower.job, node.mask_key
+    assert key is not None  # noqa: S101 (the job is masked)
+    seat = job.participants[node.ledger.account].seat
+    cohort = cohort_in(attempt, node.spec, node.place)
+    masked = mask_update(cohort, seat, as_update(update, node.spec), key=key)
+    digest = digest_of(masked.letters)
+    return Record(
+        round=attempt.round,
+        attempt=attempt.attempt,
+        model=job.model_digest,
+        digest=digest,
+        root=NO_ROOT,
+        salt=b"",
+        commitment=digest,
+        update=update,
+        residual=residual,
+        masked=masked,
+    )
+
+
+def unmask(node: Node, attempt: Attempt) -> None:
+    """Release what this account holds of the masks of all that are counted, once and for all."""
+    record, job, key = _own_record(node, attempt), node.follower.job, node.mask_key
+    counted = attempt.counted
+    assert key is not None and counted is not None  # noqa: S101, PT018 (it is time to unmask)
+    if counted.counted.bit_count() < attempt.least:
+        raise StateError(f"the count of round {attempt.round} is too small to hide anybody; nothing is released")
+    cohort, seat = cohort_in(attempt, node.spec, node.place), job.participants[node.ledger.account].seat
+    seats = [each.seat for each in attempt.cohort if counted.counted >> each.seat & 1]
+    blob = node.journal.release(
+        record,
+        counted.counted,
+        lambda: release(cohort, seat, seats, _letters(node, attempt, record, cohort, seats), key=key),
+    )
+    try:
+        node.store.put(blob)
+        node.unpublished = False
+    except BlobError as error:
+        if time_to_publish(node) > 0:
+            raise
+        node.unpublished = True
+        node.warn(f"{error}. Unmasking round {attempt.round} before what is released is stored.")
+    receipt = node.ledger.unmask(node.job, attempt.round, attempt.attempt, digest_of(blob))
+    node.follower.reach(receipt)
+    node.observe(UnmaskedRound(job=node.job, round=attempt.round, counted=len(seats), receipt=receipt))
+
+
+def _letters(
+    node: Node, attempt: Attempt, record: Record, cohort: Cohort, counted: Sequence[int]
+) -> dict[int, Letters]:
+    """The letters of counted authors, by seat. What the store does not serve is asked for again until it is nearly too
+    late, and then complained about, as what is none.
+    """
+    assert record.masked is not None  # noqa: S101 (the job is masked)
+    found = {}
+    for each in masked_contributions(node.follower.job, attempt, node.spec):
+        if each.seat not in counted:
+            continue
+        own = each.participant == node.ledger.account
+        try:
+            blob = record.masked.letters if own else node.store.read(each.digest, limit=letters_bytes(cohort))
+            found[each.seat] = parse_letters(cohort, each.seat, blob)
+        except BadLetters as error:
+            node.warn(f"The letters of {each.participant} are none: {error}")
+        except (BlobMissing, BlobCorrupt) as error:
+            if time_to_publish(node) > 0:
+                raise
+            node.warn(f"Without the letters of {each.participant}: {error}")
+    return found
+
+
 def reveal(node: Node, attempt: Attempt) -> None:
+    if node.spec.masks is not None:
+        unmask(node, attempt)
+        return
     record = _own_record(node, attempt)
     blob = _blob(node, attempt, record)
     upload = _started(partial(node.store.put, blob))
@@ -233,11 +339,19 @@ def time_to_publish(node: Node) -> float:
 def publish(node: Node, attempt: Attempt) -> None:
     """Put the update that was revealed into the store, again or at last."""
     try:
-        node.store.put(_blob(node, attempt, _own_record(node, attempt)))
+        if attempt.counted is None:
+            node.store.put(_blob(node, attempt, _own_record(node, attempt)))
+        else:
+            record, counted = _own_record(node, attempt), attempt.counted.counted
+            node.store.put(node.journal.release(record, counted, _none_is_made))
         node.unstored = None
     except StateError as error:
         node.warn(f"The update of round {attempt.round} cannot be published again: {error}")
     node.unpublished = False
+
+
+def _none_is_made() -> bytes:
+    raise StateError("what was released is not in the journal any more")
 
 
 def _blob(node: Node, attempt: Attempt, record: Record) -> Buffer:

@@ -44,7 +44,7 @@ def next_step(job: Job, me: Address, now: Seconds, *, prepared: bool, unpublishe
     if not prepared and job.disclosure_end is None:
         return Step.PREPARE
     if phase is Phase.COMMITTING and attempt is not None and not attempt.has_committed(me):
-        return Step.WAIT if spared else Step.COMMIT
+        return Step.WAIT if spared or not may_commit(job, attempt, me) else Step.COMMIT
     if phase is Phase.STARVED and attempt is not None and now >= starved_since(attempt) + _turn(job, me):
         return Step.RESTART
     if phase is Phase.OVERDUE and now >= overdue_since(job) + _turn(job, me):
@@ -57,7 +57,14 @@ def must_reveal(job: Job, me: Address, now: Seconds) -> bool:
     attempt = job.attempt
     if attempt is None or not attempt.has_committed(me) or attempt.has_revealed(me):
         return False
-    return phase_at(job, now) in (Phase.COMMITTING, Phase.REVEALING)
+    if attempt.counted is not None and not attempt.counted.counted >> job.participants[me].seat & 1:
+        return False
+    return phase_at(job, now) in (Phase.COMMITTING, Phase.COUNTING, Phase.REVEALING)
+
+
+def may_commit(job: Job, attempt: Attempt, me: Address) -> bool:
+    """Masks are shared among those who are seated when an attempt opens: who joins later waits for the next one."""
+    return not job.terms.masked or me in attempt.awaited
 
 
 def missed(job: Job, me: Address) -> int:

@@ -22,6 +22,7 @@ from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import Floats
 from deepledger.protocol.local.locks import held
+from deepledger.protocol.privacy.masked_updates import Masked
 from deepledger.protocol.types import Digest, Root, RoundNumber
 
 _KEPT_ROUNDS = 2
@@ -42,6 +43,7 @@ class Record:
     update: bytes | memoryview  # canonical bytes
     residual: Floats  # what rounding left out
     key: bytes = b""  # under which it is sealed, where updates are
+    masked: Masked | None = None  # as it is published, where updates are masked
 
 
 class Journal:
@@ -75,6 +77,9 @@ class Journal:
             names = {name: getattr(record, name).hex() for name in ("digest", "root", "salt", "commitment", "key")}
             _write_synced(aside / "update", memoryview(record.update).cast("B"))
             _write_synced(aside / "residual", record.residual.astype("<f4", copy=False).data.cast("B"))
+            if record.masked is not None:
+                _write_synced(aside / "letters", memoryview(record.masked.letters))
+                _write_synced(aside / "vector", memoryview(record.masked.vector))
             _write_synced(aside / "commitment.json", memoryview(json.dumps(names).encode()))
             _sync(aside)
             aside.rename(final)
@@ -83,6 +88,32 @@ class Journal:
             raise StateError(
                 f"cannot write {final}: {error.strerror}. Nothing was committed; make room and run the command again."
             ) from None
+
+    def release(self, record: Record, counted: int, make: Callable[[], bytes]) -> bytes:
+        """What this account releases of the others' masks in the record's attempt, for the seats in `counted` (a bit
+        each): made once, and on disk before anybody sees it.
+
+        Raises `StateError` for a second count of one attempt: shares for both could show somebody's update.
+        """
+        path = self._path(record.round, record.attempt, record.model) / "release"
+        try:
+            if path.exists():
+                kept, blob = path.read_bytes().split(b"\n", 1)
+                if kept != f"{counted:x}".encode():
+                    raise StateError(
+                        f"{path} was made for another count of this attempt than the chain shows now. Nothing more is "
+                        "released: two sums of one attempt can show somebody's update"
+                    )
+                return blob
+            blob = make()
+            part = path.with_name("release.part")
+            part.unlink(missing_ok=True)
+            _write_synced(part, memoryview(f"{counted:x}\n".encode() + blob))
+            part.rename(path)
+            _sync(path.parent)
+        except OSError as error:
+            raise StateError(f"cannot keep {path}: {error.strerror}. Nothing was released; make room.") from None
+        return blob
 
     def read(self, round: RoundNumber, attempt: int, model: Digest) -> Record | None:
         """The record of an attempt to improve `model`, if there is one. Raises `StateError` if it was damaged."""
@@ -130,6 +161,7 @@ class Journal:
                 salt=names["salt"],
                 commitment=names["commitment"],
                 key=names["key"],
+                masked=self._masked(path),
                 update=self._update(path),
                 residual=self._residual(path),
             )
@@ -174,6 +206,11 @@ class Journal:
         if len(update) != self._spec.update_bytes:
             raise ValueError("update has another length")
         return update
+
+    def _masked(self, path: Path) -> Masked | None:
+        if self._spec.masks is None:
+            return None
+        return Masked((path / "letters").read_bytes(), (path / "vector").read_bytes())
 
     def _residual(self, path: Path) -> Floats:
         values = np.fromfile(path / "residual", dtype="<f4")

@@ -43,6 +43,14 @@ class RevealedUpdate(Acted):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnmaskedRound(Acted):
+    """This node released what it holds of the masks of those who are counted."""
+
+    round: RoundNumber
+    counted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundOver(Notice):
     round: RoundNumber
     took_part: bool

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from deepledger.node import contribute
 from deepledger.node.contribute import Node
 from deepledger.node.decision import Step, must_reveal, next_step
@@ -21,6 +23,7 @@ from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import (
     AccountInUse,
+    BadInput,
     BadSpec,
     BlobError,
     ChainNonsense,
@@ -34,10 +37,12 @@ from deepledger.protocol.errors import (
 from deepledger.protocol.formats.admission import admission_proof
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
+from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import check_keys, fetch_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.state import SettledRound
+from deepledger.protocol.privacy.mask_keys import mask_key, public_bytes
 from deepledger.protocol.roles.notices import Notice, Warned, waiting
 from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
 from deepledger.protocol.settlement.reporting import has_diverged
@@ -63,6 +68,7 @@ def participate(
     observe: Callable[[Notice], None],
     stop: threading.Event,
     agreed: bytes | None = None,
+    secret: bytes | None = None,
     make_update: MakeUpdate = make_update,
 ) -> None:
     """Take part in a job until it is over or `stop` is set; then stake and earnings are withdrawn.
@@ -71,6 +77,7 @@ def participate(
     and, after a restart, only once all that was committed to is revealed. Records are kept below `folder`. `samples` is
     what is declared on joining, by default all that `data` holds. `agreed` is the hash of the terms that the operator
     saw, see `abi.terms_hash`, by default of those that the chain has now: no other job is joined under this number.
+    `secret` is the account's secret key, from which that of a masked job's masks is derived.
     `make_update` is for experiments: what an update is made by, instead of by training as the job asks.
     Raises every `DeepledgerError` that does not pass by itself; nothing is lost and the call can be repeated. Any other
     exception is a fault: while something is to be revealed, the node goes on after it.
@@ -84,6 +91,7 @@ def participate(
         spec = persist(partial(fetch_spec, store, follower.job.terms), warn=warn, stop=stop, passes=passes)
     except Stopped:
         return
+    masks = _mask_key(follower, spec, ledger, secret)
     slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
     journal = Journal(folder, slot, spec, spec_digest=follower.job.terms.spec_digest)
     with journal.held():
@@ -101,6 +109,7 @@ def participate(
             was_seated=ledger.account in follower.job.participants,
             unpublished=_has_revealed(follower, ledger),  # before it was killed, perhaps
             agreed=agreed or terms_hash(follower.job.created),
+            mask_key=masks,
             make_update=make_update,
         )
         node.lost = contribute.unexplained(node)
@@ -110,6 +119,22 @@ def participate(
                 "folder was moved or lost. Stop one of the two nodes, or put the folder back."
             )
         _run(node, stop)
+
+
+def _mask_key(follower: Follower, spec: JobSpec, ledger: Ledger, secret: bytes | None) -> X25519PrivateKey | None:
+    """This account's key in a masked job. Raises `BadInput` where it is not the one that it joined with."""
+    if spec.masks is None:
+        return None
+    if secret is None:
+        raise BadInput("updates of this job are masked, with a key that is derived from the account's secret key")
+    key = mask_key(secret, chain_id=ledger.chain_id, contract=ledger.address, job=follower.job.job)
+    seat = follower.job.participants.get(ledger.account)
+    if seat is not None and seat.key != public_bytes(key):
+        raise BadInput(
+            f"{ledger.account} joined job {follower.job.job} with another mask key than the one that follows from its "
+            "secret key: another program took the seat. Give it up with `deepledger leave`, and join again"
+        )
+    return key
 
 
 def _run(node: Node, stop: threading.Event) -> None:
@@ -201,7 +226,7 @@ def _act(node: Node, step: Step) -> None:
             node.samples or node.trainer.samples,
             terms_hash=node.agreed,
             proof=admission_proof(node.spec.admitted, ledger.account),
-            key=bytes(32),
+            key=bytes(32) if node.mask_key is None else public_bytes(node.mask_key),
             value=job.terms.stake,
         )
         node.follower.reach(receipt)

@@ -17,7 +17,7 @@ from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part, P
 from deepledger.protocol.formats.metrics import BUILT_IN, MOST_METRICS, Metric, MetricName
 from deepledger.protocol.formats.model import ModelFormat
 from deepledger.protocol.formats.policies import ContributionRewards, Rewards, Screening
-from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule, SumShape
+from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule, SumShape, WeightedMean
 from deepledger.protocol.types import Digest
 
 MAX_SPEC_BYTES = 1 << 20
@@ -29,6 +29,11 @@ MOST_TOLERANCE, MOST_TIES = 1e-4, 1
 MAX_READERS = 24
 SEAL_BYTES, SHARE_BYTES = 49, 48
 """How much longer an update is sealed than plain: once, and for each reader."""
+
+MOST_MASKED_BITS = 16
+MOST_LETTERS_BYTES = 1 << 16
+LEAST_MASKED = 3
+"""Participants of a masked round: of two, each learns the other's update from the sum."""
 
 KEY_BYTES = 32
 SEALED_BYTES = 81
@@ -120,6 +125,14 @@ class Validation(Part):
         return self.bytes if self.withheld is None else self.bytes - WITHHELD_OVERHEAD
 
 
+class Masks(Part):
+    """How updates are hidden in their sum. Declared samples weigh as integers of at most `weight_bits` bits (0: all
+    weigh alike): every bit of their sum is one more bit for each coordinate of a masked update.
+    """
+
+    weight_bits: Annotated[int, Field(ge=0, le=8)] = 4
+
+
 class JobSpec(Part):
     version: Literal[1] = 1
     name: Name
@@ -131,8 +144,12 @@ class JobSpec(Part):
     rewards: Rewards
     screening: Screening | None = None
     """None: only bytes, norm bound and exact copies are looked at."""
-    privacy: Literal["open", "sealed"] = "open"
-    """Who reads updates: everybody, after the reveal; or the `readers` only, see `privacy.sealed_updates`."""
+    privacy: Literal["open", "sealed", "masked"] = "open"
+    """Who reads updates: everybody, after the reveal; the `readers` only, see `privacy.sealed_updates`; or nobody, who
+    sees only their sum, see `privacy.masked_updates`.
+    """
+    masks: Masks | None = None
+    """Of masked updates."""
     readers: Annotated[tuple[PublicKeyText, ...], Field(max_length=MAX_READERS, strict=False)] = ()
     """Of sealed updates: the job's coordinators and auditors."""
     validation: Validation
@@ -149,6 +166,31 @@ class JobSpec(Part):
             raise ValueError("a reader stands twice")
         if self.readers and self.blob_bytes >= 1 << 31:
             raise ValueError(f"an update of {self.update_bytes:,} bytes cannot be sealed, which takes less than 2^31")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_hide_single_updates(self) -> JobSpec:
+        """What needs single updates cannot be had with masks: said with what to take instead."""
+        if (self.privacy == "masked") != (self.masks is not None):
+            raise ValueError("masks are those of masked updates: a masked job has them, and no other job does")
+        if self.masks is None:
+            return self
+        if not isinstance(self.aggregation, WeightedMean) or self.aggregation.bucket_size > 1:
+            raise ValueError(
+                f"aggregation: {self.aggregation.rule} looks at single updates, which masks hide: take "
+                'rule = "weighted_mean" without buckets, or privacy = "sealed"'
+            )
+        if isinstance(self.rewards, ContributionRewards):
+            raise ValueError(
+                'rewards: what a single update contributed cannot be measured under masks: take policy = "equal" or '
+                '"samples", or privacy = "sealed"'
+            )
+        if self.screening is not None:
+            raise ValueError(
+                'screening looks at single updates, which masks hide: leave it out, or take privacy = "sealed"'
+            )
+        if self.update.bits > MOST_MASKED_BITS:
+            raise ValueError(f"update.bits: masked updates have 8 or {MOST_MASKED_BITS}, so that sums fit 32 bits")
         return self
 
     @model_validator(mode="after")
@@ -211,7 +253,9 @@ class JobSpec(Part):
 
     @property
     def blob_bytes(self) -> int:
-        """Of an update as it is published."""
+        """Of an update as it is published; masked, at the most."""
+        if self.masks is not None:
+            return 4 * self.model.coordinates + MOST_LETTERS_BYTES
         return self.update_bytes + (SEAL_BYTES + SHARE_BYTES * len(self.readers) if self.readers else 0)
 
     @property

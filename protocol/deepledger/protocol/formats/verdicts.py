@@ -42,6 +42,11 @@ class Verdict(StrEnum):
     BADLY_SEALED = "badly sealed"  # not what every reader of a sealed job can open
     NORM_EXCEEDED = "norm exceeded"  # the L2 norm is over the job's bound
     REMOVED = "removed"  # the reputation is below what the job asks for
+    # In masked rounds.
+    SILENT = "silent"  # counted, and did not release its shares of the others' masks in time
+    BAD_SHARES = "bad shares"  # what it released is not what it was sent
+    BADLY_SHARED = "badly shared"  # the shares of its own masks do not fit together: nobody can take these off
+    SKIPPED = "skipped"  # the masks of the round cannot be taken off: the model stays, and nobody is paid
     DIVERGED = "diverged"  # the round's updates leave nothing to measure: the model stays, and nobody is paid
     # What the job's screening finds: each sign is a verdict.
     NEAR_COPY = Sign.NEAR_COPY

@@ -28,6 +28,10 @@ def fetch_spec(store: BlobStore, terms: JobTerms) -> JobSpec:
             "the validation set is withheld by the job's terms or by its spec, and not by both; have nothing to do "
             "with this job"
         )
+    if terms.masked != (spec.privacy == "masked"):
+        raise BadSpec(
+            "updates are masked by the job's terms or by its spec, and not by both; have nothing to do with this job"
+        )
     if terms.admission != admission_root(spec.admitted):
         raise BadSpec("the job's terms admit others than its spec lists; have nothing to do with this job")
     return spec

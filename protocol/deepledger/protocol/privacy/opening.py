@@ -21,8 +21,10 @@ def as_it_is(blob: Buffer, _participant: Address) -> Buffer:
 
 
 def opener(spec: JobSpec, *, chain_id: int, contract: Address, job: JobId, secret: bytes | None) -> Open | None:
-    """How updates of a job are read with an account's secret key; None if they are sealed, and not to it."""
-    if spec.privacy == "open":
+    """How updates of a job are read with an account's secret key; None if they are sealed, and not to it. Nobody reads
+    masked ones, which are not read one by one.
+    """
+    if spec.privacy != "sealed":
         return as_it_is
     if secret is None or public_key_of(secret).hex() not in spec.readers:
         return None

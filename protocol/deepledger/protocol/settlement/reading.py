@@ -8,14 +8,25 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.spool import FileVector, fetch, keep, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.errors import BlobCorrupt
+from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import UpdateVector, as_update, update_dtype
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.state import Job
+from deepledger.protocol.privacy.cohort import Cohort
+from deepledger.protocol.privacy.masked_updates import (
+    BadLetters,
+    letter_bytes,
+    letters_bytes,
+    parse_letters,
+    vector_bytes,
+)
 from deepledger.protocol.privacy.opening import Open
 from deepledger.protocol.privacy.sealed_updates import BadlySealed
-from deepledger.protocol.settlement.inputs import Contribution, Earlier
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate
 from deepledger.protocol.settlement.judging import inspect
-from deepledger.protocol.types import Digest
+from deepledger.protocol.types import Address, Digest, RoundNumber
 
 
 def read_update(store: BlobStore, contribution: Contribution, spec: JobSpec, open: Open) -> FileVector | Verdict:
@@ -33,6 +44,46 @@ def read_earlier(store: BlobStore, earlier: Earlier, spec: JobSpec, open: Open) 
             return Verdict.BADLY_SEALED
 
     return _read(store, earlier.digest, spec, opened)
+
+
+def read_masked(store: BlobStore, contribution: Contribution, spec: JobSpec, cohort: Cohort) -> MaskedUpdate:
+    """A masked update, which nobody can judge by itself. Raises as `BlobStore.read_into`, `BlobCorrupt` where it is
+    none, and `StateError` without room.
+    """
+    try:
+        blob = store.read(contribution.digest, limit=letters_bytes(cohort))
+        letters = parse_letters(cohort, contribution.seat, blob)
+    except BadLetters as error:
+        raise BlobCorrupt(f"the letters of {contribution.participant}: {error}") from None
+    size = vector_bytes(cohort, spec.model.coordinates)
+    with room_for(size) as file, file:
+        fetch(store, letters.vector, file, size)
+        return MaskedUpdate(letters, view(file, size))
+
+
+def read_release(store: BlobStore, contribution: Contribution, cohort: Cohort) -> bytes:
+    """What a holder released. Raises as `BlobStore.read`."""
+    assert contribution.released is not None  # noqa: S101 (the caller looked)
+    return store.read(contribution.released, limit=_most_release_bytes(cohort))
+
+
+def _most_release_bytes(cohort: Cohort) -> int:
+    """Of every author a flag, and for each secret its share or a hash."""
+    return len(cohort.members) * (1 + 2 * letter_bytes(cohort))
+
+
+def badly_shared_before(store: BlobStore, job: Job, *, before: RoundNumber) -> frozenset[Address]:
+    """Whose masks could not be taken off in a masked round that was skipped: they are not counted again. Raises as
+    `BlobStore.read`, and `BadSpec`.
+    """
+    skipped = (over for over in job.history[:before] if not over.settled.accepted)
+    reports = (parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES)) for over in skipped)
+    return frozenset(
+        Address(update.participant)
+        for report in reports
+        for update in report.updates
+        if update.verdict is Verdict.BADLY_SHARED
+    )
 
 
 def _read(

@@ -30,7 +30,8 @@ from deepledger.protocol.settlement.inputs import Revealed
 from deepledger.protocol.settlement.judging import Judged, inspect_all, judge_by_signs, recall
 from deepledger.protocol.settlement.rewards import resolution, scores
 from deepledger.protocol.settlement.similarity import ONE
-from deepledger.protocol.settlement.sources import Sources
+from deepledger.protocol.settlement.sources import MaskedSources, Sources
+from deepledger.protocol.settlement.summing import sum_all
 from deepledger.protocol.settlement.valuation import mask_of, worths
 from deepledger.protocol.types import Address, Digest
 
@@ -74,10 +75,15 @@ def settle(
     update is accepted any more, and nobody is paid.
     """
     asked: dict[Coalition, Evaluation] = {}
-    judged, rows = inspect_all(spec, revealed, sources)
+    if revealed.cohort is None:
+        judged, rows = inspect_all(spec, revealed, sources)
+        shift = spec.model.fraction_bits - spec.update.fraction_bits
+    else:
+        assert isinstance(sources, MaskedSources)  # noqa: S101 (whoever settles a masked round has what it is made of)
+        (judged, rows), shift = sum_all(spec, revealed, sources), 0
     trusted, others = _apart(spec, rows)
     context = _context(spec, model, revealed, sources, trusted)
-    stack = Stack(tuple(others), spec.model.coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
+    stack = Stack(tuple(others), spec.model.coordinates, shift)
     coalitions = Coalitions(spec, model if outcome is None else model.copy(), stack, context)
 
     def results(wanted: Sequence[Coalition]) -> Sequence[Evaluation]:

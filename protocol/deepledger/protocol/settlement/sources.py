@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from typing_extensions import Buffer
 
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.settlement.aggregation.stack import Vector
 from deepledger.protocol.settlement.coalitions import Coalitions
-from deepledger.protocol.settlement.inputs import Contribution, Earlier
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate
 from deepledger.protocol.types import Digest
 
 
@@ -27,3 +30,14 @@ class Sources(Protocol):
 
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
         """Of the models of some coalitions, on the validation set."""
+
+
+@runtime_checkable
+class MaskedSources(Sources, Protocol):
+    """What is asked for besides in a masked round."""
+
+    def masked(self, contribution: Contribution, cohort: Cohort) -> MaskedUpdate | Verdict:
+        """A masked update, or the verdict that it is none."""
+
+    def release(self, contribution: Contribution, cohort: Cohort) -> Buffer | None:
+        """What a counted participant released; None if it cannot be had."""

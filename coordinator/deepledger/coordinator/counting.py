@@ -1,0 +1,33 @@
+"""Which masked updates count: those whose blobs are here and can be unmasked with the others."""
+
+from __future__ import annotations
+
+from deepledger.coordinator.verify import Verifier
+from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.settlement.inputs import MaskedUpdate, Place, cohort_in, masked_contributions
+from deepledger.protocol.settlement.reading import badly_shared_before
+
+
+def expect(verifier: Verifier, job: Job, attempt: Attempt, spec: JobSpec, place: Place) -> None:
+    """Begin to fetch what has been committed to so far."""
+    cohort = cohort_in(attempt, spec, place)
+    for contribution in masked_contributions(job, attempt, spec):
+        if contribution.seat in cohort.by_seat:
+            verifier.expect_masked(contribution, cohort)
+
+
+def countable(verifier: Verifier, store: BlobStore, job: Job, attempt: Attempt, spec: JobSpec, place: Place) -> int:
+    """Bit i: the masked update of seat i can be had, and its author shared its masks well so far. Blocks until each is
+    there or given up. Raises as `Verifier.fetch`, and as the store does.
+    """
+    expect(verifier, job, attempt, spec, place)
+    cohort, barred = cohort_in(attempt, spec, place), badly_shared_before(store, job, before=attempt.round)
+    return sum(
+        1 << contribution.seat
+        for contribution in masked_contributions(job, attempt, spec)
+        if contribution.seat in cohort.by_seat
+        and contribution.participant not in barred
+        and isinstance(verifier.masked(contribution), MaskedUpdate)
+    )

@@ -1,0 +1,376 @@
+"""Masked rounds, played by real nodes and coordinators: nobody sees a single update, everybody can check the sum."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepledger.auditor.audit import audit
+from deepledger.auditor.findings import Kind
+from deepledger.coordinator.notices import UpdatesCounted
+from deepledger.node.journal import Journal, Record
+from deepledger.node.notices import CommittedUpdate, Trained, UnmaskedRound
+from deepledger.protocol.blobs.digest import cid_of, digest_of
+from deepledger.protocol.chain.abi import terms_hash
+from deepledger.protocol.chain.events import PenaltyTaken, Phase
+from deepledger.protocol.errors import BadSpec, StateError
+from deepledger.protocol.evaluation.bench import bench_with
+from deepledger.protocol.evaluation.evaluators import OneByOne
+from deepledger.protocol.evaluation.task import read_source
+from deepledger.protocol.formats.commitment import Slot
+from deepledger.protocol.formats.report import report_bytes
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.privacy.mask_keys import mask_key, public_bytes
+from deepledger.protocol.privacy.masked_updates import BadLetters, mask_update, parse_letters
+from deepledger.protocol.privacy.unmasking import release
+from deepledger.protocol.settlement.inputs import Place, cohort_in, revealed_in
+from deepledger.protocol.settlement.reading import read_masked, read_release
+from deepledger.protocol.settlement.reporting import build_report
+from deepledger.protocol.settlement.settle import settle
+
+from .test_roles import coordinator, node
+
+MASKED = {"privacy": "masked", "masks": {"weight_bits": 4}}
+
+
+def masked_job(world: Any, **terms: Any) -> int:
+    fixed: dict[str, Any] = {"masked": True, "min_participants": 3, "max_participants": 3, "spec_changes": MASKED}
+    return world.create_job(**fixed | terms)
+
+
+def audited(world: Any, job: int) -> Any:
+    return audit(world.reader(), world.store, job, tasks=[world.task])
+
+
+def test_a_masked_job_is_played_to_its_end_and_audited(world: Any) -> None:
+    job = masked_job(world)
+    actors = [coordinator(world, job), *(node(world, job, number) for number in range(3))]
+    for actor in actors:
+        actor.join()
+    result = audited(world, job)
+    assert result.matches, result.findings
+    assert [each.derived for each in result.rounds] == [True] * 3
+    for each in result.rounds:
+        assert {update.verdict for update in each.report.updates} == {Verdict.ACCEPTED}
+        assert len(each.over.opened.commits) == len(each.over.opened.reveals) == 3
+    first, last = result.rounds[0].report.evaluation, result.rounds[-1].report.evaluation
+    assert last.millionths["loss"] < first.millionths["loss"]
+
+
+class Stores:
+    """`MaskedSources` without any patience."""
+
+    def __init__(self, world: Any, spec: Any, bench: Any) -> None:
+        self.store, self.spec, self.evaluator = world.store, spec, OneByOne(bench)
+
+    def masked(self, contribution: Any, cohort: Any) -> Any:
+        return read_masked(self.store, contribution, self.spec, cohort)
+
+    def release(self, contribution: Any, cohort: Any) -> Any:
+        return read_release(self.store, contribution, cohort)
+
+    def evaluate(self, coalitions: Any, wanted: Any) -> Any:
+        return self.evaluator.evaluate(coalitions, wanted)
+
+    def update(self, contribution: Any) -> Any:
+        raise NotImplementedError
+
+    earlier_update = earlier_model = update
+
+
+class Play:
+    """A masked job played step by step: everybody may stop, or lie, at every one."""
+
+    def __init__(
+        self, world: Any, *, participants: int = 4, coordinators: tuple[int, ...] = (1,), **terms: Any
+    ) -> None:
+        self.world, self.coordinator = world, world.ledger(1)
+        self.job = masked_job(world, max_participants=participants, coordinators=coordinators, **terms)
+        self.spec, _ = world.spec(**MASKED)
+        self.nodes = [world.ledger(2 + number) for number in range(participants)]
+        place = {"chain_id": self.coordinator.chain_id, "contract": self.coordinator.address, "job": self.job}
+        self.keys = [mask_key(bytes(world.accounts[2 + number].key), **place) for number in range(participants)]
+        self.place = Place(**place)
+        self.random = np.random.default_rng(3)
+        self.updates: dict[int, Any] = {}
+        self.letters: dict[int, bytes] = {}
+        self.cohort_then: Any = None
+        for number, (ledger, key) in enumerate(zip(self.nodes, self.keys, strict=True)):
+            hashed = terms_hash(self.see().created)
+            ledger.join(self.job, 30 + number, terms_hash=hashed, key=public_bytes(key), value=self.see().terms.stake)
+        for number in coordinators:
+            hashed = terms_hash(self.see().created)
+            world.ledger(number).post_bond(self.job, terms_hash=hashed, value=self.see().terms.bond)
+
+    def see(self) -> Any:
+        return Follower(self.world.reader(), self.job).job
+
+    @property
+    def cohort(self) -> Any:
+        return cohort_in(self.see().attempt, self.spec, self.place)
+
+    def commit(self, *seats: int, publish: bool = True, spoil: Any = None) -> None:
+        attempt, cohort = self.see().attempt, self.cohort
+        for seat in seats:
+            update = self.random.integers(-500, 500, self.spec.model.coordinates).astype("<i2")
+            masked = mask_update(cohort, seat, update, key=self.keys[seat])
+            letters = masked.letters if spoil is None else spoil(masked.letters)
+            self.updates[seat], self.letters[seat] = update, letters
+            if publish:
+                self.world.store.put(masked.vector)
+                self.world.store.put(letters)
+            self.nodes[seat].commit_masked(self.job, attempt.round, attempt.attempt, digest_of(letters))
+
+    def count(self, *seats: int, by: Any = None) -> None:
+        self.world.pass_time(61)
+        attempt = self.see().attempt
+        (by or self.coordinator).count(self.job, attempt.round, attempt.attempt, sum(1 << seat for seat in seats))
+
+    def unmask(self, *seats: int, spoil: Any = None) -> None:
+        attempt, cohort = self.see().attempt, self.cohort
+        counted = [seat for seat in range(len(self.nodes)) if attempt.counted.counted >> seat & 1]
+        letters = {}
+        for seat in counted:
+            with suppress(BadLetters):
+                letters[seat] = parse_letters(cohort, seat, self.letters[seat])
+        for seat in seats:
+            blob = release(cohort, seat, counted, letters, key=self.keys[seat])
+            blob = blob if spoil is None else spoil(blob)
+            self.world.store.put(blob)
+            self.nodes[seat].unmask(self.job, attempt.round, attempt.attempt, digest_of(blob))
+
+    def settle(self, *, lie: Any = None) -> Any:
+        job, world = self.see(), self.world
+        if job.attempt.reveal_end > self.world.reader().head().timestamp:
+            world.pass_time(61)
+        model = fetch_model(world.store, job.model_digest, self.spec)
+        bench = bench_with(self.spec, read_source(world.task), world.shards[4].read_bytes())
+        revealed = revealed_in(job, job.attempt, job.participants, self.spec, place=self.place)
+        sources = Stores(world, self.spec, bench)
+        done = settle(self.spec, model, revealed, sources, outcome=lambda *made: bench.evaluate(made[-1]))
+        if lie is not None:
+            done = lie(model, done) or done
+        report = build_report(
+            job, job.attempt, done, chain_id=self.place.chain_id, contract=self.place.contract,
+            model_before=(job.model_digest, job.model_root),
+            model_after=(digest_of(model.data.cast("B")), chunk_root(model.data.cast("B"), bits=32)),
+            evaluation=done.evaluation,
+        )  # fmt: skip
+        self.coordinator.settle(
+            self.job, job.round, model_digest=world.store.put(model.data.cast("B")),
+            model_root=chunk_root(model.data.cast("B"), bits=32), report_digest=world.store.put(report_bytes(report)),
+            revealed=revealed.seats, accepted=done.accepted, scores=done.scores,
+        )  # fmt: skip
+        return done
+
+    def round(self, counted: tuple[int, ...] = (0, 1, 2, 3)) -> Any:
+        self.commit(*counted)
+        self.count(*counted)
+        self.unmask(*counted)
+        return self.settle()
+
+
+def weighted_mean(play: Play, before: Any, seats: tuple[int, ...]) -> Any:
+    """The model after, from the plain updates."""
+    weights = {member.seat: member.weight for member in play.cohort_then.members}
+    total = sum(weights[seat] * play.updates[seat].astype(np.int64) for seat in seats)
+    shift = play.spec.model.fraction_bits - play.spec.update.fraction_bits
+    return before + np.rint((total << shift) / sum(weights[seat] for seat in seats)).astype(np.int64)
+
+
+def verdicts(result: Any, number: int = 0) -> dict[int, Verdict]:
+    return {update.seat: update.verdict for update in result.rounds[number].report.updates}
+
+
+@pytest.mark.parametrize(
+    ("committed", "counted", "unmasked"),
+    [
+        ((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3)),
+        ((0, 1, 2), (0, 1, 2), (0, 1, 2)),  # one never commits
+        ((0, 1, 2, 3), (0, 2, 3), (0, 2, 3)),  # one is not counted
+        ((0, 1, 2, 3), (0, 1, 2, 3), (1, 2, 3)),  # one does not unmask
+    ],
+)
+def test_the_sum_is_that_of_the_counted_updates_whoever_drops_out(
+    world: Any, committed: tuple[int, ...], counted: tuple[int, ...], unmasked: tuple[int, ...]
+) -> None:
+    play = Play(world)
+    before = fetch_model(world.store, play.see().model_digest, play.spec)
+    play.commit(*committed)
+    play.cohort_then = play.cohort
+    hidden = set(committed) - set(counted)
+    for seat in hidden:  # its blob cannot be had, so that an honest coordinator leaves it out
+        forget(world, digest_of(play.letters[seat]))
+    play.count(*counted)
+    play.unmask(*unmasked)
+    play.settle()
+    after = fetch_model(world.store, play.see().model_digest, play.spec)
+    assert np.array_equal(after, weighted_mean(play, before, counted))
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert verdicts(result) == {seat: Verdict.ACCEPTED if seat in unmasked else Verdict.SILENT for seat in counted}
+    fined = {each.participant for each in result.events if isinstance(each, PenaltyTaken)}
+    assert fined == {play.nodes[seat].account for seat in set(counted) - set(unmasked)}
+
+
+def test_a_round_that_too_few_unmask_is_skipped_and_shows_nobodys_update(world: Any) -> None:
+    play = Play(world)
+    before = play.see().model_digest
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1)
+    play.settle()
+    assert play.see().model_digest == before
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert verdicts(result) == {0: Verdict.SKIPPED, 1: Verdict.SKIPPED, 2: Verdict.SILENT, 3: Verdict.SILENT}
+    play.round()
+    assert audited(world, play.job).matches
+
+
+def test_a_count_of_too_few_opens_the_round_again(world: Any) -> None:
+    play = Play(world)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1)
+    assert Follower(world.reader(), play.job).phase() is Phase.STARVED
+    play.nodes[0].restart_round(play.job)
+    assert play.see().attempt.attempt == 1
+    play.round()
+    assert not [each for each in audited(world, play.job).findings if each.kind is not Kind.CONTESTED]
+
+
+def test_who_shares_its_masks_badly_is_named_and_not_counted_again(world: Any) -> None:
+    """Its letters parse, and open for nobody: only when they are to be unmasked does that show."""
+    play = Play(world, rounds=2)
+    play.commit(0, 1, 2)
+    roots = slice(32 + 16 + 4 * 16, 32 + 16 + 4 * 16 + 4 * 16)  # what every letter is known by
+    play.commit(3, spoil=lambda letters: letters[: roots.start] + bytes(64) + letters[roots.stop :])
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2, 3)
+    play.settle()
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert verdicts(result) == dict.fromkeys((0, 1, 2), Verdict.SKIPPED) | {3: Verdict.BADLY_SHARED}
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2)
+    play.unmask(0, 1, 2)
+    play.settle()
+    result = audited(world, play.job)
+    assert result.matches, "to leave out who shared badly before is no lie"
+
+
+def test_a_share_that_is_not_what_was_sent_is_named(world: Any) -> None:
+    play = Play(world)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2)
+    play.unmask(3, spoil=lambda blob: blob[:1] + bytes([blob[1] ^ 1]) + blob[2:])
+    play.settle()
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert verdicts(result)[3] is Verdict.BAD_SHARES
+    assert play.see().history[0].settled.accepted == 0b0111
+
+
+def off_by_one(model: Any, _settlement: Any) -> None:
+    model[5] += 1
+
+
+def pretend_to_skip(model: Any, settlement: Any) -> Any:
+    judged = tuple(replace(each, verdict=Verdict.SKIPPED, score=0) for each in settlement.judged)
+    return replace(settlement, judged=judged)
+
+
+@pytest.mark.parametrize(
+    ("lie", "kinds"),
+    [(off_by_one, {Kind.MODEL}), (pretend_to_skip, {Kind.VERDICT, Kind.SCORE})],
+)
+def test_a_coordinator_that_lies_about_the_sum_is_caught(world: Any, lie: Any, kinds: set[Kind]) -> None:
+    play = Play(world)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2, 3)
+    play.settle(lie=lie)
+    found = {finding.kind for finding in audited(world, play.job).findings if finding.kind.accuses}
+    assert found >= kinds
+
+
+def test_a_count_that_leaves_out_whom_the_store_has_is_told(world: Any) -> None:
+    play = Play(world)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2)
+    play.unmask(0, 1, 2)
+    play.settle()
+    (finding,) = audited(world, play.job).findings
+    assert finding.kind is Kind.CONTESTED
+    assert play.nodes[3].account in finding.explanation
+    assert "left out of the count" in finding.explanation
+
+
+def test_a_successor_takes_over_a_count_with_an_empty_disk(world: Any) -> None:
+    job = masked_job(world, coordinators=(1, 7), rounds=1, settle_window=8)
+    nodes = [node(world, job, number) for number in range(3)]
+    first = coordinator(world, job, kill_on=UpdatesCounted)
+    second = coordinator(world, job, 7)
+    first.join()
+    for actor in [*nodes, second]:
+        actor.join()
+    result = audited(world, job)
+    assert result.matches, result.findings
+    assert result.rounds[0].over.settled.coordinator == world.accounts[7].address
+    assert set(verdicts(result).values()) == {Verdict.ACCEPTED}
+
+
+@pytest.mark.parametrize("kill_on", [CommittedUpdate, UnmaskedRound, Trained])
+def test_a_node_that_is_killed_at_any_step_goes_on(world: Any, kill_on: type) -> None:
+    job = masked_job(world, rounds=2)
+    settling = coordinator(world, job)
+    others = [node(world, job, number) for number in (1, 2)]
+    node(world, job, 0, kill_on=kill_on).join()
+    for actor in [settling, *others, node(world, job, 0)]:
+        actor.join()
+    result = audited(world, job)
+    assert result.matches, result.findings
+    assert {verdict for number in (0, 1) for verdict in verdicts(result, number).values()} == {Verdict.ACCEPTED}
+
+
+def test_nothing_is_released_for_a_second_count_of_one_attempt(tmp_path: Path) -> None:
+    spec = type("Spec", (), {"masks": object()})()
+    journal = Journal(tmp_path, Slot(1, "0x" + "1" * 40, 1, 0, "0x" + "2" * 40), spec, spec_digest=bytes(32))
+    record = Record(0, 0, bytes(32), bytes(32), bytes(32), b"", bytes(32), b"", np.zeros(1, np.float32))
+    journal._path(0, 0, bytes(32)).mkdir()
+    assert journal.release(record, 0b111, lambda: b"shares\nof seats") == b"shares\nof seats"
+    assert journal.release(record, 0b111, lambda: b"others") == b"shares\nof seats", "what was released stays"
+    with pytest.raises(StateError, match="another count"):
+        journal.release(record, 0b011, lambda: b"others")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"aggregation": {"rule": "median"}}, "median looks at single updates.*weighted_mean"),
+        ({"aggregation": {"rule": "weighted_mean", "bucket_size": 2}}, "without buckets"),
+        ({"rewards": {"policy": "contribution"}}, 'take policy = "equal" or "samples"'),
+        ({"screening": {}}, "screening looks at single updates"),
+        ({"update": {"bits": 32, "fraction_bits": 14, "norm_bound": 5.0}}, "8 or 16"),
+        ({"masks": None}, "a masked job has them"),
+    ],
+)
+def test_what_masks_do_not_allow_is_refused_when_the_job_is_made(
+    world: Any, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadSpec, match=said):
+        world.spec(**MASKED | changes)
+
+
+def forget(world: Any, digest: bytes) -> None:
+    (path,) = (world.folder / "store").rglob(f"{cid_of(digest)}*")
+    path.unlink()
