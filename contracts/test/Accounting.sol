@@ -24,6 +24,8 @@ struct Ghost {
     uint8 misses;
     bool excused;
     bool returning;
+    /// In which masked attempt it last gave a seat up, if it did so in one.
+    bytes32 left;
 }
 
 /// @notice A second ledger for the invariants: every call goes through `watched`, which reads what was before, and from the
@@ -45,6 +47,17 @@ abstract contract Accounting {
 
     mapping(JobId => Totals) internal _totals;
     mapping(JobId => mapping(address => Ghost)) internal _ghosts;
+    /// Of a masked attempt, who has had a seat since it opened, and how many were seated then.
+    mapping(JobId => uint64) internal _cohorts;
+    mapping(JobId => uint256) internal _opened;
+    /// How often an attempt was counted, and as what.
+    mapping(JobId => mapping(bytes32 attempt => uint256)) internal _counts;
+    mapping(JobId => mapping(bytes32 attempt => uint64)) internal _counted;
+    /// The most that any attempt was counted.
+    uint256 public recounts;
+    uint256 public voids;
+    /// Penalties in masked attempts of seats that were not counted.
+    uint256 public uncountedPenalties;
     mapping(JobId => uint256) internal _endedAs;
     mapping(JobId => mapping(address coordinator => uint256)) internal _since;
     /// How often each event was seen, by its first topic.
@@ -162,7 +175,7 @@ abstract contract Accounting {
 
     /// @dev Nobody was left to settle the open round.
     function _isAbandoned() internal view returns (bool) {
-        return _replaced() && _successor() == address(0) && _round.stage == Stage.Open;
+        return _replaced() && _successor() == address(0) && _round.stage != Stage.Disclosing;
     }
 
     function _enterMembers(JobId job) internal {
@@ -176,7 +189,9 @@ abstract contract Accounting {
             if (expected.seatPlusOne != 0 && _attemptEnded()) {
                 uint64 bit = uint64(1) << (expected.seatPlusOne - 1);
                 bool starved = _has(ITrainingLedger.RoundStarved.selector);
-                if (!starved && _round.committed & ~_round.revealed & bit != 0) {
+                if (_round.stage == Stage.Masking && _round.committed & bit != 0) {
+                    // It could not do more before a count.
+                } else if (!starved && _round.committed & ~_round.revealed & bit != 0) {
                     penalty = terms.revealPenalty;
                     if (expected.stake < 2 * penalty) departure = uint256(Departure.Exhausted) + 1;
                 } else if (_round.committed & bit == 0) {
@@ -193,18 +208,25 @@ abstract contract Accounting {
             vm.assertEq(_penalty[_call][account], penalty, "the penalty that was owed");
             vm.assertEq(_departurePlusOne[_call][account], departure, "who loses its seat, and why");
             _totals[job].penalties += penalty;
+            if (terms.masked && penalty != 0) {
+                bool counted = _counted[job][_attempt(_round)] >> (expected.seatPlusOne - 1) & 1 != 0;
+                if (!counted) uncountedPenalties++;
+            }
             if (account == honest) _totals[job].honestPenalties += penalty;
 
             expected.stake -= uint96(penalty);
+            if (departure != 0) ghost.left = _isMasked(_round) ? _attempt(_round) : bytes32(0);
             if (departure != 0) (expected.seatPlusOne, expected.samples, expected.stake, ghost.excused) = (0, 0, 0, false);
             if (_whom[_call][ITrainingLedger.Committed.selector] == account) ghost.misses = 0;
+            if (_whom[_call][ITrainingLedger.Unmasked.selector] == account) ghost.misses = 0;
             Member memory found = ledger.memberOf(job, account);
             if (_whom[_call][ITrainingLedger.Joined.selector] == account) {
                 vm.assertEq(expected.seatPlusOne, 0, "who joins had no seat");
-                bool joinable = _round.stage == Stage.Waiting || _round.stage == Stage.Open;
-                vm.assertTrue(joinable, "who joins can still take part");
+                bool closed = _round.stage == Stage.Disclosing || _round.stage == Stage.Over;
+                vm.assertFalse(closed, "who joins can still take part");
                 bool late = _round.stage == Stage.Open && block.timestamp > _round.commitEnd - uint256(terms.commitWindow);
                 ghost.excused = late && !ghost.returning;
+                if (_isMasked(_round)) ghost.excused = ghost.left != _attempt(_round);
                 ghost.returning = true;
                 (expected.seatPlusOne, expected.samples) = (found.seatPlusOne, found.samples);
                 expected.stake = terms.stake;
@@ -216,7 +238,7 @@ abstract contract Accounting {
 
     /* THE ROUND */
 
-    function _enterRound(JobId job) internal view {
+    function _enterRound(JobId job) internal {
         JobTerms memory terms = ledger.termsOf(job);
         Round memory expected = _round;
         uint32 time = uint32(block.timestamp);
@@ -229,14 +251,29 @@ abstract contract Accounting {
         if (_has(ITrainingLedger.Committed.selector)) {
             vm.assertEq(uint256(_phaseBefore), uint256(Phase.Committing), "commit");
             expected.committed |= _bit(ITrainingLedger.Committed.selector);
-            if (_isComplete(expected)) (expected.commitEnd, expected.revealEnd) = (time, time + terms.revealWindow);
+            if (_isComplete(job, expected)) (expected.commitEnd, expected.revealEnd) = (time, time + terms.revealWindow);
+        } else if (_has(ITrainingLedger.CommittedMasked.selector)) {
+            vm.assertEq(uint256(_phaseBefore), uint256(Phase.Committing), "commit");
+            uint64 bit = _bit(ITrainingLedger.CommittedMasked.selector);
+            vm.assertTrue(_cohorts[job] & bit != 0, "who commits was there when the attempt opened");
+            expected.committed |= bit;
+            if (_isComplete(job, expected)) (expected.commitEnd, expected.revealEnd) = (time, time);
+        } else if (_has(ITrainingLedger.Counted.selector)) {
+            _enterCount(job, expected, time);
+        } else if (_has(ITrainingLedger.Unmasked.selector)) {
+            vm.assertEq(uint256(_phaseBefore), uint256(Phase.Revealing), "unmask");
+            vm.assertEq(uint256(_round.stage), uint256(Stage.Unmasking), "only what is counted is unmasked");
+            expected.revealed |= _bit(ITrainingLedger.Unmasked.selector);
+            vm.assertEq(expected.revealed & ~_counted[job][_attempt(_round)], 0, "who unmasks is counted");
+            if (expected.revealed == expected.committed) expected.revealEnd = time;
         } else if (_has(ITrainingLedger.Revealed.selector)) {
+            vm.assertEq(uint256(_round.stage), uint256(Stage.Open), "nothing is revealed in a masked round");
             vm.assertEq(uint256(_phaseBefore), uint256(Phase.Revealing), "reveal");
             expected.revealed |= _bit(ITrainingLedger.Revealed.selector);
             vm.assertEq(expected.revealed & ~expected.committed, 0, "who reveals has committed");
             if (expected.revealed == expected.committed) expected.revealEnd = time;
         } else if (settled) {
-            bool late = _phaseBefore == Phase.Overdue && _round.stage == Stage.Open;
+            bool late = _phaseBefore == Phase.Overdue && (_round.stage == Stage.Open || _round.stage == Stage.Unmasking);
             vm.assertTrue(late || _phaseBefore == Phase.Settling, "settle");
             (expected.number, expected.attempt) = (expected.number + 1, 0);
             (,,, uint64 accepted,,) =
@@ -249,9 +286,12 @@ abstract contract Accounting {
             expected.revealEnd = time;
         } else if (left != 0) {
             expected.revealed &= ~_bit(ITrainingLedger.Left.selector);
-            if (time < expected.commitEnd && _isComplete(expected)) expected.commitEnd = time;
+            _cohorts[job] &= ~_bit(ITrainingLedger.Left.selector);
+            if (time < expected.commitEnd && _isComplete(job, expected)) expected.commitEnd = time;
         }
 
+        bool over = _has(ITrainingLedger.JobEnded.selector) || _has(ITrainingLedger.DisclosureDue.selector);
+        if (_isMasked(_round) && (settled || starved) && !over) expected.least = terms.minParticipants;
         bool opens = _has(ITrainingLedger.RoundOpened.selector);
         bool may = expected.seated >= expected.least && ledger.bondOf(job, _serving(job)) == terms.bond;
         bool fresh = settled || starved;
@@ -263,9 +303,15 @@ abstract contract Accounting {
             (expected.revealed, expected.revealEnd) = (heirs, time);
         } else if (opens) {
             vm.assertTrue(may && (fresh || _round.stage == Stage.Waiting), "a round opens");
-            _clear(expected, Stage.Open);
+            _clear(expected, terms.masked ? Stage.Masking : Stage.Open);
             (expected.commitEnd, expected.revealEnd) =
-                (time + terms.commitWindow, time + terms.commitWindow + terms.revealWindow);
+                (time + terms.commitWindow, time + terms.commitWindow + (terms.masked ? 0 : terms.revealWindow));
+            if (terms.masked) {
+                (_cohorts[job], _opened[job]) = (ledger.stateOf(job).seats, expected.seated);
+                // All but a third.
+                uint8 holders = expected.seated - expected.seated / 3;
+                expected.least = holders < terms.minParticipants ? terms.minParticipants : holders;
+            }
             vm.assertEq(
                 keccak256(_said[_call][ITrainingLedger.RoundOpened.selector]),
                 keccak256(abi.encode(expected.attempt, expected.commitEnd, expected.revealEnd)),
@@ -276,15 +322,55 @@ abstract contract Accounting {
             _clear(expected, Stage.Waiting);
         }
         vm.assertEq(abi.encode(ledger.roundOf(job)), abi.encode(expected), "the round");
+        if (_isMasked(expected)) vm.assertEq(ledger.stateOf(job).cohort, _cohorts[job], "who is left of the cohort");
+    }
+
+    function _enterCount(JobId job, Round memory expected, uint32 time) internal {
+        bool late = _phaseBefore == Phase.Overdue && _round.stage == Stage.Masking;
+        vm.assertTrue(late || _phaseBefore == Phase.Counting, "count");
+        vm.assertEq(_whom[_call][ITrainingLedger.Counted.selector], _serving(job), "who serves counts");
+        (uint16 attempt, uint64 counted, uint32 revealEnd) =
+            abi.decode(_said[_call][ITrainingLedger.Counted.selector], (uint16, uint64, uint32));
+        vm.assertEq(attempt, _round.attempt, "which attempt");
+        vm.assertEq(counted & ~(_round.committed & _cohorts[job]), 0, "who is counted committed, and was there");
+        expected.committed = counted;
+        bool enough = _ones(counted) >= _round.least;
+        if (enough) (expected.stage, expected.revealEnd) = (Stage.Unmasking, time + ledger.termsOf(job).revealWindow);
+        else voids++;
+        vm.assertEq(revealEnd, enough ? expected.revealEnd : 0, "until when is unmasked");
+
+        uint256 times = ++_counts[job][_attempt(_round)];
+        if (times > recounts) recounts = times;
+        if (times == 1) _counted[job][_attempt(_round)] = counted;
+    }
+
+    /// @dev The set as which the open attempt was counted first; and how often it was counted.
+    function countOf(JobId job) external view returns (uint64 counted, uint256 times) {
+        bytes32 attempt = _attempt(ledger.roundOf(job));
+        return (_counted[job][attempt], _counts[job][attempt]);
+    }
+
+    /// @dev How many were seated when the open masked attempt opened.
+    function openedWith(JobId job) external view returns (uint256) {
+        return _opened[job];
+    }
+
+    function _attempt(Round memory round) internal pure returns (bytes32) {
+        return keccak256(abi.encode(round.number, round.attempt));
+    }
+
+    function _isMasked(Round memory round) internal pure returns (bool) {
+        return round.stage == Stage.Masking || round.stage == Stage.Unmasking;
     }
 
     function _clear(Round memory round, Stage stage) internal pure {
         (round.stage, round.commitEnd, round.revealEnd, round.committed, round.revealed) = (stage, 0, 0, 0, 0);
     }
 
-    function _isComplete(Round memory round) internal pure returns (bool) {
+    function _isComplete(JobId job, Round memory round) internal view returns (bool) {
         uint256 commits = _ones(round.committed);
-        return commits == round.seated && commits >= round.least;
+        uint256 awaited = round.stage == Stage.Masking ? _ones(_cohorts[job]) : round.seated;
+        return commits == awaited && commits >= round.least;
     }
 
     /* MONEY */
@@ -356,7 +442,8 @@ abstract contract Accounting {
     }
 
     function _enterEqualShares(uint256 amount) internal returns (uint256 paid) {
-        uint64 heirs = _round.revealed != 0 ? _round.revealed : _state.seats;
+        uint64 heirs = _round.stage == Stage.Masking ? _round.committed : _round.revealed;
+        if (heirs == 0) heirs = _state.seats;
         uint256 share = heirs == 0 ? 0 : amount / _ones(heirs);
         vm.assertTrue(_has(ITrainingLedger.Shared.selector) == (share != 0), "shares");
         if (share == 0) return 0;
@@ -506,7 +593,8 @@ abstract contract Accounting {
         if (round.stage == Stage.Over) return Phase.Over;
         if (round.stage == Stage.Disclosing) return late ? Phase.Overdue : Phase.Disclosing;
         if (time < round.commitEnd) return Phase.Committing;
-        if (_ones(round.committed) < terms.minParticipants) return Phase.Starved;
+        if (_ones(round.committed) < (terms.masked ? round.least : terms.minParticipants)) return Phase.Starved;
+        if (round.stage == Stage.Masking) return late ? Phase.Overdue : Phase.Counting;
         if (time < round.revealEnd) return Phase.Revealing;
         if (_ones(round.revealed) == 0) return Phase.Starved;
         return late ? Phase.Overdue : Phase.Settling;

@@ -7,18 +7,19 @@ import {Accounting} from "./Accounting.sol";
 /// @notice What the fuzzer may do: play several jobs of different terms, well or badly. An act looks for a job in which it
 /// can succeed, so that hardly a call is wasted; only `anyoneTries` makes calls that may be refused.
 contract Actors is Accounting {
-    uint256 internal constant MOST_JOBS = 5;
+    uint256 internal constant MOST_JOBS = 6;
     bytes32 internal constant KEY = "key";
 
     constructor() {
         for (uint256 kind; kind < 4; kind++) createJob(kind);
+        createJob(5);
     }
 
     /* SPONSOR */
 
     function createJob(uint256 kind) public {
         if (ledger.jobCount() == MOST_JOBS) return;
-        _createJob(_terms(kind % 5));
+        _createJob(_terms(kind % 6));
     }
 
     function closeJob(uint256 which) external {
@@ -49,7 +50,13 @@ contract Actors is Accounting {
 
     function settle(uint256 which, uint256 accepted, uint256 scores) external {
         (bool found, JobId job) = _find(which, Phase.Settling, Phase.Overdue);
-        if (found && !_isDisclosing(job)) _settle(job, uint64(accepted), scores);
+        bool settled = found && !_isDisclosing(job) && ledger.roundOf(job).stage != Stage.Masking;
+        if (settled) _settle(job, uint64(accepted), scores);
+    }
+
+    function count(uint256 which, uint256 chosen) external {
+        (bool found, JobId job) = _find(which, Phase.Counting, Phase.Counting);
+        if (found) _count(job, chosen);
     }
 
     /// @dev Enough are seated, the coordinator has taken its bond home, and its successor waits until it may go on.
@@ -130,6 +137,8 @@ contract Actors is Accounting {
         Phase phase = _phase(_job(which));
         if (time % 2 == 0 && phase == Phase.Committing) _pass(round.commitEnd);
         else if (time % 2 == 0 && phase == Phase.Revealing) _pass(round.revealEnd);
+        // A coordinator oversleeps the count.
+        else if (time % 4 == 0 && phase == Phase.Counting) _pass(uint256(round.revealEnd) + 300);
         else _pass(block.timestamp + time % 20);
     }
 
@@ -141,6 +150,10 @@ contract Actors is Accounting {
             for (uint256 i; i < 6; i++) if (_canJoin(job, _participants[i])) _join(job, _participants[i], 1);
         }
         for (uint256 i; i < 6; i++) if (_phase(job) == Phase.Committing) _commitIfDue(job, _participants[i]);
+        if (ledger.roundOf(job).stage == Stage.Masking && _phase(job) == Phase.Committing && lazy >> 40 & 3 != 0) {
+            _pass(ledger.roundOf(job).commitEnd);
+        }
+        if (_phase(job) == Phase.Counting) _count(job, lazy >> 42 & 1 == 0 ? lazy >> 44 : type(uint256).max);
         for (uint256 i; i < 6; i++) {
             // Now and then somebody stays silent.
             bool reveals = lazy >> (2 * i) & 3 != 0 || i == 0;
@@ -161,9 +174,9 @@ contract Actors is Accounting {
         bytes30 commitment = ledger.commitmentFor(job, round.number, who, "digest", "root", "salt");
         uint24 number = samples % 8 == 2 ? round.number + 1 : round.number;
         uint16 attempt = samples % 8 == 3 ? round.attempt + 1 : round.attempt;
-        what %= 12;
+        what %= 15;
         // The honest participant does nothing but what it should.
-        if (who == honest && what > 4 && what < 9) who = stranger;
+        if (who == honest && (what > 4 && what < 9 || what > 12)) who = stranger;
         if (what == 0) _try(job, who, abi.encodeCall(ITrainingLedger.closeJob, (job)), 0);
         else if (what == 1) _try(job, who, abi.encodeCall(ITrainingLedger.postBond, (job, terms)), ledger.termsOf(job).bond);
         else if (what == 2) _try(job, who, abi.encodeCall(ITrainingLedger.releaseBond, (job)), 0);
@@ -175,7 +188,10 @@ contract Actors is Accounting {
         else if (what == 8) _try(job, who, abi.encodeCall(ITrainingLedger.reveal, (job, "digest", "root", "salt")), 0);
         else if (what == 9) _try(job, who, abi.encodeCall(ITrainingLedger.restartRound, (job)), 0);
         else if (what == 10) _try(job, who, abi.encodeCall(ITrainingLedger.disclose, (job, word)), 0);
-        else _try(job, who, abi.encodeCall(ITrainingLedger.takeOver, (job)), 0);
+        else if (what == 11) _try(job, who, abi.encodeCall(ITrainingLedger.takeOver, (job)), 0);
+        else if (what == 12) _try(job, who, abi.encodeCall(ITrainingLedger.count, (job, number, attempt, uint64(samples))), 0);
+        else if (what == 13) _try(job, who, abi.encodeCall(ITrainingLedger.commitMasked, (job, number, attempt, word)), 0);
+        else _try(job, who, abi.encodeCall(ITrainingLedger.unmask, (job, number, attempt, word)), 0);
     }
 
     /* CALLS, EACH ACCOUNTED FOR */
@@ -222,8 +238,9 @@ contract Actors is Accounting {
         _totals[job].paidIn += stake;
         if (participant == honest) _totals[job].honestPaidIn += stake;
         bytes32 termsHash = ledger.stateOf(job).termsHash;
+        bytes32 key = ledger.termsOf(job).masked ? KEY : bytes32(0);
         _from(participant, stake);
-        ledger.join{value: stake}(job, termsHash, samples, new bytes32[](0), 0);
+        ledger.join{value: stake}(job, termsHash, samples, new bytes32[](0), key);
     }
 
     function _leave(JobId job, address participant) internal watched(job) {
@@ -234,6 +251,12 @@ contract Actors is Accounting {
     function _commitIfDue(JobId job, address participant) internal watched(job) {
         Round memory round = ledger.roundOf(job);
         if (!_isSeated(job, participant) || _has(job, participant, round.committed)) return;
+        if (ledger.termsOf(job).masked) {
+            if (!_has(job, participant, ledger.stateOf(job).cohort)) return;
+            _from(participant, 0);
+            ledger.commitMasked(job, round.number, round.attempt, "letters");
+            return;
+        }
         bytes30 commitment = ledger.commitmentFor(job, round.number, participant, "digest", "root", "salt");
         _from(participant, 0);
         ledger.commit(job, round.number, round.attempt, commitment);
@@ -243,7 +266,15 @@ contract Actors is Accounting {
         Round memory round = ledger.roundOf(job);
         if (!_has(job, participant, round.committed & ~round.revealed)) return;
         _from(participant, 0);
-        ledger.reveal(job, "digest", "root", "salt");
+        if (round.stage == Stage.Unmasking) ledger.unmask(job, round.number, round.attempt, "release");
+        else ledger.reveal(job, "digest", "root", "salt");
+    }
+
+    /// @dev Those of `chosen` who committed.
+    function _count(JobId job, uint256 chosen) internal watched(job) {
+        Round memory round = ledger.roundOf(job);
+        _from(_serving(job), 0);
+        ledger.count(job, round.number, round.attempt, round.committed & uint64(chosen));
     }
 
     function _restartRound(JobId job, address caller) internal watched(job) {
@@ -267,9 +298,11 @@ contract Actors is Accounting {
     }
 
     function _tryJoin(JobId job, address who, bytes32 terms, uint32 samples) internal {
-        bytes memory call = abi.encodeCall(ITrainingLedger.join, (job, terms, samples, new bytes32[](0), 0));
+        bytes32 key = ledger.termsOf(job).masked == (samples % 8 == 6) ? bytes32(0) : KEY;
+        bytes memory call = abi.encodeCall(ITrainingLedger.join, (job, terms, samples, new bytes32[](0), key));
         uint256 value = samples % 8 == 5 ? samples : ledger.termsOf(job).stake;
         bool agreed = terms == ledger.stateOf(job).termsHash && value == ledger.termsOf(job).stake && samples != 0;
+        agreed = agreed && (key != 0) == ledger.termsOf(job).masked;
         bool done = _try(job, who, call, value);
         vm.assertTrue(agreed || !done, "it joined something else");
     }
@@ -290,10 +323,8 @@ contract Actors is Accounting {
     function _settleCall(JobId job, uint64 accepted, uint256 seed) internal view returns (bytes memory) {
         Round memory round = ledger.roundOf(job);
         accepted &= round.revealed;
-        uint256 count;
-        for (uint64 rest = accepted; rest != 0; rest &= rest - 1) count++;
-        uint32[] memory scores = new uint32[](count);
-        for (uint256 i; i < count; i++) {
+        uint32[] memory scores = new uint32[](_ones(accepted));
+        for (uint256 i; i < scores.length; i++) {
             scores[i] = uint32(uint256(keccak256(abi.encode(seed, i))) % 4 == 0 ? 0 : seed >> (i * 32));
         }
         bytes32 digest = keccak256(abi.encode(seed));
@@ -361,7 +392,7 @@ contract Actors is Accounting {
     }
 
     /// @dev Ordinary; one seat and no deposits; penalties as high as the deposits, and no reward; many seats and amounts
-    /// that do not divide; a single round. In all but one the validation set is withheld.
+    /// that do not divide; a single round; a masked one. In all but one the validation set is withheld.
     function _terms(uint256 kind) internal pure returns (JobTerms memory terms) {
         (terms.specDigest, terms.modelDigest, terms.modelRoot) = ("spec", "model", "root");
         (terms.commitWindow, terms.revealWindow, terms.settleWindow) = (100, 200, 300);
@@ -370,7 +401,9 @@ contract Actors is Accounting {
         else if (kind == 1) _shape(terms, [uint8(3), 1, 1, 1], [uint96(7), 0, 0, 0, 0]);
         else if (kind == 2) _shape(terms, [uint8(6), 2, 3, 1], [uint96(0), 1001, 1001, 10, 10]);
         else if (kind == 3) _shape(terms, [uint8(5), 3, 6, 3], [uint96(101), 100, 33, 7, 7]);
-        else _shape(terms, [uint8(1), 1, 2, 1], [uint96(1), 5, 2, 3, 0]);
+        else if (kind == 4) _shape(terms, [uint8(1), 1, 2, 1], [uint96(1), 5, 2, 3, 0]);
+        else _shape(terms, [uint8(4), 3, 6, 2], [uint96(101), 100, 33, 7, 7]);
+        terms.masked = kind == 5;
     }
 
     function _shape(JobTerms memory terms, uint8[4] memory counts, uint96[5] memory amounts) internal pure {

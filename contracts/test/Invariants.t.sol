@@ -150,10 +150,11 @@ contract InvariantTest {
                 vm.warp(round.commitEnd);
             } else if (phase == Phase.Revealing && round.revealed & bit == 0) {
                 vm.prank(honest);
-                ledger.reveal(job, "digest", "root", "salt");
+                if (round.stage == Stage.Open) ledger.reveal(job, "digest", "root", "salt");
+                else ledger.unmask(job, round.number, round.attempt, "release");
             } else if (phase == Phase.Revealing) {
                 vm.warp(round.revealEnd);
-            } else if (phase == Phase.Settling) {
+            } else if (phase == Phase.Settling || phase == Phase.Counting) {
                 vm.warp(round.revealEnd + terms.settleWindow);
             } else if (phase == Phase.Overdue) {
                 ledger.replaceCoordinator(job);
@@ -205,7 +206,9 @@ contract InvariantTest {
     function invariant_who_is_to_settle_has_its_bond_in_deposit() public view {
         for (uint256 id = 1; id <= ledger.jobCount(); id++) {
             JobId job = JobId.wrap(id);
-            if (ledger.roundOf(job).stage != Stage.Open || ledger.phaseAt(job, block.timestamp) == Phase.Starved) continue;
+            Stage stage = ledger.roundOf(job).stage;
+            bool open = stage == Stage.Open || stage == Stage.Masking || stage == Stage.Unmasking;
+            if (!open || ledger.phaseAt(job, block.timestamp) == Phase.Starved) continue;
             address serving = ledger.coordinatorsOf(job)[ledger.stateOf(job).coordinator];
             vm.assertEq(ledger.bondOf(job, serving), ledger.termsOf(job).bond, "it could miss its deadline for nothing");
         }
@@ -221,6 +224,52 @@ contract InvariantTest {
         }
     }
 
+    /* MASKED ROUNDS */
+
+    function invariant_an_attempt_is_counted_at_most_once() public view {
+        vm.assertLe(actors.recounts(), 1, "a second sum");
+    }
+
+    function invariant_a_counted_set_never_changes() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            Round memory round = ledger.roundOf(job);
+            (uint64 counted, uint256 times) = actors.countOf(job);
+            if (round.stage == Stage.Unmasking) vm.assertEq(times, 1, "unmasked without a count");
+            if (times != 0 && round.stage != Stage.Over && round.stage != Stage.Disclosing) {
+                vm.assertEq(round.committed, counted, "another set");
+            }
+        }
+    }
+
+    function invariant_who_is_counted_was_there_from_the_opening_and_they_are_two_thirds() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            Round memory round = ledger.roundOf(job);
+            uint64 cohort = ledger.stateOf(job).cohort;
+            if (round.stage != Stage.Masking && round.stage != Stage.Unmasking) continue;
+            vm.assertEq(cohort & ~ledger.stateOf(job).seats, 0, "who is left of the cohort is seated");
+            vm.assertEq(round.committed & ~cohort, 0, "who committed was there");
+            if (round.stage != Stage.Unmasking) continue;
+            vm.assertLe(2 * actors.openedWith(job), 3 * _ones(round.committed), "two thirds");
+            vm.assertLe(ledger.termsOf(job).minParticipants, _ones(round.committed), "and no fewer than the job needs");
+        }
+    }
+
+    function invariant_who_unmasks_is_counted() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            Round memory round = ledger.roundOf(job);
+            (uint64 counted,) = actors.countOf(job);
+            if (round.stage == Stage.Masking) vm.assertEq(round.revealed, 0, "unmasked before the count");
+            if (round.stage == Stage.Unmasking) vm.assertEq(round.revealed & ~counted, 0, "unmasked though not counted");
+        }
+    }
+
+    function invariant_nobody_is_penalised_in_a_masked_round_who_was_not_counted() public view {
+        vm.assertEq(actors.uncountedPenalties(), 0, "penalised");
+    }
+
     /* SEATS */
 
     function invariant_seats_and_bitmaps_agree() public view {
@@ -233,10 +282,11 @@ contract InvariantTest {
             vm.assertEq(_ones(state.seats), round.seated, "seated");
             vm.assertEq(round.committed & ~state.seats, 0, "who committed is seated");
             vm.assertEq(round.revealed & ~state.seats, 0, "who revealed is seated");
-            vm.assertEq(round.least, terms.minParticipants, "least");
+            if (!terms.masked || round.stage == Stage.Waiting) vm.assertEq(round.least, terms.minParticipants, "least");
             if (round.stage != Stage.Disclosing) vm.assertEq(round.revealed & ~round.committed, 0, "who revealed had committed");
             vm.assertLe(round.seated, terms.maxParticipants, "seats");
-            vm.assertTrue(round.stage == Stage.Open || round.committed == 0, "nobody commits without a round");
+            bool open = round.stage == Stage.Open || round.stage == Stage.Masking || round.stage == Stage.Unmasking;
+            vm.assertTrue(open || round.committed == 0, "nobody commits without a round");
             for (uint8 seat; seat < 7; seat++) {
                 address participant = ledger.participantAt(job, seat);
                 vm.assertTrue((state.seats >> seat & 1 != 0) == (participant != address(0)), "a taken seat is somebody's");
@@ -276,11 +326,17 @@ contract InvariantTest {
             invariant_the_phase_is_what_the_terms_mean();
             invariant_over_and_disclosing_never_reopen();
             invariant_who_is_replaced_for_want_of_a_bond_has_none();
+            invariant_an_attempt_is_counted_at_most_once();
+            invariant_a_counted_set_never_changes();
+            invariant_who_is_counted_was_there_from_the_opening_and_they_are_two_thirds();
+            invariant_who_unmasks_is_counted();
+            invariant_nobody_is_penalised_in_a_masked_round_who_was_not_counted();
             _count();
         }
-        for (uint256 i; i < 15; i++) vm.assertGt(_seen[_topics()[i]], 12, "an event was rare");
+        for (uint256 i; i < 18; i++) vm.assertGt(_seen[_topics()[i]], 12, "an event was rare");
         vm.assertGt(_seen[ITrainingLedger.DisclosureDue.selector], 5, "hardly a job waited for its key");
         vm.assertGt(_seen[ITrainingLedger.ValidationDisclosed.selector], 5, "hardly a key was disclosed");
+        vm.assertGt(_voids, 5, "hardly a count was void");
         vm.assertGt(_takeovers, 5, "hardly a bond was missing");
         for (uint256 i; i < 3; i++) vm.assertGt(_departures[i], 5, "a way to lose a seat was rare");
         for (uint256 i; i < 3; i++) vm.assertGt(_ends[i], 1, "an end was not reached");
@@ -288,17 +344,19 @@ contract InvariantTest {
 
     mapping(bytes32 => uint256) internal _seen;
     uint256 internal _takeovers;
+    uint256 internal _voids;
     mapping(uint256 => uint256) internal _departures;
     mapping(uint256 => uint256) internal _ends;
 
     function _count() internal {
         for (uint256 i; i < _topics().length; i++) _seen[_topics()[i]] += actors.seen(_topics()[i]);
         _takeovers += actors.takeovers();
+        _voids += actors.voids();
         for (uint256 i; i < 3; i++) _departures[i] += actors.departures(Departure(i));
         for (uint256 i; i < 3; i++) _ends[i] += actors.ends(Outcome(i));
     }
 
-    function _topics() internal pure returns (bytes32[17] memory) {
+    function _topics() internal pure returns (bytes32[20] memory) {
         return [
             ITrainingLedger.JobCreated.selector,
             ITrainingLedger.BondPosted.selector,
@@ -315,13 +373,16 @@ contract InvariantTest {
             ITrainingLedger.CoordinatorReplaced.selector,
             ITrainingLedger.JobEnded.selector,
             ITrainingLedger.Withdrawn.selector,
+            ITrainingLedger.CommittedMasked.selector,
+            ITrainingLedger.Counted.selector,
+            ITrainingLedger.Unmasked.selector,
             ITrainingLedger.DisclosureDue.selector,
             ITrainingLedger.ValidationDisclosed.selector
         ];
     }
 
     function _acts() internal pure returns (bytes4[] memory acts) {
-        acts = new bytes4[](17);
+        acts = new bytes4[](18);
         acts[0] = Actors.createJob.selector;
         acts[1] = Actors.closeJob.selector;
         acts[2] = Actors.postBond.selector;
@@ -339,6 +400,7 @@ contract InvariantTest {
         acts[14] = Actors.anyoneTries.selector;
         acts[15] = Actors.disclose.selector;
         acts[16] = Actors.takeOver.selector;
+        acts[17] = Actors.count.selector;
     }
 
     function _isOver(JobId job) internal view returns (bool) {

@@ -52,12 +52,12 @@ MUTATIONS = (
     Mutation("one more may be missed", "pledge.misses + 1 < missLimit", "pledge.misses < missLimit"),
     Mutation("an excuse lasts for ever", "entry.excused = false;", "{}"),
     Mutation("an excuse is worth nothing", "if (entry.excused) entry.excused = false;\n            else if", "if"),
-    Mutation("who comes again is excused", "entry.excused = late && !entry.returning;", "entry.excused = late;"),
+    Mutation("who comes again is excused", ": late && !entry.returning;", ": late;"),
     Mutation("who was in time is excused", "block.timestamp + j.terms.commitWindow > current.commitEnd", "true"),
     Mutation(
         "committing clears no misses",
-        "misses: 0, commitment: commitment",
-        "misses: j.pledges[msg.sender].misses, commitment: commitment",
+        "(pledge.misses, pledge.commitment) = (0, commitment);",
+        "pledge.commitment = commitment;",
     ),
     Mutation(
         "leaving clears misses", "misses: j.pledges[participant].misses, commitment: 0", "misses: 0, commitment: 0"
@@ -143,6 +143,48 @@ MUTATIONS = (
     ),
     Mutation("a successor need not wait", "        require(block.timestamp >= from, TooEarly(from));\n", ""),
     Mutation("who left keeps its bit", "        j.state.seats &= ~_bit(seat);\n", ""),
+    # Masked rounds
+    Mutation("half of the cohort may unmask", "(2 * current.seated + 2) / 3", "current.seated / 2"),
+    Mutation("what one attempt needs all do", "if (_isMasked(current)) current.least = j.terms.minParticipants;", "{}"),
+    Mutation("few are counted", "bool enough = _count(counted) >= current.least;", "bool enough = true;"),
+    Mutation("who is not counted stays in the sum", "        current.committed = counted;\n", ""),
+    Mutation(
+        "a count leaves less time to unmask",
+        "uint32(block.timestamp + j.terms.revealWindow));\n        }\n        j.round",
+        "current.revealEnd + j.terms.revealWindow);\n        }\n        j.round",
+    ),
+    Mutation(
+        "an attempt is counted again",
+        "phase == Phase.Counting || (phase == Phase.Overdue && current.stage == Stage.Masking), WrongPhase(phase)",
+        "phase == Phase.Counting || phase == Phase.Overdue, WrongPhase(phase)",
+    ),
+    Mutation("who left stays in the cohort", "            j.state.cohort &= ~_bit(seat);\n", ""),
+    Mutation(
+        "the last of a cohort closes nothing",
+        "_isComplete(committed, _count(cohort),",
+        "_isComplete(committed, 64,",
+    ),
+    Mutation("unmasking clears no misses", "if (pledge.misses != 0) pledge.misses = 0;", "{}"),
+    Mutation("who leaves a masked attempt is excused", "entry.left != _attemptPlusOne(current)", "true"),
+    Mutation(
+        "who waited for the count is penalised",
+        "current.stage == Stage.Masking ? 0 : current.committed &",
+        "current.committed &",
+    ),
+    Mutation(
+        "who committed is not its heir",
+        "current.stage == Stage.Masking ? current.committed : current.revealed",
+        "current.revealed",
+    ),
+    Mutation("nobody need count", "if (current.stage == Stage.Masking) return", "if (false) return"),
+    stateless("who came later commits", "        require(cohort & bit != 0, NotInCohort(msg.sender));\n", ""),
+    stateless(
+        "anybody is counted",
+        "        require(counted & ~current.committed == 0, NotCountable(counted & ~current.committed));\n",
+        "",
+    ),
+    stateless("a masked job needs no key", "        require((key != 0) == j.terms.masked, BadKey());\n", ""),
+    stateless("two may hide", "!terms.masked || terms.minParticipants >= LEAST_MASKED", "true"),
     # What is refused
     stateless(
         "anyone closes a job", "        require(msg.sender == j.state.sponsor, NotSponsor(j.state.sponsor));\n", ""
@@ -165,8 +207,11 @@ MUTATIONS = (
     stateless(
         "any attempt will do",
         "require(round == current.number && attempt == current.attempt, WrongRound(current.number, current.attempt));\n"
-        "        uint8 seatPlusOne",
-        "require(round == current.number, WrongRound(current.number, current.attempt));\n        uint8 seatPlusOne",
+        "        Pledge storage pledge = j.pledges[msg.sender];\n        uint64 bit = _seatedBit(pledge.seatPlusOne);\n"
+        "        require(current.committed & bit == 0",
+        "require(round == current.number, WrongRound(current.number, current.attempt));\n"
+        "        Pledge storage pledge = j.pledges[msg.sender];\n        uint64 bit = _seatedBit(pledge.seatPlusOne);\n"
+        "        require(current.committed & bit == 0",
     ),
     stateless(
         "a reveal may be overlooked",
@@ -182,8 +227,10 @@ MUTATIONS = (
     stateless("a budget may be too small", "        require(msg.value == budget, WrongValue(budget));\n", ""),
     stateless(
         "misses are counted before penalties are taken",
-        "        penalties = _takePenalties(job, j, current, silent);\n        _countMisses(job, j, current);\n",
-        "        _countMisses(job, j, current);\n        penalties = _takePenalties(job, j, current, silent);\n",
+        "        penalties = _takePenalties(job, j, current, silent);\n"
+        "        _countMisses(job, j, current, j.state.seats & ~current.committed);\n",
+        "        _countMisses(job, j, current, j.state.seats & ~current.committed);\n"
+        "        penalties = _takePenalties(job, j, current, silent);\n",
     ),
 )
 
