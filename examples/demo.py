@@ -146,6 +146,9 @@ def main() -> None:
         if done.returncode or not audit["matches"]:
             raise SystemExit(f"the audit failed: {done.stderr or audit['findings']}")
         console.print(Text("Everything matches: whoever has the chain and the blobs gets this model.", "bold green"))
+        console.print(
+            f"The chain ends with the demo; its logs and blobs stay in {stage.folder}. README.md shows a job to keep."
+        )
 
 
 def set_the_stage(stage: Stage, dataset: str, kind: str = "embedded") -> int:
@@ -296,7 +299,8 @@ def summarise(
 
     job = follower.job
     spec, without = plain
-    table = Table(title=f"{heading(spec)} per round", title_justify="left", box=None, header_style="dim")
+    title = f"{heading(spec)} per round, and what federated averaging in floats comes to without it"
+    table = Table(title=title, title_justify="left", box=None, header_style="dim")
     for column in ("round", "deepledger", "without", "seconds"):
         table.add_column(column, justify="right")
     last = times["opened"]

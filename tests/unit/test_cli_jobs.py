@@ -48,7 +48,9 @@ def shelf(spec: bytes) -> Iterator[Shelf]:
 
 def jobs(*specs: bytes) -> list[Any]:
     return [
-        SimpleNamespace(job=number, terms=SimpleNamespace(spec_digest=spec, withheld=False, admission=bytes(32)))
+        SimpleNamespace(
+            job=number, terms=SimpleNamespace(spec_digest=spec, withheld=False, masked=False, admission=bytes(32))
+        )
         for number, spec in enumerate(specs)
     ]
 
