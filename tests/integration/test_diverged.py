@@ -54,11 +54,11 @@ def test_a_job_whose_model_diverges_pays_nobody_more_and_ends_loudly(world: Any)
     assert bad.report.model_after == bad.report.model_before
     assert bad.report.evaluation == good.report.evaluation
     assert {Coalition(int(each.seats, 16)): each.diverged for each in bad.report.coalitions} == {
-        Coalition(0): False, Coalition(3): True,
+        Coalition(0): False, Coalition(3): True, Coalition(2): True, Coalition(1): True,
     }  # fmt: skip
     blind = audited(world, job, torch=False)
     assert not blind.findings
-    assert [each.believed for each in blind.rounds] == [0, 2], "only the round that paid nobody rests on the report"
+    assert [each.believed for each in blind.rounds] == [0, 4], "only the round that paid nobody rests on the report"
 
 
 def test_a_coordinator_that_says_so_of_a_good_model_is_found(world: Any) -> None:
@@ -74,14 +74,15 @@ def test_a_coordinator_that_says_so_of_a_good_model_is_found(world: Any) -> None
         claim.settlement = replace(
             claim.settlement,
             judged=tuple(replace(each, verdict=Verdict.DIVERGED, score=0) for each in claim.settlement.judged),
-            evaluations={Coalition(0): start, Coalition(7): whole},
+            evaluations={Coalition(0): start} | {Coalition(mask): whole for mask in (7, 6, 5, 3)},
         )
         claim.accepted, claim.scores = 0, []
 
     play.round(lie=lie)
     findings = audited(world, play.job).findings
-    assert [finding.kind for finding in findings] == [Kind.EVALUATION]
+    assert [finding.kind for finding in findings] == [Kind.EVALUATION] * 2
     assert "seats 111" in findings[0].explanation
+    assert "3 of 3 results" in findings[1].explanation
 
 
 def test_who_pays_for_a_model_that_diverged_is_found(world: Any) -> None:
@@ -101,6 +102,76 @@ def test_who_pays_for_a_model_that_diverged_is_found(world: Any) -> None:
     assert [each.report.evaluation.diverged for each in result.rounds] == [False, True]
     assert {finding.kind for finding in result.findings} >= {Kind.MODEL, Kind.SCORE, Kind.VERDICT}
     assert {finding.round for finding in result.findings} == {1}
+
+
+def beyond(world: Any) -> None:
+    """Have the task say that the loss is infinite where a weight is at 0.5 or more."""
+    world.task.write_text(
+        world.task.read_text().replace(
+            '"loss": float(loss)', '"loss": float(loss) if model.weight.max() < 0.5 else float("inf")'
+        )
+    )
+
+
+def far(play: Any, *, coordinates: int = 4) -> bytes:
+    """An update within the norm bound, whose share in the mean of three takes weights beyond."""
+    values = np.zeros(play.spec.model.coordinates, "<i2")
+    values[:coordinates] = 2**15 - 1
+    return values.tobytes()
+
+
+@pytest.mark.parametrize("policy", [{"policy": "samples"}, {"policy": "contribution", "metric": "loss"}])
+def test_who_alone_makes_a_model_diverge_is_not_paid_and_the_others_are(policy: Any, world: Any) -> None:
+    """Whoever is in a job could else keep everybody's pay, and lower their reputations, with one update a round."""
+    beyond(world)
+    play = sys.modules[type(world).__module__].Play(world, spec_changes={"rewards": policy})
+    steps = play.trained(rate=0.1)
+    play.round([steps[0], far(play, coordinates=6), steps[2]])
+    play.round([far(play, coordinates=5), *play.trained(rate=0.1)[1:]])
+    job, result = play.see(), audited(world, play.job)
+    assert result.matches, result.findings
+    assert [each.settled.accepted for each in job.history] == [0b101, 0b110]
+    assert [bin(int(each.seats, 16)) for each in result.rounds[0].report.coalitions][:5] == [
+        "0b0", "0b111", "0b110", "0b101", "0b11",
+    ]  # fmt: skip
+    verdicts = [[update.verdict for update in each.report.updates] for each in result.rounds]
+    assert [each.index(Verdict.DIVERGED) for each in verdicts] == [1, 0]
+    assert all(each.count(Verdict.ACCEPTED) == 2 for each in verdicts)
+    assert not any(each.report.evaluation.diverged for each in result.rounds)
+    assert not audited(world, play.job, torch=False).findings
+
+
+def test_a_coordinator_that_blames_somebody_else_is_found(world: Any) -> None:
+    beyond(world)
+    play = sys.modules[type(world).__module__].Play(world)
+    steps = play.trained()
+
+    def lie(claim: Any) -> None:
+        swapped = {Verdict.DIVERGED: Verdict.ACCEPTED}
+        first, second, third = claim.settlement.judged
+        claim.settlement = replace(
+            claim.settlement,
+            judged=(
+                replace(first, verdict=Verdict.DIVERGED, score=0),
+                replace(second, verdict=swapped[second.verdict], score=7),
+                third,
+            ),
+        )
+        claim.accepted, claim.scores = 0b110, [7, claim.scores[1]]
+
+    play.round([steps[0], far(play), steps[2]], lie=lie)
+    assert {finding.kind for finding in audited(world, play.job).findings} >= {Kind.SCORE, Kind.VERDICT}
+
+
+def test_where_no_one_alone_is_to_blame_nobody_is_accepted_and_nobodys_reputation_moves(world: Any) -> None:
+    beyond(world)
+    play = sys.modules[type(world).__module__].Play(world)
+    play.round([play.trained()[0], far(play, coordinates=6), far(play, coordinates=5)])
+    job, result = play.see(), audited(world, play.job)
+    assert result.matches, result.findings
+    assert {update.verdict for update in result.rounds[0].report.updates} == {Verdict.DIVERGED}
+    assert job.reputations == {}
+    assert job.model_digest == job.terms.model_digest
 
 
 def _close(world: Any, job: int) -> None:
@@ -135,9 +206,11 @@ def test_only_a_jump_to_the_ceiling_counts(before: int, after: int, world: Any) 
 
     class Known:
         def evaluate(self, coalitions: Any, wanted: Any) -> Any:
-            assert list(wanted) == [Coalition(0)]
-            assert (coalitions.model_of(wanted[0]) == start).all()
-            return [evaluation(before)]
+            if list(wanted) == [Coalition(0)]:
+                assert (coalitions.model_of(wanted[0]) == start).all()
+                return [evaluation(before)]
+            assert list(wanted) == [Coalition(2), Coalition(1)], "everyone is left out, by ascending seat"
+            return [evaluation(after)] * 2
 
     job = play.see()
     model = fetch_model(world.store, job.model_digest, play.spec)

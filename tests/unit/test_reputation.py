@@ -46,8 +46,8 @@ def test_it_moves_a_fourth_of_the_way(script):
 
 def test_rounds_without_a_reveal_do_not_count(script):
     play(script, 0, "AB", 0b01, committing="ABC")
-    play(script, 1, "A", 0b00)
-    assert [script.job.reputation(each) for each in (A, B, C)] == [FULL * 3 // 4, FULL * 3 // 4, FULL]
+    play(script, 1, "B", 0b10)
+    assert [script.job.reputation(each) for each in (A, B, C)] == [FULL, FULL * 13 // 16, FULL]
     assert script.job.reputation("0x" + "9" * 40) == FULL
 
 
@@ -56,8 +56,15 @@ def test_leaving_and_coming_back_washes_nothing_off(script):
     script.say(Left, 1300, participant=B, seat=1, departure=0, stake=5)
     play(script, 1, "A", 0b01)
     script.say(Joined, 2500, participant=B, seat=1, samples=10, key=bytes(32))
-    play(script, 2, "B", 0b00)
+    play(script, 2, "AB", 0b01)
     assert script.job.reputation(B) == FULL * 9 // 16
+
+
+def test_a_round_that_accepts_nobody_moves_none(script):
+    """One participant may be to blame for it, and nobody can say which."""
+    play(script, 0, "ABC", 0b011)
+    play(script, 1, "ABC", 0)
+    assert [script.job.reputation(each) for each in (A, B, C)] == [FULL, FULL, FULL * 3 // 4]
 
 
 def test_it_stays_within_its_ends_and_heals():

@@ -42,6 +42,10 @@ class _Again:
     def earlier_model(self, digest: Digest) -> ModelVector:
         return self.claims.earlier_model(digest)
 
+    def outcome(self, _coalitions: Coalitions, accepted: Coalition, _after: ModelVector) -> Evaluation | None:
+        """As it was got here, where it was asked for: since it was said to have diverged, or pay follows from it."""
+        return self.claims.results.get(accepted)
+
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
         """Raises `StateError` where the task fails here only: that says nothing of the model."""
         derived = self.claims.derived(coalitions, wanted)
@@ -65,7 +69,8 @@ def remeasure(
     largest = {name: max((relative(*_both(name, pair)) for pair in differences), default=0.0) for name in names}
     excess: dict[Address, int] = {}
     if differences:
-        again = settle(spec, before.copy(), revealed, _Again(claims))
+        sources = _Again(claims)
+        again = settle(spec, before.copy(), revealed, sources, outcome=sources.outcome)
         paid = _shares(over.settled.pot, over.settled.accepted, over.settled.scores)
         due = _shares(over.settled.pot, again.accepted, again.scores)
         excess = {

@@ -226,8 +226,9 @@ def _play_round(game: _Game, number: int) -> dict[str, Settlement]:
     game.fit.held += settlements[name].saturated
     accepted = (judged.contribution for judged in _accepted(settlements[name]))
     game.history.append([Earlier(each.participant, each.digest) for each in accepted])
-    for seat, judged in zip(game.seats, settlements[name].judged, strict=True):
-        seat.reputation = after(seat.reputation, accepted=judged.verdict is Verdict.ACCEPTED)
+    if settlements[name].accepted:
+        for seat, judged in zip(game.seats, settlements[name].judged, strict=True):
+            seat.reputation = after(seat.reputation, accepted=judged.verdict is Verdict.ACCEPTED)
     return settlements
 
 

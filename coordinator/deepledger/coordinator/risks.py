@@ -17,7 +17,7 @@ from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.job.state import Job
-from deepledger.protocol.settlement.coalitions import most_coalitions
+from deepledger.protocol.settlement.coalitions import most_coalitions, most_left_out
 from deepledger.protocol.settlement.inputs import MOST_SHOWN
 from deepledger.protocol.types import Seconds
 
@@ -53,10 +53,11 @@ class Pace:
     def work(self, spec: JobSpec, participants: int, *, last: Took | None = None) -> float:
         """Seconds from the last update of a round to the block that holds its settlement, at the most.
 
-        The task may fail on every model, which is tried twice. `last`: what the last round took, which counts instead
-        for as many participants or fewer; more take no less.
+        The task may fail on every model, which is tried twice, and the model after diverge. `last`: what the last round
+        took, which counts instead for as many participants or fewer; more take no less.
         """
-        evaluations = TRIES * (1 + most_coalitions(spec, participants) / self.workers)
+        most = most_coalitions(spec, participants) + most_left_out(participants)
+        evaluations = TRIES * (1 + most / self.workers)
         seconds = evaluations * self.evaluation + participants * self.settling
         if last is not None:
             seconds = last.seconds if participants <= last.updates else max(seconds, last.seconds)

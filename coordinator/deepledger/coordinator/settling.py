@@ -130,9 +130,9 @@ def prepare(
 
     with ThreadPoolExecutor(1) as pool:
         settlement = settle(bench.spec, model, revealed, sources, outcome=outcome)
-        digest, root = publishing[0].result(), chunk_root(data, bits=32)
-    if settlement.diverged:
-        digest = job.model_digest
+        if any(judged.verdict is Verdict.DIVERGED for judged in settlement.judged):  # the model is another one now
+            publishing.append(pool.submit(publish, data))
+        digest, root = publishing[-1].result(), chunk_root(data, bits=32)
     evaluation = settlement.evaluation
     assert evaluation is not None  # noqa: S101 (`outcome` was asked)
     report = build_report(

@@ -47,7 +47,7 @@ class Verdict(StrEnum):
     BAD_SHARES = "bad shares"  # what it released is not what it was sent
     BADLY_SHARED = "badly shared"  # the shares of its own masks do not fit together: nobody can take these off
     SKIPPED = "skipped"  # the masks of the round cannot be taken off: the model stays, and nobody is paid
-    DIVERGED = "diverged"  # the round's updates leave nothing to measure: the model stays, and nobody is paid
+    DIVERGED = "diverged"  # with it there is nothing left to measure: without it there is, or nobody is accepted
     # What the job's screening finds: each sign is a verdict.
     NEAR_COPY = Sign.NEAR_COPY
     COLLUDING = Sign.COLLUDING

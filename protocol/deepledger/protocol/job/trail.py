@@ -209,7 +209,11 @@ def _applied(job: Job, event: Event) -> Job:
 
 
 def _moved(over: SettledRound) -> dict[Address, int]:
-    """The reputations of who revealed, after the round."""
+    """The reputations of who revealed, after the round. Where nobody was accepted, all failed for one reason, perhaps
+    one participant's: that says nothing of anybody, and they stay.
+    """
+    if not over.settled.accepted:
+        return {}
     seats = {reveal.participant: over.participants[reveal.participant].seat for reveal in over.opened.reveals}
     return {
         address: after(over.reputations.get(address, FULL), accepted=bool(over.settled.accepted >> seat & 1))

@@ -33,8 +33,13 @@ class Coalitions:
         return model
 
 
+def most_left_out(participants: int) -> int:
+    """How many evaluations more a round may take whose model diverges: of nobody, all but each, and who is accepted."""
+    return participants + 2
+
+
 def most_coalitions(spec: JobSpec, participants: int) -> int:
-    """How many evaluations settling a round may take, besides that of the model after."""
+    """How many evaluations settling a round may take, besides that of the model after, unless that one diverges."""
     screening, rewards = spec.screening, spec.rewards
     flips = screening is not None and (screening.opposed_percent or screening.harm_percent)
     looked_at = (participants + 1) * (participants + 1) // 2 if flips else 0

@@ -46,13 +46,13 @@ class Settlement:
 
     @property
     def diverged(self) -> bool:
-        """The updates left nothing to measure, so that the model stayed as it was."""
-        return any(judged.verdict is Verdict.DIVERGED for judged in self.judged)
+        """The updates left nothing to measure and no one of them alone is to blame: the model stayed as it was."""
+        return not self.accepted and any(judged.verdict is Verdict.DIVERGED for judged in self.judged)
 
     @property
     def accepted(self) -> int:
         """Bit i: the update of seat i was accepted."""
-        return sum(1 << judged.contribution.seat for judged in self.judged if judged.verdict is Verdict.ACCEPTED)
+        return mask_of(_accepted(self.judged))
 
     @property
     def scores(self) -> tuple[int, ...]:
@@ -64,6 +64,7 @@ Outcome = Callable[[Coalitions, Coalition, ModelVector], Evaluation | None]
 """outcome(coalitions, accepted, model after) -> its evaluation, None where there is none. If it has diverged, the model
 changes afterwards.
 """
+Results = Callable[[Sequence[Coalition]], Sequence[Evaluation]]
 
 
 def settle(
@@ -71,8 +72,8 @@ def settle(
 ) -> Settlement:
     """Judge every contribution, value what is accepted, and turn `model`, in place, into the model after.
 
-    Where `outcome` says that the model after has diverged, and the one before had not, that one stays: no accepted
-    update is accepted any more, and nobody is paid.
+    Where `outcome` says that the model after has diverged, and the one before had not, who is to blame is not accepted
+    any more, see `left_out`; where nobody is accepted then, the model stays, and nobody is paid.
     """
     asked: dict[Coalition, Evaluation] = {}
     if revealed.cohort is None:
@@ -84,7 +85,7 @@ def settle(
     trusted, others = _apart(spec, rows)
     context = _context(spec, model, revealed, sources, trusted)
     stack = Stack(tuple(others), spec.model.coordinates, shift)
-    coalitions = Coalitions(spec, model if outcome is None else model.copy(), stack, context)
+    coalitions = Coalitions(spec, model.copy(), stack, context)
 
     def results(wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
         new = [coalition for coalition in dict.fromkeys(wanted) if coalition not in asked]
@@ -101,22 +102,19 @@ def settle(
 
         known, forgotten = recall(revealed, sources)
         stack, judged = judge_by_signs(spec, stack, known, judged, losses)
-    judged = scored(spec, judged, results, seed=revealed.seed)
     saturated, evaluation = advance(model, stack, spec.aggregation, context), None
     if outcome is not None:
         whole = Coalition(mask_of(row.seat for row in stack.rows))
         evaluation = outcome(coalitions, whole, model)
-        if (
-            evaluation is not None
-            and evaluation.diverged
-            and stack.rows
-            and not (before := results([Coalition(0)])[0]).diverged
-        ):
-            asked[whole], evaluation, saturated = evaluation, before, 0
+        if evaluation is not None and evaluation.diverged and whole.seats and not results([Coalition(0)])[0].diverged:
+            asked[whole] = evaluation
+            judged = left_out(judged, whole.seats, results)
+            rest = Coalition(whole.seats & mask_of(_accepted(judged)))
             model[:] = coalitions.before
-            judged = [_diverged(each) for each in judged]
+            saturated = advance(model, stack.of_seats(rest.seats), spec.aggregation, context)
+            (evaluation,) = results([rest])
     return Settlement(
-        judged=tuple(judged),
+        judged=tuple(scored(spec, judged, results, seed=revealed.seed)),
         saturated=saturated,
         evaluations=asked,
         forgotten=tuple(forgotten),
@@ -127,7 +125,7 @@ def settle(
 def scored(
     spec: JobSpec,
     judged: Sequence[Judged],
-    results: Callable[[Sequence[Coalition]], Sequence[Evaluation]],
+    results: Results,
     *,
     seed: bytes,
 ) -> list[Judged]:
@@ -151,6 +149,21 @@ def scored(
     return [replace(each, score=earned.get(each.contribution.seat, 0)) for each in judged]
 
 
+def left_out(judged: Sequence[Judged], seats: int, results: Results) -> list[Judged]:
+    """The verdicts where the updates of all `seats` (bit i: seat i) together leave a model that has diverged.
+
+    Everyone is left out in turn, by ascending seat. Those without whom the rest does not diverge are to blame; all are,
+    where no single one explains it, or those who remain would be nobody, or diverge all the same.
+    """
+    members = [seat for seat in range(seats.bit_length()) if seats >> seat & 1]
+    without = results([Coalition(seats & ~(1 << seat)) for seat in members])
+    blamed = mask_of(seat for seat, result in zip(members, without, strict=True) if not result.diverged)
+    rest = seats & ~blamed
+    if not blamed or not rest or results([Coalition(rest)])[0].diverged:
+        return [_diverged(each) for each in judged]
+    return [_diverged(each) if blamed >> each.contribution.seat & 1 else each for each in judged]
+
+
 def is_trusted(spec: JobSpec, participant: Address) -> bool:
     """Whether it is the one that FLTrust measures the others by."""
     return isinstance(spec.aggregation, FLTrust) and participant.lower() == spec.aggregation.trusted.lower()
@@ -158,6 +171,11 @@ def is_trusted(spec: JobSpec, participant: Address) -> bool:
 
 def _diverged(judged: Judged) -> Judged:
     return replace(judged, verdict=Verdict.DIVERGED, score=0) if judged.verdict is Verdict.ACCEPTED else judged
+
+
+def _accepted(judged: Sequence[Judged]) -> list[int]:
+    """Seats, ascending."""
+    return [each.contribution.seat for each in judged if each.verdict is Verdict.ACCEPTED]
 
 
 def _apart(spec: JobSpec, rows: Sequence[Row]) -> tuple[Row | None, Sequence[Row]]:
