@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.coordinator.notices import UpdatesCounted
+from deepledger.node.contribute import _basis
 from deepledger.node.journal import Journal, Record
 from deepledger.node.notices import CommittedUpdate, Trained, UnmaskedRound
 from deepledger.protocol.blobs.digest import cid_of, digest_of
@@ -340,6 +342,16 @@ def test_a_node_that_is_killed_at_any_step_goes_on(world: Any, kill_on: type) ->
     result = audited(world, job)
     assert result.matches, result.findings
     assert {verdict for number in (0, 1) for verdict in verdicts(result, number).values()} == {Verdict.ACCEPTED}
+
+
+def test_an_update_is_masked_again_where_the_chain_took_back_who_masks_together(world: Any) -> None:
+    """One that was masked among others could not be unmasked: the attempt has the same number, and another cohort."""
+    play = Play(world)
+    attempt, model = play.see().attempt, play.see().model_digest
+    here = SimpleNamespace(spec=play.spec, place=play.place, follower=SimpleNamespace(job=play.see()))
+    other = replace(attempt, cohort=attempt.cohort[:3])
+    found = {_basis(here, each) for each in (attempt, other)}
+    assert len(found | {model}) == 3
 
 
 def test_nothing_is_released_for_a_second_count_of_one_attempt(tmp_path: Path) -> None:

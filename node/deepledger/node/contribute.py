@@ -56,7 +56,7 @@ from deepledger.protocol.privacy.opening import published
 from deepledger.protocol.privacy.unmasking import release
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned
 from deepledger.protocol.settlement.inputs import NO_ROOT, Place, cohort_in, masked_contributions
-from deepledger.protocol.types import Address, JobId
+from deepledger.protocol.types import Address, Digest, JobId
 
 
 @dataclass(slots=True)
@@ -121,8 +121,7 @@ def commit(node: Node, attempt: Attempt) -> None:
         except StoreUnreachable as error:
             raise StoreUnreachable(f"{error}. Nothing is committed to until the store takes updates") from error
         node.unstored = None
-    model = node.follower.job.model_digest
-    record = node.journal.read(attempt.round, attempt.attempt, model) or _train(node, attempt)
+    record = node.journal.read(attempt.round, attempt.attempt, _basis(node, attempt)) or _train(node, attempt)
     node.follower.update()
     check_alone(node)
     current = node.follower.job.attempt
@@ -233,6 +232,16 @@ def _open_record(node: Node, attempt: Attempt, update: memoryview, residual: Flo
     )
 
 
+def _basis(node: Node, attempt: Attempt) -> Digest:
+    """What an update of the attempt was made for: the model; in a masked round the cohort, too, in which another
+    participant may stand once the chain has taken blocks back.
+    """
+    model = node.follower.job.model_digest
+    if node.spec.masks is None:
+        return model
+    return digest_of(model + cohort_in(attempt, node.spec, node.place).binding)
+
+
 def _masked_record(node: Node, attempt: Attempt, update: memoryview, residual: Floats) -> Record:
     """What is committed to and published at once, because nobody can read it."""
     job, key = node.follower.job, node.mask_key
@@ -244,7 +253,7 @@ def _masked_record(node: Node, attempt: Attempt, update: memoryview, residual: F
     return Record(
         round=attempt.round,
         attempt=attempt.attempt,
-        model=job.model_digest,
+        model=_basis(node, attempt),
         digest=digest,
         root=NO_ROOT,
         salt=b"",
@@ -411,7 +420,7 @@ def check_alone(node: Node) -> None:
 def _own_record(node: Node, attempt: Attempt) -> Record:
     """The record behind this account's commitment on chain. Raises `StateError` if it is not here."""
     mine = next(commit for commit in attempt.commits if commit.participant == node.ledger.account)
-    record = node.journal.committed(mine.commitment, attempt.round, node.follower.job.model_digest)
+    record = node.journal.committed(mine.commitment, attempt.round, _basis(node, attempt))
     if record is None:
         raise StateError(
             f"this account has committed to an update for round {attempt.round} that is not in {node.journal.folder}. "

@@ -35,7 +35,7 @@ class Record:
 
     round: RoundNumber
     attempt: int
-    model: Digest  # what the update was trained from
+    model: Digest  # what the update was made for
     digest: Digest
     root: Root
     salt: bytes
