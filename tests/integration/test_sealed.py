@@ -15,13 +15,16 @@ from deepledger.node.notices import Finished
 from deepledger.protocol.chain.events import Outcome
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.commitment import Slot
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.vectors import as_update
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.privacy.ecies import POINT_BYTES, public_key_of
 from deepledger.protocol.privacy.opening import opener, seal_for
 from deepledger.protocol.privacy.sealed_updates import SHARE_BYTES, Seal
 from deepledger.protocol.settlement.judging import inspect
 
+from .test_diverged import beyond, far
 from .test_roles import coordinator, node
 
 COORDINATOR, AUDITOR = 1, 9
@@ -166,6 +169,55 @@ def test_whoever_cannot_read_still_finds_false_scores_and_copies_that_are_paid(s
     made.play.round([first, made.close(1), first], lie=lie)
     found = made.verdicts(None)[0].findings
     assert {Kind.VERDICT, Kind.SCORE} == {finding.kind for finding in found}
+
+
+def test_one_update_sealed_for_two_accounts_is_paid_once(sealed):
+    """Its blobs have nothing in common."""
+    made = sealed(participants=4)
+    alike, other = made.play.update(), made.play.update()
+    made.play.round([made.close(0, alike), made.close(1, other), made.close(2, alike), made.close(3, alike)])
+    result, verdicts = made.verdicts(AUDITOR)
+    assert verdicts == [Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.COPY, Verdict.COPY]
+    assert {update.copy_of for update in result.rounds[0].report.updates[2:]} == {made.play.nodes[0].account}
+    assert result.matches, result.findings
+    assert made.verdicts(None)[0].findings == ()
+
+
+def test_whoever_cannot_read_still_finds_a_model_that_changed_though_nobody_was_accepted(sealed):
+    def lie(claim):
+        claim.model[0] += 1
+
+    made = sealed()
+    made.play.round([os.urandom(made.play.spec.blob_bytes) for _ in range(3)], lie=lie)
+    assert [finding.kind for finding in made.verdicts(None)[0].findings] == [Kind.MODEL]
+
+
+def test_whoever_cannot_read_still_finds_that_nothing_diverged(sealed):
+    """By the results that the report lists itself."""
+
+    def lie(claim):
+        judged = [replace(each, verdict=Verdict.DIVERGED, score=0) for each in claim.settlement.judged]
+        same = Evaluation(samples=34, correct=1, millionths={"loss": 7})
+        listed = {Coalition(mask): same for mask in (0, 7, 6, 5, 3)}
+        claim.settlement = replace(claim.settlement, judged=tuple(judged), evaluations=listed)
+        claim.model[:] = before
+        claim.accepted, claim.scores = 0, []
+
+    made = sealed()
+    before = fetch_model(made.world.store, made.play.see().model_digest, made.play.spec)
+    made.play.round([made.close(number) for number in range(3)], lie=lie)
+    assert {Kind.VERDICT, Kind.SCORE} <= {finding.kind for finding in made.verdicts(None)[0].findings}
+
+
+def test_whoever_cannot_read_derives_who_made_the_model_diverge(sealed, world):
+    beyond(world)
+    made = sealed()
+    steps = made.play.trained(rate=0.1)
+    made.play.round([made.close(0, steps[0]), made.close(1, far(made.play)), made.close(2, steps[2])])
+    result, verdicts = made.verdicts(AUDITOR)
+    assert verdicts == [Verdict.ACCEPTED, Verdict.DIVERGED, Verdict.ACCEPTED]
+    assert result.matches, result.findings
+    assert made.verdicts(None)[0].findings == ()
 
 
 def test_pay_by_contribution_follows_from_what_the_report_lists_also_for_who_cannot_read(sealed, world):

@@ -73,6 +73,8 @@ def audit_round(
             elif report is not None:
                 settlement = settlement_told(spec, revealed, report, claims, find)
         believed = claims.believed + claims.assumed
+        if open is None and not over.settled.accepted:
+            follows = before  # whatever was in the updates
         if settlement is not None:
             complete = not claims.incomplete and _is_certain(settlement, over, claims, report)
             derived = complete and not believed and open is not None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.protocol.formats.roots import chunk_root
@@ -13,6 +14,7 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import UpdateVector, as_update, fits_norm
 from deepledger.protocol.formats.verdicts import UNMEASURED, Signs, Verdict
 from deepledger.protocol.job.reputation import FULL
+from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.privacy.sealed_updates import BadlySealed
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack, Vector
@@ -21,7 +23,7 @@ from deepledger.protocol.settlement.inputs import Contribution, Revealed
 from deepledger.protocol.settlement.screening import Losses, Screened, overstated, screen
 from deepledger.protocol.settlement.similarity import ONE
 from deepledger.protocol.settlement.sources import Sources
-from deepledger.protocol.types import Digest
+from deepledger.protocol.types import Address, Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,34 @@ def inspect_all(spec: JobSpec, revealed: Revealed, sources: Sources) -> tuple[li
             judged.append(Judged(contribution, Verdict.ACCEPTED, 0))
             rows.append(Row(contribution.seat, contribution.participant, contribution.weight, update))
     return judged, rows
+
+
+def without_copies(spec: JobSpec, judged: Sequence[Judged], rows: Sequence[Row]) -> tuple[list[Judged], list[Row]]:
+    """For sealed updates, which may be the same where their blobs are not: who committed first keeps it."""
+    committed, length = {each.contribution.seat: each.contribution.committed for each in judged}, spec.model.coordinates
+    kept: list[Row] = []
+    copies: dict[int, Address] = {}
+    for row in sorted(rows, key=lambda row: committed[row.seat]):
+        author = next((other.participant for other in kept if _are_equal(row.vector, other.vector, length)), None)
+        if author is None:
+            kept.append(row)
+        else:
+            copies[row.seat] = author
+    return [_as_copy(each, copies.get(each.contribution.seat)) for each in judged], [
+        row for row in rows if row.seat not in copies
+    ]
+
+
+def _are_equal(one: Vector, other: Vector, length: int) -> bool:
+    """Most differ in the first block."""
+    parts = (slice(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK))
+    return all(np.array_equal(one[part], other[part]) for part in parts)
+
+
+def _as_copy(judged: Judged, author: Address | None) -> Judged:
+    if author is None:
+        return judged
+    return replace(judged, contribution=replace(judged.contribution, copy_of=author), verdict=Verdict.COPY)
 
 
 def recall(revealed: Revealed, sources: Sources) -> tuple[list[Known], list[Digest]]:

@@ -27,7 +27,7 @@ from deepledger.protocol.settlement.aggregation.context import Context
 from deepledger.protocol.settlement.aggregation.stack import Row, Scaled, Stack
 from deepledger.protocol.settlement.coalitions import Coalitions
 from deepledger.protocol.settlement.inputs import Revealed
-from deepledger.protocol.settlement.judging import Judged, inspect_all, judge_by_signs, recall
+from deepledger.protocol.settlement.judging import Judged, inspect_all, judge_by_signs, recall, without_copies
 from deepledger.protocol.settlement.rewards import resolution, scores
 from deepledger.protocol.settlement.similarity import ONE
 from deepledger.protocol.settlement.sources import MaskedSources, Sources
@@ -78,6 +78,8 @@ def settle(
     asked: dict[Coalition, Evaluation] = {}
     if revealed.cohort is None:
         judged, rows = inspect_all(spec, revealed, sources)
+        if spec.privacy == "sealed":
+            judged, rows = without_copies(spec, judged, rows)
         shift = spec.model.fraction_bits - spec.update.fraction_bits
     else:
         assert isinstance(sources, MaskedSources)  # noqa: S101 (whoever settles a masked round has what it is made of)
