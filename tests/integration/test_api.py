@@ -38,6 +38,9 @@ def test_the_api_serves_what_is_on_the_chain(world, play, client):
     report = client.get("/jobs/1/rounds/0/report").json()
     assert [update["verdict"] for update in report["report"]["updates"]] == ["accepted"] * 3
     assert report["cid"] == rounds[0]["report"]
+    told = report["report"]["evaluation"]
+    assert report["results"]["loss"] == pytest.approx(told["millionths"]["loss"] / 1e6)
+    assert report["results"]["accuracy"] == pytest.approx(told["correct"] / told["samples"])
     assert client.get("/jobs/1/spec").json()["spec"]["name"] == "linear"
     play.round()
     assert client.get("/jobs/1/rounds").json()["total"] == 2, "it follows the chain"

@@ -38,6 +38,7 @@ def build_model():
     return torch.nn.Linear(4, 3)
 
 def load_data(path):
+    assert path.name.endswith(".tensors"), "tasks choose a reader by the name's end"
     data = load_file(path)
     return torch.utils.data.TensorDataset(data["x"], data["y"])
 
@@ -59,7 +60,7 @@ WANTED = [Coalition(mask, plain) for mask in range(16) for plain in (False, True
 def bench(tmp_path, spec_fields):
     random = np.random.default_rng(3)
     data = {"x": random.normal(size=(50, 4)).astype(np.float32), "y": random.integers(0, 3, 50)}
-    save_file(data, tmp_path / "validation")
+    save_file(data, tmp_path / "validation.tensors")
     (tmp_path / "task.py").write_text(TASK)
     source = read_source(tmp_path / "task.py")
     model = Task(source).build_model(1)
@@ -69,10 +70,14 @@ def bench(tmp_path, spec_fields):
             model=format_of(model).model_dump(),
             training={"seed": 1, "hyperparameters": {}},
             aggregation={"rule": "median"},
-            validation={"digest": digest_of((tmp_path / "validation").read_bytes()).hex(), "bytes": 1000},
+            validation={
+                "digest": digest_of((tmp_path / "validation.tensors").read_bytes()).hex(),
+                "bytes": 1000,
+                "suffix": ".tensors",
+            },
         )
     )
-    return open_bench(spec, source, tmp_path / "validation")
+    return open_bench(spec, source, tmp_path / "validation.tensors")
 
 
 @pytest.fixture
