@@ -40,7 +40,7 @@ def test_the_api_serves_what_is_on_the_chain(world, play, client):
     assert report["cid"] == rounds[0]["report"]
     told = report["report"]["evaluation"]
     assert report["results"]["loss"] == pytest.approx(told["millionths"]["loss"] / 1e6)
-    assert report["results"]["accuracy"] == pytest.approx(told["correct"] / told["samples"])
+    assert report["results"]["accuracy"] == pytest.approx(told["correct"] / told["samples"], abs=1e-6)
     assert client.get("/jobs/1/spec").json()["spec"]["name"] == "linear"
     play.round()
     assert client.get("/jobs/1/rounds").json()["total"] == 2, "it follows the chain"
