@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import UserDict
+from collections import UserDict, defaultdict, namedtuple
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ KNOWN = {
     "list of texts": ["text"] * 10,
     "list of tensors of their own lengths": [torch.zeros(length) for length in range(10)],
     "anything with rows": Table(),
+    "list of lists": [[1.0, 2.0]] * 5 + [[3.0, 4.0]] * 5,
+    "list of texts as numbers": [[1, 2, 3], *[[4]] * 9],
+    "named tuple": namedtuple("Columns", "x y")(X, Y),
+    "user's dict": UserDict(x=X, y=Y),
+    "dict with a default": defaultdict(list, x=X, y=Y),
 }
 
 
@@ -46,10 +52,14 @@ KNOWN = {
 def test_samples_are_counted_and_taken(data: Any) -> None:
     assert count(data) == 10
     part = take(data, [7, 2])
-    assert count(part) == 2
-    if isinstance(data, tuple | dict):
+    if not isinstance(data, list):  # which may be columns, were it shorter
+        assert count(part) == 2
+    if isinstance(data, tuple | Mapping):
+        assert type(part) is type(data)
         columns = (
-            zip(part.values(), data.values(), strict=True) if isinstance(data, dict) else zip(part, data, strict=True)
+            zip(part.values(), data.values(), strict=True)
+            if isinstance(data, Mapping)
+            else zip(part, data, strict=True)
         )
         assert all(str(some[0]) == str(every[7]) for some, every in columns)
     else:
@@ -70,12 +80,37 @@ class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         return iter(range(10))
 
 
+class Sized:
+    def __len__(self) -> int:
+        return 4
+
+
+class Fields(Sized):
+    """As a graph of torch-geometric: it has names, and as many as it says."""
+
+    def keys(self) -> list[str]:
+        return ["x", "edge_index", "y", "batch"]
+
+    def __getitem__(self, name: str) -> Any:
+        return X
+
+
 UNKNOWN = {
     "splits": (DatasetDict(train=ROWS, test=ROWS), "a DatasetDict of 2 entries"),
     "two sets": ((ROWS, ROWS), "a tuple of 2 entries that are not tensors or arrays of one length"),
     "uneven tensors": ((X, Y[:5]), "a tuple of 2 entries"),
     "nothing": ((), "a tuple of 0 entries"),
-    "list of columns": ([X, Y], "a list of 2 tensors or arrays of 10 entries each"),
+    "list of columns": ([X, Y], "a list of 2 tensors, arrays or lists of 10 entries each"),
+    "list of one column": ([X], "a list of 1 tensors, arrays or lists of 10 entries each"),
+    "list of lists that are columns": ([X.tolist(), Y.tolist()], "a list of 2 tensors, arrays or lists of 10 entries"),
+    "list of either": ([X, Y.tolist()], "a list of 2 tensors, arrays or lists of 10 entries"),
+    "list of sets": ([ROWS, Subset(ROWS, [1])], "a list of 2 entries with a Dataset in it"),
+    "list of batches": (list(DataLoader(ROWS, 2)), "a list of 5 entries that may be batches"),
+    "list of batches by name": ([{"x": X[:2], "y": Y[:2]}] * 5, "a list of 5 entries that may be batches"),
+    "loader of batches": (DataLoader([(X, Y)] * 2, batch_size=None), "a DataLoader without a batch_size"),
+    "loader with a sampler of batches": (DataLoader(ROWS, batch_sampler=[[1, 2]]), "a DataLoader without a batch_size"),
+    "what has fields": (Fields(), "a Fields, whose length may be that of anything"),
+    "what only has a length": (Sized(), "a Sized, whose length may be that of anything"),
     "path": ("data.csv", "a str, whose length"),
     "stream": (Stream(), "a Stream, which has no length"),
     "loader of a stream": (DataLoader(Stream()), "a DataLoader's sampler, which has no length"),
@@ -93,6 +128,8 @@ def test_what_is_not_known_to_be_samples_is_refused_by_name(data: Any, says: str
 
 def test_what_pandas_and_hugging_face_have_is_divided_their_way() -> None:
     class Chosen(Table):
+        features = "which every Dataset of Hugging Face has"
+
         def __init__(self, rows: Any = range(10)) -> None:
             self.rows = np.array(rows)
 
@@ -105,3 +142,41 @@ def test_what_pandas_and_hugging_face_have_is_divided_their_way() -> None:
     part = take(Chosen(), [7, 2])
     assert isinstance(part, Chosen)
     assert (count(part), part.rows.tolist()) == (2, [7, 2])
+
+
+class Polars(Table):
+    """A table's rows by a list of them."""
+
+    __module__ = "polars.dataframe.frame"
+
+    def __getitem__(self, rows: Any) -> Any:
+        return [f"row {row}" for row in rows]
+
+    def select(self, columns: Any) -> Any:
+        raise KeyError(columns)
+
+
+class Arrow(Polars):
+    """Here a list would be one of columns."""
+
+    __module__ = "pyarrow.lib"
+
+    def __getitem__(self, columns: Any) -> Any:
+        raise TypeError(columns)
+
+    def take(self, rows: Any) -> Any:
+        return [f"row {row}" for row in rows]
+
+
+@pytest.mark.parametrize("table", [Polars(), Arrow()])
+def test_tables_of_polars_and_arrow_are_divided_by_rows(table: Any) -> None:
+    assert count(table) == 10
+    assert take(table, range(2)) == ["row 0", "row 1"]
+
+
+def test_what_fails_where_it_is_divided_is_told() -> None:
+    class Broken(Table):
+        iloc = None
+
+    with pytest.raises(BadInput, match="a Broken, which cannot be divided: TypeError: 'NoneType'"):
+        take(Broken(), [1])
