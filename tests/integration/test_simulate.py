@@ -10,6 +10,9 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from deepledger.cli.main import app
+from deepledger.cli.simulate import _fit
+from deepledger.cli.simulation import Fit
+from deepledger.protocol.formats.vectors import count_least_variances
 
 TASK = """
 import torch
@@ -80,6 +83,18 @@ def simulate(folder, *numbers, options=()):
     return CliRunner().invoke(app, ["job", "simulate", str(folder / "job.toml"), *data, "--workers", "1", *options])
 
 
+def test_variances_that_may_be_smaller_than_can_be_said_are_told_of(spec_of):
+    layout = [
+        {"name": "w", "shape": [2], "offset": 0},
+        {"name": "running_var", "shape": [3], "offset": 2, "kind": "variance"},
+    ]
+    model = {"fraction_bits": 20, "least_variance": 16, "layout": layout}
+    spec = spec_of(model=model)
+    assert count_least_variances(np.array([0, 0, 16, 17, 16], np.int32), spec.model) == 2
+    assert "2 running variances would be smaller than the least" in _fit(Fit(updates=3, floored=2), spec)
+    assert "variance" not in _fit(Fit(updates=3), spec)
+
+
 def test_honest_work_is_compared_with_less_and_with_more_seats(folder):
     done = simulate(folder, 0, 1, 2, 3, options=["--json"])
     assert done.exit_code == 0, done.output
@@ -95,7 +110,7 @@ def test_honest_work_is_compared_with_less_and_with_more_seats(folder):
     assert played["copying"]["verdicts"] == ["unchanged", "near copy"], "in the first round there is nothing to copy"
     assert set(played["copying"]["paid"].values()) == {"0"}
     assert played["splitting"]["sent"] == 6
-    assert played["honest"]["fit"] == {"updates": 12, "clipped": 0, "saturated": 0, "held": 0}
+    assert played["honest"]["fit"] == {"updates": 12, "clipped": 0, "saturated": 0, "held": 0, "floored": 0}
     for outcome in played.values():
         for policy, amount in outcome["paid"].items():
             others = len([0, 1, 2])

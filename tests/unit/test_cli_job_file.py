@@ -280,6 +280,12 @@ def test_a_task_whose_results_change_from_one_evaluation_to_the_next_is_refused(
         drafted(tmp_path, drifting)
 
 
+def test_a_job_without_hyperparameters_needs_no_section_for_them(tmp_path: Path) -> None:
+    start, end = JOB.index("[training.hyperparameters]"), JOB.index("[aggregation]")
+    (tmp_path / "job.toml").write_text(JOB[:start] + JOB[end:])
+    assert read_job_file(tmp_path / "job.toml").training.hyperparameters == {}
+
+
 @pytest.mark.parametrize(
     ("loss", "says"),
     [

@@ -64,13 +64,14 @@ def test_whose_replacement_would_end_the_job_gets_half_a_window_more(bond, coord
     assert overdue_since(script.job) == since
 
 
-def idle(script, me):
+def idle(script, me, *, rounded=False):
     """What somebody whose training changed nothing does, and what it hears."""
     said: list[str] = []
     node: Any = SimpleNamespace(
-        follower=SimpleNamespace(job=script.job), ledger=SimpleNamespace(account=me), warn=said.append, spared=None
-    )
-    return _commits_to_nothing(node, script.job.attempt), node.spared is script.job.attempt, said[0]
+        follower=SimpleNamespace(job=script.job), ledger=SimpleNamespace(account=me), warn=said.append, spared=None,
+        spec=SimpleNamespace(update=SimpleNamespace(fraction_bits=3)),
+    )  # fmt: skip
+    return _commits_to_nothing(node, script.job.attempt, rounded=rounded), node.spared is script.job.attempt, said[0]
 
 
 def test_nothing_is_committed_to_only_where_the_round_or_a_seat_needs_it():
@@ -82,6 +83,10 @@ def test_nothing_is_committed_to_only_where_the_round_or_a_seat_needs_it():
     commits, spared, said = idle(script, C)
     assert (commits, spared) == (True, False)
     assert said.endswith("It is committed to all the same: the round needs it.")
+    assert said.startswith("Training left the model of round 0 as it was: ")
+    assert idle(script, C, rounded=True)[2].startswith(
+        "What training changes of the model of round 0 rounds to nothing"
+    )
     script.commit(1020, B)
     assert idle(script, C)[:2] == (False, True)
     assert next_step(script.job, C, 1025, prepared=True, unpublished=False, spared=True) is Step.WAIT

@@ -195,6 +195,12 @@ class Copying(nn.Linear):
         return {name: value.detach().clone() for name, value in state.items()}
 
 
+class Slicing(nn.Linear):
+    def state_dict(self, *arguments: object, **options: object) -> dict[str, torch.Tensor]:
+        state = super().state_dict(*arguments, **options)
+        return state | {"weight": state["weight"][:1]}
+
+
 class Hiding(nn.Linear):
     def state_dict(self, *arguments: object, **options: object) -> dict[str, torch.Tensor]:
         state = super().state_dict(*arguments, **options)
@@ -228,7 +234,8 @@ def quantised() -> nn.Module:
         (lambda: with_buffer("grid", torch.ones(1, 3).expand(4, 3)), r"entry 'grid' .* is expanded.*\.clone\(\)"),
         (lambda: nn.Linear(3, 2, device="meta"), r"entry 'weight' .* is on the meta device"),
         (lambda: with_buffer("graph", torch.eye(3).to_sparse()), r"entry 'graph' .* is sparse"),
-        (lambda: Copying(3, 2), r"entry 'weight' .* is a copy that state_dict\(\) makes"),
+        (lambda: Copying(3, 2), r"entry 'weight' .* is a copy or a part that state_dict\(\) makes"),
+        (lambda: Slicing(3, 2), r"entry 'weight' .* is a copy or a part that state_dict\(\) makes"),
         (lambda: Hiding(3, 2), r"entry 'bias' .* is trained and not in the state_dict"),
         (lambda: Broken(3, 2), r"state_dict\(\) of the task's model fails: RuntimeError: gathered on rank 0 only"),
         (overlapping, r"shares part of its memory with"),

@@ -281,6 +281,37 @@ def test_a_layer_that_is_unfrozen_later_is_never_lost_without_a_word(trainer_of:
         rehearse_rounds(trainer, model, rounds=4)
 
 
+TIED = """
+import torch
+
+def build_model():
+    model = torch.nn.ModuleList([torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)])
+    model[1].weight = model[0].weight
+    return model
+
+def load_data(path):
+    return [1]
+
+def train(model, data, *, step):
+    LINE
+    with torch.no_grad():
+        model[1].weight += step
+
+def evaluate(model, data):
+    return {"samples": 1, "correct": 0, "loss": 0.0}
+"""
+
+
+@pytest.mark.parametrize("line", ["pass", "model[1].weight = torch.nn.Parameter(model[1].weight.detach().clone())"])
+def test_a_tensor_of_two_names_stays_one(line: str, trainer_of: Any) -> None:
+    trainer = trainer_of(source=TIED.replace("LINE", line))
+    if line == "pass":
+        rehearse(trainer)
+    else:
+        with pytest.raises(BadInput, match=r"makes two of the entries '0\.weight' and '1\.weight'"):
+            rehearse(trainer)
+
+
 def test_no_more_rounds_are_tried_than_the_job_has(trainer_of: Any) -> None:
     source = SOURCE.replace("*, step", "*, step, round").replace(
         "    with torch", "    step *= [1][round]\n    with torch", 1

@@ -102,7 +102,12 @@ def _fit(fit: Fit, spec: JobSpec) -> str:
     )
     if fit.held:
         text += f"; {show.count(fit.held, 'coordinate')} of the model would have left ±{of_model:g}"
-    if not (fit.clipped or fit.saturated or fit.held):
+    if fit.floored:
+        text += (
+            f"; {show.count(fit.floored, 'running variance')} would be smaller than the least that "
+            f"update.fraction_bits = {update.fraction_bits} can say"
+        )
+    if not (fit.clipped or fit.saturated or fit.held or fit.floored):
         return text
     return f"{text}: scale features in the task's load_data, or see docs/your-own-training.md about [update]"
 

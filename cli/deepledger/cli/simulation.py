@@ -28,6 +28,7 @@ from deepledger.protocol.formats.vectors import (
     Floats,
     ModelVector,
     UpdateVector,
+    count_least_variances,
     encode_change,
     update_dtype,
 )
@@ -104,6 +105,7 @@ class Fit:
     clipped: int = 0  # of these, to the norm bound
     saturated: int = 0  # of these, in some coordinates
     held: int = 0  # coordinates of the model at the ends of int32, over all rounds
+    floored: int = 0  # running variances of the last model that are as small as updates can say
 
 
 @dataclass(slots=True)
@@ -224,6 +226,7 @@ def _play_round(game: _Game, number: int) -> dict[str, Settlement]:
         game.model, paying = start.copy(), spec.model_copy(update={"rewards": policy})
         settlements[name] = settle(paying, game.model, revealed, sources, outcome=outcome)
     game.fit.held += settlements[name].saturated
+    game.fit.floored = count_least_variances(game.model, spec.model)
     accepted = (judged.contribution for judged in _accepted(settlements[name]))
     game.history.append([Earlier(each.participant, each.digest) for each in accepted])
     if settlements[name].accepted:

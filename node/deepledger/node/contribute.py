@@ -131,10 +131,11 @@ def commit(node: Node, attempt: Attempt) -> None:
     if node.follower.phase() is not Phase.COMMITTING:
         node.warn(f"Training took longer than the commit window of round {attempt.round}; it is missed.")
         return
-    if not as_update(record.update, node.spec)[: node.spec.model.trained].any() and not _commits_to_nothing(
-        node, current
-    ):
-        return
+    trained = slice(node.spec.model.trained)
+    if not as_update(record.update, node.spec)[trained].any():
+        rounded = bool(record.residual[trained].any())
+        if not _commits_to_nothing(node, current, rounded=rounded):
+            return
     node.made.add(record.commitment)
     if record.masked is None:
         receipt = node.ledger.commit(node.job, attempt.round, attempt.attempt, record.commitment)
@@ -146,12 +147,18 @@ def commit(node: Node, attempt: Attempt) -> None:
     node.observe(CommittedUpdate(job=node.job, round=attempt.round, receipt=receipt))
 
 
-def _commits_to_nothing(node: Node, attempt: Attempt) -> bool:
+def _commits_to_nothing(node: Node, attempt: Attempt, *, rounded: bool) -> bool:
     """Whether to send an update that changes nothing, which costs fees and earns nothing: only where the round, or this
-    node's seat, would be lost without.
+    node's seat, would be lost without. `rounded`: there is something, which is too small to be sent.
     """
     job, account = node.follower.job, node.ledger.account
-    said = f"Training left the model of round {attempt.round} as it was: an update that changes nothing earns nothing. "
+    said = (
+        f"What training changes of the model of round {attempt.round} rounds to nothing at the job's "
+        f"{node.spec.update.fraction_bits} fraction_bits, and is kept for the next round"
+        if rounded
+        else f"Training left the model of round {attempt.round} as it was"
+    )
+    said += ": an update that changes nothing earns nothing. "
     if not attempt.sufficient:
         why = "the round needs it"
     elif missed(job, account) + 1 >= job.terms.miss_limit:

@@ -18,7 +18,7 @@ from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, check_unmoved, nowhere
 from deepledger.protocol.evaluation.reparametrized import make_plain
 from deepledger.protocol.evaluation.samples import count, take
-from deepledger.protocol.evaluation.state_dict import fingerprints, read_floats, write_floats
+from deepledger.protocol.evaluation.state_dict import check_tied, fingerprints, read_floats, write_floats
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.rules import CenteredClipping
@@ -169,6 +169,7 @@ def _train(trainer: Trainer, start: Floats, *, round: int, seed: int) -> tuple[F
     )
     make_plain(model, [entry.name for entry in spec.model.tensors])
     check_unmoved(trainer.fingerprints, model, spec)
+    check_tied(model, spec.model.layout)
     change = read_floats(model, spec.model.layout)
     change -= start
     return change, returned

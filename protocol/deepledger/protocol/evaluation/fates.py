@@ -42,8 +42,7 @@ def entries_of(model: torch.nn.Module, said: Mapping[str, str]) -> list[Entry]:
     names: dict[tuple[object, ...], list[str]] = {}
     for name, tensor in tensors.items():
         _check(name, tensor)
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        names.setdefault(place if tensor.numel() else (name,), []).append(name)
+        names.setdefault(_place(tensor) if tensor.numel() else (name,), []).append(name)
     _check_apart({shared[0]: tensors[shared[0]] for shared in names.values()})
     _check_own(model, tensors)
     entries = []
@@ -53,6 +52,11 @@ def entries_of(model: torch.nn.Module, said: Mapping[str, str]) -> list[Entry]:
         _check_fate(first, tensors[first], fate)
         entries.append(Entry(first, tensors[first], fate, tuple(also)))
     return entries
+
+
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    """The same for tensors that are one."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -115,13 +119,15 @@ def _extent(tensor: torch.Tensor) -> int:
 def _check_own(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """What is written to the `state_dict` must reach the model, and what is trained must be in it."""
     parameters = {name.replace(_COMPILED, ""): each for name, each in model.named_parameters(remove_duplicate=False)}
-    own = {tensor.data_ptr() for tensor in (*parameters.values(), *model.buffers())}
+    own = {_place(tensor) for tensor in (*parameters.values(), *model.buffers())}
     for name, tensor in tensors.items():
-        if tensor.data_ptr() not in own:
-            raise _refused(name, "is a copy that state_dict() makes", "let state_dict() return the model's own tensors")
-    held = {tensor.data_ptr() for tensor in tensors.values()}
+        if _place(tensor) not in own:
+            raise _refused(
+                name, "is a copy or a part that state_dict() makes", "let state_dict() return the model's own tensors"
+            )
+    held = {_place(tensor) for tensor in tensors.values()}
     for name, parameter in parameters.items():
-        if parameter.requires_grad and parameter.numel() and parameter.data_ptr() not in held:
+        if parameter.requires_grad and parameter.numel() and _place(parameter) not in held:
             raise _refused(name, "is trained and not in the state_dict", "let state_dict() return every parameter")
 
 

@@ -28,7 +28,7 @@ def count(data: Any) -> int:
     if isinstance(data, DataLoader):
         if data.batch_size is None:
             raise BadInput(
-                f"load_data returns a {kind} without a batch_size: it may draw any number of samples at a time; {_SAY_IT}"
+                f"load_data returns a {kind} without a batch_size: it draws any number of samples at a time; {_SAY_IT}"
             )
         return min(_length(data.sampler, f"{kind}'s sampler"), _length(data.dataset, kind))
     if isinstance(data, Mapping | tuple):

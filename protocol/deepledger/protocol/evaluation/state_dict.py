@@ -125,6 +125,19 @@ def fingerprints(model: torch.nn.Module, frozen: Frozen) -> dict[str, bytes]:
     return {entry.name: sha256(_bytes([tensor])).digest() for entry, tensor in _entries(model, frozen.entries)}
 
 
+def check_tied(model: torch.nn.Module, entries: Iterable[LayoutEntry]) -> None:
+    """Of a tensor with several names, one is read: the others must still be that one. Raises `BadInput`."""
+    tensors = named_tensors(model)
+    for entry in entries:
+        for name in entry.also:
+            one, other = tensors.get(entry.name), tensors.get(name)
+            if one is not None and other is not None and not (one.shape == other.shape and one.equal(other)):
+                raise BadInput(
+                    f"training makes two of the entries {entry.name!r} and {name!r}, which are one tensor when "
+                    "build_model returns them: one would be lost. Let build_model return two, or keep them one"
+                )
+
+
 def _entries(model: torch.nn.Module, entries: Iterable[_Pinned]) -> Iterator[tuple[_Pinned, torch.Tensor]]:
     tensors = named_tensors(model)
     for entry in entries:

@@ -73,7 +73,7 @@ class Training(Part):
     hyperparameters: dict[
         Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,79}$")],
         Scalar | Annotated[list[Scalar], Field(max_length=1000)],
-    ]
+    ] = Field(default_factory=dict)
 
 
 class SealedKey(Part):

@@ -83,6 +83,11 @@ def hold_variances(vector: npt.NDArray[np.generic], model: ModelFormat) -> None:
     np.maximum(variances, vector.dtype.type(least), out=variances)
 
 
+def count_least_variances(vector: ModelVector, model: ModelFormat) -> int:
+    """How many are as small as `hold_variances` lets them be: they may really be smaller."""
+    return int(np.count_nonzero(vector[model.variances_from :] <= model.least_variance))
+
+
 def decode_model(vector: ModelVector, model: ModelFormat) -> Floats:
     """Model values as float32, shape (d,): exact up to float32's own rounding.
 
