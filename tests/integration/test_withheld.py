@@ -14,7 +14,7 @@ from deepledger.auditor.render import as_json, render
 from deepledger.coordinator import notices
 from deepledger.coordinator.coordinate import coordinate
 from deepledger.node.notices import Finished, Poked
-from deepledger.protocol.chain.events import BondPosted, CoordinatorReplaced, Outcome, Phase
+from deepledger.protocol.chain.events import BondPosted, CoordinatorReplaced, Outcome, Phase, ValidationDisclosed
 from deepledger.protocol.errors import BadInput, BadSpec, BlobMissing, StoreUnreachable
 from deepledger.protocol.evaluation.withheld import new_key
 from deepledger.protocol.job.follow import Follower
@@ -296,7 +296,7 @@ def test_a_key_that_a_node_tells_falsely_is_found(world, play):
 
     def events(*arguments, **options):
         return [
-            replace(event, key=new_key()) if hasattr(event, "key") else event
+            replace(event, key=new_key()) if isinstance(event, ValidationDisclosed) else event
             for event in real.events(*arguments, **options)
         ]
 

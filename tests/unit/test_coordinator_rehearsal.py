@@ -72,7 +72,7 @@ def test_all_that_is_remembered_is_compared(spec_of: SpecOf, monkeypatch: pytest
     monkeypatch.setattr(rehearsal, "settle", kept)
     rehearse(spec_of(screening={"memory_rounds": 3}), 5, workers=1)
     rehearse(spec_of(screening={"copy_percent": 0}), 5, workers=1)
-    assert set(known) == {25, 0}
+    assert set(known) == {15, 0}
 
 
 def test_models_of_coalitions_are_counted_apart(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:

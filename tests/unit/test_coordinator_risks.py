@@ -111,7 +111,7 @@ def test_all_updates_of_a_round_have_room(spec_of: SpecOf, monkeypatch: pytest.M
     check_room(job(10), spec)
     with pytest.raises(StateError, match="may take 32 MiB"):
         check_room(job(10), spec_of(coordinates=1 << 20, rewards=BY_CONTRIBUTION))
-    with pytest.raises(StateError, match="may take 80 MiB"):  # of two rounds, and of attempts that starved
+    with pytest.raises(StateError, match="may take 48 MiB"):  # two rounds are remembered
         check_room(job(10), spec_of(coordinates=1 << 20, screening={"opposed_percent": 0}))
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from deepledger.protocol.chain.events import Joined, Left, RoundStarved, Settled
+from deepledger.protocol.chain.events import Joined, Left, Settled
 from deepledger.protocol.job.reputation import FULL, after
-from deepledger.protocol.settlement.inputs import MOST_SHOWN, Earlier, revealed_in
+from deepledger.protocol.settlement.inputs import Earlier, revealed_in
 
 from .scripted import A, B, C, Script, digest
 from .test_trail import SETTLED
@@ -110,47 +112,6 @@ def test_what_a_settlement_is_a_function_of(script, spec_of):
     assert (first.earlier, first.model_before_last) == ((), None)
 
 
-def starve(script: Script, number: int, moves: list[tuple[str, int]], *, round: int = 0, starving: bool = True) -> None:
-    """An attempt in which some reveal (participant, update), in this order."""
-    time = 1000 * (100 * round + number + 1)
-    script.open(time, round=round, attempt=number)
-    for participant in dict.fromkeys(participant for participant, _ in moves):
-        script.commit(time + 1, participant, round=round)
-    for participant, sent in moves:
-        script.reveal(time + 110, participant, sent, round=round)
-    if starving:
-        script.say(RoundStarved, time + 900, round=round, attempt=number)
-
-
-def test_what_starved_attempts_showed_is_known_and_whose_it_was_first(script, spec_of):
-    spec = spec_of(screening=SCREENING)
-    starve(script, 0, [(A, 1), (B, 2)])
-    starve(script, 1, [(C, 1)])  # A's
-    starve(script, 2, [(A, 3), (B, 4)], starving=False)
-    assert seen(script, spec).earlier == (Earlier(B, digest(2), 0), Earlier(A, digest(1), 0))
-    script.say(Settled, 3900, round=0, **SETTLED | {"accepted": 0b11})
-    starve(script, 0, [(A, 5)], round=1)
-    starve(script, 1, [(A, 5), (B, 6)], round=1, starving=False)
-    accepted = (Earlier(A, digest(3)), Earlier(B, digest(4)))
-    shown = (Earlier(A, digest(5), 2), Earlier(B, digest(2), 0), Earlier(A, digest(1), 0))
-    assert seen(script, spec).earlier == shown + accepted
-    first = script.job.history[0]
-    assert revealed_in(script.job, first.opened, first.participants, spec).earlier == shown[1:]
-    assert seen(script, spec_of(screening={"memory_rounds": 0})).earlier == ()
-
-
-def test_whatever_others_show_nobodys_first_ones_are_forgotten(script, spec_of):
-    starve(script, 0, [(A, 1)])
-    for number in range(1, 9):
-        starve(script, number, [(B, 10 * number), (C, 1), (A, 10 * number + 1)])
-    starve(script, 9, [(A, 1)], starving=False)
-    kept = [digest(number) for number in (11, 10, 20, 1)]
-    earlier = seen(script, spec_of(screening=SCREENING)).earlier
-    assert sorted(each.digest for each in earlier) == sorted(kept)
-    assert Earlier(A, digest(1), 0) in earlier
-    assert MOST_SHOWN == 2
-
-
 def test_the_seed_depends_on_all_that_is_revealed(script, spec_of):
     script.open(1000)
     for participant in (A, B):
@@ -159,11 +120,7 @@ def test_the_seed_depends_on_all_that_is_revealed(script, spec_of):
     seeds = [seen(script, spec_of()).seed]
     script.reveal(1111, B, 2)
     seeds.append(seen(script, spec_of()).seed)
-    script.say(RoundStarved, 1300, round=0, attempt=0)
-    script.open(2000, attempt=1)
-    for number, participant in ((2, B), (1, A)):
-        script.commit(2001, participant)
-        script.reveal(2110, participant, number)
-    seeds.append(seen(script, spec_of()).seed)
+    again = replace(script.job.attempt, attempt=1)
+    seeds.append(revealed_in(script.job, again, script.job.participants, spec_of()).seed)
     assert len(set(seeds)) == 3
     assert all(len(seed) == 32 for seed in seeds)

@@ -82,15 +82,13 @@ def screened(
     updates: Sequence[np.ndarray],
     *,
     earlier: Sequence[tuple[int, np.ndarray]] = (),
-    shown: Sequence[tuple[int, np.ndarray, int]] = (),
     order: Sequence[int] | None = None,
     **screening: int,
 ) -> Screened:
-    """Of updates in seats 0, 1, …; `earlier` are (participant, update), `shown` also in which attempt; newest first."""
-    known = [*shown, *((*each, None) for each in earlier)]
+    """Of updates in seats 0, 1, …; `earlier` are (participant, update), newest first."""
     return screen(
         Stack(tuple(row(seat, update) for seat, update in enumerate(updates)), SIZE, 0),
-        [Known(name(participant), vector(update), attempt) for participant, update, attempt in known],
+        [Known(name(participant), vector(update)) for participant, update in earlier],
         Screening(**screening),
         order=range(len(updates)) if order is None else order,
         layout=LAYOUT,
@@ -254,30 +252,6 @@ def test_who_guesses_anothers_update_from_its_past_robs_nobody(training):
             result = screened(training, [*honest, guess], earlier=earlier, order=order)
             assert result.found == {5: Sign.COLLUDING}
             assert result.signs(5).like == name(3)
-
-
-def test_what_was_shown_in_an_attempt_that_starved_is_its_authors(training):
-    """The author sends it again, with other rounding; a thief was faster."""
-    first = [training.honest() for _ in range(2)]
-    honest = [update + training.noise(update, 0.01) for update in first] + [training.honest() for _ in range(2)]
-    thief = first[1] + training.noise(first[1], 0.05)
-    shown = [(1, first[1], 0), (0, first[0], 0)]
-    assert found(training, [*honest, thief], shown=shown, order=[4, 3, 2, 1, 0]) == {4: Sign.NEAR_COPY}
-    stolen = first[1] + training.noise(first[1], 0.03)  # shown by the thief in a second attempt, which starved, too
-    shown.insert(0, (4, stolen, 1))
-    assert found(training, [*honest, thief], shown=shown, order=[4, 3, 2, 1, 0]) == {4: Sign.NEAR_COPY}
-
-
-@pytest.mark.parametrize("momentum", [0.5, 0.8, 0.9])
-@pytest.mark.parametrize("past", [True, False], ids=["of two", "of the victim"])
-def test_a_guess_that_was_shown_in_an_attempt_that_starved_robs_nobody(momentum, past, training):
-    training.common = 0.2
-    last = [training.honest() for _ in range(6)]
-    honest = [momentum * update + (1 - momentum) * training.honest() for update in last[:5]]
-    guess = 0.1 * last[3] + 0.9 * honest[3]
-    earlier = list(enumerate(last))[: 6 if past else 5]
-    assert found(training, honest, earlier=earlier, shown=[(5, guess, 0)]) == {}
-    assert found(training, [*honest, guess], earlier=earlier, shown=[(5, guess, 0)]) == {5: Sign.COLLUDING}
 
 
 def test_a_guess_two_rounds_ahead_that_was_accepted_robs_nobody(training):

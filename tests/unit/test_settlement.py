@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deepledger.protocol.chain.events import RoundStarved, Settled
+from deepledger.protocol.chain.events import Settled
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.verdicts import Sign, Verdict
 from deepledger.protocol.settlement.inputs import Contribution, Revealed, contributions
@@ -55,34 +55,6 @@ def test_nobody_who_changes_nothing_copied_that_from_somebody(script, spec_of, m
     assert copies(script, spec_of()) == {A: None, B: A, C: None}
     monkeypatch.setattr("deepledger.protocol.settlement.inputs._zeros", lambda length: digest(1) if length == 20 else 0)
     assert copies(script, spec_of()) == {A: None, B: None, C: None}
-
-
-def starve(script: Script, time: int, *, round: int = 0, attempt: int = 0) -> None:
-    script.say(RoundStarved, time, round=round, attempt=attempt)
-
-
-def test_an_update_of_a_starved_attempt_may_come_again_from_its_author(script, spec_of):
-    play(script, 1000, [(A, 1), (B, 2)])
-    starve(script, 1200)
-    play(script, 2000, [(A, 1), (C, 2)], attempt=1)
-    assert copies(script, spec_of()) == {A: None, C: B}
-
-
-def test_a_thief_who_commits_first_does_not_rob_the_author(script, spec_of):
-    """After a starved attempt everybody has seen A's update; B is faster to commit to it again."""
-    play(script, 1000, [(A, 1)])
-    starve(script, 1200)
-    play(script, 2000, [(B, 1), (A, 1)], attempt=1)
-    assert copies(script, spec_of()) == {A: None, B: A}
-
-
-def test_an_update_of_an_earlier_rounds_starved_attempt_is_a_copy(script, spec_of):
-    play(script, 1000, [(A, 1)])
-    starve(script, 1200)
-    play(script, 2000, [(A, 2), (B, 3)], attempt=1)
-    script.say(Settled, 2200, round=0, **SETTLED)
-    play(script, 3000, [(A, 1), (B, 2), (C, 4)], round=1)
-    assert copies(script, spec_of()) == {A: A, B: A, C: None}
 
 
 def test_settled_rounds_are_judged_as_they_were(script, spec_of):

@@ -28,7 +28,7 @@ from deepledger.protocol.kernels.cores import on_one_core
 from deepledger.protocol.local.temporary import remove_folder
 from deepledger.protocol.settlement.aggregation.stack import Vector
 from deepledger.protocol.settlement.coalitions import Coalitions
-from deepledger.protocol.settlement.inputs import MOST_SHOWN, Contribution, Earlier, Revealed
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, Revealed
 from deepledger.protocol.settlement.settle import settle
 from deepledger.protocol.types import Address, Digest, Root
 
@@ -96,7 +96,7 @@ def _perform(spec: JobSpec, length: int, participants: int, workers: int, clock:
 
 
 def _revealed(spec: JobSpec, participants: int) -> Revealed:
-    """A round with every seat taken, after as many rounds and attempts as screening remembers."""
+    """A round with every seat taken, after as many rounds as screening remembers."""
     names = [Address(f"0x{seat:040x}") for seat in range(participants)]
     if isinstance(spec.aggregation, FLTrust):
         names[0] = Address(spec.aggregation.trusted)
@@ -107,8 +107,8 @@ def _revealed(spec: JobSpec, participants: int) -> Revealed:
         ),
         seed=bytes(32),
         earlier=tuple(
-            Earlier(name, _digest((1 + back) * participants + seat), 0 if back < MOST_SHOWN else None)
-            for back in range(MOST_SHOWN + spec.remembered_rounds if spec.remembered_rounds else 0)
+            Earlier(name, _digest((1 + back) * participants + seat))
+            for back in range(spec.remembered_rounds)
             for seat, name in enumerate(names)
         ),
         model_before_last=Digest(bytes(32)),

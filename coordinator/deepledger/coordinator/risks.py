@@ -18,7 +18,6 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.settlement.coalitions import most_coalitions, most_left_out
-from deepledger.protocol.settlement.inputs import MOST_SHOWN
 from deepledger.protocol.types import Seconds
 
 _BLOCKS = 2  # one until we know that revealing is over, one until the settlement is in a block
@@ -80,9 +79,8 @@ def check_window(job: Job, spec: JobSpec, pace: Pace) -> None:
 
 def check_room(job: Job, spec: JobSpec) -> None:
     """Raises `StateError` where the temporary folder could not hold what a round may bring."""
-    memory = MOST_SHOWN + spec.remembered_rounds if spec.remembered_rounds else 0  # see `settlement.Revealed.earlier`
     handed_on = most_coalitions(spec, job.terms.max_participants) > 0  # to the processes that evaluate
-    needed = (1 + memory + handed_on) * job.terms.max_participants * spec.blob_bytes
+    needed = (1 + spec.remembered_rounds + handed_on) * job.terms.max_participants * spec.blob_bytes
     try:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free

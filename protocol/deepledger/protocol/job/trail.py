@@ -99,6 +99,8 @@ def _applied(job: Job, event: Event) -> Job:
                 raise _nonsense(event, "no such round can be opened")
             return replace(job, attempt=_opened(job, event))
         case RoundStarved():
+            if _open(job, event).reveals:
+                raise _nonsense(event, "somebody revealed in it, and is owed a settlement")
             return replace(job, attempt=None, abandoned=(*job.abandoned, _open(job, event)))
         case Committed():
             attempt = _open(job, event)

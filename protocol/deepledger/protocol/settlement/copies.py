@@ -10,8 +10,6 @@ to send next, nearness alone does not say who copied:
 - Nobody copies what it is farther from than from its own past.
 - Of two that were hidden from one another, the one to blame follows the other's past and not its own: the accepted
   update that is nearest to it is the other's. If that says nothing, who committed last.
-- What was shown in an attempt that starved was never judged, so it is no past. Nobody copies it who showed the same
-  before, or whose past it follows; and an author may send it again.
 """
 
 from __future__ import annotations
@@ -32,7 +30,6 @@ class Known(NamedTuple):
 
     participant: Address
     vector: Vector
-    shown: int | None = None  # in which of the attempts that starved; None: accepted in a round that was settled
 
 
 @dataclass(slots=True)
@@ -49,21 +46,14 @@ class _Updates:
     cosine: Cosines
     candidates: Sequence[int]  # rows to be judged
     accepted: Sequence[int]  # known rows
-    shown: Sequence[int]  # known rows
     past: Mapping[int, Sequence[int]]  # by candidate: its own among `accepted`
 
     def is_own(self, index: int, other: int) -> bool:
         return self.rows[index].participant == self.rows[other].participant
 
-    def showing(self, row: int) -> int:
-        """In which attempt a known row was shown."""
-        known = self.rows[row]
-        assert isinstance(known, Known) and known.shown is not None  # noqa: S101, PT018
-        return known.shown
-
-    def likeness(self, index: int, other: int, *, sent: int | None = None) -> int | None:
-        """How far it, or what it has sent before, is from `other`, of how far the others are from that, or from their
-        own past if it is `index`'s. Parts per million; None: nothing to say.
+    def likeness(self, index: int, other: int) -> int | None:
+        """How far it is from `other`, of how far the others are from that, or from their own past if it is `index`'s.
+        Parts per million; None: nothing to say.
         """
         others = [third for third in self.candidates if third not in (index, other)]
         if other in self.past[index]:
@@ -72,21 +62,16 @@ class _Updates:
             usual, least = [self.cosine[third][other] for third in others], 1
         if len(usual) < least or (distance := ONE - upper_median(usual)) <= 0:
             return None
-        return (ONE - self.cosine[index if sent is None else sent][other]) * ONE // distance
+        return (ONE - self.cosine[index][other]) * ONE // distance
 
     def follows(self, row: int, other: int) -> bool:
         """Whether the accepted update that is nearest to it is `other`'s."""
         nearest = max((at for at in self.accepted if at != row), key=lambda at: self.cosine[row][at], default=None)
         return nearest is not None and self.is_own(nearest, other)
 
-    def public(self, index: int, limit: int) -> Iterator[int]:
+    def public(self, index: int) -> Iterator[int]:
         """Known rows that it may be a copy of."""
         yield from (at for at in self.accepted if at in self.past[index] or not self._explains(index, at))
-        for at in self.shown:
-            if self.is_own(index, at) or self._explains(index, at) or self._showed_first(index, at, limit):
-                continue
-            if not self.follows(at, index) or self.follows(index, at):
-                yield at
 
     def hidden(self, index: int, originals: Sequence[int]) -> Iterator[int]:
         """Rows of this round that it may be a copy of."""
@@ -99,10 +84,6 @@ class _Updates:
         """Whether its own past explains it better than `other`."""
         return bool(self.past[index]) and self._to_past(index) > self.cosine[index][other]
 
-    def _showed_first(self, index: int, at: int, limit: int) -> bool:
-        before = (mine for mine in self.shown if self.is_own(index, mine) and self.showing(mine) <= self.showing(at))
-        return any((like := self.likeness(index, at, sent=mine)) is not None and like < limit for mine in before)
-
 
 def find_copies(
     rows: Sequence[Row | Known], cosine: Cosines, *, candidates: Sequence[int], order: Sequence[int], limit: int
@@ -110,14 +91,12 @@ def find_copies(
     """`rows` are those to be judged, of which `candidates` may be copies, and then the known ones, newest first;
     `order` is that of commitments; `limit` is the likeness, in parts per million, below which an update is a copy.
     """
-    known = [(at, row) for at, row in enumerate(rows) if isinstance(row, Known)]
-    accepted = [at for at, row in known if row.shown is None]
+    accepted = [at for at, row in enumerate(rows) if isinstance(row, Known)]
     updates = _Updates(
         rows=rows,
         cosine=cosine,
         candidates=candidates,
         accepted=accepted,
-        shown=[at for at, row in known if row.shown is not None],
         past={
             index: [at for at in accepted if rows[at].participant == rows[index].participant] for index in candidates
         },
@@ -135,7 +114,7 @@ def find_copies(
 
     originals: list[int] = []
     for index in (index for index in order if index in updates.past):
-        public = list(updates.public(index, limit))
+        public = list(updates.public(index))
         while (other := original_of(index, [*public, *updates.hidden(index, originals)])) is not None:
             if other in originals and updates.follows(other, index) and not updates.follows(index, other):
                 copies.hidden[other] = True

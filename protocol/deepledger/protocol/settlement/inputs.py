@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,9 +21,6 @@ from deepledger.protocol.types import Address, Digest, JobId, Root
 
 NO_ROOT = Root(bytes(32))
 """Of masked updates, of which nothing is shown on chain but the digest."""
-
-MOST_SHOWN = 2
-"""Updates of one participant that screening knows from attempts that starved."""
 
 
 class Place(NamedTuple):
@@ -55,7 +51,6 @@ class Earlier(NamedTuple):
 
     participant: Address
     digest: Digest
-    shown: int | None = None  # in which of the job's attempts that starved; None: accepted in a round that was settled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,26 +151,10 @@ def masked_contributions(job: Job, attempt: Attempt, spec: JobSpec) -> tuple[Con
 
 
 def earlier_than(job: Job, attempt: Attempt, spec: JobSpec) -> tuple[Earlier, ...]:
-    """What was revealed in attempts that starved, then what was accepted in rounds.
-
-    Of the former everybody's first `MOST_SHOWN` and, were there still more, the oldest: so that whatever others show
-    afterwards, nobody's own update is forgotten first.
-    """
-    if not spec.remembered_rounds:
-        return ()
+    """What was accepted in the rounds that screening remembers, newest first. Attempts that starved showed nothing."""
     oldest = max(0, attempt.round - spec.remembered_rounds)
-    shown: dict[Digest, Earlier] = {}
-    count: Counter[Address] = Counter()
-    for number, starved in enumerate(job.abandoned):
-        if (oldest, 0) <= (starved.round, starved.attempt) < (attempt.round, attempt.attempt):
-            for reveal in starved.openings:
-                if reveal.digest not in shown and count[reveal.participant] < MOST_SHOWN:
-                    count[reveal.participant] += 1
-                    shown[reveal.digest] = Earlier(reveal.participant, reveal.digest, number)
-    found = list(shown.values())[: MOST_SHOWN * job.terms.max_participants][::-1]
-    for over in reversed(job.history[oldest : attempt.round]):
-        found += [Earlier(reveal.participant, reveal.digest) for reveal in _accepted(over)]
-    return tuple(found)
+    remembered = reversed(job.history[oldest : attempt.round])
+    return tuple(Earlier(each.participant, each.digest) for over in remembered for each in _accepted(over))
 
 
 def _accepted(over: SettledRound) -> list[events.Revealed]:
@@ -196,9 +175,8 @@ def contributions(
 ) -> tuple[Contribution, ...]:
     """What was revealed in `attempt`, by ascending seat, with copies marked.
 
-    An update is a copy if somebody committed to the same bytes earlier in this attempt, or anybody revealed them
-    before: in an earlier round, or, unless it was the same participant, in an attempt at this round that starved.
-    Zeros, which are nobody's work, are no copy of anybody's.
+    An update is a copy if somebody committed to the same bytes earlier in this attempt, or anybody revealed them in an
+    earlier round. Zeros, which are nobody's work, are no copy of anybody's.
     """
     looked_for = {reveal.digest for reveal in attempt.openings}
     first: dict[Digest, Address] = {}
@@ -207,10 +185,6 @@ def contributions(
             if reveal.digest in looked_for:
                 first.setdefault(reveal.digest, reveal.participant)
     own: dict[Digest, Address] = {}
-    for starved in job.abandoned:
-        if (starved.round, starved.attempt) < (attempt.round, attempt.attempt):
-            for reveal in starved.openings:
-                (own if starved.round == attempt.round else first).setdefault(reveal.digest, reveal.participant)
     settled = attempt.round < job.round
     reputations = job.history[attempt.round].reputations if settled else job.reputations
     committed_at = {commit.participant: commit.at for commit in attempt.commits}

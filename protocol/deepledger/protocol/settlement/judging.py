@@ -108,7 +108,7 @@ def recall(revealed: Revealed, sources: Sources) -> tuple[list[Known], list[Dige
         if update is None:
             forgotten.append(earlier.digest)
         else:
-            known.append(Known(earlier.participant, update, earlier.shown))
+            known.append(Known(earlier.participant, update))
     return known, forgotten
 
 

@@ -86,7 +86,7 @@ def screen(
     left = _left(screened, stack)
     if len(left) < _LEAST_COMPANY:
         return screened
-    accepted = [at for at, row in enumerate(rows) if isinstance(row, Known) and row.shown is None]
+    accepted = [at for at, row in enumerate(rows) if isinstance(row, Known)]
     longest = max((products[at][at] for at in accepted), default=0)
     _find_noise(screened, stack, screening, left, longest)
     _find_opposed(screened, stack, screening, cosine, order, layout, losses, margin)
