@@ -109,6 +109,28 @@ def test_a_node_cannot_make_an_honest_coordinator_look_like_a_liar(play, alter):
     assert any("is not what was signed: the node alters it" in finding.explanation for finding in result.findings)
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_nobody_is_said_to_have_signed_what_rests_on_calls_that_are_hidden(play, elsewhere):
+    """Only those of the commitments that the node swapped are: the settlement itself is honest, and is signed."""
+    same = play.update()
+    play.round([same, same, play.update()])
+    events = play.world.reader().events(0, play.world.reader().head().number, job=play.job)
+    hidden = {event.at.transaction for event in events if isinstance(event, Committed)}
+    call = SignedCall(play.nodes[0].account, play.nodes[1].account, b"") if elsewhere else None
+
+    def signed(hashes):
+        return [
+            call if each in hidden else real
+            for each, real in zip(hashes, play.world.reader().signed(hashes), strict=True)
+        ]
+
+    result = audited(play, Node(play, with_commitments_swapped, signed=signed))
+    accusing = [finding for finding in result.findings if finding.kind.accuses]
+    assert accusing
+    assert not any(finding.signed for finding in accusing)
+    assert "nobody can tell" in printed(result)
+
+
 def move_one_coordinate(claim):
     claim.model[17] += 1
 
@@ -128,7 +150,7 @@ def test_where_no_signature_can_be_had_that_is_said(play, elsewhere):
     result = audited(play, Node(play, signed=lambda hashes: [call if elsewhere else None for _ in hashes]))
     (finding,) = result.findings
     assert (finding.kind, finding.signed) == (Kind.MODEL, False)
-    assert "nobody can tell: the call came through another contract" in printed(result)
+    assert "nobody can tell: it, or what it rests on, came through another contract" in printed(result)
 
 
 def test_a_transaction_that_is_not_the_one_of_the_hash_is_refused(play):
@@ -139,6 +161,10 @@ def test_a_transaction_that_is_not_the_one_of_the_hash_is_refused(play):
         reader.rpc.batch = lambda *requests, change=change: [shown | change for _ in requests]
         with pytest.raises(ChainNonsense, match="shows another transaction than"):
             reader.signed([shown["hash"]])
+    reader.rpc.batch = lambda *requests: [shown for _ in requests]
+    reader.chain_id += 1
+    with pytest.raises(ChainNonsense, match=f"was signed for chain {reader.chain_id - 1}"):
+        reader.signed([shown["hash"]])
     reader.rpc.batch = lambda *requests: [shown | {"type": "0x7f"} for _ in requests]
     assert reader.signed([shown["hash"]]) == [None]
 

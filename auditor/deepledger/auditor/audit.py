@@ -204,9 +204,10 @@ def _signed(findings: Sequence[Finding], found: Signatures) -> list[Finding]:
     """Where the node alters what was signed, nobody is accused by what follows from it."""
     if found.altered:
         return [*found.altered, *(finding for finding in findings if not finding.kind.accuses)]
-    unsigned = {event.at.transaction for event in found.unsigned}
+    # What is derived rests on all that came before, and not on the settlement alone.
+    first = min((event.at for event in found.unsigned), default=None)
     return [
-        replace(finding, signed=finding.at.transaction not in unsigned)
+        replace(finding, signed=first is None or finding.at < first)
         if finding.kind.accuses and finding.at is not None
         else finding
         for finding in findings

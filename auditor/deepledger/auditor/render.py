@@ -272,7 +272,9 @@ def _finding(number: int, finding: Finding) -> Text:
     text.append(f"\n{number}. {finding.kind.upper()}: {finding.explanation}\n", "bold red")
     text.append(f"   claimed  {finding.claimed}\n   derived  {finding.derived}\n   where    {at}")
     if finding.signed is not None:
-        unknown = "nobody can tell: the call came through another contract, or the node does not show it"
+        unknown = (
+            "nobody can tell: it, or what it rests on, came through another contract, or the node does not show it"
+        )
         text.append(f"\n   signed   {f'by {finding.who}' if finding.signed else unknown}")
     return text
 

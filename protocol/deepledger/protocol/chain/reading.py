@@ -121,7 +121,9 @@ class ChainReader:
     def signed(self, transactions: Sequence[str]) -> list[SignedCall | None]:
         answers = self.rpc.batch(*(("eth_getTransactionByHash", [each]) for each in transactions))
         return [
-            None if shown is None or isinstance(shown, NodeRefused) else signed_call(shown, transaction)
+            None
+            if shown is None or isinstance(shown, NodeRefused)
+            else signed_call(shown, transaction, chain_id=self.chain_id)
             for transaction, shown in zip(transactions, answers, strict=True)
         ]
 

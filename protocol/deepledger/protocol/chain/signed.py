@@ -14,6 +14,7 @@ from deepledger.protocol.errors import ChainNonsense
 from deepledger.protocol.types import Address
 
 _LEGACY: Final = 0
+_FIRST_V = 35  # of EIP-155: below, a legacy transaction names no chain
 _HEADS: Final = {  # of the fields before `to`, by type (EIP-155, 2930, 1559)
     _LEGACY: ("nonce", "gasPrice", "gas"),
     1: ("chainId", "nonce", "gasPrice", "gas"),
@@ -21,10 +22,11 @@ _HEADS: Final = {  # of the fields before `to`, by type (EIP-155, 2930, 1559)
 }
 
 
-def signed_call(shown: Any, transaction: str) -> SignedCall | None:
-    """`shown` is the transaction of that hash as a node shows it. None where its type is not one of these.
+def signed_call(shown: Any, transaction: str, *, chain_id: int) -> SignedCall | None:
+    """`shown` is the transaction of that hash as a node shows it. None where its type is not one of these, or it was
+    signed for any chain.
 
-    Raises `ChainNonsense` where it is another one, or nobody has signed it.
+    Raises `ChainNonsense` where it is another one, is for another chain, or nobody has signed it.
     """
     import rlp  # eth-account brings it
     from eth_account import Account
@@ -47,11 +49,23 @@ def signed_call(shown: Any, transaction: str) -> SignedCall | None:
     raw = (b"" if kind == _LEGACY else bytes([kind])) + rlp.encode(parts)
     if keccak(raw).hex() != transaction[2:].lower():
         raise ChainNonsense(f"the node shows another transaction than {transaction}; use another RPC endpoint")
+    meant = _chain_of(fields, kind, wire.quantity(fields[v], f"a transaction's {v}"))
+    if meant is None:
+        return None
+    if meant != chain_id:
+        raise ChainNonsense(f"transaction {transaction} was signed for chain {meant}; use another RPC endpoint")
     try:
         signer = Account.recover_transaction(raw)
     except (BadSignature, ValueError, TypeError) as error:
         raise ChainNonsense(f"nobody has signed transaction {transaction}; use another RPC endpoint") from error
     return SignedCall(Address(signer), None if to is None else Address(to_checksum_address(to)), data)
+
+
+def _chain_of(fields: dict[str, Any], kind: int, v: int) -> int | None:
+    """For which chain it was signed (EIP-155); None: for any."""
+    if kind != _LEGACY:
+        return wire.quantity(fields.get("chainId"), "a transaction's chainId")
+    return (v - 35) // 2 if v >= _FIRST_V else None
 
 
 def _number(fields: dict[str, Any], name: str) -> bytes:
