@@ -64,6 +64,15 @@ def test_a_withheld_tail_is_found_though_nothing_that_is_told_is_wrong(play):
     assert any("the contract's own state at block" in finding.explanation for finding in found.findings)
 
 
+def test_a_term_that_nothing_follows_from_yet_is_held_against_what_was_agreed_to(play):
+    def alter(events):
+        terms = events[0].terms
+        return [replace(events[0], terms=replace(terms, settle_window=terms.settle_window + 1)), *events[1:]]
+
+    nothing_signed = Node(play, alter, signed=lambda hashes: [None for _ in hashes])
+    assert any("(terms hash)" in finding.explanation for finding in audited(play, nothing_signed).findings)
+
+
 def test_a_node_that_does_not_show_the_contracts_state_is_told_of(play):
     play.round()
     result = audited(play, Node(play, snapshot=lambda *_: None))

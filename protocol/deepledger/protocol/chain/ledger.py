@@ -42,6 +42,7 @@ class Snapshot:
     round: int
     coordinator: int  # index into the job's list
     seats: int  # bit i: seat i is taken
+    terms_hash: bytes  # see `abi.terms_hash`
     committed: int  # in the open attempt; 0 without one
     revealed: int
     model_digest: Digest

@@ -112,6 +112,7 @@ class ChainReader:
             round=around["number"],
             coordinator=state["coordinator"],
             seats=state["seats"],
+            terms_hash=state["terms_hash"],
             committed=around["committed"] if is_open else 0,
             revealed=around["revealed"] if is_open else 0,
             model_digest=Digest(state["model_digest"]),

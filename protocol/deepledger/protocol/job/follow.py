@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass, fields
 from typing import Final
 
+from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Head, Reader, Receipt, Snapshot
 from deepledger.protocol.errors import ChainNonsense, ChainUnreachable
@@ -176,6 +177,7 @@ def snapshot_of(job: Job, head: Head) -> Snapshot:
         round=job.round,
         coordinator=job.serving,
         seats=sum(seats.values()),
+        terms_hash=terms_hash(job.created),
         committed=seats_committed(job, attempt) if attempt else 0,
         revealed=sum(seats.get(each.participant, 0) for each in attempt.reveals) if attempt else 0,
         model_digest=job.model_digest,
