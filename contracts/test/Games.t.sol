@@ -511,6 +511,28 @@ contract GamesTest is BaseTest {
         }
     }
 
+    /// @dev What nobody settles is divided equally by seats that revealed, whatever that was. The price: their stakes are
+    /// locked, the honest take their share of the settle penalty, and the job is over. A list of the admitted ends it.
+    function test_seats_that_reveal_anything_share_a_round_that_nobody_settles() public {
+        JobTerms memory terms = _terms();
+        terms.maxParticipants = 8;
+        _newJob(terms);
+        // Seats 2 to 7 are one owner's.
+        _open(8);
+        _commitAll(8);
+        _revealAll(8);
+        while (ledger.phaseAt(job, block.timestamp) != Phase.Over) {
+            _skip(SETTLE_WINDOW);
+            ledger.replaceCoordinator(job);
+        }
+        uint256 honest = _credit(0);
+        vm.assertGt(honest, 0, "paid");
+        for (uint256 i; i < 8; i++) {
+            vm.assertEq(_credit(i), honest);
+            vm.assertEq(_member(i).stake, 1 ether);
+        }
+    }
+
     function _refused(JobTerms memory terms) internal {
         vm.expectRevert(
             abi.encodeWithSelector(ITrainingLedger.BadWindow.selector, LEAST_WINDOW, uint32(30 days))
