@@ -9,7 +9,7 @@ import pytest
 
 from deepledger.node.contribute import _commits_to_nothing
 from deepledger.node.decision import Step, missed, next_step, overdue_since
-from deepledger.protocol.chain.events import BondPosted, JobEnded, Outcome, Settled
+from deepledger.protocol.chain.events import BondPosted, Departure, JobEnded, Left, Outcome, Settled
 
 from .scripted import FIRST, SECOND, STRANGER, A, B, C, Script
 from .test_trail import SETTLED
@@ -37,6 +37,23 @@ def test_task_and_data_are_loaded_only_where_nothing_waits_for_them():
     assert steps(script, A, 1045) == (Step.PREPARE, Step.WAIT)
     script.say(JobEnded, 1090, outcome=Outcome.ABANDONED, refund=0)
     assert steps(script, A, 1090) == (Step.FINISH, Step.FINISH)
+
+
+def test_who_comes_back_waits_until_a_seat_can_be_kept():
+    """It is excused for no attempt: a seat that is taken too late to commit is lost again when the attempt closes."""
+    script = Script()
+    script.create()
+    script.join(A, B, C)
+    script.say(Left, 950, participant=C, seat=2, departure=Departure.MISSING, stake=1)
+    assert steps(script, C, 960) == (Step.PREPARE, Step.JOIN), "no round is open"
+    script.open(1000)
+    window = script.job.terms.commit_window
+    assert steps(script, C, 1001)[1] is Step.JOIN
+    assert steps(script, C, 1000 + window - window // 2)[1] is Step.WAIT
+    assert steps(script, STRANGER, 1000 + window - 1)[1] is Step.JOIN, "whoever is new is excused"
+    for participant in (A, B):
+        script.commit(1010, participant)
+    assert steps(script, C, 1011)[1] is Step.WAIT
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,8 @@ def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
         "stake": f"{eth(terms.stake)}, yours again when you leave",
         "you lose": f"{eth(terms.reveal_penalty)} of it each time you "
         + ("are counted and do not unmask; " if terms.masked else "commit and do not reveal; ")
-        + f"your seat (not the stake) after {count(terms.miss_limit, 'missed attempt')} in a row",
+        + f"your seat (not the stake) after {count(terms.miss_limit, 'missed attempt')} in a row, after the "
+        "next one if you come back",
         "coordinator": f"deposits {eth(terms.bond)} and loses {eth(terms.settle_penalty)} if it settles too late{kept}",
     }
 

@@ -163,8 +163,8 @@ struct Member {
 /// - The serving coordinator decides, per round, the next model and who is paid what share of that round's pot. It
 /// cannot pay anyone who did not reveal, cannot pay more than the pot, and cannot touch a stake.
 /// - It may accept nobody. The reward then stays in escrow and returns to the sponsor in the end, so that those two
-/// together could train for nothing. The audit shows it. Nobody else can: who revealed is paid by a settlement, or out
-/// of the escrow when no coordinator is left to settle.
+/// together could train for nothing. The audit shows it. Nobody else can: who revealed is paid by a settlement, or,
+/// alike and whatever it revealed, out of the escrow when no coordinator is left to settle.
 /// - Whoever deploys the ledger chooses its least window, once: a few blocks of its chain.
 /// - The contract does not know whether a model is right. Whoever replays the job does (see `auditor/`).
 /// - In a masked job the serving coordinator also decides who of those that committed is in the sum: at least two thirds

@@ -36,7 +36,9 @@ def next_step(job: Job, me: Address, now: Seconds, *, prepared: bool, unpublishe
     if me not in job.participants:
         if job.disclosure_end is not None:
             return Step.FINISH
-        return Step.JOIN if prepared else Step.PREPARE
+        if not prepared:
+            return Step.PREPARE
+        return Step.JOIN if may_join(job, me, now) else Step.WAIT
     if must_reveal(job, me, now):
         return Step.REVEAL if phase is Phase.REVEALING else Step.WAIT
     if attempt is not None and attempt.has_revealed(me) and unpublished:
@@ -62,6 +64,18 @@ def must_reveal(job: Job, me: Address, now: Seconds) -> bool:
     return phase_at(job, now) in (Phase.COMMITTING, Phase.COUNTING, Phase.REVEALING)
 
 
+def may_join(job: Job, me: Address, now: Seconds) -> bool:
+    """Whether a seat that is taken now can be kept. Who comes back is excused for no attempt: where it is too late to
+    commit, or nearly, the seat would be lost again with this one. In a masked job nobody misses what it came too late
+    for.
+    """
+    if me not in job.departures or job.terms.masked:
+        return True
+    attempt, phase = job.attempt, phase_at(job, now)
+    in_time = attempt is not None and now < attempt.commit_end - job.terms.commit_window // 2
+    return phase is Phase.WAITING or (phase is Phase.COMMITTING and in_time)
+
+
 def may_commit(job: Job, attempt: Attempt, me: Address) -> bool:
     """Masks are shared among those who are seated when an attempt opens: who joins later waits for the next one."""
     return not job.terms.masked or me in attempt.awaited
@@ -73,7 +87,8 @@ def missed(job: Job, me: Address) -> int:
     """
     over = [*job.abandoned, *(settled.opened for settled in job.history)]
     over.sort(key=lambda attempt: (attempt.round, attempt.attempt), reverse=True)
-    return next((count for count, attempt in enumerate(over) if attempt.has_committed(me)), len(over))
+    acted = Attempt.has_revealed if job.terms.masked else Attempt.has_committed
+    return next((count for count, attempt in enumerate(over) if acted(attempt, me)), len(over))
 
 
 def starved_since(attempt: Attempt) -> Seconds:
