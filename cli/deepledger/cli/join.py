@@ -178,8 +178,9 @@ def parting(reader: Reader, job: JobId, account: Address) -> str:
     attempt = found.attempt
     if attempt is None or not attempt.has_committed(account) or attempt.has_revealed(account):
         return "stopped; run the same command again to go on"
+    window = "the window to unmask" if found.terms.masked else "its reveal window"
     return (
-        f"stopped after committing to round {attempt.round}: run the same command again before its reveal window ends, "
+        f"stopped after committing to round {attempt.round}: run the same command again before {window} ends, "
         f"or {show.eth(found.terms.reveal_penalty)} of the stake are lost"
     )
 
