@@ -224,7 +224,7 @@ def _rounds(audit: Audit) -> Table:
     for each in audit.rounds:
         table.add_row(
             str(each.over.opened.round),
-            f"{each.over.settled.accepted.bit_count()} of {len(each.over.opened.reveals)}",
+            f"{each.over.settled.accepted.bit_count()} of {each.over.opened.judged}",
             "yes" if each.derived else "sealed" if each.sealed else "pay not checked" if each.believed else "no",
             _result(each.report.evaluation, audit.spec) if each.report else "?",
             _result(each.evaluation, audit.spec) if each.evaluation else "-",

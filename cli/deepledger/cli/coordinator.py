@@ -178,7 +178,9 @@ def _words(notice: Notice) -> str | None:
             if notice.phase is Phase.DISCLOSING:
                 return "the last round is over; the key of the validation set is due"
             if notice.attempt is None:
-                return f"round {notice.round}: waiting for participants, {notice.seated} seated"
+                return (
+                    f"round {notice.round}: waiting for participants, {notice.seated} of at least {notice.least} seated"
+                )
             acts = f"{notice.seated} seated, {notice.commits} committed, {notice.reveals} revealed"
             return f"round {notice.round}: {notice.phase.name.lower()}, {acts}"
         case seen.UpdatesCounted():

@@ -201,8 +201,8 @@ def _line(notice: Notice) -> str | None:
         case Waiting(phase=Phase.DISCLOSING):
             return "the last round is over; the job ends once its coordinator discloses the validation set"
         case Waiting(attempt=None):
-            opens = f"it opens when enough have joined and {notice.serving} has deposited its bond"
-            return f"round {notice.round}: not open yet, {notice.seated} seated; {opens}"
+            bond = "" if notice.bonded else f", and {notice.serving} has not deposited its bond"
+            return f"round {notice.round}: not open yet, {notice.seated} of at least {notice.least} seated{bond}"
         case node.Trained():
             clipped = ", clipped to the norm bound" if notice.clipped else ""
             saturated = f", {show.count(notice.saturated, 'coordinate')} saturated" if notice.saturated else ""

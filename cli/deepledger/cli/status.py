@@ -252,7 +252,7 @@ def _round_row(over: SettledRound, report: Report | None, metrics: Mapping[str, 
     told = values(report.evaluation, metrics) if report else {}
     return (
         over.opened.round,
-        f"{over.settled.accepted.bit_count()} of {len(over.opened.reveals)}",
+        f"{over.settled.accepted.bit_count()} of {over.opened.judged}",
         ", ".join(_refused(report)),
         show.eth(over.settled.pot),
         *(figure(name, told[name]) if name in told else "—" for name in metrics),

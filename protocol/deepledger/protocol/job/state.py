@@ -55,6 +55,11 @@ class Attempt:
     reveals: tuple[Revealed | Unmasked, ...] = ()
 
     @property
+    def judged(self) -> int:
+        """Of how many updates a settlement says something: those that were revealed, or are counted."""
+        return len(self.reveals) if self.counted is None else self.counted.counted.bit_count()
+
+    @property
     def sufficient(self) -> bool:
         """Whether as many as it needs committed; once it is counted, whether as many are counted."""
         taking_part = len(self.commits) if self.counted is None else self.counted.counted.bit_count()

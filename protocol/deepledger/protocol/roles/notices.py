@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Receipt
 from deepledger.protocol.job.follow import Follower
-from deepledger.protocol.job.phases import deadline
+from deepledger.protocol.job.phases import deadline, has_bond
 from deepledger.protocol.types import Address, JobId, RoundNumber, Seconds
 
 
@@ -43,7 +43,9 @@ class Waiting(Notice):
     phase: Phase
     ends: Seconds | None  # chain time at which the phase ends by itself
     serving: Address
+    bonded: bool  # whether it may serve
     seated: int
+    least: int  # so many have to be seated for a round to open
     commits: int
     reveals: int
 
@@ -57,7 +59,9 @@ def waiting(follower: Follower) -> Waiting:
         phase=follower.phase(),
         ends=deadline(job, follower.now()),
         serving=job.coordinator,
+        bonded=has_bond(job, job.coordinator),
         seated=len(job.participants),
+        least=job.terms.min_participants,
         commits=len(attempt.commits) if attempt else 0,
         reveals=len(attempt.reveals) if attempt else 0,
     )
