@@ -269,6 +269,26 @@ def test_who_shares_its_masks_badly_is_named_and_not_counted_again(world: Any) -
     assert result.matches, "to leave out who shared badly before is no lie"
 
 
+def test_who_shares_just_too_badly_and_then_shows_a_wrong_share_of_its_own_is_not_counted_again(world: Any) -> None:
+    """One holder complains, as many as may lie; with its own wrong share it lacks one that fits."""
+    play = Play(world, rounds=2)
+    play.commit(0, 1, 2)
+    root = 32 + 16 + 4 * 16  # of the letter to seat 0
+    play.commit(3, spoil=lambda letters: letters[:root] + bytes(16) + letters[root + 16 :])
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2)
+    play.unmask(3, spoil=lambda blob: blob[:-20] + bytes([blob[-20] ^ 1]) + blob[-19:])
+    play.settle()
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert verdicts(result) == dict.fromkeys((0, 1, 2), Verdict.SKIPPED) | {3: Verdict.BAD_SHARES}
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2)
+    play.unmask(0, 1, 2)
+    play.settle()
+    assert audited(world, play.job).matches, "to leave it out is no lie"
+
+
 def test_a_share_that_is_not_what_was_sent_is_named(world: Any) -> None:
     play = Play(world)
     play.commit(0, 1, 2, 3)

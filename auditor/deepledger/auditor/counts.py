@@ -9,7 +9,7 @@ from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.settlement.inputs import Place, cohort_in, masked_contributions
-from deepledger.protocol.settlement.reading import badly_shared_before, read_masked
+from deepledger.protocol.settlement.reading import barred_before, read_masked
 
 
 def check_count(job: Job, attempt: Attempt, spec: JobSpec, store: BlobStore, place: Place, find: Find) -> None:
@@ -21,7 +21,7 @@ def check_count(job: Job, attempt: Attempt, spec: JobSpec, store: BlobStore, pla
     if not left_out:
         return
     try:
-        barred = badly_shared_before(store, job, before=attempt.round)
+        barred = barred_before(store, job, before=attempt.round)
     except (*GONE, BadSpec):
         return  # a finding of the round whose report it is
     for each in left_out:

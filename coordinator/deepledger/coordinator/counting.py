@@ -7,7 +7,7 @@ from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.settlement.inputs import MaskedUpdate, Place, cohort_in, masked_contributions
-from deepledger.protocol.settlement.reading import badly_shared_before
+from deepledger.protocol.settlement.reading import barred_before
 
 
 def expect(verifier: Verifier, job: Job, attempt: Attempt, spec: JobSpec, place: Place) -> None:
@@ -23,7 +23,7 @@ def countable(verifier: Verifier, store: BlobStore, job: Job, attempt: Attempt, 
     there or given up. Raises as `Verifier.fetch`, and as the store does.
     """
     expect(verifier, job, attempt, spec, place)
-    cohort, barred = cohort_in(attempt, spec, place), badly_shared_before(store, job, before=attempt.round)
+    cohort, barred = cohort_in(attempt, spec, place), barred_before(store, job, before=attempt.round)
     return sum(
         1 << contribution.seat
         for contribution in masked_contributions(job, attempt, spec)

@@ -72,8 +72,9 @@ def _most_release_bytes(cohort: Cohort) -> int:
     return len(cohort.members) * (1 + 2 * letter_bytes(cohort))
 
 
-def badly_shared_before(store: BlobStore, job: Job, *, before: RoundNumber) -> frozenset[Address]:
-    """Whose masks could not be taken off in a masked round that was skipped: they are not counted again. Raises as
+def barred_before(store: BlobStore, job: Job, *, before: RoundNumber) -> frozenset[Address]:
+    """Who is to blame, by its shares, for a masked round that was skipped: they are not counted again. Who shares its
+    own masks so that they just fail without its own share, and then shows a wrong one, is `BAD_SHARES`. Raises as
     `BlobStore.read`, and `BadSpec`.
     """
     skipped = (over for over in job.history[:before] if not over.settled.accepted)
@@ -82,7 +83,7 @@ def badly_shared_before(store: BlobStore, job: Job, *, before: RoundNumber) -> f
         Address(update.participant)
         for report in reports
         for update in report.updates
-        if update.verdict is Verdict.BADLY_SHARED
+        if update.verdict in (Verdict.BADLY_SHARED, Verdict.BAD_SHARES)
     )
 
 
