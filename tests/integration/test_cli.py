@@ -18,11 +18,14 @@ from safetensors.numpy import load_file, save_file
 from deepledger.cli import join, reporting
 from deepledger.cli.doctor import PROBE
 from deepledger.cli.options import PASSWORD
+from deepledger.coordinator.notices import RoundSettled
 from deepledger.devnet import dev_accounts
+from deepledger.node.notices import CommittedUpdate
 from deepledger.protocol.blobs.directory import DirectoryStore
+from deepledger.protocol.chain.ledger import Receipt
 from deepledger.protocol.errors import StoreUnreachable
 from deepledger.protocol.roles.notices import Warned
-from deepledger.protocol.types import JobId
+from deepledger.protocol.types import Digest, JobId, RoundNumber, Wei
 from tests.conftest import post_bond, take_seat
 
 from .cli_runner import JOB, TASK, Runner
@@ -433,10 +436,20 @@ def test_what_is_told_has_been_counted(runner: Runner, finished: int, monkeypatc
 
     monkeypatch.setattr(reporting, "_print_json", look)
     reporter, ledger = reporting.Reporting(log_json=True, metrics="127.0.0.1:0"), runner.ledger(3)
+    job, receipt = JobId(finished), Receipt("0x", 1, 21_000, Wei(0), ())
+    settled = RoundSettled(
+        job=job, round=RoundNumber(0), attempt=0, accepted=1, revealed=1, results={"loss": 0.5, "ndcg@10": None},
+        model_digest=Digest(bytes(32)), report_digest=Digest(bytes(32)), seconds=0.1, receipt=receipt,
+    )  # fmt: skip
     with reporter.observing(lambda _: None, reader=ledger, account=ledger.account) as observe:
-        observe(Warned(job=JobId(finished), message="mind"))
-    assert [event for event, _ in told[1:]] == ["warned"]
+        observe(Warned(job=job, message="mind"))
+        observe(CommittedUpdate(job=job, round=RoundNumber(0), bytes=1000, receipt=receipt))
+        observe(settled)
+    assert [event for event, _ in told[1:]] == ["warned", "committed_update", "round_settled"]
     assert f'deepledger_warnings_total{{job="{finished}"}} 1.0' in told[1][1]
+    assert f'deepledger_update_bytes_total{{job="{finished}"}} 1000.0' in told[2][1]
+    for metric, value in (("loss", "0.5"), ("ndcg@10", "NaN")):
+        assert f'deepledger_validation_result{{job="{finished}",metric="{metric}"}} {value}' in told[3][1]
 
 
 def test_metrics_that_cannot_be_served_are_refused_before_anything_is_done(runner: Runner, finished: int) -> None:

@@ -208,7 +208,8 @@ def _line(notice: Notice) -> str | None:
             saturated = f", {show.count(notice.saturated, 'coordinate')} saturated" if notice.saturated else ""
             return f"round {notice.round}: trained in {notice.seconds:.2f} s{clipped}{saturated}"
         case node.CommittedUpdate():
-            return f"round {notice.round}: committed {gas}"
+            masked = f"published {notice.bytes:,} masked bytes and " if notice.bytes else ""
+            return f"round {notice.round}: {masked}committed {gas}"
         case node.RevealedUpdate():
             return f"round {notice.round}: revealed {notice.bytes:,} bytes {gas}"
         case node.UnmaskedRound():

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 from prometheus_client.exposition import make_wsgi_app
 
 from deepledger.coordinator.notices import RoundSettled, UpdateJudged
-from deepledger.node.notices import RevealedUpdate, RoundOver, Trained
+from deepledger.node.notices import CommittedUpdate, RevealedUpdate, RoundOver, Trained
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Reader
 from deepledger.protocol.errors import BadInput, ChainError, StateError
@@ -132,7 +132,7 @@ class Metrics:
                 self.warnings.labels(job).inc()
             case Trained():
                 self.seconds.labels(job, "training").observe(notice.seconds)
-            case RevealedUpdate():
+            case CommittedUpdate() | RevealedUpdate():
                 self.bytes.labels(job).inc(notice.bytes)
             case RoundOver():
                 outcome = "paid" if notice.accepted else "not accepted" if notice.took_part else "missed"

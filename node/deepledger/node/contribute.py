@@ -144,7 +144,8 @@ def commit(node: Node, attempt: Attempt) -> None:
             node.store.put(blob)
         receipt = node.ledger.commit_masked(node.job, attempt.round, attempt.attempt, record.digest)
     node.follower.reach(receipt)
-    node.observe(CommittedUpdate(job=node.job, round=attempt.round, receipt=receipt))
+    size = 0 if record.masked is None else len(record.masked.letters) + len(record.masked.vector)
+    node.observe(CommittedUpdate(job=node.job, round=attempt.round, bytes=size, receipt=receipt))
 
 
 def _commits_to_nothing(node: Node, attempt: Attempt, *, rounded: bool) -> bool:

@@ -34,6 +34,7 @@ class Trained(Notice):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommittedUpdate(Acted):
     round: RoundNumber
+    bytes: int  # published with it: a masked update is at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
