@@ -152,7 +152,8 @@ def test_one_or_two_participants_are_enough(folder):
 
 HUGGING_FACE = """
 class Rows:
-    \"\"\"As datasets.Dataset: no torch Dataset, with a length, integer indices and select.\"\"\"
+    \"\"\"As datasets.Dataset: no torch Dataset, with a length, features, integer indices and select.\"\"\"
+    features = {"x": "pixels", "y": "label"}
     def __init__(self, x, y):
         self.x, self.y = x, y
     def __len__(self):
