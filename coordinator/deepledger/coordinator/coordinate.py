@@ -32,7 +32,7 @@ from deepledger.protocol.job.phases import bond_of, seats_revealed
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned, waiting
 from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
-from deepledger.protocol.settlement.inputs import Place, cohort_in, contributions, earlier_than, revealed_in
+from deepledger.protocol.settlement.inputs import Place, contributions, earlier_than, revealed_in
 from deepledger.protocol.settlement.reporting import has_diverged
 from deepledger.protocol.types import JobId, RoundNumber
 
@@ -392,9 +392,7 @@ def _prefetch(self: _Coordinator) -> None:
         if decision.serves(job, me) and attempt.counted is None:
             expect(verifier, job, attempt, self.bench.spec, self.place)
         elif decision.serves(job, me):
-            revealed = revealed_in(job, attempt, job.participants, self.bench.spec, place=self.place)
-            for contribution in revealed.contributions:
-                verifier.expect_masked(contribution, cohort_in(attempt, self.bench.spec, self.place))
+            verifier.expect_all(revealed_in(job, attempt, job.participants, self.bench.spec, place=self.place))
     elif attempt.reveals and decision.serves(job, me):
         for contribution in contributions(job, attempt, job.participants, self.bench.spec):
             verifier.expect(contribution)

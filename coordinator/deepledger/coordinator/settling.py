@@ -103,11 +103,7 @@ def prepare(
     stop: threading.Event,
 ) -> Prepared:
     """Safe to repeat: same inputs, same model. Raises as the store does until the model is there, and `Stopped`."""
-    for contribution in revealed.contributions:
-        if revealed.cohort is None:
-            verifier.expect(contribution)
-        else:
-            verifier.expect_masked(contribution, revealed.cohort)
+    verifier.expect_all(revealed)
     verifier.remember(revealed.earlier, known={})
     model = fetch_model(store, job.model_digest, bench.spec)
     sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())

@@ -22,7 +22,7 @@ from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.roles.retry import Stopped
-from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate, Revealed
 from deepledger.protocol.settlement.reading import read_earlier, read_masked, read_release, read_update
 from deepledger.protocol.types import Digest, Root
 
@@ -91,6 +91,14 @@ class Verifier:
         """Begin to fetch and inspect, if that has not begun; ask again for what was given up."""
         if contribution.copy_of is None:
             self._begin(_key(contribution), lambda: self._obtain(contribution))
+
+    def expect_all(self, revealed: Revealed) -> None:
+        """What a settlement is made from."""
+        for contribution in revealed.contributions:
+            if revealed.cohort is None:
+                self.expect(contribution)
+            else:
+                self.expect_masked(contribution, revealed.cohort)
 
     def expect_masked(self, contribution: Contribution, cohort: Cohort) -> None:
         """As `expect`, for what is committed to in a masked round, and for what a counted participant released."""

@@ -218,8 +218,8 @@ def _act(node: Node, step: Step) -> None:
         if node.was_seated:
             raise StateError(
                 "this account has lost its seat: it missed too many rounds, or its stake was used up by penalties. "
-                "What is left can be withdrawn; join again to take a new seat, which "
-                "the next missed round costs."
+                "What is left can be withdrawn; join again to take a new seat, which the next "
+                "missed round costs."
             )
         check_keys(node.spec, job.created.coordinators)
         receipt = ledger.join(
