@@ -174,7 +174,7 @@ class Play:
         return done
 
     def round(self, counted: tuple[int, ...] = (0, 1, 2, 3)) -> Any:
-        self.commit(*counted)
+        self.commit(0, 1, 2, 3)
         self.count(*counted)
         self.unmask(*counted)
         return self.settle()
@@ -261,10 +261,7 @@ def test_who_shares_its_masks_badly_is_named_and_not_counted_again(world: Any) -
     result = audited(world, play.job)
     assert result.matches, result.findings
     assert verdicts(result) == dict.fromkeys((0, 1, 2), Verdict.SKIPPED) | {3: Verdict.BADLY_SHARED}
-    play.commit(0, 1, 2, 3)
-    play.count(0, 1, 2)
-    play.unmask(0, 1, 2)
-    play.settle()
+    play.round(counted=(0, 1, 2))
     result = audited(world, play.job)
     assert result.matches, "to leave out who shared badly before is no lie"
 
@@ -282,10 +279,7 @@ def test_who_shares_just_too_badly_and_then_shows_a_wrong_share_of_its_own_is_no
     result = audited(world, play.job)
     assert result.matches, result.findings
     assert verdicts(result) == dict.fromkeys((0, 1, 2), Verdict.SKIPPED) | {3: Verdict.BAD_SHARES}
-    play.commit(0, 1, 2, 3)
-    play.count(0, 1, 2)
-    play.unmask(0, 1, 2)
-    play.settle()
+    play.round(counted=(0, 1, 2))
     assert audited(world, play.job).matches, "to leave it out is no lie"
 
 
@@ -327,10 +321,7 @@ def test_a_coordinator_that_lies_about_the_sum_is_caught(world: Any, lie: Any, k
 
 def test_a_count_that_leaves_out_whom_the_store_has_is_told(world: Any) -> None:
     play = Play(world)
-    play.commit(0, 1, 2, 3)
-    play.count(0, 1, 2)
-    play.unmask(0, 1, 2)
-    play.settle()
+    play.round(counted=(0, 1, 2))
     (finding,) = audited(world, play.job).findings
     assert finding.kind is Kind.CONTESTED
     assert play.nodes[3].account in finding.explanation

@@ -45,7 +45,7 @@ from deepledger.protocol.chain.events import (
 )
 from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.formats.rules import MAX_SEATS
-from deepledger.protocol.job.state import threshold
+from deepledger.protocol.formats.spec import threshold
 from deepledger.protocol.settlement.rewards import shares
 from deepledger.protocol.types import Address, JobId, RoundNumber, Seconds, Wei
 

@@ -41,6 +41,11 @@ WITHHELD_OVERHEAD = 48
 """How much longer a withheld validation set is encrypted than plain: its salt and its tag."""
 
 
+def threshold(holders: int) -> int:
+    """So many of a masked attempt's cohort can unmask, and fewer cannot: two thirds, rounded up."""
+    return (2 * holders + 2) // 3
+
+
 class TaskPin(Part):
     """The task a node must have installed: its name and the SHA-256 of its source."""
 

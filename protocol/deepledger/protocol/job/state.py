@@ -34,11 +34,6 @@ class Participant:
     key: bytes = bytes(32)  # X25519, with which it masks; zero in an open job
 
 
-def threshold(holders: int) -> int:
-    """So many of a masked attempt's cohort can unmask, and fewer cannot: two thirds, rounded up."""
-    return (2 * holders + 2) // 3
-
-
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """An open round. Commitments and reveals are in chain order."""

@@ -31,9 +31,10 @@ from deepledger.protocol.chain.events import (
     ValidationDisclosed,
 )
 from deepledger.protocol.errors import ChainNonsense
+from deepledger.protocol.formats.spec import threshold
 from deepledger.protocol.job.phases import seats_committed, seats_revealed
 from deepledger.protocol.job.reputation import FULL, after
-from deepledger.protocol.job.state import Attempt, Job, Participant, SettledRound, threshold
+from deepledger.protocol.job.state import Attempt, Job, Participant, SettledRound
 from deepledger.protocol.types import Address, Seconds, Wei
 
 

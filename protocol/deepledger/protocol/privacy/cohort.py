@@ -17,6 +17,7 @@ from math import gcd
 from typing import Final
 
 from deepledger.protocol.errors import BadInput
+from deepledger.protocol.formats.spec import threshold
 from deepledger.protocol.privacy.mask_keys import is_usable
 from deepledger.protocol.types import Address, JobId, RoundNumber
 
@@ -96,7 +97,7 @@ class Cohort:
     @property
     def threshold(self) -> int:
         """Holders who together can rebuild a secret: two thirds, rounded up."""
-        return -(-2 * self.holders_each // 3)
+        return threshold(self.holders_each)
 
     @property
     def tolerated(self) -> int:
