@@ -81,7 +81,7 @@ def test_collecting_garbage_takes_what_is_not_pinned_and_nothing_else(connected)
     assert has(near, kept)
     assert not has(near, let_go)
     far.ipfs("repo", "gc")
-    with pytest.raises(BlobMissing):
+    with pytest.raises(BlobMissing, match="is connected to 1"):
         open_store(far.api, fetch_timeout=2).read(let_go, limit=3 * MEBIBYTE)
 
 
@@ -91,7 +91,7 @@ def test_a_blob_that_only_an_offline_peer_has_is_missing_until_it_is_back(connec
     digest = open_store(near.api).put(data)
     near.stop()
     try:
-        with pytest.raises(BlobMissing):
+        with pytest.raises(BlobMissing, match="is connected to 0"):
             open_store(far.api, fetch_timeout=2).read(digest, limit=len(data))
     finally:
         near.start()

@@ -140,7 +140,7 @@ class IpfsStore:
         except (TimedOut, StoreUnreachable) as error:
             self._ask_version()
             raise BlobMissing(
-                f"blob {cid_of(digest)} did not come through IPFS: is anybody who has it online?"
+                f"blob {cid_of(digest)} did not come through IPFS: is anybody who has it online?{self._peers()}"
             ) from error
 
     @contextmanager
@@ -171,6 +171,14 @@ class IpfsStore:
         if numbers is None:
             raise self._nonsense()
         return tuple(map(int, numbers.groups()))
+
+    def _peers(self) -> str:
+        """To how many others the daemon is connected, where it says so."""
+        try:
+            peers = _parsed(self._rpc.call("/swarm/peers")).get("Peers") or []
+        except (Refused, TimedOut, StoreUnreachable):
+            return ""
+        return f" The daemon at {self.api} is connected to {len(peers)}" if isinstance(peers, list) else ""
 
     def _nonsense(self) -> StoreUnreachable:
         return StoreUnreachable(f"what answers at {self.api} does not speak Kubo's RPC")
