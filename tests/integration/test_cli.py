@@ -241,6 +241,8 @@ def test_who_is_coordinator_and_participant_gives_up_what_can_be_given_up(runner
     result = runner.run("leave", job, "--account", "ben")
     assert (result.exit_code, "0.1 ETH can be taken home" in result.stdout) == (4, True)
     assert "bond stays" in result.stderr
+    closing = runner.run("job", "close", job, "--account", "sponsor")
+    assert (closing.exit_code, "while it waits for participants or a round has starved" in closing.stderr) == (4, True)
 
 
 def test_a_bond_comes_home_from_a_round_that_starved(runner: Runner) -> None:
@@ -463,7 +465,7 @@ def test_the_doctor_finds_nothing_to_mend(runner: Runner, finished: int) -> None
     checks = {each["check"]: each for each in runner.json("doctor", finished, "--account", "ann")}
     assert list(checks) == [
         "software", "chain and contract", "clock", "transactions", "blob store", "account", f"job {finished}",
-        "room for an update", "task source", "disk",
+        "deposit", "room for an update", "task source", "disk",
     ]  # fmt: skip
     assert all(each["ok"] for each in checks.values())
     assert checks["transactions"]["found"] == "are tried as of the block to come"
@@ -474,6 +476,24 @@ def test_the_doctor_finds_nothing_to_mend(runner: Runner, finished: int) -> None
     assert f"holds {samples} samples, which the task" in next(
         each["found"] for each in tried if each["check"] == "data"
     )
+
+
+def test_the_doctor_tells_whether_stake_and_bond_can_be_paid(runner: Runner) -> None:
+    file = runner.folder / "dear.toml"
+    file.write_text(JOB.replace('stake = "0.1 ETH"', 'stake = "100000 ETH"'))
+    job = runner.create("--coordinator", dev_accounts()[2].address, file=file.name)
+    asked = runner.run("doctor", job, "--json", "--account", "ann")
+    (wrong,) = (each for each in json.loads(asked.stdout) if not each["ok"])
+    assert (asked.exit_code, wrong["check"]) == (4, "deposit")
+    assert "the stake is 100000 ETH, and fees come on top: send" in wrong["found"]
+
+    def bond() -> object:
+        checks = {each["check"]: each["found"] for each in runner.json("doctor", job, "--account", "ben")}
+        return checks["deposit"]
+
+    assert bond() == "the bond is 0.5 ETH, which the account has"
+    post_bond(runner.ledger(2), job, value=5 * 10**17)
+    assert bond() == "0.5 ETH are in deposit as bond"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,15 @@ from deepledger.auditor.audit import audit
 from deepledger.coordinator.coordinate import coordinate
 from deepledger.coordinator.notices import RoundSettled
 from deepledger.node import notices
-from deepledger.node.notices import CommittedUpdate, Finished, Prepared, RevealedUpdate, RoundOver, TookSeat
+from deepledger.node.notices import (
+    CommittedUpdate,
+    Finished,
+    Prepared,
+    RevealedUpdate,
+    RoundOver,
+    RoundStarved,
+    TookSeat,
+)
 from deepledger.node.participate import participate
 from deepledger.node.training import make_update
 from deepledger.protocol.chain.events import Committed, Outcome, Phase
@@ -520,6 +528,8 @@ def test_a_commitment_that_is_late_for_its_attempt_is_refused_and_made_for_the_n
         actor.join()
     result = assert_audit_matches(world, job)
     assert result.job.history[0].opened.attempt >= 1  # more on a machine that is slow
+    first = next(each.attempt for each in late.seen if isinstance(each, RoundStarved))
+    assert (first.attempt, len(first.commits), first.least) == (0, 1, 2)
     assert len(result.job.history[0].opened.reveals) == 2
 
 

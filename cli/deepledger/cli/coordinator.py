@@ -181,8 +181,9 @@ def _words(notice: Notice) -> str | None:
                 return (
                     f"round {notice.round}: waiting for participants, {notice.seated} of at least {notice.least} seated"
                 )
-            acts = f"{notice.seated} seated, {notice.commits} committed, {notice.reveals} revealed"
-            return f"round {notice.round}: {notice.phase.name.lower()}, {acts}"
+            shown = "unmasked" if notice.masked else "revealed"
+            acts = f"{notice.seated} seated, {notice.commits} committed, {notice.reveals} {shown}"
+            return f"round {notice.round}: {show.phase_of(notice.phase, masked=notice.masked)}, {acts}"
         case seen.UpdatesCounted():
             void = "" if notice.counted >= notice.least else f"; {notice.least} are needed, and the round opens again"
             return (

@@ -55,7 +55,7 @@ def doctor(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check chain, contract, store, key, clock, disk and task source, and say what to mend.
+    """Check chain, contract, store, key, deposit, clock, disk and task source, and say what to mend.
 
     Stores a small blob, with JOB also one of an update's size, and spends nothing. Exits with the code of the first
     thing that is wrong, else with 0.
@@ -95,11 +95,14 @@ def _checks(
         yield _tried("clock", lambda: (_clock(reader.pending_time()), None))[0]
         yield _tried("transactions", lambda: (_tries(chain), None))[0]
     yield _tried("blob store", lambda: (_store(store), None))[0]
-    yield _tried("account", lambda: (_account(signer, reader), None))[0]
+    check, account = _tried("account", lambda: _account(signer, reader))
+    yield check
     spec = None
     if number is not None and reader is not None:
         check, spec = _tried(f"job {number}", lambda: _job(store, reader, JobId(number)))
         yield check
+        if spec is not None and account is not None:
+            yield _tried("deposit", lambda: (_deposit(reader, JobId(number), account), None))[0]
     if spec is not None:
         yield _tried("room for an update", lambda: (_update(store, spec.update_bytes), None))[0]
         yield _tried("task source", lambda: (_task(spec, task + places(tasks)), None))[0]
@@ -176,14 +179,33 @@ def _update(store: Store, size: int) -> str:
     return f"stored {size:,} bytes, as an update has, in {1000 * (time.monotonic() - started):.0f} ms"
 
 
-def _account(signer: Signer, reader: Reader | None) -> str:
+def _account(signer: Signer, reader: Reader | None) -> tuple[str, Address]:
     address = Address(signer.unlock().address)
     if reader is None:
-        return f"{address}, unlocked"
+        return f"{address}, unlocked", address
     balance = reader.balance(address)
     if balance == 0:
         raise InsufficientFunds(f"{address} has nothing to pay fees with; send it some ETH of this chain")
-    return f"{address}, unlocked, has {show.eth(balance)}"
+    return f"{address}, unlocked, has {show.eth(balance)}", address
+
+
+def _deposit(reader: Reader, number: JobId, account: Address) -> str:
+    """What the account has to put in before it may act, and whether it can."""
+    from deepledger.protocol.job.follow import Follower
+    from deepledger.protocol.job.phases import has_bond
+
+    job = Follower(reader, number).job
+    if job.outcome is not None:
+        return "none: the job is over"
+    if account in job.participants:
+        return f"{show.eth(job.participants[account].stake)} are staked"
+    if has_bond(job, account):
+        return f"{show.eth(job.terms.bond)} are in deposit as bond"
+    coordinates = account in job.created.coordinators
+    what, amount = ("the bond", job.terms.bond) if coordinates else ("the stake", job.terms.stake)
+    if reader.balance(account) <= amount:
+        raise InsufficientFunds(f"{what} is {show.eth(amount)}, and fees come on top: send {account} more")
+    return f"{what} is {show.eth(amount)}, which the account has"
 
 
 def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, JobSpec]:
@@ -194,7 +216,7 @@ def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, JobSpec]:
     job, blobs = follower.job, store.open()
     spec = fetch_spec(blobs, job.terms)
     fetch_model(blobs, job.model_digest, spec)
-    at = f"round {job.round} of {job.terms.rounds}, {follower.phase().name.lower()}"
+    at = f"round {job.round} of {job.terms.rounds}, {show.phase_of(follower.phase(), masked=job.terms.masked)}"
     return f"{spec.name}, {at}, {len(job.participants)} seated; spec and current model are there", spec
 
 

@@ -453,7 +453,8 @@ def _read_blob(path: Path) -> bytes:
         blob = path.read_bytes()
     except OSError as error:
         raise BadInput(
-            f"cannot read the validation set {path}: {error.strerror}; the examples' prepare.py writes theirs"
+            f"cannot read the validation set {path}: {error.strerror}; `validation` names a file that the "
+            "task's load_data reads, from the job file's folder on"
         ) from None
     if not blob:
         raise BadInput(f"the validation set {path} is empty")

@@ -97,10 +97,11 @@ def create(
     least, most = prepared.terms.min_participants, prepared.terms.max_participants
     if least < most:
         show.note(
-            f"round 0 opens as soon as {least} have joined, and who joins while they train may miss it: were more "
-            "announced, set terms.min_participants to their number"
+            f"round 0 opens as soon as {least} have joined, and who joins while they train may miss it; it would wait "
+            "for more with a larger terms.min_participants, as every round then waits for who is down"
         )
-    show.note(f"first model: {in_words(prepared.first, prepared.spec.validation.metrics)}; to be settled by "
+    show.note(f"first model: {in_words(prepared.first, prepared.spec.validation.metrics)} on "
+              f"{show.count(prepared.first.samples, 'validation sample')}; to be settled by "
               + ", then ".join(coordinators))  # fmt: skip
     for fate, entries in of_fates(prepared.spec.model).items():
         show.note(f"{fate}: {entries}")
@@ -138,12 +139,13 @@ def show_(job: JobNumber, chain: Chain, store: Store, json: Json = False) -> Non
         return
     show.pairs(f"Job {job}: {spec.name}", agreement.of_spec(spec))
     show.pairs("Terms", agreement.of_terms(found.terms, spec))
+    phase = show.phase_of(follower.phase(), masked=found.terms.masked)
     show.pairs(
         "Now",
         {
             "sponsor": found.created.sponsor,
             "coordinators": ", then ".join(found.created.coordinators),
-            "phase": f"{follower.phase().name.lower()}, {found.round} of {found.terms.rounds} rounds are settled",
+            "phase": f"{phase}, {found.round} of {found.terms.rounds} rounds are settled",
             **({"validation set": found.validation} if found.terms.withheld else {}),
         },
     )
@@ -198,7 +200,7 @@ def list_(
             (
                 job.job,
                 names[job.job] or "—",
-                phase_at(job, now).name.lower(),
+                show.phase_of(phase_at(job, now), masked=job.terms.masked),
                 f"{job.round}/{job.terms.rounds}",
                 f"{len(job.participants)}/{job.terms.max_participants}",
                 show.eth(job.terms.reward),
@@ -224,6 +226,9 @@ def close(job: JobNumber, chain: Chain, signer: Signer, json: Json = False) -> N
     except LedgerRejected as refusal:
         if refusal.name == "NotSponsor":
             raise BadInput(str(refusal)) from None
+        if refusal.name == "WrongPhase":
+            when = "a job can be closed while it waits for participants or a round has starved"
+            raise LedgerRejected(f"{when}. {refusal}", name=refusal.name, arguments=refusal.arguments) from None
         raise
     credit = ledger.credit(JobId(job), ledger.account)
     if json:

@@ -220,6 +220,9 @@ def _line(notice: Notice) -> str | None:
             return f"round {notice.round}: settled, and this node's update was not accepted; see `deepledger status`"
         case node.RoundOver():
             return f"round {notice.round}: settled, earned {show.eth(notice.earned)}"
+        case node.RoundStarved(attempt=attempt):
+            few = f"{show.acted(attempt)}, of at least {attempt.least}"
+            return f"round {attempt.round}: opened again, since too few took part: {few}"
         case node.Poked():
             return f"{notice.what} {gas}"
         case Warned():

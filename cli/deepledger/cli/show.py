@@ -17,6 +17,9 @@ from deepledger.protocol.types import Address, Seconds
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from deepledger.protocol.chain.events import Phase
+    from deepledger.protocol.job.state import Attempt
+
 
 def short(address: str, among: Iterable[str] = ()) -> str:
     """Its ends, with as many digits as tell it from the others."""
@@ -42,6 +45,19 @@ def duration(seconds: int) -> str:
         return f"{seconds} s"
     parts = ((seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s"))
     return " ".join(f"{count} {unit}" for count, unit in parts if count)
+
+
+def phase_of(phase: Phase, *, masked: bool) -> str:
+    """What a masked job does in the place of revealing has a name of its own."""
+    return "unmasking" if masked and phase.name == "REVEALING" else phase.name.lower()
+
+
+def acted(attempt: Attempt) -> str:
+    """How many have acted in it."""
+    if attempt.counted is None:
+        return f"{len(attempt.commits)} committed and {len(attempt.reveals)} revealed"
+    counted = attempt.counted.counted.bit_count()
+    return f"{len(attempt.commits)} committed, {counted} counted and {len(attempt.reveals)} unmasked"
 
 
 def out(text: str) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.formats.metrics import Metric
     from deepledger.protocol.formats.report import Report
     from deepledger.protocol.job.follow import Follower
-    from deepledger.protocol.job.state import Attempt, Job, Participant, SettledRound
+    from deepledger.protocol.job.state import Job, Participant, SettledRound
     from deepledger.protocol.types import Address, Wei
 
 
@@ -142,6 +142,7 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
         show.as_json(_job_json(follower, reported, metrics))
         return
     ends = deadline(job, follower.now())
+    phase = show.phase_of(follower.phase(), masked=job.terms.masked)
     left = f", {show.duration(max(0, ends - follower.now()))} left" if ends is not None else ""
     rest = job.created.coordinators[job.serving + 1 :]
     successors = [f"{each}, {show.eth(bond_of(job, each))} in deposit" for each in rest]
@@ -149,7 +150,7 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
     show.pairs(
         f"Job {number}",
         {
-            "phase": f"{follower.phase().name.lower()}{over}{left}{_cause(job, follower.phase())}",
+            "phase": f"{phase}{over}{left}{_cause(job, follower.phase())}",
             "rounds": f"{job.round} of {job.terms.rounds} settled",
             "coordinator": f"{job.coordinator}, {show.eth(bond_of(job, job.coordinator))} in deposit",
             **({"successors": ", then ".join(successors)} if successors else {}),
@@ -215,7 +216,8 @@ def _act(job: Job, participant: Address) -> str:
     """What it has done in the open round."""
     if job.attempt is None or not job.attempt.has_committed(participant):
         return ""
-    return "revealed" if job.attempt.has_revealed(participant) else "committed"
+    shown = "unmasked" if job.terms.masked else "revealed"
+    return shown if job.attempt.has_revealed(participant) else "committed"
 
 
 def _cause(job: Job, phase: Phase) -> str:
@@ -232,18 +234,11 @@ def _cause(job: Job, phase: Phase) -> str:
             lacking.append("the coordinator's bond")
         return f" for {' and '.join(lacking).rstrip(',')}" if lacking else ""
     if phase is Phase.STARVED and attempt is not None:
-        acted = f"{_acted(attempt)}, of at least {attempt.least}"
+        acted = f"{show.acted(attempt)}, of at least {attempt.least}"
         return f": {acted}; a running node or anybody else restarts the round"
     if phase is Phase.OVERDUE:
         return ": the coordinator has not counted, or settled, in time, and may be replaced by anybody"
     return ""
-
-
-def _acted(attempt: Attempt) -> str:
-    if attempt.counted is None:
-        return f"{len(attempt.commits)} committed and {len(attempt.reveals)} revealed"
-    counted = attempt.counted.counted.bit_count()
-    return f"{len(attempt.commits)} committed, {counted} counted and {len(attempt.reveals)} unmasked"
 
 
 def _round_row(over: SettledRound, report: Report | None, metrics: Mapping[str, Metric]) -> tuple[object, ...]:

@@ -73,6 +73,7 @@ class Node:
     samples: int | None  # to declare; None: all
     observe: Callable[[Notice], None]
     settled: int  # rounds already reported
+    starved: int  # attempts that were given up, already reported
     agreed: bytes  # the hash of the terms to join under
     mask_key: X25519PrivateKey | None  # of a masked job
     trainer: Trainer | None = None  # None: not prepared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deepledger.protocol.job.state import Attempt
 from deepledger.protocol.roles.notices import Acted, Notice
 from deepledger.protocol.types import RoundNumber, Wei
 
@@ -57,6 +58,13 @@ class RoundOver(Notice):
     took_part: bool
     accepted: bool
     earned: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundStarved(Notice):
+    """Too few took part in an attempt at a round, and it was opened again."""
+
+    attempt: Attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

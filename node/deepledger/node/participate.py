@@ -16,7 +16,7 @@ from deepledger.node import contribute
 from deepledger.node.contribute import Node
 from deepledger.node.decision import Step, must_reveal, next_step
 from deepledger.node.journal import Journal
-from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, TookSeat, Withdrawn
+from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, RoundStarved, TookSeat, Withdrawn
 from deepledger.node.training import MakeUpdate, make_update
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.abi import terms_hash
@@ -106,6 +106,7 @@ def participate(
             samples=samples,
             observe=observe,
             settled=follower.job.round,
+            starved=len(follower.job.abandoned),
             was_seated=ledger.account in follower.job.participants,
             unpublished=_has_revealed(follower, ledger),  # before it was killed, perhaps
             agreed=agreed or terms_hash(follower.job.created),
@@ -147,7 +148,7 @@ def _run(node: Node, stop: threading.Event) -> None:
                 node.doubting = False
             node.was_seated = node.was_seated or node.ledger.account in node.follower.job.participants
             contribute.check_alone(node)
-            _report_settled(node)
+            _report_over(node)
             step = next_step(
                 node.follower.job,
                 node.ledger.account,
@@ -261,7 +262,10 @@ def _show(node: Node) -> None:
         node.observe(state)
 
 
-def _report_settled(node: Node) -> None:
+def _report_over(node: Node) -> None:
+    for attempt in node.follower.job.abandoned[node.starved :]:
+        node.observe(RoundStarved(job=node.job, attempt=attempt))
+    node.starved = len(node.follower.job.abandoned)
     for over in node.follower.job.history[node.settled :]:
         node.observe(_outcome(over, node))
         node.unpublished = False

@@ -41,6 +41,7 @@ class Waiting(Notice):
     round: RoundNumber
     attempt: int | None  # None while no round is open
     phase: Phase
+    masked: bool  # participants unmask in the place of revealing
     ends: Seconds | None  # chain time at which the phase ends by itself
     serving: Address
     bonded: bool  # whether it may serve
@@ -57,6 +58,7 @@ def waiting(follower: Follower) -> Waiting:
         round=job.round,
         attempt=attempt.attempt if attempt else None,
         phase=follower.phase(),
+        masked=job.terms.masked,
         ends=deadline(job, follower.now()),
         serving=job.coordinator,
         bonded=has_bond(job, job.coordinator),
