@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member, cohort_of
-from deepledger.protocol.privacy.mask_keys import mask_key, public_bytes
+from deepledger.protocol.privacy.mask_keys import mask_key
 from deepledger.protocol.privacy.masked_updates import mask_update, parse_letters
 from deepledger.protocol.privacy.unmasking import rebuild, release, unmask_sum
 
@@ -33,7 +33,7 @@ def key_of(seat: int) -> Any:
 
 
 def cohort_with(participants: int) -> Cohort:
-    members = [Member(seat, f"0x{seat:040x}", public_bytes(key_of(seat))) for seat in range(participants)]
+    members = [Member(seat, f"0x{seat:040x}", key_of(seat).word) for seat in range(participants)]
     context = MaskContext(1, CONTRACT, 0, 0, 0)
     return cohort_of(members, context=context, update_bits=16, drawn_from=b"\7" * 32)
 

@@ -20,7 +20,7 @@ from deepledger.node.notices import CommittedUpdate, Trained, UnmaskedRound
 from deepledger.protocol.blobs.digest import cid_of, digest_of
 from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import PenaltyTaken, Phase
-from deepledger.protocol.errors import BadSpec, StateError
+from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.evaluation.bench import bench_with
 from deepledger.protocol.evaluation.evaluators import OneByOne
 from deepledger.protocol.evaluation.task import read_source
@@ -30,13 +30,14 @@ from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.follow import Follower
-from deepledger.protocol.privacy.mask_keys import mask_key, public_bytes
+from deepledger.protocol.privacy.mask_keys import mask_key
 from deepledger.protocol.privacy.masked_updates import BadLetters, mask_update, parse_letters
-from deepledger.protocol.privacy.unmasking import release
+from deepledger.protocol.privacy.unmasking import NOTHING, release
 from deepledger.protocol.settlement.inputs import Place, cohort_in, revealed_in
 from deepledger.protocol.settlement.reading import read_masked, read_release
 from deepledger.protocol.settlement.reporting import build_report
 from deepledger.protocol.settlement.settle import settle
+from tests.unit.masked_rounds import Lacking
 
 from .test_roles import coordinator, node
 
@@ -107,7 +108,7 @@ class Play:
         self.cohort_then: Any = None
         for number, (ledger, key) in enumerate(zip(self.nodes, self.keys, strict=True)):
             hashed = terms_hash(self.see().created)
-            ledger.join(self.job, 30 + number, terms_hash=hashed, key=public_bytes(key), value=self.see().terms.stake)
+            ledger.join(self.job, 30 + number, terms_hash=hashed, key=key.word, value=self.see().terms.stake)
         for number in coordinators:
             hashed = terms_hash(self.see().created)
             world.ledger(number).post_bond(self.job, terms_hash=hashed, value=self.see().terms.bond)
@@ -326,6 +327,40 @@ def test_a_count_that_leaves_out_whom_the_store_has_is_told(world: Any) -> None:
     assert finding.kind is Kind.CONTESTED
     assert play.nodes[3].account in finding.explanation
     assert "left out of the count" in finding.explanation
+
+
+def test_who_shares_no_mask_with_another_costs_the_sum_nothing(world: Any) -> None:
+    """As liars can do on purpose, and hybrid keys by accident: both seeds of the pair are taken off."""
+    play = Play(world, rounds=1)
+    play.keys[3] = Lacking(play.keys[3], frozenset({play.keys[0].word}))
+    before = fetch_model(world.store, play.see().model_digest, play.spec)
+    play.commit(0, 1, 2, 3)
+    play.cohort_then = play.cohort
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2, 3)
+    play.settle()
+    after = fetch_model(world.store, play.see().model_digest, play.spec)
+    assert np.array_equal(after, weighted_mean(play, before, (0, 1, 2, 3)))
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert set(verdicts(result).values()) == {Verdict.ACCEPTED}
+
+
+def test_a_count_that_would_show_somebody_is_not_unmasked_and_proves_its_coordinator_wrong(world: Any) -> None:
+    play = Play(world, rounds=1)
+    play.keys[3] = Lacking(play.keys[3], frozenset(play.keys[seat].word for seat in (0, 1)))
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    with pytest.raises(BadInput, match="seat 3 has no mask in common with 2"):
+        play.unmask(0)
+    attempt = play.see().attempt
+    for ledger in play.nodes:
+        ledger.unmask(play.job, attempt.round, attempt.attempt, world.store.put(NOTHING))
+    play.settle()
+    (finding,) = audited(world, play.job).findings
+    assert finding.kind is Kind.VERDICT
+    assert "do not fit" in finding.explanation
+    assert play.see().history[0].settled.accepted == 0
 
 
 def test_a_successor_takes_over_a_count_with_an_empty_disk(world: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from hashlib import shake_256
 
 import numpy as np
 
 from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member, cohort_of
-from deepledger.protocol.privacy.mask_keys import mask_key, public_bytes
+from deepledger.protocol.privacy.mask_keys import MaskKey, mask_key
 from deepledger.protocol.privacy.masked_updates import Letters, Masked, mask_update, parse_letters
 from deepledger.protocol.privacy.unmasking import release
 
@@ -15,14 +16,28 @@ CONTRACT = "0x" + "11" * 20
 CONTEXT = MaskContext(31337, CONTRACT, 7, 3, 1)
 
 
+@dataclass(frozen=True)
+class Lacking:
+    """A key that shares nothing with some others."""
+
+    key: MaskKey
+    without: frozenset[bytes] = field(default_factory=frozenset)
+    may_miss = True
+
+    @property
+    def word(self) -> bytes:
+        return self.key.word
+
+    def shared_with(self, word: bytes, *, of: str) -> bytes | None:
+        return None if word in self.without else self.key.shared_with(word, of=of)
+
+
 def key_of(seat: int):
     return mask_key(seat.to_bytes(32), chain_id=31337, contract=CONTRACT, job=7)
 
 
 def members_with(weights: dict[int, int]) -> list[Member]:
-    return [
-        Member(seat, f"0x{seat + 0xABC:040x}", public_bytes(key_of(seat)), weight) for seat, weight in weights.items()
-    ]
+    return [Member(seat, f"0x{seat + 0xABC:040x}", key_of(seat).word, weight) for seat, weight in weights.items()]
 
 
 def cohort_with(weights: dict[int, int], *, bits: int = 16, drawn_from: bytes = b"") -> Cohort:

@@ -16,8 +16,6 @@ from deepledger.protocol.privacy.mask_keys import (
     letter_key,
     mask_key,
     pair_seed,
-    public_bytes,
-    shared_secret,
 )
 from deepledger.protocol.privacy.masked_updates import mask_update
 from deepledger.protocol.privacy.masks import BLOCK, add_masks, pack, unpack
@@ -70,10 +68,10 @@ def test_a_mask_is_aes_in_counter_mode() -> None:
 def test_a_key_is_the_accounts_own_in_one_job() -> None:
     def key(**changed):
         where = {"chain_id": 1, "contract": "0x" + "11" * 20, "job": 7} | changed
-        return public_bytes(mask_key(b"\1" * 32, **where))
+        return mask_key(b"\1" * 32, **where).word
 
     others = [key(chain_id=2), key(contract="0x" + "12" * 20), key(job=8)]
-    assert len({key(), *others, public_bytes(mask_key(b"\2" * 32, chain_id=1, contract="0x" + "11" * 20, job=7))}) == 5
+    assert len({key(), *others, mask_key(b"\2" * 32, chain_id=1, contract="0x" + "11" * 20, job=7).word}) == 5
     assert key() == key()
 
 
@@ -81,7 +79,7 @@ def test_a_key_is_the_accounts_own_in_one_job() -> None:
 def test_a_key_of_low_order_is_refused_by_name_and_left_out(public: bytes) -> None:
     assert not is_usable(public)
     with pytest.raises(BadInput, match="0xEve"):
-        shared_secret(key_of(0), public, of="0xEve")
+        key_of(0).shared_with(public, of="0xEve")
     members = members_with(dict.fromkeys(range(4), 1))
     members[1] = type(members[1])(1, members[1].participant, public)
     cohort = cohort_of(members, context=CONTEXT, update_bits=16)
@@ -93,8 +91,8 @@ def test_a_key_of_low_order_is_refused_by_name_and_left_out(public: bytes) -> No
 def test_seeds_are_a_pairs_own_and_letters_have_a_direction() -> None:
     cohort = cohort_with({0: 1, 1: 1, 2: 1})
     one, other, third = (member.participant for member in cohort.members)
-    shared = shared_secret(key_of(0), cohort.member(1).key, of=other)
-    assert shared == shared_secret(key_of(1), cohort.member(0).key, of=one)
+    shared = key_of(0).shared_with(cohort.member(1).key, of=other)
+    assert shared == key_of(1).shared_with(cohort.member(0).key, of=one)
     seeds = [pair_seed(shared, binding=cohort.binding, one=a, other=b) for a, b in [(one, other), (other, one)]]
     assert seeds[0] == seeds[1] != pair_seed(shared, binding=cohort.binding, one=one, other=third)
     ways = [(one, other, b"a" * 16), (other, one, b"a" * 16), (one, other, b"b" * 16)]

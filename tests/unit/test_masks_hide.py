@@ -120,6 +120,6 @@ def best(shares: dict[int, list[bytes]], number: int, letters: Letters) -> bytes
     rows = np.stack([np.frombuffer(shares[holder][number], np.uint8) for holder in holders])
     places = [COHORT.holders(TARGET).index(holder) + 1 for holder in holders]
     guesses = [interpolate(places, rows, at=[0]).tobytes(), bytes(16), *(shares[holder][number] for holder in holders)]
-    member = COHORT.member(TARGET)
-    fits: Callable[[bytes], bool] = lambda guess: secret_hash(COHORT, member, guess) == letters.secret_hashes[number]  # noqa: E731
+    owner = None if number else COHORT.member(TARGET)
+    fits: Callable[[bytes], bool] = lambda guess: secret_hash(COHORT, guess, of=owner) == letters.secret_hashes[number]  # noqa: E731
     return next(filter(fits, guesses), guesses[0])

@@ -23,6 +23,7 @@ from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.opening import Open, as_it_is
+from deepledger.protocol.privacy.unmasking import NOTHING
 from deepledger.protocol.settlement.aggregation.stack import Vector
 from deepledger.protocol.settlement.coalitions import Coalitions
 from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate
@@ -150,7 +151,7 @@ class Claims:
                 self.incomplete = True
                 self._find(Kind.BLOB, f"{what} cannot be had", str(claim), str(error))
             return None
-        if claim is not Verdict.SILENT:
+        if claim is not Verdict.SILENT or release == NOTHING:
             return release
         self._find(
             Kind.CONTESTED,

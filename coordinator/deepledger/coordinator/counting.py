@@ -6,6 +6,7 @@ from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.privacy.pairs import sound
 from deepledger.protocol.settlement.inputs import MaskedUpdate, Place, cohort_in, masked_contributions
 from deepledger.protocol.settlement.reading import barred_before
 
@@ -19,15 +20,15 @@ def expect(verifier: Verifier, job: Job, attempt: Attempt, spec: JobSpec, place:
 
 
 def countable(verifier: Verifier, store: BlobStore, job: Job, attempt: Attempt, spec: JobSpec, place: Place) -> int:
-    """Bit i: the masked update of seat i can be had, and its author shared its masks well so far. Blocks until each is
-    there or given up. Raises as `Verifier.fetch`, and as the store does.
+    """Bit i: the masked update of seat i can be had, its masks fit enough of the others', and its author shared them
+    well so far. Blocks until each is there or given up. Raises as `Verifier.fetch`, and as the store does.
     """
     expect(verifier, job, attempt, spec, place)
     cohort, barred = cohort_in(attempt, spec, place), barred_before(store, job, before=attempt.round)
-    return sum(
-        1 << contribution.seat
+    found = {
+        contribution.seat: verifier.masked(contribution)
         for contribution in masked_contributions(job, attempt, spec)
-        if contribution.seat in cohort.by_seat
-        and contribution.participant not in barred
-        and isinstance(verifier.masked(contribution), MaskedUpdate)
-    )
+        if contribution.seat in cohort.by_seat and contribution.participant not in barred
+    }
+    letters = {seat: masked.letters for seat, masked in found.items() if isinstance(masked, MaskedUpdate)}
+    return sum(1 << seat for seat in sound(cohort, letters, letters))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from typing_extensions import Buffer
 
 from deepledger.node.decision import missed
@@ -51,9 +50,10 @@ from deepledger.protocol.job.phases import deadline
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.ecies import KEY_BYTES
+from deepledger.protocol.privacy.mask_keys import MaskKey
 from deepledger.protocol.privacy.masked_updates import BadLetters, Letters, letters_bytes, mask_update, parse_letters
 from deepledger.protocol.privacy.opening import published
-from deepledger.protocol.privacy.unmasking import release
+from deepledger.protocol.privacy.unmasking import NOTHING, release
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned
 from deepledger.protocol.settlement.inputs import NO_ROOT, Place, cohort_in, masked_contributions
 from deepledger.protocol.types import Address, Digest, JobId
@@ -75,7 +75,7 @@ class Node:
     settled: int  # rounds already reported
     starved: int  # attempts that were given up, already reported
     agreed: bytes  # the hash of the terms to join under
-    mask_key: X25519PrivateKey | None  # of a masked job
+    mask_key: MaskKey | None  # of a masked job
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
     unpublished: bool = False
@@ -282,11 +282,16 @@ def unmask(node: Node, attempt: Attempt) -> None:
         raise StateError(f"the count of round {attempt.round} is too small to hide anybody; nothing is released")
     cohort, seat = cohort_in(attempt, node.spec, node.place), job.participants[node.ledger.account].seat
     seats = [each.seat for each in attempt.cohort if counted.counted >> each.seat & 1]
-    blob = node.journal.release(
-        record,
-        counted.counted,
-        lambda: release(cohort, seat, seats, _letters(node, attempt, record, cohort, seats), key=key),
-    )
+
+    def make() -> bytes:
+        letters = _letters(node, attempt, record, cohort, seats)
+        try:
+            return release(cohort, seat, seats, letters, key=key)
+        except BadInput as error:
+            node.warn(f"{error}. Of the count of round {attempt.round}, nothing is released")
+            return NOTHING
+
+    blob = node.journal.release(record, counted.counted, make)
     try:
         node.store.put(blob)
         node.unpublished = False

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from deepledger.node import contribute
 from deepledger.node.contribute import Node
 from deepledger.node.decision import Step, must_reveal, next_step
@@ -42,7 +40,7 @@ from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import check_keys, fetch_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.state import SettledRound
-from deepledger.protocol.privacy.mask_keys import mask_key, public_bytes
+from deepledger.protocol.privacy.mask_keys import MaskKey, mask_key
 from deepledger.protocol.roles.notices import Notice, Warned, waiting
 from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
 from deepledger.protocol.settlement.reporting import has_diverged
@@ -122,7 +120,7 @@ def participate(
         _run(node, stop)
 
 
-def _mask_key(follower: Follower, spec: JobSpec, ledger: Ledger, secret: bytes | None) -> X25519PrivateKey | None:
+def _mask_key(follower: Follower, spec: JobSpec, ledger: Ledger, secret: bytes | None) -> MaskKey | None:
     """This account's key in a masked job. Raises `BadInput` where it is not the one that it joined with."""
     if spec.masks is None:
         return None
@@ -130,7 +128,7 @@ def _mask_key(follower: Follower, spec: JobSpec, ledger: Ledger, secret: bytes |
         raise BadInput("updates of this job are masked, with a key that is derived from the account's secret key")
     key = mask_key(secret, chain_id=ledger.chain_id, contract=ledger.address, job=follower.job.job)
     seat = follower.job.participants.get(ledger.account)
-    if seat is not None and seat.key != public_bytes(key):
+    if seat is not None and seat.key != key.word:
         raise BadInput(
             f"{ledger.account} joined job {follower.job.job} with another mask key than the one that follows from its "
             "secret key: another program took the seat. Give it up with `deepledger leave`, and join again"
@@ -228,7 +226,7 @@ def _act(node: Node, step: Step) -> None:
             node.samples or node.trainer.samples,
             terms_hash=node.agreed,
             proof=admission_proof(node.spec.admitted, ledger.account),
-            key=bytes(32) if node.mask_key is None else public_bytes(node.mask_key),
+            key=bytes(32) if node.mask_key is None else node.mask_key.word,
             value=job.terms.stake,
         )
         node.follower.reach(receipt)

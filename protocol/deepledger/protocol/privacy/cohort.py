@@ -53,7 +53,7 @@ class MaskContext:
 class Member:
     seat: int
     participant: Address
-    key: bytes  # X25519 public key, 32 bytes
+    key: bytes  # 32 bytes: X25519 public key, or the digest of a key blob
     weight: int = 1  # what its update is multiplied by
 
     def __bytes__(self) -> bytes:

@@ -1,13 +1,15 @@
-"""Keys of masked rounds: X25519 (RFC 7748), one key per account and job, derived from the account's own secret.
+"""Keys of masked rounds: one per account and job, X25519 (RFC 7748), or that and ML-KEM-768 (`hybrid_keys.py`).
 
-Whoever has a backup of the account has one of every mask key, so that none can be lost apart from it, and nothing is
-on disk. A pair's shared secret gives, through HKDF-SHA256, one seed per attempt for the mask that they share, and one
-key per direction for letters: one key for both would give two letters one keystream.
+An X25519 key is derived from the account's own secret: whoever has a backup of the account has one of every mask key,
+so that none can be lost apart from it, and nothing is on disk. A pair's shared secret gives, through HKDF-SHA256, one
+seed per attempt for the mask that they share, and one key per direction for letters: one key for both would give two
+letters one keystream.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -20,15 +22,39 @@ SEED_BYTES: Final = 16
 _ANY: Final = X25519PrivateKey.from_private_bytes(bytes(32))
 
 
-def mask_key(secret: bytes, *, chain_id: int, contract: Address, job: JobId) -> X25519PrivateKey:
+class MaskKey(Protocol):
+    """One account's key in one job."""
+
+    @property
+    def word(self) -> bytes:
+        """32 bytes, what `join` puts on chain."""
+
+    @property
+    def may_miss(self) -> bool:
+        """Whether two honest participants may have no secret in common."""
+
+    def shared_with(self, word: bytes, *, of: Address) -> bytes | None:
+        """The 32 bytes that only both know, from the word that the other joined with; None where there are none.
+
+        Raises `BadInput` where the word is a key that everybody could know such a secret of.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class X25519Key:
+    private: X25519PrivateKey
+    word: bytes
+    may_miss = False
+
+    def shared_with(self, word: bytes, *, of: Address) -> bytes:
+        return shared_secret(self.private, word, of=of)
+
+
+def mask_key(secret: bytes, *, chain_id: int, contract: Address, job: JobId) -> X25519Key:
     """The mask key of the account whose secret key this is, for one job."""
     info = b"deepledger: mask key" + chain_id.to_bytes(32) + bytes.fromhex(contract[2:]) + job.to_bytes(32)
-    return X25519PrivateKey.from_private_bytes(derive(secret, info=info))
-
-
-def public_bytes(key: X25519PrivateKey) -> bytes:
-    """32 bytes, what `join` puts on chain."""
-    return key.public_key().public_bytes_raw()
+    private = X25519PrivateKey.from_private_bytes(derive(secret, info=info))
+    return X25519Key(private, private.public_key().public_bytes_raw())
 
 
 def is_usable(public: bytes) -> bool:

@@ -20,13 +20,13 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.privacy.cohort import Cohort, Member
-from deepledger.protocol.privacy.mask_keys import SEED_BYTES, letter_key, pair_seed, public_bytes, shared_secret
+from deepledger.protocol.privacy.ecies import KEY_BYTES
+from deepledger.protocol.privacy.mask_keys import SEED_BYTES, MaskKey, letter_key, pair_seed
 from deepledger.protocol.privacy.masks import Words, add_masks, key_stream, pack, packed_bytes
 from deepledger.protocol.privacy.shamir import interpolate
 from deepledger.protocol.privacy.share_trees import HASH_BYTES, leaf, root_of
@@ -77,20 +77,24 @@ def mask_update(
     seat: int,
     update: npt.NDArray[np.signedinteger],
     *,
-    key: X25519PrivateKey,
+    key: MaskKey,
     random: Callable[[int], bytes] = os.urandom,
 ) -> Masked:
     """Mask an update, shape (d,), of the member at `seat`, whose mask key this is.
 
-    Everything follows from the arguments and 32 bytes that are taken from `random`. Raises `BadInput` where the key is
-    not that member's, or the update has coordinates that the cohort's bits do not hold.
+    With whom the key shares nothing, a secret is made up that nobody else knows: the hashes of that pair's seeds then
+    differ, and everybody sees it. Everything follows from the arguments, and 32 bytes that are taken from `random`, and
+    32 more for each such pair. Raises `BadInput` where the key is not that member's, or the update has coordinates that
+    the cohort's bits do not hold.
     """
     me = cohort.member(seat)
-    if public_bytes(key) != me.key:
+    if key.word != me.key:
         raise BadInput(f"the mask key is not the one with which {me.participant} joined")
     neighbours, holders = cohort.neighbours(seat), cohort.holders(seat)
-    shared = {other: shared_with(cohort, other, key=key) for other in {*neighbours, *holders}}
     own, salt = random(SEED_BYTES), random(SALT_BYTES)
+    shared = {
+        other: shared_with(cohort, other, key=key) or random(KEY_BYTES) for other in sorted({*neighbours, *holders})
+    }
     seeds = {
         other: pair_seed(
             shared[other], binding=cohort.binding, one=me.participant, other=cohort.member(other).participant
@@ -118,7 +122,8 @@ def mask_update(
     blob = [
         digest_of(vector),
         salt,
-        *(secret_hash(cohort, me, secret) for secret in secrets),
+        secret_hash(cohort, own, of=me),
+        *(secret_hash(cohort, seed) for seed in seeds.values()),
         *(root_of([leaf(share) for share in shares_in(letter.tobytes())]) for letter in letters),
         (following ^ streams[free:]).tobytes(),
     ]
@@ -167,10 +172,10 @@ def open_letter(cohort: Cohort, letters: Letters, *, holder: int, shared: bytes)
     return shares_in(stream.tobytes())
 
 
-def shared_with(cohort: Cohort, seat: int, *, key: X25519PrivateKey) -> bytes:
-    """The secret that the owner of a mask key has in common with the member at `seat`."""
+def shared_with(cohort: Cohort, seat: int, *, key: MaskKey) -> bytes | None:
+    """The secret that the owner of a mask key has in common with the member at `seat`, if there is one."""
     other = cohort.member(seat)
-    return shared_secret(key, other.key, of=other.participant)
+    return key.shared_with(other.key, of=other.participant)
 
 
 def letter_stream(
@@ -180,9 +185,11 @@ def letter_stream(
     return np.frombuffer(key_stream(key, letter_bytes(cohort)), np.uint8)
 
 
-def secret_hash(cohort: Cohort, owner: Member, secret: bytes) -> bytes:
-    """16 bytes, by which a secret is known when it was rebuilt."""
-    bound = cohort.binding + bytes.fromhex(owner.participant[2:])
+def secret_hash(cohort: Cohort, secret: bytes, *, of: Member | None = None) -> bytes:
+    """16 bytes, by which a secret is known when it was rebuilt: b `of` a member, or the seed of a pair, which has one
+    hash in the letters of both.
+    """
+    bound = cohort.binding + (bytes.fromhex(of.participant[2:]) if of is not None else b"")
     return sha256(b"deepledger: mask secret" + bound + secret).digest()[:HASH_BYTES]
 
 

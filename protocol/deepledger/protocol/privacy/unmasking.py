@@ -1,13 +1,15 @@
 """Unmasking: what holders release once a set was counted, and the sum that follows from it.
 
 For every counted i a holder releases its share of b_i and of s_ij for each neighbour j that was not counted: the masks
-of two who were both counted cancel in the sum (Bonawitz et al. 2017). So never both kinds are shown of one participant:
-b of who is counted, the masks that it shares with the counted of who is not. Every share is shown with hashes that
-prove it against what its author committed to, so that anybody can tell a holder's lie from an author's.
+of two who were both counted cancel in the sum (Bonawitz et al. 2017), unless they are *apart* (`pairs.py`). So never
+both kinds are shown of one participant: b of who is counted, the masks that it shares with the counted of who is not.
+Every share is shown with hashes that prove it against what its author committed to, so that anybody can tell a holder's
+lie from an author's.
 
-    release   for each counted author by seat of whom the holder keeps shares: 0x00 ‖ shares ‖ hashes, or 0x01
+    release   a flag for each counted author by seat of whom the holder keeps shares, then of each 0x00: shares ‖ hashes
 
-where 0x01 is a *complaint*: the letter does not fit the hash that its author committed to.
+A flag is 0x00; or 0x01, a *complaint*: the letter does not fit the hash that its author committed to; or 0x02: the
+author's letters are none, or are not to be had, so that the holder cannot know from whom the author is apart.
 """
 
 from __future__ import annotations
@@ -18,13 +20,12 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from typing_extensions import Buffer
 
 from deepledger.protocol.errors import BadInput, BadVector
 from deepledger.protocol.kernels.cores import in_parts
 from deepledger.protocol.privacy.cohort import Cohort
-from deepledger.protocol.privacy.mask_keys import public_bytes
+from deepledger.protocol.privacy.mask_keys import MaskKey
 from deepledger.protocol.privacy.masked_updates import (
     SHARE_BYTES,
     Letters,
@@ -34,11 +35,15 @@ from deepledger.protocol.privacy.masked_updates import (
     shares_in,
 )
 from deepledger.protocol.privacy.masks import add_masks, check_packed, packed_bytes, unpack
+from deepledger.protocol.privacy.pairs import Apart, check_sound
 from deepledger.protocol.privacy.shamir import interpolate
 from deepledger.protocol.privacy.share_trees import HASH_BYTES, Step, given, leaf, proven, steps_to_prove
 
 SHOWN: Final = b"\0"
 COMPLAINT: Final = b"\1"
+UNREAD: Final = b"\2"
+NOTHING: Final = UNREAD
+"""What is released of a set that is not to be unmasked: that its holder was there."""
 
 _AT_ONCE: Final = 1 << 18  # coordinates: as many as make unpacking fast, which calls numpy 100 times for each block
 
@@ -64,7 +69,7 @@ class Called:
 class Shown:
     """What a holder shows of one author's letter."""
 
-    shares: tuple[bytes, ...]  # of b_i, then of s_ij for each neighbour j that was not counted
+    shares: tuple[bytes, ...]  # of b_i, then of s_ij for each neighbour j that is not counted, or apart from i
     hashes: tuple[bytes, ...]  # of the other shares
 
 
@@ -74,7 +79,7 @@ class Rebuilt:
 
     counted: frozenset[int]
     own: Mapping[int, bytes]  # b_i by seat
-    pairs: Mapping[tuple[int, int], bytes]  # s_ij by the seats of i, counted, and j, not counted
+    pairs: Mapping[tuple[int, int], bytes]  # s_ij by the seats of i, counted, and j, not counted or apart from i
     badly_shared: Mapping[int, str]  # counted seats whose letters are wrong, and how
     bad_shares: Mapping[int, str]  # seats of holders whose release is wrong, and how
     short: tuple[int, ...]  # counted seats of which too few holders released shares; nobody's proven fault
@@ -91,38 +96,47 @@ def release(
     counted: Collection[int],
     letters: Mapping[int, Letters],
     *,
-    key: X25519PrivateKey,
+    key: MaskKey,
 ) -> bytes:
     """What the holder at `seat`, counted or not, releases for the counted seats. Once for an attempt: two releases for
     different sets would show one update.
 
-    `letters` has those of counted authors, by seat; whose are not in it is complained about: those that do not parse,
-    never those that could not be fetched yet. Raises `BadInput` where the key is not that member's, or the counted set
-    is not to be unmasked.
+    `letters` has those of counted authors, by seat: whose are not in it has none that parse, or that could be fetched
+    in time. Raises `BadInput` where the key is not that member's, or the counted set is not to be unmasked.
     """
     counted = cohort.check_counted(counted)
     me = cohort.member(seat)
-    if public_bytes(key) != me.key:
+    if key.word != me.key:
         raise BadInput(f"the mask key is not the one with which {me.participant} joined")
-    parts: list[bytes] = []
+    apart = check_sound(cohort, counted, letters, doubting=key.may_miss)
+    flags, parts = [], []
     for author in cohort.authors(seat, counted):
-        shown = None
-        if author in letters:
-            shared = shared_with(cohort, author, key=key)
-            shares = open_letter(cohort, letters[author], holder=seat, shared=shared)
-            called = called_for(cohort, author, counted)
-            hashes = given([leaf(share) for share in shares], called.secrets)
-            shown = Shown(tuple(shares[number] for number in called.secrets), tuple(hashes))
-            if not _fits(cohort, letters[author], shown, holder=seat, called=called):
-                shown = None
-        parts += [COMPLAINT] if shown is None else [SHOWN, *shown.shares, *shown.hashes]
-    return b"".join(parts)
+        if author not in letters:
+            flags.append(UNREAD)
+            continue
+        shown = _shown(
+            cohort, author, letters[author], holder=seat, called=called_for(cohort, author, counted, apart), key=key
+        )
+        flags.append(COMPLAINT if shown is None else SHOWN)
+        parts += [] if shown is None else [*shown.shares, *shown.hashes]
+    return b"".join([*flags, *parts])
 
 
-def called_for(cohort: Cohort, author: int, counted: frozenset[int]) -> Called:
-    """b_i, and s_ij for each neighbour that was not counted."""
+def _shown(cohort: Cohort, author: int, letters: Letters, *, holder: int, called: Called, key: MaskKey) -> Shown | None:
+    """What the holder shows of an author's letter; None if it does not open."""
+    shared = shared_with(cohort, author, key=key)
+    if shared is None:
+        return None
+    shares = open_letter(cohort, letters, holder=holder, shared=shared)
+    hashes = given([leaf(share) for share in shares], called.secrets)
+    shown = Shown(tuple(shares[number] for number in called.secrets), tuple(hashes))
+    return shown if _fits(cohort, letters, shown, holder=holder, called=called) else None
+
+
+def called_for(cohort: Cohort, author: int, counted: frozenset[int], apart: Apart = frozenset()) -> Called:
+    """b_i, and s_ij for each neighbour that was not counted, or is apart from the author."""
     neighbours = enumerate(cohort.neighbours(author), start=1)
-    secrets = (0, *(number for number, other in neighbours if other not in counted))
+    secrets = (0, *(number for number, other in neighbours if other not in counted or (author, other) in apart))
     steps = steps_to_prove(1 + cohort.neighbours_each, secrets)
     return Called(secrets, steps.count(Step.GIVEN), steps)
 
@@ -133,32 +147,40 @@ def _fits(cohort: Cohort, letters: Letters, shown: Shown, *, holder: int, called
     return proven(called.steps, iter(shown.shares), iter(shown.hashes)) == root
 
 
-def parse_release(cohort: Cohort, seat: int, counted: Collection[int], blob: Buffer) -> dict[int, Shown | None]:
-    """What the holder at `seat` shows of each author, or None where it complains. Raises `BadRelease`."""
+def parse_release(
+    cohort: Cohort, seat: int, counted: Collection[int], blob: Buffer, *, apart: Apart = frozenset()
+) -> dict[int, Shown | None]:
+    """What the holder at `seat` shows of each author, or None where it shows nothing. Raises `BadRelease`."""
     counted = cohort.check_counted(counted)
     authors = cohort.authors(cohort.member(seat).seat, counted)
-    return _parse(blob, {author: called_for(cohort, author, counted) for author in authors})
+    return _parse(blob, {author: called_for(cohort, author, counted, apart) for author in authors})
 
 
 def _parse(blob: Buffer, calls: Mapping[int, Called]) -> dict[int, Shown | None]:
     view = memoryview(blob).cast("B")
     found: dict[int, Shown | None] = {}
-    start = 0
-    for author, called in calls.items():
-        flag = bytes(view[start : start + 1])
-        start += 1
-        if flag == COMPLAINT:
+    start = len(calls)
+    for author, flag in zip(calls, _flags(view, len(calls)), strict=True):
+        if flag != SHOWN:
             found[author] = None
             continue
+        called = calls[author]
         stop = start + SHARE_BYTES * len(called.secrets) + HASH_BYTES * called.hashes
-        if flag != SHOWN or stop > view.nbytes:
-            raise BadRelease(f"it ends, or says neither shown nor complaint, where seat {author} is due")
+        if stop > view.nbytes:
+            raise BadRelease(f"it ends where seat {author} is due")
         pieces = shares_in(bytes(view[start:stop]))
         found[author] = Shown(tuple(pieces[: len(called.secrets)]), tuple(pieces[len(called.secrets) :]))
         start = stop
     if start != view.nbytes:
         raise BadRelease(f"it has {view.nbytes - start} bytes more than the count calls for")
     return found
+
+
+def _flags(blob: memoryview, authors: int) -> list[bytes]:
+    flags = [bytes([flag]) for flag in blob[:authors]]
+    if len(flags) < authors or not {*flags} <= {SHOWN, COMPLAINT, UNREAD}:
+        raise BadRelease("it does not begin with a flag for each author")
+    return flags
 
 
 def rebuild(
@@ -173,25 +195,26 @@ def rebuild(
     than may be hostile.
     """
     counted = cohort.check_counted(counted)
+    apart = check_sound(cohort, counted, letters)
     bad_shares: dict[int, str] = {}
     badly_shared = dict.fromkeys(sorted(counted - letters.keys()), "its letters cannot be read")
     good: dict[int, dict[int, Shown]] = {author: {} for author in sorted(counted)}
     complaints: dict[int, set[int]] = {author: set() for author in sorted(counted)}
-    calls = {author: called_for(cohort, author, counted) for author in sorted(counted)}
+    calls = {author: called_for(cohort, author, counted, apart) for author in sorted(counted)}
     for holder, blob in sorted(releases.items()):
         try:
-            authors = cohort.authors(cohort.member(holder).seat, counted)
-            shown = _parse(blob, {author: calls[author] for author in authors})
+            heard = _heard(cohort, holder, counted, apart, blob, calls)
         except (BadRelease, BadInput) as error:
             bad_shares[holder] = str(error)
             continue
-        for author, part in shown.items():
+        for author, (called, part) in heard.items():
             if part is None:
-                complaints[author].add(holder)
-            elif author in letters and _fits(cohort, letters[author], part, holder=holder, called=calls[author]):
-                good[author][holder] = part
-            else:
+                if (author, holder) not in apart:  # who has no secret with an author cannot open its letter
+                    complaints[author].add(holder)
+            elif author not in letters or not _fits(cohort, letters[author], part, holder=holder, called=called):
                 bad_shares.setdefault(holder, f"its shares of seat {author} are not those that its author committed to")
+            elif called == calls[author]:
+                good[author][holder] = part
 
     for author, holders in complaints.items():
         if len(holders) > cohort.tolerated:
@@ -207,23 +230,39 @@ def rebuild(
             continue
         secrets[author] = _combine(cohort, author, good[author])
         hashes = [letters[author].secret_hashes[number] for number in calls[author].secrets]
-        if [secret_hash(cohort, cohort.member(author), secret) for secret in secrets[author]] != hashes:
+        own, *seeds = secrets[author]
+        found = [secret_hash(cohort, own, of=cohort.member(author)), *(secret_hash(cohort, seed) for seed in seeds)]
+        if found != hashes:
             badly_shared[author] = "the shares that it gave do not make the secrets that it committed to"
     sound = {author: found for author, found in secrets.items() if author not in badly_shared}
     return Rebuilt(
         counted=counted,
         own={author: found[0] for author, found in sound.items()},
         pairs={
-            (author, other): secret
+            (author, cohort.neighbours(author)[number - 1]): secret
             for author, found in sound.items()
-            for other, secret in zip(
-                (other for other in cohort.neighbours(author) if other not in counted), found[1:], strict=True
-            )
+            for number, secret in zip(calls[author].secrets[1:], found[1:], strict=True)
         },
         badly_shared=badly_shared,
         bad_shares=bad_shares,
         short=tuple(sorted(counted - badly_shared.keys() - secrets.keys())),
     )
+
+
+def _heard(
+    cohort: Cohort, holder: int, counted: frozenset[int], apart: Apart, blob: Buffer, calls: Mapping[int, Called]
+) -> dict[int, tuple[Called, Shown | None]]:
+    """What a holder shows of each author, and what it was called for as far as it could know: nothing of those pairs of
+    whom it has not read one. Raises `BadRelease`, and `BadInput` where it is not in the cohort.
+    """
+    authors = cohort.authors(cohort.member(holder).seat, counted)
+    flags = _flags(memoryview(blob).cast("B"), len(authors))
+    unread = {author for author, flag in zip(authors, flags, strict=True) if flag == UNREAD}
+    known = frozenset(pair for pair in apart if unread.isdisjoint(pair))
+    own = {
+        author: calls[author] if known == apart else called_for(cohort, author, counted, known) for author in authors
+    }
+    return {author: (own[author], part) for author, part in _parse(blob, own).items()}
 
 
 def _combine(cohort: Cohort, author: int, shown: Mapping[int, Shown]) -> list[bytes]:

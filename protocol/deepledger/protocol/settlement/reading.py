@@ -17,6 +17,7 @@ from deepledger.protocol.job.state import Job
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.masked_updates import (
     BadLetters,
+    Letters,
     letter_bytes,
     letters_bytes,
     parse_letters,
@@ -50,15 +51,20 @@ def read_masked(store: BlobStore, contribution: Contribution, spec: JobSpec, coh
     """A masked update, which nobody can judge by itself. Raises as `BlobStore.read_into`, `BlobCorrupt` where it is
     none, and `StateError` without room.
     """
-    try:
-        blob = store.read(contribution.digest, limit=letters_bytes(cohort))
-        letters = parse_letters(cohort, contribution.seat, blob)
-    except BadLetters as error:
-        raise BlobCorrupt(f"the letters of {contribution.participant}: {error}") from None
+    letters = read_letters(store, contribution, cohort)
     size = vector_bytes(cohort, spec.model.coordinates)
     with room_for(size) as file, file:
         fetch(store, letters.vector, file, size)
         return MaskedUpdate(letters, view(file, size))
+
+
+def read_letters(store: BlobStore, contribution: Contribution, cohort: Cohort) -> Letters:
+    """Raises as `BlobStore.read`, and `BlobCorrupt` where they are none."""
+    try:
+        blob = store.read(contribution.digest, limit=letters_bytes(cohort))
+        return parse_letters(cohort, contribution.seat, blob)
+    except BadLetters as error:
+        raise BlobCorrupt(f"the letters of {contribution.participant}: {error}") from None
 
 
 def read_release(store: BlobStore, contribution: Contribution, cohort: Cohort) -> bytes:

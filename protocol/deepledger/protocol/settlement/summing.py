@@ -16,7 +16,7 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import sum_of_squares
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.privacy.cohort import Cohort
-from deepledger.protocol.privacy.unmasking import Rebuilt, rebuild, unmask_sum
+from deepledger.protocol.privacy.unmasking import NOTHING, Rebuilt, rebuild, unmask_sum
 from deepledger.protocol.settlement.aggregation.stack import Row
 from deepledger.protocol.settlement.aggregation.step import Int64s, div_half_even
 from deepledger.protocol.settlement.inputs import MaskedUpdate, Revealed
@@ -41,7 +41,7 @@ def sum_all(spec: JobSpec, revealed: Revealed, sources: MaskedSources) -> tuple[
         else:
             masked[each.seat] = found
         release = None if each.released is None else sources.release(each, cohort)
-        if release is not None:
+        if release is not None and release != NOTHING:
             releases[each.seat] = release
         elif each.seat in masked:
             verdicts[each.seat] = Verdict.SILENT  # also where nobody can have what it says that it released

@@ -1,0 +1,145 @@
+"""Pairs without a mask in common: the sum is exact all the same, nobody is accused, and nobody is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from deepledger.protocol.errors import BadInput
+from deepledger.protocol.privacy.masked_updates import mask_update, parse_letters
+from deepledger.protocol.privacy.pairs import apart_in, may_lack, sound
+from deepledger.protocol.privacy.unmasking import UNREAD, rebuild, release, unmask_sum
+
+from .masked_rounds import Lacking, cohort_with, key_of
+
+COORDINATES = 21
+
+
+class Round:
+    """Members of whom some lack secrets with others: `lacks` has pairs of seats, of whom the first does."""
+
+    def __init__(self, members: int, lacks: set[tuple[int, int]], *, seed: int = 0) -> None:
+        self.cohort = cohort_with(dict.fromkeys(range(members), 1))
+        self.keys = {
+            seat: Lacking(key_of(seat), frozenset(key_of(other).word for one, other in lacks if one == seat))
+            for seat in range(members)
+        }
+        rng = np.random.default_rng(seed)
+        self.updates = {seat: rng.integers(-300, 300, COORDINATES).astype(np.int16) for seat in self.keys}
+        self.masked = {
+            seat: mask_update(self.cohort, seat, self.updates[seat], key=self.keys[seat]) for seat in self.keys
+        }
+        self.letters = {seat: parse_letters(self.cohort, seat, each.letters) for seat, each in self.masked.items()}
+
+    def release(self, seat: int, counted: set[int], *, unread: set[int] = frozenset()) -> bytes:
+        read = {author: each for author, each in self.letters.items() if author not in unread}
+        return release(self.cohort, seat, counted, read, key=self.keys[seat])
+
+    def total(self, counted: set[int], releases: dict[int, bytes]) -> np.ndarray:
+        rebuilt = rebuild(self.cohort, counted, self.letters, releases)
+        assert (rebuilt.badly_shared, rebuilt.bad_shares, rebuilt.short) == ({}, {}, ())
+        vectors = {seat: each.vector for seat, each in self.masked.items()}
+        return unmask_sum(self.cohort, rebuilt, vectors, coordinates=COORDINATES)
+
+    def expected(self, counted: set[int]) -> np.ndarray:
+        return sum(self.updates[seat].astype(np.int64) for seat in counted)
+
+
+@st.composite
+def rounds(draw: Callable) -> tuple[int, set[tuple[int, int]], set[int], int]:
+    members = draw(st.integers(4, 10))
+    pairs = [pair for one, other in combinations(range(members), 2) for pair in ((one, other), (other, one))]
+    lacks = draw(st.sets(st.sampled_from(pairs), max_size=members))
+    gone = draw(st.sets(st.integers(0, members - 1), max_size=members // 3))
+    return members, lacks, set(range(members)) - gone, draw(st.integers(0, 2**32))
+
+
+@given(played=rounds())
+def test_the_sum_is_exact_whoever_shares_nothing_with_whom(
+    played: tuple[int, set[tuple[int, int]], set[int], int],
+) -> None:
+    members, lacks, there, seed = played
+    each = Round(members, lacks, seed=seed)
+    counted = set(sound(each.cohort, there, each.letters))
+    assume(len(counted) >= each.cohort.threshold)
+    expected = {pair for one, other in lacks for pair in ((one, other), (other, one)) if {one, other} <= counted}
+    assert apart_in(each.cohort, counted, each.letters) == expected
+    releases = {seat: each.release(seat, counted) for seat in counted}
+    assert np.array_equal(each.total(counted, releases), each.expected(counted))
+    lacking = max(sum(one == seat for one, _ in expected) for seat in counted)
+    if len(counted) - lacking > each.cohort.threshold:
+        del releases[max(counted)]
+        assert np.array_equal(each.total(counted, releases), each.expected(counted))
+
+
+@given(members=st.integers(3, 64), data=st.data())
+def test_no_part_can_be_cut_off_by_as_many_as_may_be_hostile(members: int, data: st.DataObject) -> None:
+    """Whichever masks are lacking, as many each as is allowed, and whoever is hostile: the rest hang together."""
+    cohort = cohort_with(dict.fromkeys(range(members), 1))
+    counted = set(range(data.draw(st.integers(cohort.threshold, members))))
+    if len(counted) < 2:
+        return
+    allowed = may_lack(cohort, 0, counted)
+    hostile = data.draw(st.sets(st.sampled_from(sorted(counted)), max_size=cohort.tolerated))
+    honest = sorted(counted - hostile)
+    part = set(honest[: data.draw(st.integers(0, len(honest)))])
+    lacks = dict.fromkeys(honest, 0)
+    linked = {seat: {seat} for seat in honest}
+    for one, other in combinations(honest, 2):
+        if (one in part) != (other in part) and max(lacks[one], lacks[other]) < allowed:
+            lacks[one] += 1
+            lacks[other] += 1
+        else:
+            linked[one].add(other)
+            linked[other].add(one)
+    reached = set(honest[:1])
+    for _ in honest:
+        reached |= {other for seat in reached for other in linked[seat]}
+    assert reached == set(honest)
+
+
+def test_of_three_nobody_may_lack_a_mask_and_of_four_one() -> None:
+    for members, allowed in [(3, 0), (4, 1), (5, 1), (6, 1), (7, 2), (64, 21)]:
+        cohort = cohort_with(dict.fromkeys(range(members), 1))
+        assert may_lack(cohort, 0, set(range(members))) == allowed
+    large = cohort_with(dict.fromkeys(range(65), 1), drawn_from=bytes(32))
+    assert may_lack(large, 0, set(range(65))) == 0
+
+
+def test_who_lacks_too_many_is_left_out_and_nothing_is_released_for_it() -> None:
+    each = Round(6, {(5, 0), (5, 1), (5, 2)})
+    assert sound(each.cohort, set(range(6)), each.letters) == set(range(5))
+    for act in (lambda: each.release(0, set(range(6))), lambda: rebuild(each.cohort, set(range(6)), each.letters, {})):
+        with pytest.raises(BadInput, match=r"seat 5 has no mask in common with 3"):
+            act()
+
+
+def test_of_two_that_disagree_only_as_many_are_left_out_as_must_be() -> None:
+    each = Round(4, {(0, 3), (1, 3)})
+    assert sound(each.cohort, set(range(4)), each.letters) == {0, 1, 2}
+    each = Round(4, {(0, 3), (1, 2)})
+    assert sound(each.cohort, set(range(4)), each.letters) == {0, 1, 2, 3}
+
+
+def test_a_holder_that_could_not_read_somebodys_letters_is_not_blamed() -> None:
+    """It cannot know that seats 0 and 4 are apart, and so shows no share of what they do not share."""
+    each, counted = Round(7, {(4, 0)}), set(range(7))
+    releases = {seat: each.release(seat, counted, unread={4} if seat == 2 else set()) for seat in counted}
+    assert releases[2][4:5] == UNREAD
+    assert len(releases[2]) != len(releases[3])
+    assert np.array_equal(each.total(counted, releases), each.expected(counted))
+
+
+def test_whose_letters_cannot_be_read_may_be_apart_from_everybody() -> None:
+    """A store that shows a holder only a part must not have it release what isolates somebody."""
+    each, counted = Round(6, {(4, 0)}), set(range(6))
+    with pytest.raises(BadInput, match="no mask in common"):
+        each.release(2, counted, unread={5})
+    certain = key_of(2)  # X25519: two honest ones always share a secret
+    letters = {seat: each.letters[seat] for seat in counted - {5}}
+    assert release(each.cohort, 2, counted, letters, key=certain)
