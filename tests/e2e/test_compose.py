@@ -240,6 +240,13 @@ class TestDevnet:
         for listing in (("container", "ls", "--all"), ("volume", "ls"), ("network", "ls")):
             assert engine(*listing, "--quiet", "--filter", ours) == ""
 
+    def test_a_masked_job_is_one_setting_away(self, devnet: Devnet) -> None:
+        devnet.env["DEEPLEDGER_MODE"] = "masked"
+        devnet.compose("up", "--detach")
+        devnet.contract = devnet.inside("coordinator", "cat", "/job/env").split()[0].partition("=")[2]
+        assert devnet.wait(lambda job: job.history).terms.masked
+        assert audit_from_outside(devnet)["matches"]
+
 
 def outside(devnet: Devnet, *arguments: str | Path, **env: str) -> str:
     """What `deepledger` on this machine says about the devnet."""

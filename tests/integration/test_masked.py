@@ -14,6 +14,7 @@ import pytest
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.coordinator.notices import UpdatesCounted
+from deepledger.coordinator.schemas import settled_round
 from deepledger.node.contribute import _basis
 from deepledger.node.journal import Journal, Record
 from deepledger.node.notices import CommittedUpdate, Trained, UnmaskedRound
@@ -66,6 +67,11 @@ def test_a_masked_job_is_played_to_its_end_and_audited(world: Any) -> None:
         assert len(each.over.opened.commits) == len(each.over.opened.reveals) == 3
     first, last = result.rounds[0].report.evaluation, result.rounds[-1].report.evaluation
     assert last.millionths["loss"] < first.millionths["loss"]
+    told = settled_round(result.job.history[0])  # as the API answers
+    assert told.masked is not None
+    assert (told.revealed, len(told.masked.awaited)) == ([], 3)
+    assert told.masked.counted == told.masked.awaited
+    assert all(each.released for each in told.masked.updates)
 
 
 class Stores:

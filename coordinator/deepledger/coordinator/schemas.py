@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from deepledger.protocol.blobs import cid_of
-from deepledger.protocol.chain.events import Event, Phase
+from deepledger.protocol.chain.events import CommittedMasked, Event, Phase, Unmasked
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.formats.report import Report
 from deepledger.protocol.formats.spec import JobSpec
@@ -105,6 +105,19 @@ class Paid(BaseModel):
     amount: str
 
 
+class MaskedUpdate(BaseModel):
+    participant: str
+    letters: str = Field(description="The blob that it committed to; it names the masked vector.")
+    released: str | None = Field(description="Its shares of others' masks; null: it has not unmasked.")
+    transaction: str
+
+
+class MaskedRound(BaseModel):
+    awaited: list[str] = Field(description="Who was seated when the attempt opened, and is still.")
+    counted: list[str] | None = Field(description="Whose updates are in the sum; null while nobody has counted.")
+    updates: list[MaskedUpdate]
+
+
 class RoundSummary(BaseModel):
     """From `transaction` on, null while the round is open."""
 
@@ -115,6 +128,7 @@ class RoundSummary(BaseModel):
     reveal_end: int
     committed: int
     revealed: list[Update]
+    masked: MaskedRound | None = Field(description="In the place of what is revealed, in a masked job.")
     transaction: str | None = None
     timestamp: int | None = None
     coordinator: str | None = None
@@ -236,7 +250,29 @@ def _opened(attempt: Attempt) -> dict[str, Any]:
             )
             for reveal in attempt.openings
         ],
+        "masked": _masked(attempt),
     }
+
+
+def _masked(attempt: Attempt) -> MaskedRound | None:
+    if not attempt.cohort:
+        return None
+    released = {each.participant: cid_of(each.digest) for each in attempt.reveals if isinstance(each, Unmasked)}
+    counted = None if attempt.counted is None else attempt.counted.counted
+    return MaskedRound(
+        awaited=[each.address for each in attempt.cohort if each.address in attempt.awaited],
+        counted=None if counted is None else [each.address for each in attempt.cohort if counted >> each.seat & 1],
+        updates=[
+            MaskedUpdate(
+                participant=each.participant,
+                letters=cid_of(each.digest),
+                released=released.get(each.participant),
+                transaction=each.at.transaction,
+            )
+            for each in attempt.commits
+            if isinstance(each, CommittedMasked)
+        ],
+    )
 
 
 def participant_summaries(job: Job) -> list[ParticipantSummary]:
