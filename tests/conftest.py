@@ -81,6 +81,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    again = {item for item in items if item.get_closest_marker("one_chain") and item.get_closest_marker("anvil")}
+    items[:] = [item for item in items if item not in again]
+    config.hook.pytest_deselected(items=list(again))
     if config.getoption("quick"):
         for item in items:
             if item.get_closest_marker("slow"):

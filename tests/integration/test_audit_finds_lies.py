@@ -25,6 +25,8 @@ from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.settlement.judging import Judged
 
+pytestmark = pytest.mark.one_chain
+
 
 def audited(play):
     return audit(play.world.reader(), play.world.store, play.job, tasks=[play.world.task])

@@ -16,6 +16,8 @@ from deepledger.protocol.formats.report import MAX_REPORT_BYTES
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.verdicts import Verdict
 
+pytestmark = pytest.mark.one_chain
+
 
 def audited(play):
     return audit(play.world.reader(), play.world.store, play.job, tasks=[play.world.task])

@@ -18,6 +18,8 @@ from deepledger.protocol.chain.ledger import SignedCall
 from deepledger.protocol.errors import ChainNonsense
 from deepledger.protocol.formats.verdicts import Verdict
 
+pytestmark = pytest.mark.one_chain
+
 
 class Node:
     """A reader whose node alters what happened, or shows other things otherwise."""

@@ -21,6 +21,8 @@ from deepledger.protocol.chain.events import CoordinatorReplaced, Departure, Job
 from deepledger.protocol.ether import eth
 from tests.conftest import Play, post_bond, take_seat, world_on
 
+pytestmark = pytest.mark.one_chain
+
 ETHER = 10**18
 
 POSSIBLE = {

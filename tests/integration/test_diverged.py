@@ -22,6 +22,8 @@ from deepledger.protocol.settlement.settle import settle
 
 from .test_roles import coordinator, node
 
+pytestmark = pytest.mark.one_chain
+
 
 def audited(world: Any, job: int, *, torch: bool = True) -> Any:
     return audit(world.reader(), world.store, job, tasks=[world.task] if torch else [])

@@ -27,6 +27,8 @@ from deepledger.protocol.settlement.judging import inspect
 from .test_diverged import beyond, far
 from .test_roles import coordinator, node
 
+pytestmark = pytest.mark.one_chain
+
 COORDINATOR, AUDITOR = 1, 9
 
 

@@ -22,6 +22,8 @@ from tests.conftest import post_bond
 
 from .test_roles import Actor, Changed, assert_audit_matches, coordinator, node
 
+pytestmark = pytest.mark.one_chain
+
 WINDOW = 601
 """Seconds after which a settle window is over."""
 NOT_YET = "not checked yet: the validation set is withheld until the job closes"
