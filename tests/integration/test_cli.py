@@ -161,6 +161,24 @@ def test_a_sponsors_way(runner: Runner) -> None:
     withstands = "3 bad updates of 9; none of fewer than 7, nor of 8 or 10"
     assert f"multi_krum withstands {withstands}" in created.stderr
     assert f"withstands {withstands}" in " ".join(runner.run("job", "show", created.stdout.strip()).stdout.split())
+    masks = 'privacy = "masked"\nmasks = {groups = 3}\n'
+    file.write_text(
+        masks
+        + JOB.replace('{rule = "weighted_mean"}', '{rule = "median"}')
+        .replace("min_participants = 2", "min_participants = 9")
+        .replace("max_participants = 2", "max_participants = 15")
+    )
+    created = runner.run("job", "create", file, "--account", "sponsor")
+    grouped = " ".join(runner.run("job", "show", created.stdout.strip()).stdout.split())
+    for text in (
+        "3 of 3 to 5, drawn by chance for every attempt",
+        "one of 3 bears none and one of 5 bears 1 drop-out",
+        "1 hostile participant, whatever is sent, while every group is in the round",
+        "hides among 3 to 5, not among all; noise: what is learned scatters up to 1.25 times",
+    ):
+        assert text in grouped
+        assert text in " ".join(created.stderr.split())
+    assert "only the sum of all that count in its group, one of 3" in grouped
     later = runner.create()
     newest = runner.run("job", "list", "--newest", "1", "--json")
     assert [entry["job"] for entry in json.loads(newest.stdout)] == [later]

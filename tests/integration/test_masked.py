@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from eth_account import Account
 
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
@@ -21,6 +22,7 @@ from deepledger.node.notices import CommittedUpdate, Trained, UnmaskedRound
 from deepledger.protocol.blobs.digest import cid_of, digest_of
 from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import PenaltyTaken, Phase
+from deepledger.protocol.chain.web3_ledger import connect_as
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.evaluation.bench import bench_with
 from deepledger.protocol.evaluation.evaluators import OneByOne
@@ -38,6 +40,7 @@ from deepledger.protocol.settlement.inputs import Place, cohort_in, revealed_in
 from deepledger.protocol.settlement.reading import read_masked, read_release
 from deepledger.protocol.settlement.reporting import build_report
 from deepledger.protocol.settlement.settle import settle
+from tests.conftest import ETHER
 from tests.unit.masked_rounds import Lacking
 
 from .test_roles import coordinator, node
@@ -95,22 +98,42 @@ class Stores:
     earlier_update = earlier_model = update
 
 
+def funded(world: Any, number: int) -> Any:
+    """An account of which a devnet knows nothing, with what a participant needs."""
+    account = Account.from_key(f"0x{number + 1:064x}")
+    giver, rpc = world.accounts[0], world.rpc
+    count, price = (rpc("eth_getTransactionCount", giver.address, "latest"), rpc("eth_gasPrice"))
+    paid = {"to": account.address, "value": 10 * ETHER, "nonce": int(count, 16), "gas": 21_000}
+    paid |= {"gasPrice": int(price, 16), "chainId": world.sponsor.chain_id}
+    rpc("eth_sendRawTransaction", "0x" + giver.sign_transaction(paid).raw_transaction.hex().removeprefix("0x"))
+    return account
+
+
 class Play:
     """A masked job played step by step: everybody may stop, or lie, at every one."""
 
     def __init__(
-        self, world: Any, *, participants: int = 4, coordinators: tuple[int, ...] = (1,), **terms: Any
+        self,
+        world: Any,
+        *,
+        participants: int = 4,
+        coordinators: tuple[int, ...] = (1,),
+        spec_changes: dict[str, Any] = MASKED,
+        **terms: Any,
     ) -> None:
         self.world, self.coordinator = world, world.ledger(1)
-        self.job = masked_job(world, max_participants=participants, coordinators=coordinators, **terms)
-        self.spec, _ = world.spec(**MASKED)
-        self.nodes = [world.ledger(2 + number) for number in range(participants)]
+        terms = {"max_participants": participants, "coordinators": coordinators} | terms
+        self.job = masked_job(world, spec_changes=spec_changes, **terms)
+        self.spec, _ = world.spec(**spec_changes)
+        accounts = [*world.accounts[2:], *(funded(world, seat) for seat in range(8, participants))][:participants]
+        self.nodes = [connect_as(world.url, world.contract, each, locks=world.folder / "locks") for each in accounts]
         place = {"chain_id": self.coordinator.chain_id, "contract": self.coordinator.address, "job": self.job}
-        self.keys = [mask_key(bytes(world.accounts[2 + number].key), **place) for number in range(participants)]
+        self.keys = [mask_key(bytes(each.key), **place) for each in accounts]
         self.place = Place(**place)
         self.random = np.random.default_rng(3)
         self.updates: dict[int, Any] = {}
         self.letters: dict[int, bytes] = {}
+        self.digests: dict[int, bytes] = {}
         self.cohort_then: Any = None
         for number, (ledger, key) in enumerate(zip(self.nodes, self.keys, strict=True)):
             hashed = terms_hash(self.see().created)
@@ -126,13 +149,14 @@ class Play:
     def cohort(self) -> Any:
         return cohort_in(self.see().attempt, self.spec, self.place)
 
-    def commit(self, *seats: int, publish: bool = True, spoil: Any = None) -> None:
-        attempt, cohort = self.see().attempt, self.cohort
+    def commit(self, *seats: int, publish: bool = True, spoil: Any = None, times: int = 1, among: Any = None) -> None:
+        """`times`: how much longer than others' updates; `among`: in which cohort it is masked, if another."""
+        attempt, cohort = self.see().attempt, among or self.cohort
         for seat in seats:
-            update = self.random.integers(-500, 500, self.spec.model.coordinates).astype("<i2")
+            update = self.random.integers(-500, 500, self.spec.model.coordinates).astype("<i2") * np.int16(times)
             masked = mask_update(cohort, seat, update, key=self.keys[seat])
             letters = masked.letters if spoil is None else spoil(masked.letters)
-            self.updates[seat], self.letters[seat] = update, letters
+            self.updates[seat], self.letters[seat], self.digests[seat] = update, letters, digest_of(letters)
             if publish:
                 self.world.store.put(masked.vector)
                 self.world.store.put(letters)
@@ -147,7 +171,7 @@ class Play:
         attempt, cohort = self.see().attempt, self.cohort
         counted = [seat for seat in range(len(self.nodes)) if attempt.counted.counted >> seat & 1]
         letters = {}
-        for seat in counted:
+        for seat in cohort.summed(counted):
             with suppress(BadLetters):
                 letters[seat] = parse_letters(cohort, seat, self.letters[seat])
         for seat in seats:
@@ -260,7 +284,7 @@ def test_who_shares_its_masks_badly_is_named_and_not_counted_again(world: Any) -
     """Its letters parse, and open for nobody: only when they are to be unmasked does that show."""
     play = Play(world, rounds=2)
     play.commit(0, 1, 2)
-    roots = slice(32 + 16 + 4 * 16, 32 + 16 + 4 * 16 + 4 * 16)  # what every letter is known by
+    roots = slice(32 + 2 * 16 + 4 * 16, 32 + 2 * 16 + 4 * 16 + 4 * 16)  # what every letter is known by
     play.commit(3, spoil=lambda letters: letters[: roots.start] + bytes(64) + letters[roots.stop :])
     play.count(0, 1, 2, 3)
     play.unmask(0, 1, 2, 3)
@@ -277,7 +301,7 @@ def test_who_shares_just_too_badly_and_then_shows_a_wrong_share_of_its_own_is_no
     """One holder complains, as many as may lie; with its own wrong share it lacks one that fits."""
     play = Play(world, rounds=2)
     play.commit(0, 1, 2)
-    root = 32 + 16 + 4 * 16  # of the letter to seat 0
+    root = 32 + 2 * 16 + 4 * 16  # of the letter to seat 0
     play.commit(3, spoil=lambda letters: letters[:root] + bytes(16) + letters[root + 16 :])
     play.count(0, 1, 2, 3)
     play.unmask(0, 1, 2)
@@ -397,13 +421,17 @@ def test_a_node_that_is_killed_at_any_step_goes_on(world: Any, kill_on: type) ->
 
 
 def test_an_update_is_masked_again_where_the_chain_took_back_who_masks_together(world: Any) -> None:
-    """One that was masked among others could not be unmasked: the attempt has the same number, and another cohort."""
+    """One that was masked among others could not be unmasked: the attempt has the same number, and another cohort, or
+    is dealt into groups after another block. Without groups, the block is nothing to it.
+    """
     play = Play(world)
     attempt, model = play.see().attempt, play.see().model_digest
     here = SimpleNamespace(spec=play.spec, place=play.place, follower=SimpleNamespace(job=play.see()))
-    other = replace(attempt, cohort=attempt.cohort[:3])
-    found = {_basis(here, each) for each in (attempt, other)}
-    assert len(found | {model}) == 3
+    other, later = replace(attempt, cohort=attempt.cohort[:3]), replace(attempt, opened_in="0x" + "12" * 32)
+    assert len({_basis(here, attempt), _basis(here, other), model}) == 3
+    assert _basis(here, later) == _basis(here, attempt)
+    here.spec, _ = world.spec(**MASKED | {"masks": {"groups": 3}, "aggregation": {"rule": "median"}})
+    assert _basis(here, later) != _basis(here, attempt)
 
 
 def test_nothing_is_released_for_a_second_count_of_one_attempt(tmp_path: Path) -> None:
@@ -420,12 +448,19 @@ def test_nothing_is_released_for_a_second_count_of_one_attempt(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"aggregation": {"rule": "median"}}, "median looks at single updates.*weighted_mean"),
+        ({"aggregation": {"rule": "median"}}, "median looks at single updates.*weighted_mean.*masks.groups = 3"),
         ({"aggregation": {"rule": "weighted_mean", "bucket_size": 2}}, "without buckets"),
         ({"rewards": {"policy": "contribution"}}, 'take policy = "equal" or "samples"'),
         ({"screening": {}}, "screening looks at single updates"),
         ({"update": {"bits": 32, "fraction_bits": 14, "norm_bound": 5.0}}, "8 or 16"),
         ({"masks": None}, "a masked job has them"),
+        ({"masks": {"groups": 3}}, 'over the means of masks.groups = 3.*take rule = "median" or "trimmed_mean"'),
+        ({"masks": {"groups": 2}, "aggregation": {"rule": "median"}}, "withstands no bad update; take 3 or more"),
+        (
+            {"masks": {"groups": 4}, "aggregation": {"rule": "trimmed_mean", "trim_percent": 20}},
+            "withstands no bad update; take 5 or more",
+        ),
+        ({"masks": {"least": 2}}, "least"),
     ],
 )
 def test_what_masks_do_not_allow_is_refused_when_the_job_is_made(

@@ -40,9 +40,9 @@ def members_with(weights: dict[int, int]) -> list[Member]:
     return [Member(seat, f"0x{seat + 0xABC:040x}", key_of(seat).word, weight) for seat, weight in weights.items()]
 
 
-def cohort_with(weights: dict[int, int], *, bits: int = 16, drawn_from: bytes = b"") -> Cohort:
+def cohort_with(weights: dict[int, int], *, bits: int = 16, **dealt) -> Cohort:
     """Of members with these weights, by seat."""
-    return cohort_of(members_with(weights), context=CONTEXT, update_bits=bits, drawn_from=drawn_from)
+    return cohort_of(members_with(weights), context=CONTEXT, update_bits=bits, **dealt)
 
 
 def masked_by(cohort: Cohort, seat: int, update: np.ndarray, *, seed: int = 0) -> Masked:

@@ -116,6 +116,30 @@ def test_a_rule_that_cannot_do_what_it_says_is_refused(rule: str, seats: int, sa
         read_job_file(path)
 
 
+@pytest.mark.parametrize(
+    ("masks", "least", "says"),
+    [
+        ("", 2, "of fewer than 3, masks hide nothing"),
+        ("groups = 3", 8, "3 groups of 3 or more each take 9; set it to that or more, or masks.groups to fewer"),
+        ("groups = 3\nleast = 4", 9, "3 groups of 4 or more each take 12"),
+        ("groups = 3", 9, None),
+        ("groups = 22", 9, "masks.groups: "),
+    ],
+)
+def test_masks_need_room_in_every_group(masks: str, least: int, says: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    text = JOB.replace("[model]", f"[masks]\n{masks}\n[model]", 1).replace(
+        "max_samples", 'privacy = "masked"\nmax_samples', 1
+    )
+    text = re.sub(r"max_participants = \d+", "max_participants = 20", text)
+    path.write_text(re.sub(r"min_participants = \d+", f"min_participants = {least}", text))
+    if says is None:
+        read_job_file(path)
+        return
+    with pytest.raises(BadSpec, match=re.escape(says)):
+        read_job_file(path)
+
+
 def test_a_percentage_too_small_for_any_number_of_seats_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     path.write_text(JOB.replace('rule = "weighted_mean"', 'rule = "trimmed_mean"\ntrim_percent = 1\n', 1))

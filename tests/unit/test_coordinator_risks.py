@@ -67,7 +67,7 @@ def test_confirmations_take_their_time_too(spec_of: SpecOf) -> None:
 
 def test_every_coalition_is_evaluated_in_time(spec_of: SpecOf) -> None:
     spec = spec_of(rewards=BY_CONTRIBUTION)
-    most = most_coalitions(spec, TERMS.max_participants) + most_left_out(TERMS.max_participants)
+    most = most_coalitions(spec, TERMS.max_participants) + most_left_out(spec, TERMS.max_participants)
     assert most >= 256
     check_window(job(4 * (most + 1)), spec, Pace(evaluation=1.0, block=0, workers=1))
     with pytest.raises(BadInput, match="may take"):

@@ -41,7 +41,7 @@ MASKED = {seat: masked_by(COHORT, seat, update) for seat, update in UPDATES.item
 LETTERS = letters_of(COHORT, MASKED)
 COUNTED = {0, 1, 2, 4, 5}
 RELEASES = releases_of(COHORT, COUNTED, LETTERS)
-SECRETS_AT, ROOTS_AT = 48, 48 + 16 * 6
+SECRETS_AT, ROOTS_AT = 64, 64 + 16 * 6
 CORRECTIONS_AT = ROOTS_AT + 16 * 6
 
 
@@ -69,11 +69,11 @@ def altered(blob: bytes, *places: int) -> bytes:
 def test_known_answers() -> None:
     """A job that runs for months outlives releases: what was masked must be unmasked for ever."""
     blobs = MASKED[0].vector, MASKED[0].letters, RELEASES[3]
-    assert [len(blob) for blob in blobs] == [95, 528, 405]
+    assert [len(blob) for blob in blobs] == [95, 544, 405]
     assert [sha256(blob).hexdigest() for blob in blobs] == [
-        "499086d4caaadc1aeb6d8195f2f8b6cc81888aefdd26d59d9f2ba88281af2d34",
-        "59695d43f5cafb713126c8f8568c5dd17e3226bb1493d7ebdde376f1ad43d3ce",
-        "a40527737ee9243784add49298427a834dedfc2c5447e04561ec41db08e0718a",
+        "122b1538b99d606eec5ab3aec3d4b11b32a9b522e7f8a472dc11b1f1cd159c98",
+        "de18e81828e9d222df17fe6873b104bdfef99a3afb1690fe57a442964716606a",
+        "5431c8ee7ee5f57897be00ecfb34c593ba1b82cea031e52788c1c4f99970be59",
     ]
 
 
@@ -87,7 +87,7 @@ def test_honest_ones_are_not_accused() -> None:
 def test_blobs_of_another_length_are_refused(change: int) -> None:
     letters, shown, vector = MASKED[0].letters, RELEASES[0], MASKED[0].vector
     longer = (lambda blob: blob + b"\0") if change > 0 else (lambda blob: blob[:-1])
-    with pytest.raises(BadLetters, match="have 528 bytes"):
+    with pytest.raises(BadLetters, match="have 544 bytes"):
         parse_letters(COHORT, 0, longer(letters))
     with pytest.raises(BadRelease):
         parse_release(COHORT, 0, COUNTED, longer(shown))
@@ -217,9 +217,15 @@ def test_shares_of_no_polynomial_are_found() -> None:
 
 
 def test_anothers_letters_are_not_counted() -> None:
-    """A copy of them, or those of another attempt: they have nothing in common with anybody's."""
+    """A copy of them, or those of another attempt that say that they are of this one: they have nothing in common with
+    anybody's.
+    """
     earlier = cohort_with(dict.fromkeys(range(5), 1) | {5: 2})
-    for blob in (MASKED[1].letters, masked_by(earlier, 4, UPDATES[4]).letters):
+    with pytest.raises(BadLetters, match="another cohort"):
+        parse_letters(COHORT, 4, masked_by(earlier, 4, UPDATES[4]).letters)
+    disguised = masked_by(earlier, 4, UPDATES[4]).letters
+    disguised = disguised[:32] + COHORT.binding[:16] + disguised[48:]
+    for blob in (MASKED[1].letters, disguised):
         letters = LETTERS | {4: parse_letters(COHORT, 4, blob)}
         assert sound(COHORT, COUNTED, letters) == COUNTED - {4}
         with pytest.raises(BadInput, match="no mask in common"):

@@ -134,7 +134,7 @@ def test_what_cannot_mask_together_is_refused() -> None:
         cohort.member(5)
     for counted in [{0}, set(), {0, 9}]:
         with pytest.raises(BadInput):
-            cohort.check_counted(counted)
+            cohort.summed(counted)
 
 
 def test_two_that_see_another_cohort_share_nothing() -> None:
@@ -156,7 +156,40 @@ def test_neighbours_and_holders_are_drawn_by_a_block() -> None:
     assert set(cohort.neighbours(0)) - set(cohort.holders(0))  # two rings, not one
     alone = {0, *(set(seats) - set(cohort.neighbours(0)))}
     with pytest.raises(BadInput, match="not linked"):
-        cohort.check_counted(alone)
+        cohort.summed(alone)
+
+
+def test_groups_are_drawn_by_a_block_and_mask_apart() -> None:
+    """As many as can be of those that are wanted, known by their lowest seats, in which everybody masks with all."""
+    seats = dict.fromkeys(range(20), 1)
+    cohort, other = (cohort_with(seats, drawn_from=bytes([byte]) * 32, most_groups=6, least=3) for byte in (1, 2))
+    assert sorted(len(group) for group in cohort.groups) == [3, 3, 3, 3, 4, 4]
+    assert cohort.groups != other.groups
+    assert cohort.modulus_bits == 16 + 2  # four weigh 4 at the most
+    for group in cohort.groups:
+        for seat in group:
+            assert cohort.group_of(seat) == min(group)
+            assert set(cohort.neighbours(seat)) == set(group) - {seat}
+            assert set(cohort.holders(seat)) == set(seats)
+    few = cohort_with(dict.fromkeys(range(8), 1), drawn_from=bytes(32), most_groups=6, least=3)
+    assert sorted(len(group) for group in few.groups) == [4, 4]
+    with pytest.raises(BadInput, match="block's hash"):
+        cohort_with(seats, most_groups=2)
+
+
+def test_what_is_not_drawn_is_not_bound_to_a_block() -> None:
+    """The chain may take that one back, and letters are good in the one that comes instead."""
+    seats = dict.fromkeys(range(20), 1)
+    bindings = [cohort_with(seats, drawn_from=bytes([byte]) * 32).binding for byte in (1, 2)]
+    assert bindings[0] == bindings[1]
+
+
+def test_large_groups_have_few_neighbours_each() -> None:
+    cohort = cohort_with(dict.fromkeys(range(200), 1), drawn_from=b"1" * 32, most_groups=2)
+    for group in cohort.groups:
+        for seat in group:
+            assert len(set(cohort.neighbours(seat)) & set(group) - {seat}) == 28
+            assert len(cohort.holders(seat)) == 64
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+from deepledger.cli.groups import is_dealt, of_groups, of_masked
 from deepledger.cli.show import count, duration, eth
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import JobTerms
@@ -32,9 +33,6 @@ PRIVACY = {
     "but an update can betray something about it",
     "sealed": "sealed: every update is published encrypted, and only {readers} can read it, for ever; everybody else "
     "sees what is made of all of them: the model after every round, results and pay",
-    "masked": "masked: nobody sees your update, only the sum of all that count in a round, which everybody may read "
-    "for ever, and which can betray something about all of them together; two thirds of a round's participants who act "
-    "together can read yours",
 }
 
 
@@ -59,6 +57,8 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
 
 
 def of_privacy(spec: JobSpec) -> str:
+    if spec.masks is not None:
+        return of_masked(spec.masks)
     if spec.privacy != "sealed":
         return PRIVACY[spec.privacy]
     readers = ", ".join(address_of(bytes.fromhex(reader)) for reader in spec.readers)
@@ -151,7 +151,8 @@ def of_what_it_withstands(rule: AggregationRule, seats: int) -> str | None:
     return f"{count(bad[some[-1]] or 0, 'bad update')} of {some[-1]}; none of fewer than {some[0]}{others}"
 
 
-def of_rewards(rewards: Rewards) -> str:
+def of_rewards(rewards: Rewards, *, dealt: bool = False) -> str:
+    """`dealt`: into groups, which are what contributes."""
     match rewards:
         case EqualRewards():
             return "alike"
@@ -161,9 +162,10 @@ def of_rewards(rewards: Rewards) -> str:
             measure = {"leave_one_out": "leave-one-out", "shapley": "Shapley value"}[rewards.measure]
             floor = f"{rewards.floor_percent} % of it alike, the rest " if rewards.floor_percent else ""
             alike = {"equal": "alike", "samples": "by declared samples"}[rewards.unresolved]
+            whose = " of the group, alike within it" if dealt else ""
             return (
-                f"{floor}by contribution ({measure}, by {rewards.metric} on the validation set; {alike} in a round in "
-                "which it is too small to tell)"
+                f"{floor}by contribution{whose} ({measure}, by {rewards.metric} on the validation set; {alike} in a "
+                "round in which it is too small to tell)"
             )
 
 
@@ -190,8 +192,9 @@ def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
     """How long it lasts, what is paid and what can be lost; enforced by the contract."""
     longest = terms.rounds * (terms.commit_window + terms.reveal_window + (1 + terms.masked) * terms.settle_window)
     show_it = "unmask" if terms.masked else "reveal"
-    shared = f", divided {of_rewards(spec.rewards)} among accepted updates" if spec else ""
-    withstood = of_what_it_withstands(spec.aggregation, terms.max_participants) if spec else None
+    shared = f", divided {of_rewards(spec.rewards, dealt=is_dealt(spec))} among accepted updates" if spec else ""
+    groups = of_groups(spec, terms) if spec else {}
+    withstood = of_what_it_withstands(spec.aggregation, terms.max_participants) if spec and not groups else None
     kept = ", all of it if it does not disclose the validation set in the end" if terms.withheld else ""
     return {
         "spec": cid_of(terms.spec_digest),
@@ -200,6 +203,7 @@ def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
         "participants": f"{terms.min_participants} to {terms.max_participants}"
         + (f", of {count(len(spec.admitted), 'listed account')}" if spec and spec.admitted else ""),
         **({"withstands": withstood} if withstood else {}),
+        **groups,
         "windows": f"{duration(terms.commit_window)} to train and commit, "
         + (f"{duration(terms.settle_window)} to count, " if terms.masked else "")
         + f"{duration(terms.reveal_window)} to {show_it}, {duration(terms.settle_window)} to settle; each ends early "

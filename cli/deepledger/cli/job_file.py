@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
+from deepledger.cli.show import count
 from deepledger.protocol.blobs import BlobStore, digest_of
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt
@@ -217,11 +218,8 @@ def read_job_file(path: Path) -> JobFile:
     except ValidationError as error:
         raise BadSpec(f"{path}: {describe(error)}{_meant(error)}") from None
     _check(job.terms, path)
-    if job.privacy == "masked" and job.terms.min_participants < LEAST_MASKED:
-        raise BadSpec(
-            f"{path}: terms.min_participants = {job.terms.min_participants}: of fewer than {LEAST_MASKED}, masks hide "
-            "nothing, because each learns the other's update from the sum"
-        )
+    if job.privacy == "masked":
+        _check_masks(job.masks or Masks(), job.terms, path)
     _check_rule(job, path)
     return job
 
@@ -421,6 +419,21 @@ def _check(terms: TermsSection, path: Path) -> None:
         raise BadSpec(f"{path}: terms.coordinators has an address twice")
     if terms.admitted and len(set(terms.admitted)) < terms.min_participants:
         raise BadSpec(f"{path}: terms.admitted lists fewer accounts than terms.min_participants asks for")
+
+
+def _check_masks(masks: Masks, terms: TermsSection, path: Path) -> None:
+    """In every group has to be room to hide."""
+    least = terms.min_participants
+    if least < LEAST_MASKED:
+        raise BadSpec(
+            f"{path}: terms.min_participants = {least}: of fewer than {LEAST_MASKED}, masks hide nothing, because each "
+            "learns the other's update from the sum"
+        )
+    if least < masks.fewest:
+        raise BadSpec(
+            f"{path}: terms.min_participants = {least}: {count(masks.groups, 'group')} of {masks.least} or more each "
+            f"take {masks.fewest}; set it to that or more, or masks.groups to fewer"
+        )
 
 
 def _check_rule(job: JobFile, path: Path) -> None:

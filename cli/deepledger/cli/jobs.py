@@ -66,6 +66,7 @@ def create(
     Example: deepledger job create examples/digits/job.toml
     """
     from deepledger.cli.agreement import of_fates, of_what_it_withstands
+    from deepledger.cli.groups import is_dealt, of_groups
     from deepledger.cli.job_file import coordinator as checked
     from deepledger.cli.job_file import draft, read_job_file
     from deepledger.protocol.errors import BadInput
@@ -105,8 +106,10 @@ def create(
               + ", then ".join(coordinators))  # fmt: skip
     for fate, entries in of_fates(prepared.spec.model).items():
         show.note(f"{fate}: {entries}")
+    for what, text in of_groups(prepared.spec, prepared.terms).items():
+        show.note(f"{what}: {text}")
     withstood = of_what_it_withstands(prepared.spec.aggregation, prepared.terms.max_participants)
-    if withstood:
+    if withstood and not is_dealt(prepared.spec):
         show.note(f"{prepared.spec.aggregation.rule} withstands {withstood}")
     show.out(str(job))
 

@@ -52,10 +52,17 @@ def simulate(
     from deepledger.cli.job_file import draft, read_job_file
     from deepledger.cli.simulation import Behaviour
     from deepledger.protocol.formats.evaluation import figure, values
+    from deepledger.protocol.formats.rules import MOST_IN_BUCKET
 
     job = read_job_file(file)
     # Nothing is published, so that nothing has to be kept from anybody; and a masked sum is that of open updates.
     public = job.model_copy(update={"validation_withheld": False, "privacy": "open", "auditors": (), "masks": None})
+    if job.masks is not None and job.masks.groups > 1:
+        bucket = min(max(round(len(data) / job.masks.groups), 1), MOST_IN_BUCKET)
+        rule = job.aggregation.model_copy(update={"bucket_size": bucket})
+        public = public.model_copy(update={"aggregation": rule})
+        show.note(f"played with open updates, averaged by {bucket} for groups; in the job, what a group contributed is "
+                  "paid to all of it alike")  # fmt: skip
     prepared = draft(public, file.parent, data=data[0])
     whole = job.terms.rounds
     rounds = rounds or min(whole, MOST_ROUNDS)

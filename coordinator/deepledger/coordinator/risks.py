@@ -55,7 +55,7 @@ class Pace:
         The task may fail on every model, which is tried twice, and the model after diverge. `last`: what the last round
         took, which counts instead for as many participants or fewer; more take no less.
         """
-        most = most_coalitions(spec, participants) + most_left_out(participants)
+        most = most_coalitions(spec, participants) + most_left_out(spec, participants)
         evaluations = TRIES * (1 + most / self.workers)
         seconds = evaluations * self.evaluation + participants * self.settling
         if last is not None:

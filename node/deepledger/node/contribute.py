@@ -308,17 +308,18 @@ def unmask(node: Node, attempt: Attempt) -> None:
 def _letters(
     node: Node, attempt: Attempt, record: Record, cohort: Cohort, counted: Sequence[int]
 ) -> dict[int, Letters]:
-    """The letters of counted authors, by seat. What the store does not serve is asked for again until it is nearly too
-    late, and then complained about, as what is none.
+    """The letters of counted authors whose masks are taken off, by seat. What the store does not serve is asked for
+    again until it is nearly too late, and then complained about, as what is none.
     """
     assert record.masked is not None  # noqa: S101 (the job is masked)
     found = {}
+    summed = cohort.summed(counted)
     for each in masked_contributions(node.follower.job, attempt, node.spec):
-        if each.seat not in counted:
+        if each.seat not in summed:
             continue
-        own = each.participant == node.ledger.account
+        own, limit = each.participant == node.ledger.account, letters_bytes(cohort, each.seat)
         try:
-            blob = record.masked.letters if own else node.store.read(each.digest, limit=letters_bytes(cohort))
+            blob = record.masked.letters if own else node.store.read(each.digest, limit=limit)
             found[each.seat] = parse_letters(cohort, each.seat, blob)
         except BadLetters as error:
             node.warn(f"The letters of {each.participant} are none: {error}")

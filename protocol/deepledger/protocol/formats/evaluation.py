@@ -92,5 +92,5 @@ def figure(name: str, value: float | None, *, digits: int = 4) -> str:
 class Coalition(NamedTuple):
     """Some of a round's updates, and how they are put together: by the job's rule, or as their plain mean."""
 
-    seats: int  # bit i: the update of seat i
+    seats: int  # bit i: the update of seat i; in a masked round, the sum of the group whose lowest seat is i
     plain: bool = False

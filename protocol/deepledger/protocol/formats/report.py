@@ -53,13 +53,14 @@ class JudgedUpdate(_Part):
     copy_of: AddressText | None
     signs: SignsOf
     overstated: bool
+    group: Count | None  # in a masked round, that in whose sum it is, by its lowest seat
     score: Count
 
 
 class EvaluatedCoalition(Evaluation):
     """Of the model of some updates, as the plain mean or by the job's rule: what scores and verdicts follow from."""
 
-    seats: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,16}$")]  # a bit mask, hexadecimal
+    seats: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,16}$")]  # a bit mask, hexadecimal; or of groups
     plain: bool
 
 

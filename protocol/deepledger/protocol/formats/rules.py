@@ -12,6 +12,7 @@ from pydantic import Field
 from deepledger.protocol.formats.fields import AddressText, Part
 
 MAX_SEATS = 64
+MOST_IN_BUCKET = 8
 
 FIXED_ONE = 1 << 20
 """Factors of aggregation rules are integers in units of 1 / FIXED_ONE."""
@@ -24,7 +25,7 @@ class Rule(Part):
     """`bucket_size`: that many updates, drawn by lot, are averaged before the rule sees them (1: none)."""
 
     believes_samples: ClassVar[bool] = False
-    bucket_size: Annotated[int, Field(ge=1, le=8)] = 1
+    bucket_size: Annotated[int, Field(ge=1, le=MOST_IN_BUCKET)] = 1
 
     def largest(self, shape: SumShape) -> int:
         """A bound on what the rule's int64 sums reach."""

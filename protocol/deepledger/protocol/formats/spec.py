@@ -17,7 +17,7 @@ from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part, P
 from deepledger.protocol.formats.metrics import BUILT_IN, MOST_METRICS, Metric, MetricName
 from deepledger.protocol.formats.model import ModelFormat
 from deepledger.protocol.formats.policies import ContributionRewards, Rewards, Screening
-from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule, SumShape, WeightedMean
+from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule, Median, SumShape, TrimmedMean, WeightedMean
 from deepledger.protocol.types import Digest
 
 MAX_SPEC_BYTES = 1 << 20
@@ -33,7 +33,8 @@ SEAL_BYTES, SHARE_BYTES = 49, 48
 MOST_MASKED_BITS = 16
 MOST_LETTERS_BYTES = 1 << 16
 LEAST_MASKED = 3
-"""Participants of a masked round: of two, each learns the other's update from the sum."""
+"""Participants in a masked sum: of two, each learns the other's update from it."""
+MOST_GROUPS = MAX_SEATS // LEAST_MASKED
 
 KEY_BYTES = 32
 SEALED_BYTES = 81
@@ -44,6 +45,11 @@ WITHHELD_OVERHEAD = 48
 def threshold(holders: int) -> int:
     """So many of a masked attempt's cohort can unmask, and fewer cannot: two thirds, rounded up."""
     return (2 * holders + 2) // 3
+
+
+def enough(members: int, *, least: int) -> int:
+    """So many of a group have to count for its sum to be made: two thirds, and no fewer than `least`."""
+    return max(least, threshold(members))
 
 
 class TaskPin(Part):
@@ -133,9 +139,19 @@ class Validation(Part):
 class Masks(Part):
     """How updates are hidden in their sum. Declared samples weigh as integers of at most `weight_bits` bits (0: all
     weigh alike): every bit of their sum is one more bit for each coordinate of a masked update.
+
+    With `groups`, every attempt deals its participants into so many by chance, each of which has a sum of its own, over
+    which the job's rule works. The sum of a group is made where two thirds of it, and no fewer than `least`, count.
     """
 
     weight_bits: Annotated[int, Field(ge=0, le=8)] = 4
+    groups: Annotated[int, Field(ge=1, le=MOST_GROUPS)] = 1
+    least: Annotated[int, Field(ge=LEAST_MASKED, le=MAX_SEATS)] = LEAST_MASKED
+
+    @property
+    def fewest(self) -> int:
+        """Participants that a round takes."""
+        return self.groups * self.least
 
 
 class JobSpec(Part):
@@ -180,15 +196,11 @@ class JobSpec(Part):
             raise ValueError("masks are those of masked updates: a masked job has them, and no other job does")
         if self.masks is None:
             return self
-        if not isinstance(self.aggregation, WeightedMean) or self.aggregation.bucket_size > 1:
-            raise ValueError(
-                f"aggregation: {self.aggregation.rule} looks at single updates, which masks hide: take "
-                'rule = "weighted_mean" without buckets, or privacy = "sealed"'
-            )
-        if isinstance(self.rewards, ContributionRewards):
+        self._check_rule_over(self.masks.groups)
+        if isinstance(self.rewards, ContributionRewards) and self.masks.groups == 1:
             raise ValueError(
                 'rewards: what a single update contributed cannot be measured under masks: take policy = "equal" or '
-                '"samples", or privacy = "sealed"'
+                '"samples", masks.groups = 3 or more to pay by what each group contributed, or privacy = "sealed"'
             )
         if self.screening is not None:
             raise ValueError(
@@ -197,6 +209,26 @@ class JobSpec(Part):
         if self.update.bits > MOST_MASKED_BITS:
             raise ValueError(f"update.bits: masked updates have 8 or {MOST_MASKED_BITS}, so that sums fit 32 bits")
         return self
+
+    def _check_rule_over(self, groups: int) -> None:
+        rule = self.aggregation
+        if groups == 1:
+            if not isinstance(rule, WeightedMean) or rule.bucket_size > 1:
+                raise ValueError(
+                    f"aggregation: {rule.rule} looks at single updates, which masks hide: take "
+                    'rule = "weighted_mean" without buckets; masks.groups = 3 or more with rule = "median" or '
+                    '"trimmed_mean" over the means of groups; or privacy = "sealed"'
+                )
+            return
+        if not isinstance(rule, Median | TrimmedMean) or rule.bucket_size > 1:
+            raise ValueError(
+                f"aggregation: over the means of masks.groups = {groups} works a rule that withstands some: take "
+                'rule = "median" or "trimmed_mean" without buckets, or masks.groups = 1'
+            )
+        if not rule.withstands(groups):
+            enough = next((more for more in range(groups, MOST_GROUPS + 1) if rule.withstands(more)), None)
+            mend = f"take {enough} or more" if enough else "raise aggregation.trim_percent"
+            raise ValueError(f"masks.groups = {groups}: {rule.rule} over so few withstands no bad update; {mend}")
 
     @model_validator(mode="after")
     def _sums_fit_int64(self) -> JobSpec:

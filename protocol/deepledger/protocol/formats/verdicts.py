@@ -46,7 +46,8 @@ class Verdict(StrEnum):
     SILENT = "silent"  # counted, and did not release its shares of the others' masks in time
     BAD_SHARES = "bad shares"  # what it released is not what it was sent
     BADLY_SHARED = "badly shared"  # the shares of its own masks do not fit together: nobody can take these off
-    SKIPPED = "skipped"  # the masks of the round cannot be taken off: the model stays, and nobody is paid
+    SKIPPED = "skipped"  # the masks of its group cannot be taken off: it is not in the model, and nobody of it is paid
+    TOO_FEW = "too few"  # of its group are counted, whose sum would tell too much of each: nobody takes its masks off
     DIVERGED = "diverged"  # with it there is nothing left to measure: without it there is, or nobody is accepted
     # What the job's screening finds: each sign is a verdict.
     NEAR_COPY = Sign.NEAR_COPY

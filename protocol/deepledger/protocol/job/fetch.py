@@ -32,6 +32,11 @@ def fetch_spec(store: BlobStore, terms: JobTerms) -> JobSpec:
         raise BadSpec(
             "updates are masked by the job's terms or by its spec, and not by both; have nothing to do with this job"
         )
+    if spec.masks is not None and terms.min_participants < spec.masks.fewest:
+        raise BadSpec(
+            f"rounds open with {terms.min_participants} participants, and groups in which masks hide "
+            f"{spec.masks.least} or more take {spec.masks.fewest}; have nothing to do with this job"
+        )
     if terms.admission != admission_root(spec.admitted):
         raise BadSpec("the job's terms admit others than its spec lists; have nothing to do with this job")
     return spec

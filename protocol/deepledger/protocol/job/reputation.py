@@ -10,6 +10,7 @@ MEMORY = 4
 
 def after(value: int, *, accepted: bool) -> int:
     """A reputation after one more round in which the participant revealed, or unmasked. Rounds without a reveal do not
-    count: the contract deals with absence itself. Nor do rounds in which nobody was accepted, see `trail`.
+    count: the contract deals with absence itself. Nor do rounds in which nobody was accepted, nor those of a masked job
+    in which the participant was not, see `trail`.
     """
     return value + (FULL * accepted - value) // MEMORY

@@ -43,6 +43,7 @@ class Attempt:
     commit_end: Seconds
     reveal_end: Seconds
     least: int  # so many must commit, and in a masked attempt be counted
+    opened_in: str = ""  # hash of the block
     cohort: tuple[Participant, ...] = ()  # by seat, who was seated when it opened; in masked jobs only
     commits: tuple[Committed | CommittedMasked, ...] = ()
     gone: frozenset[Address] = frozenset()  # who gave up a seat since

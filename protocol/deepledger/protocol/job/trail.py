@@ -212,15 +212,17 @@ def _applied(job: Job, event: Event) -> Job:
 
 
 def _moved(over: SettledRound) -> dict[Address, int]:
-    """The reputations of who revealed, after the round. Where nobody was accepted, all failed for one reason, perhaps
-    one participant's: that says nothing of anybody, and they stay.
+    """The reputations of who revealed, after the round. Where nobody was accepted, or nobody of a masked round's group,
+    all failed for one reason, perhaps one participant's: that says nothing of anybody, and they stay.
     """
     if not over.settled.accepted:
         return {}
     seats = {reveal.participant: over.participants[reveal.participant].seat for reveal in over.opened.reveals}
+    accepted = {address: bool(over.settled.accepted >> seat & 1) for address, seat in seats.items()}
     return {
-        address: after(over.reputations.get(address, FULL), accepted=bool(over.settled.accepted >> seat & 1))
-        for address, seat in seats.items()
+        address: after(over.reputations.get(address, FULL), accepted=was)
+        for address, was in accepted.items()
+        if was or over.opened.counted is None
     }
 
 
@@ -234,7 +236,15 @@ def _opened(job: Job, event: RoundOpened) -> Attempt:
     if job.terms.masked:
         cohort = tuple(sorted(job.participants.values(), key=lambda seat: seat.seat))
         least = max(least, threshold(len(cohort)))
-    return Attempt(event.round, event.attempt, event.commit_end, event.reveal_end, least=least, cohort=cohort)
+    return Attempt(
+        event.round,
+        event.attempt,
+        event.commit_end,
+        event.reveal_end,
+        least=least,
+        opened_in=event.at.block_hash,
+        cohort=cohort,
+    )
 
 
 def _is_held(job: Job, attempt: Attempt, event: Left) -> bool:

@@ -5,11 +5,15 @@ away) and everybody's holder (keeper of Shamir shares). Beyond that, both are dr
 opens the attempt, as Bell et al. (2020, "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", section
 3.1) draw a k-regular graph: members are put in a ring by chance and know those who are near. Masks have one ring and
 shares another.
+
+A cohort may be dealt into groups, from the same hash, each of which has a sum of its own: neighbours are then of one
+group, holders of the whole cohort. A group is known by its lowest seat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -17,7 +21,7 @@ from math import gcd
 from typing import Final
 
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.formats.spec import threshold
+from deepledger.protocol.formats.spec import enough, threshold
 from deepledger.protocol.privacy.mask_keys import is_usable
 from deepledger.protocol.types import Address, JobId, RoundNumber
 
@@ -67,7 +71,9 @@ class Cohort:
     context: MaskContext
     members: tuple[Member, ...]
     update_bits: int  # of one coordinate of an update, before it is weighted
-    drawn_from: bytes = b""  # the hash of the block that opened the attempt; for more than `HOLDERS` members
+    drawn_from: bytes = b""  # the hash of the block that opened the attempt, where something is drawn
+    most_groups: int = 1  # that it is dealt into
+    least: int = 2  # counted members of a group whose sum is unmasked
 
     def __post_init__(self) -> None:
         seats = [member.seat for member in self.members]
@@ -75,6 +81,8 @@ class Cohort:
             raise BadInput("the members of a cohort are listed once each and by seat")
         if len(seats) < 2:
             raise BadInput("an update cannot be hidden among fewer than two")
+        if is_drawn(len(seats), self.most_groups) and len(self.drawn_from) != 32:
+            raise BadInput(f"groups, and neighbours among more than {HOLDERS}, are drawn from 32 bytes: a block's hash")
         if len({member.participant.lower() for member in self.members}) != len(seats):
             raise BadInput("a participant has one seat in a cohort")
         if any(len(member.key) != 32 or not 0 < member.weight < 1 << 32 for member in self.members):
@@ -83,16 +91,10 @@ class Cohort:
             raise BadInput(
                 f"the sum needs {self.modulus_bits} bits and masks have {MOST_BITS}: lower update.bits or weight_bits"
             )
-        if len(seats) > HOLDERS and len(self.drawn_from) != 32:
-            raise BadInput(f"neighbours among more than {HOLDERS} are drawn from the 32 bytes of a block's hash")
 
     @property
     def holders_each(self) -> int:
         return min(len(self.members), HOLDERS)
-
-    @property
-    def neighbours_each(self) -> int:
-        return len(self.members) - 1 if len(self.members) <= HOLDERS else NEIGHBOURS
 
     @property
     def threshold(self) -> int:
@@ -106,8 +108,9 @@ class Cohort:
 
     @cached_property
     def modulus_bits(self) -> int:
-        """m: sums are taken mod 2^m, which the sum of all weighted updates fits into, with its sign."""
-        return self.update_bits + (sum(member.weight for member in self.members) - 1).bit_length()
+        """m: sums are taken mod 2^m, which the sum of all weighted updates of a group fits into, with its sign."""
+        most = max(sum(self.by_seat[seat].weight for seat in group) for group in self.groups)
+        return self.update_bits + (most - 1).bit_length()
 
     @cached_property
     def by_seat(self) -> Mapping[int, Member]:
@@ -116,8 +119,22 @@ class Cohort:
     @cached_property
     def binding(self) -> bytes:
         """32 bytes in all that is derived here: whoever sees another cohort makes letters that nobody can open."""
-        head = b"deepledger: cohort" + bytes(self.context) + self.update_bits.to_bytes(4) + self.drawn_from
+        numbers = b"".join(number.to_bytes(4) for number in (self.update_bits, self.most_groups, self.least))
+        head = b"deepledger: cohort" + bytes(self.context) + numbers + self.drawn_from
         return sha256(head + b"".join(map(bytes, self.members))).digest()
+
+    @cached_property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Seats in order, by the lowest of each group: sizes differ by one at the most, and none has less than `least`
+        unless it is alone.
+        """
+        number = min(self.most_groups, max(len(self.members) // self.least, 1))
+        dealt = self._ring(b"groups", self.by_seat)
+        return tuple(sorted(tuple(sorted(dealt[first::number])) for first in range(number)))
+
+    def group_of(self, seat: int) -> int:
+        """The lowest seat of the group of `seat`."""
+        return self._groups[self.member(seat).seat][0]
 
     def member(self, seat: int) -> Member:
         """Raises `BadInput` if nobody in the cohort has the seat."""
@@ -126,7 +143,7 @@ class Cohort:
         return self.by_seat[seat]
 
     def neighbours(self, seat: int) -> tuple[int, ...]:
-        """Seats with whom `seat` shares masks, in order; a neighbour of one is also its neighbour."""
+        """Seats with whom `seat` shares masks, in order, of its group; a neighbour of one is also its neighbour."""
         return self._neighbours[self.member(seat).seat]
 
     def holders(self, seat: int) -> tuple[int, ...]:
@@ -137,52 +154,87 @@ class Cohort:
         """Those of `counted`, in order, of whose secrets `seat` keeps shares."""
         return tuple(author for author in sorted(counted) if seat in self._holder_sets[author])
 
-    def check_counted(self, counted: Collection[int]) -> frozenset[int]:
-        """Raises `BadInput` where unmasking this set would show more than one sum, or is not of this cohort."""
+    def summed(self, counted: Collection[int]) -> frozenset[int]:
+        """Those of the counted whose group's sum may be unmasked: where two thirds of a group are counted, and no fewer
+        than `least`. The others' masks are taken off by nobody.
+
+        Raises `BadInput` where no group is left, or the set is not of this cohort, or a sum would fall into parts.
+        """
         for seat in counted:
             self.member(seat)
-        whole = frozenset(counted)
-        if len(whole) < 2:
-            raise BadInput("a sum of fewer than two updates hides nobody")
-        apart, edge = set(whole), {min(whole)}
+        summed: set[int] = set()
+        for group in self.groups:
+            part = set(group).intersection(counted)
+            if len(part) >= enough(len(group), least=self.least):
+                self._check_linked(part)
+                summed |= part
+        if not summed:
+            raise BadInput("sums of so few updates hide nobody")
+        return frozenset(summed)
+
+    def _check_linked(self, part: AbstractSet[int]) -> None:
+        apart, edge = set(part), {min(part)}
         while edge:
             apart -= edge
             edge = apart & {other for seat in edge for other in self.neighbours(seat)}
         if apart:
             raise BadInput("those who were counted are not linked by masks: each part's own sum would be seen")
-        return whole
+
+    @cached_property
+    def _groups(self) -> dict[int, tuple[int, ...]]:
+        return {seat: group for group in self.groups for seat in group}
 
     @cached_property
     def _neighbours(self) -> dict[int, tuple[int, ...]]:
-        reach = self.neighbours_each // 2
-        return self._near(b"neighbours", range(-reach, reach + 1), itself=False)
+        steps = [step for step in range(-NEIGHBOURS // 2, NEIGHBOURS // 2 + 1) if step]
+        found: dict[int, tuple[int, ...]] = {}
+        for group in self.groups:
+            near = self._near(b"neighbours", group, steps)
+            found |= {seat: tuple(other for other in near[seat] if other != seat) for seat in group}
+        return found
 
     @cached_property
     def _holders(self) -> dict[int, tuple[int, ...]]:
-        return self._near(b"holders", range(-HOLDERS // 2, HOLDERS // 2), itself=True)
+        return self._near(b"holders", self.by_seat, range(-HOLDERS // 2, HOLDERS // 2))
 
     @cached_property
     def _holder_sets(self) -> dict[int, frozenset[int]]:
         return {seat: frozenset(holders) for seat, holders in self._holders.items()}
 
-    def _near(self, what: bytes, steps: range, *, itself: bool) -> dict[int, tuple[int, ...]]:
-        """By seat, who is within `steps` of it in a ring drawn for `what`; everybody, in a small cohort."""
-        ring = sorted(self.by_seat)
-        if len(ring) <= HOLDERS:
-            return {seat: tuple(other for other in ring if itself or other != seat) for seat in ring}
-        ring.sort(key=lambda seat: sha256(b"deepledger: " + what + self.binding + seat.to_bytes(4)).digest())
+    def _near(self, what: bytes, seats: Collection[int], steps: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """By seat, who of `seats` is as many `steps` from it in a ring drawn for `what`; up to `HOLDERS`, all are."""
+        if len(seats) <= HOLDERS:
+            return dict.fromkeys(seats, tuple(sorted(seats)))
+        ring = self._ring(what, seats)
         return {
-            seat: tuple(sorted(ring[(place + step) % len(ring)] for step in steps if itself or step))
-            for place, seat in enumerate(ring)
+            seat: tuple(sorted(ring[(place + step) % len(ring)] for step in steps)) for place, seat in enumerate(ring)
         }
 
+    def _ring(self, what: bytes, seats: Iterable[int]) -> list[int]:
+        head = b"deepledger: " + what + self.binding
+        return sorted(seats, key=lambda seat: sha256(head + seat.to_bytes(4)).digest())
 
-def cohort_of(members: Iterable[Member], *, context: MaskContext, update_bits: int, drawn_from: bytes = b"") -> Cohort:
+
+def is_drawn(members: int, groups: int) -> bool:
+    """Whether who masks with whom in a cohort is left to chance."""
+    return groups > 1 or members > HOLDERS
+
+
+def cohort_of(
+    members: Iterable[Member],
+    *,
+    context: MaskContext,
+    update_bits: int,
+    drawn_from: bytes = b"",
+    most_groups: int = 1,
+    least: int = 2,
+) -> Cohort:
     """As `Cohort`, of those members whose key is one: with the others nobody can share a secret, and everybody sees who
-    they are. They are not to be counted.
+    they are. They are not to be counted. Nothing is bound to a block from which nothing is drawn: chains take it back.
     """
     usable = sorted((member for member in members if is_usable(member.key)), key=lambda member: member.seat)
-    return Cohort(context, tuple(usable), update_bits, drawn_from)
+    drawn_from = drawn_from if is_drawn(len(usable), most_groups) else b""
+    return Cohort(context, tuple(usable), update_bits, drawn_from, most_groups, least)
 
 
 def weights(samples: Sequence[int], bits: int) -> list[int]:

@@ -1,13 +1,14 @@
 """A masked update: what a participant commits to, in two blobs, of which only a sum over many can ever be read.
 
     vector    y_i = w_i·x_i + PRG(b_i) + Σ_{j>i} PRG(s_ij) − Σ_{j<i} PRG(s_ij) mod 2^m, packed to m bits
-    letters   digest of the vector 32 ‖ salt 16 ‖ hash of each secret 16 ‖ hash of each holder's letter 16 ‖ corrections
+    letters   digest of the vector 32 ‖ binding 16 ‖ salt 16 ‖ hash of each secret 16 ‖ of each letter 16 ‖ corrections
 
 after Bonawitz et al. (2017, "Practical Secure Aggregation for Privacy-Preserving Machine Learning"), with secrets b_i
 and, for each neighbour j by seat, s_ij. A *letter* is the row of a holder's Shamir shares of all secrets. The first
 t − 1 letters are key streams that author and holder both derive, which a polynomial of degree t − 1 leaves free to
 choose; the others are what then follows, and travel as corrections to such streams. The hash of a letter
-(`share_trees.py`) does what an authenticator would: a letter that is not what its author made does not fit.
+(`share_trees.py`) does what an authenticator would: a letter that is not what its author made does not fit. The
+cohort's binding tells whoever counts that letters were made among others, or after a block that the chain took back.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from deepledger.protocol.privacy.share_trees import HASH_BYTES, leaf, root_of
 from deepledger.protocol.types import Digest
 
 DIGEST_BYTES: Final = 32
+BINDING_BYTES: Final = 16
 SALT_BYTES: Final = 16
 SHARE_BYTES: Final = SEED_BYTES
 
@@ -49,7 +51,7 @@ class Masked:
 
 @dataclass(frozen=True, slots=True)
 class Letters:
-    """A letters blob of the right length: every one can be read, not every one opens."""
+    """A letters blob of the right length, for the right cohort: every one can be read, not every one opens."""
 
     author: int  # seat
     vector: Digest
@@ -63,13 +65,16 @@ def vector_bytes(cohort: Cohort, coordinates: int) -> int:
     return packed_bytes(coordinates, cohort.modulus_bits)
 
 
-def letter_bytes(cohort: Cohort) -> int:
-    return SHARE_BYTES * (1 + cohort.neighbours_each)
+def letter_bytes(cohort: Cohort, author: int) -> int:
+    """Of one letter of the member at seat `author`."""
+    return SHARE_BYTES * (1 + len(cohort.neighbours(author)))
 
 
-def letters_bytes(cohort: Cohort) -> int:
-    hashes = HASH_BYTES * (1 + cohort.neighbours_each + cohort.holders_each)
-    return DIGEST_BYTES + SALT_BYTES + hashes + letter_bytes(cohort) * (1 + cohort.tolerated)
+def letters_bytes(cohort: Cohort, author: int) -> int:
+    """Of all of them, as they are published."""
+    hashes = HASH_BYTES * (1 + len(cohort.neighbours(author)) + cohort.holders_each)
+    corrections = letter_bytes(cohort, author) * (1 + cohort.tolerated)
+    return DIGEST_BYTES + BINDING_BYTES + SALT_BYTES + hashes + corrections
 
 
 def mask_update(
@@ -121,6 +126,7 @@ def mask_update(
     letters = [*streams[:free], *following]
     blob = [
         digest_of(vector),
+        cohort.binding[:BINDING_BYTES],
         salt,
         secret_hash(cohort, own, of=me),
         *(secret_hash(cohort, seed) for seed in seeds.values()),
@@ -140,18 +146,23 @@ def _weighted(update: npt.NDArray[np.signedinteger], weight: int, *, bits: int) 
 
 
 def parse_letters(cohort: Cohort, seat: int, blob: Buffer) -> Letters:
-    """Read the letters of the member at `seat`. Raises `BadLetters` where they have another length than all others."""
+    """Read the letters of the member at `seat`. Raises `BadLetters` where they have another length than its letters
+    have, or were made in another cohort.
+    """
     view = memoryview(blob).cast("B")
-    if view.nbytes != letters_bytes(cohort):
-        raise BadLetters(f"letters have {letters_bytes(cohort)} bytes in this cohort, these have {view.nbytes}")
-    secrets, holders = 1 + cohort.neighbours_each, cohort.holders_each
-    hashes = DIGEST_BYTES + SALT_BYTES
+    if view.nbytes != (due := letters_bytes(cohort, seat)):
+        raise BadLetters(f"letters have {due} bytes in this cohort, these have {view.nbytes}")
+    secrets, holders = 1 + len(cohort.neighbours(seat)), cohort.holders_each
+    salt = DIGEST_BYTES + BINDING_BYTES
+    hashes = salt + SALT_BYTES
+    if view[DIGEST_BYTES:salt] != cohort.binding[:BINDING_BYTES]:
+        raise BadLetters("they were made in another cohort, or for another block, than this attempt opened with")
     roots = hashes + HASH_BYTES * secrets
     corrections = roots + HASH_BYTES * holders
     return Letters(
         author=cohort.member(seat).seat,
         vector=Digest(bytes(view[:DIGEST_BYTES])),
-        salt=bytes(view[DIGEST_BYTES:hashes]),
+        salt=bytes(view[salt:hashes]),
         secret_hashes=tuple(shares_in(bytes(view[hashes:roots]))),
         roots=tuple(shares_in(bytes(view[roots:corrections]))),
         corrections=view[corrections:],
@@ -167,7 +178,7 @@ def open_letter(cohort: Cohort, letters: Letters, *, holder: int, shared: bytes)
     stream = letter_stream(cohort, author=author, holder=cohort.member(holder), salt=letters.salt, shared=shared)
     corrected = place - (cohort.threshold - 1)
     if corrected >= 0:
-        length = letter_bytes(cohort)
+        length = letter_bytes(cohort, author.seat)
         stream = stream ^ np.frombuffer(letters.corrections, np.uint8, length, corrected * length)
     return shares_in(stream.tobytes())
 
@@ -182,7 +193,7 @@ def letter_stream(
     cohort: Cohort, *, author: Member, holder: Member, salt: bytes, shared: bytes
 ) -> npt.NDArray[np.uint8]:
     key = letter_key(shared, binding=cohort.binding, author=author.participant, holder=holder.participant, salt=salt)
-    return np.frombuffer(key_stream(key, letter_bytes(cohort)), np.uint8)
+    return np.frombuffer(key_stream(key, letter_bytes(cohort, author.seat)), np.uint8)
 
 
 def secret_hash(cohort: Cohort, secret: bytes, *, of: Member | None = None) -> bytes:

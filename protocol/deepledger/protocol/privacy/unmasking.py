@@ -3,8 +3,9 @@
 For every counted i a holder releases its share of b_i and of s_ij for each neighbour j that was not counted: the masks
 of two who were both counted cancel in the sum (Bonawitz et al. 2017), unless they are *apart* (`pairs.py`). So never
 both kinds are shown of one participant: b of who is counted, the masks that it shares with the counted of who is not.
-Every share is shown with hashes that prove it against what its author committed to, so that anybody can tell a holder's
-lie from an author's.
+Of a group of which too few are counted (`Cohort.summed`) nothing is released: to what follows, its members are not
+counted. Every share is shown with hashes that prove it against what its author committed to, so that anybody can tell a
+holder's lie from an author's.
 
     release   a flag for each counted author by seat of whom the holder keeps shares, then of each 0x00: shares ‖ hashes
 
@@ -77,7 +78,7 @@ class Shown:
 class Rebuilt:
     """What follows from letters and releases, the same for everybody."""
 
-    counted: frozenset[int]
+    counted: frozenset[int]  # in groups whose sums may be unmasked
     own: Mapping[int, bytes]  # b_i by seat
     pairs: Mapping[tuple[int, int], bytes]  # s_ij by the seats of i, counted, and j, not counted or apart from i
     badly_shared: Mapping[int, str]  # counted seats whose letters are wrong, and how
@@ -86,8 +87,12 @@ class Rebuilt:
 
     @property
     def complete(self) -> bool:
-        """Whether the sum can be had."""
+        """Whether all sums can be had."""
         return not self.badly_shared and not self.short
+
+    def lacking(self, group: Collection[int]) -> tuple[int, ...]:
+        """Seats of a group whose secrets could not be rebuilt: with any, its sum cannot be had."""
+        return tuple(seat for seat in sorted(group) if seat in self.badly_shared or seat in self.short)
 
 
 def release(
@@ -104,7 +109,7 @@ def release(
     `letters` has those of counted authors, by seat: whose are not in it has none that parse, or that could be fetched
     in time. Raises `BadInput` where the key is not that member's, or the counted set is not to be unmasked.
     """
-    counted = cohort.check_counted(counted)
+    counted = cohort.summed(counted)
     me = cohort.member(seat)
     if key.word != me.key:
         raise BadInput(f"the mask key is not the one with which {me.participant} joined")
@@ -137,7 +142,7 @@ def called_for(cohort: Cohort, author: int, counted: frozenset[int], apart: Apar
     """b_i, and s_ij for each neighbour that was not counted, or is apart from the author."""
     neighbours = enumerate(cohort.neighbours(author), start=1)
     secrets = (0, *(number for number, other in neighbours if other not in counted or (author, other) in apart))
-    steps = steps_to_prove(1 + cohort.neighbours_each, secrets)
+    steps = steps_to_prove(1 + len(cohort.neighbours(author)), secrets)
     return Called(secrets, steps.count(Step.GIVEN), steps)
 
 
@@ -151,7 +156,7 @@ def parse_release(
     cohort: Cohort, seat: int, counted: Collection[int], blob: Buffer, *, apart: Apart = frozenset()
 ) -> dict[int, Shown | None]:
     """What the holder at `seat` shows of each author, or None where it shows nothing. Raises `BadRelease`."""
-    counted = cohort.check_counted(counted)
+    counted = cohort.summed(counted)
     authors = cohort.authors(cohort.member(seat).seat, counted)
     return _parse(blob, {author: called_for(cohort, author, counted, apart) for author in authors})
 
@@ -194,7 +199,7 @@ def rebuild(
     hostile; a holder where its release does not parse, a share is not its author's, or it complains about more others
     than may be hostile.
     """
-    counted = cohort.check_counted(counted)
+    counted = cohort.summed(counted)
     apart = check_sound(cohort, counted, letters)
     bad_shares: dict[int, str] = {}
     badly_shared = dict.fromkeys(sorted(counted - letters.keys()), "its letters cannot be read")
@@ -274,28 +279,33 @@ def _combine(cohort: Cohort, author: int, shown: Mapping[int, Shown]) -> list[by
 
 
 def unmask_sum(
-    cohort: Cohort, rebuilt: Rebuilt, vectors: Mapping[int, Buffer], *, coordinates: int
-) -> npt.NDArray[np.int64]:
-    """The weighted sum of the counted updates, shape (d,): exact.
+    cohort: Cohort, rebuilt: Rebuilt, vectors: Mapping[int, Buffer], *, coordinates: int, group: int | None = None
+) -> npt.NDArray[np.int32]:
+    """The weighted sum of the counted updates of a group, by default the first, shape (d,): exact.
 
     `vectors` has the counted members' vector blobs by seat, which may be mapped files: they are read block by block.
     Raises `NotUnmaskable` where secrets or vectors are missing, and `BadVector` where a blob has the wrong length.
     """
-    if not rebuilt.complete:
-        raise NotUnmaskable(f"secrets of seats {sorted({*rebuilt.badly_shared, *rebuilt.short})} could not be rebuilt")
+    whole = next(each for each in cohort.groups if group is None or each[0] == group)
+    counted = [seat for seat in whole if seat in rebuilt.counted]
+    if not counted:
+        raise NotUnmaskable(f"too few of seats {list(whole)} were counted")
+    if lacking := rebuilt.lacking(counted):
+        raise NotUnmaskable(f"secrets of seats {list(lacking)} could not be rebuilt")
     bits = cohort.modulus_bits
-    if absent := rebuilt.counted - vectors.keys():
+    if absent := set(counted) - vectors.keys():
         raise NotUnmaskable(f"the masked vectors of seats {sorted(absent)} are not there")
-    views = {seat: memoryview(vectors[seat]).cast("B") for seat in sorted(rebuilt.counted)}
+    views = {seat: memoryview(vectors[seat]).cast("B") for seat in counted}
     for seat, view in views.items():
         try:
             check_packed(view, bits, coordinates=coordinates)
         except BadVector as error:
             raise BadVector(f"the masked vector of seat {seat}: {error}") from None
     # What one added, because the other has a higher seat, is taken away, and the other way about.
-    added = [*rebuilt.own.values(), *(seed for (one, other), seed in rebuilt.pairs.items() if other > one)]
-    taken = [seed for (one, other), seed in rebuilt.pairs.items() if other < one]
-    result = np.empty(coordinates, np.int64)
+    pairs = [(one, other, seed) for (one, other), seed in rebuilt.pairs.items() if one in counted]
+    added = [*(rebuilt.own[seat] for seat in counted), *(seed for one, other, seed in pairs if other > one)]
+    taken = [seed for one, other, seed in pairs if other < one]
+    result = np.empty(coordinates, np.int32)
 
     def work(first: int, last: int) -> None:
         for start in range(first, last, _AT_ONCE):

@@ -33,14 +33,19 @@ class Coalitions:
         return model
 
 
-def most_left_out(participants: int) -> int:
+def most_rows(spec: JobSpec, participants: int) -> int:
+    """How many updates a round of so many may have that can be told apart: masks show sums of groups only."""
+    return participants if spec.masks is None else min(participants, spec.masks.groups)
+
+
+def most_left_out(spec: JobSpec, participants: int) -> int:
     """How many evaluations more a round may take whose model diverges: of nobody, all but each, and who is accepted."""
-    return participants + 2
+    return most_rows(spec, participants) + 2
 
 
 def most_coalitions(spec: JobSpec, participants: int) -> int:
     """How many evaluations settling a round may take, besides that of the model after, unless that one diverges."""
-    screening, rewards = spec.screening, spec.rewards
+    screening, rewards, participants = spec.screening, spec.rewards, most_rows(spec, participants)
     flips = screening is not None and (screening.opposed_percent or screening.harm_percent)
     looked_at = (participants + 1) * (participants + 1) // 2 if flips else 0
     if not isinstance(rewards, ContributionRewards):

@@ -114,6 +114,9 @@ def cohort_in(attempt: Attempt, spec: JobSpec, place: Place) -> Cohort:
         ),
         context=MaskContext(place.chain_id, place.contract, place.job, attempt.round, attempt.attempt),
         update_bits=spec.update.bits,
+        drawn_from=bytes.fromhex(attempt.opened_in.removeprefix("0x")),
+        most_groups=masks.groups,
+        least=masks.least,
     )
 
 

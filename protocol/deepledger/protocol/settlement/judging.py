@@ -33,6 +33,12 @@ class Judged:
     score: int  # 0 unless accepted
     signs: Signs = UNMEASURED
     overstated: bool = False  # declared many samples and trained like one that has few; of no consequence
+    group: int | None = None  # the lowest seat of that in whose sum it is, in a masked round
+
+    @property
+    def row(self) -> int:
+        """The seat that what it is part of has in the stack: its own, or its group's."""
+        return self.contribution.seat if self.group is None else self.group
 
 
 def inspect(

@@ -29,6 +29,8 @@ from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedU
 from deepledger.protocol.settlement.judging import inspect
 from deepledger.protocol.types import Address, Digest, RoundNumber
 
+_TO_BLAME = (Verdict.BADLY_SHARED, Verdict.BAD_SHARES)
+
 
 def read_update(store: BlobStore, contribution: Contribution, spec: JobSpec, open: Open) -> FileVector | Verdict:
     """The update, or the verdict that it is none. Raises as `BlobStore.read_into`, and `StateError` without room."""
@@ -61,7 +63,7 @@ def read_masked(store: BlobStore, contribution: Contribution, spec: JobSpec, coh
 def read_letters(store: BlobStore, contribution: Contribution, cohort: Cohort) -> Letters:
     """Raises as `BlobStore.read`, and `BlobCorrupt` where they are none."""
     try:
-        blob = store.read(contribution.digest, limit=letters_bytes(cohort))
+        blob = store.read(contribution.digest, limit=letters_bytes(cohort, contribution.seat))
         return parse_letters(cohort, contribution.seat, blob)
     except BadLetters as error:
         raise BlobCorrupt(f"the letters of {contribution.participant}: {error}") from None
@@ -75,22 +77,23 @@ def read_release(store: BlobStore, contribution: Contribution, cohort: Cohort) -
 
 def _most_release_bytes(cohort: Cohort) -> int:
     """Of every author a flag, and for each secret its share or a hash."""
-    return len(cohort.members) * (1 + 2 * letter_bytes(cohort))
+    return sum(1 + 2 * letter_bytes(cohort, member.seat) for member in cohort.members)
 
 
 def barred_before(store: BlobStore, job: Job, *, before: RoundNumber) -> frozenset[Address]:
-    """Who is to blame, by its shares, for a masked round that was skipped: they are not counted again. Who shares its
-    own masks so that they just fail without its own share, and then shows a wrong one, is `BAD_SHARES`. Raises as
-    `BlobStore.read`, and `BadSpec`.
+    """Who is to blame, by its shares, for a masked round of which all, or a group, was skipped: they are not counted
+    again. Who shares its own masks so that they just fail without its own share, and then shows a wrong one, is
+    `BAD_SHARES`. Raises as `BlobStore.read`, and `BadSpec`.
     """
-    skipped = (over for over in job.history[:before] if not over.settled.accepted)
-    reports = (parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES)) for over in skipped)
-    return frozenset(
-        Address(update.participant)
-        for report in reports
-        for update in report.updates
-        if update.verdict in (Verdict.BADLY_SHARED, Verdict.BAD_SHARES)
-    )
+    barred: set[Address] = set()
+    for over in job.history[:before]:
+        if over.settled.accepted.bit_count() == len(over.opened.reveals):
+            continue  # whoever unmasked was accepted
+        report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
+        verdicts = {update.verdict for update in report.updates}
+        if Verdict.ACCEPTED not in verdicts or verdicts & {Verdict.SKIPPED, Verdict.BADLY_SHARED}:
+            barred |= {Address(update.participant) for update in report.updates if update.verdict in _TO_BLAME}
+    return frozenset(barred)
 
 
 def _read(

@@ -53,6 +53,7 @@ def build_report(
                 copy_of=judged.contribution.copy_of,
                 signs=SignsOf(**asdict(judged.signs)),
                 overstated=judged.overstated,
+                group=judged.group,
                 score=judged.score,
             )
             for judged in settlement.judged

@@ -9,6 +9,7 @@ from them is exact.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -111,7 +112,7 @@ def settle(
         if evaluation is not None and evaluation.diverged and whole.seats and not results([Coalition(0)])[0].diverged:
             asked[whole] = evaluation
             judged = left_out(judged, whole.seats, results)
-            rest = Coalition(whole.seats & mask_of(_accepted(judged)))
+            rest = Coalition(whole.seats & mask_of({each.row for each in judged if each.verdict is Verdict.ACCEPTED}))
             model[:] = coalitions.before
             saturated = advance(model, stack.of_seats(rest.seats), spec.aggregation, context)
             (evaluation,) = results([rest])
@@ -131,11 +132,15 @@ def scored(
     *,
     seed: bytes,
 ) -> list[Judged]:
-    """With what every accepted update earns, by the results of the coalitions that the job's pay asks for."""
+    """With what every accepted update earns, by the results of the coalitions that the job's pay asks for.
+
+    What a masked group is worth is divided alike among those in its sum: nobody can tell who of them did what, and
+    samples are only declared. The part of who is not accepted is nobody's.
+    """
     worth, least = None, Fraction(0)
     rewards = spec.rewards
-    accepted = [each.contribution for each in judged if each.verdict is Verdict.ACCEPTED]
-    players = [each.seat for each in accepted if not is_trusted(spec, each.participant)]
+    accepted = [each for each in judged if each.verdict is Verdict.ACCEPTED]
+    players = sorted({each.row for each in accepted if not is_trusted(spec, each.contribution.participant)})
     if isinstance(rewards, ContributionRewards) and players:
         name = rewards.metric
         metric = spec.validation.metrics[name]
@@ -144,15 +149,18 @@ def scored(
             found = results([Coalition(mask) for mask in masks])
             return [metric.sign * floor(evaluation.exact(name) * ONE) for evaluation in found]
 
-        worth = worths(rewards, players, value, seed=seed)
+        found, sizes = worths(rewards, players, value, seed=seed), Counter(each.row for each in judged)
+        worth = {each.contribution.seat: found[each.row] / sizes[each.row] for each in accepted if each.row in found}
         (together,) = results([Coalition(mask_of(players))])
         least = ONE * resolution(metric, together.exact(name), samples=together.samples)
-    earned = scores(rewards, {each.seat: each.weight for each in accepted}, worth, least=least)
+        least *= Fraction(len(players), sum(sizes[player] for player in players))
+    weights = {each.contribution.seat: each.contribution.weight for each in accepted}
+    earned = scores(rewards, weights, worth, least=least)
     return [replace(each, score=earned.get(each.contribution.seat, 0)) for each in judged]
 
 
 def left_out(judged: Sequence[Judged], seats: int, results: Results) -> list[Judged]:
-    """The verdicts where the updates of all `seats` (bit i: seat i) together leave a model that has diverged.
+    """The verdicts where all rows at `seats` (bit i: seat i) together leave a model that has diverged.
 
     Everyone is left out in turn, by ascending seat. Those without whom the rest does not diverge are to blame; all are,
     where no single one explains it, or those who remain would be nobody, or diverge all the same.
@@ -163,7 +171,7 @@ def left_out(judged: Sequence[Judged], seats: int, results: Results) -> list[Jud
     rest = seats & ~blamed
     if not blamed or not rest or results([Coalition(rest)])[0].diverged:
         return [_diverged(each) for each in judged]
-    return [_diverged(each) if blamed >> each.contribution.seat & 1 else each for each in judged]
+    return [_diverged(each) if blamed >> each.row & 1 else each for each in judged]
 
 
 def is_trusted(spec: JobSpec, participant: Address) -> bool:

@@ -1,14 +1,16 @@
-"""Judging a masked round: who was counted, who released what it had to, and the one sum that everybody learns.
+"""Judging a masked round: who was counted, who released what it had to, and the sums that everybody learns.
 
-The sum takes the place of the updates: one row of a stack, the weighted mean in the model's unit, so that aggregation,
-pay and evaluation are those of every other round.
+The sum of a group takes the place of its updates: one row of a stack, their weighted mean in the model's unit, so that
+aggregation, pay and evaluation are those of every other round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import Buffer
 
 from deepledger.protocol.errors import BadInput, BadVector
@@ -16,18 +18,34 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import sum_of_squares
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.privacy.cohort import Cohort
-from deepledger.protocol.privacy.unmasking import NOTHING, Rebuilt, rebuild, unmask_sum
+from deepledger.protocol.privacy.unmasking import NOTHING, NotUnmaskable, Rebuilt, rebuild, unmask_sum
 from deepledger.protocol.settlement.aggregation.stack import Row
 from deepledger.protocol.settlement.aggregation.step import Int64s, div_half_even
 from deepledger.protocol.settlement.inputs import MaskedUpdate, Revealed
 from deepledger.protocol.settlement.judging import Judged
 from deepledger.protocol.settlement.sources import MaskedSources
 
+Int32s = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeanOfSum:
+    """A weighted sum, divided by its weight, in the model's unit; rounded half to even."""
+
+    total: Int32s  # shape (d,)
+    weight: int
+    shift: int
+
+    def __getitem__(self, part: slice) -> Int64s:
+        return div_half_even(self.total[part].astype(np.int64) << self.shift, self.weight)
+
 
 def sum_all(spec: JobSpec, revealed: Revealed, sources: MaskedSources) -> tuple[list[Judged], list[Row]]:
-    """Every counted contribution with its verdict, and one row: the mean of all that were counted. No row, and
-    everybody without fault `SKIPPED`, where the masks cannot be taken off; `NORM_EXCEEDED`, where the sum is longer
-    than so many updates can be.
+    """Every counted contribution with its verdict, and one row for each group: the mean of those that were counted.
+
+    There is no row of a group that is `TOO_FEW`, of whose sum the masks cannot be taken off (everybody without fault is
+    `SKIPPED`), or whose sum is longer than so many updates can be (`NORM_EXCEEDED`). Where no more than half of the
+    groups are left, all of them are `SKIPPED`: a rule over the rest would withstand less than it promises.
     """
     cohort = revealed.cohort
     assert cohort is not None  # noqa: S101 (the caller looked)
@@ -45,58 +63,65 @@ def sum_all(spec: JobSpec, revealed: Revealed, sources: MaskedSources) -> tuple[
             releases[each.seat] = release
         elif each.seat in masked:
             verdicts[each.seat] = Verdict.SILENT  # also where nobody can have what it says that it released
-    total, rebuilt = _total(spec, revealed, cohort, masked, releases)
+    counted = [each.seat for each in revealed.contributions]
+    rebuilt = _rebuilt(cohort, counted, masked, releases)
+    usual = dict.fromkeys(counted, Verdict.SKIPPED)
+    rows: list[Row] = []
     if rebuilt is not None:
         verdicts |= dict.fromkeys(rebuilt.bad_shares, Verdict.BAD_SHARES)
         verdicts |= dict.fromkeys(rebuilt.badly_shared, Verdict.BADLY_SHARED)
-    rows: list[Row] = []
-    usual = Verdict.SKIPPED
-    if total is not None:
-        weight = sum(cohort.member(each.seat).weight for each in revealed.contributions)
-        if _fits(total, spec, weight):
-            first = revealed.contributions[0]
-            rows.append(Row(first.seat, first.participant, weight, _mean(total, spec, weight)))
-            usual = Verdict.ACCEPTED
-        else:
-            usual = Verdict.NORM_EXCEEDED
-    return [Judged(each, verdicts.get(each.seat, usual), 0) for each in revealed.contributions], rows
+        found_in = {group[0]: _row(spec, cohort, rebuilt, masked, group=group) for group in cohort.groups}
+        rows = [row for row in found_in.values() if isinstance(row, Row)]
+        if 2 * len(rows) <= len(cohort.groups):
+            rows = []
+        for seat in counted:
+            row = found_in[cohort.group_of(seat)]
+            if not isinstance(row, Row):
+                usual[seat] = row
+            elif rows:
+                usual[seat] = Verdict.ACCEPTED
+    return [
+        Judged(each, verdicts.get(each.seat, usual[each.seat]), 0, group=_group(cohort, each.seat))
+        for each in revealed.contributions
+    ], rows
 
 
-def _total(
-    spec: JobSpec,
-    revealed: Revealed,
-    cohort: Cohort,
-    masked: Mapping[int, MaskedUpdate],
-    releases: Mapping[int, Buffer],
-) -> tuple[Int64s | None, Rebuilt | None]:
-    """The sum of all counted updates, and what else releases tell; neither where the count itself was wrong."""
-    counted = [each.seat for each in revealed.contributions]
+def _rebuilt(
+    cohort: Cohort, counted: Sequence[int], masked: Mapping[int, MaskedUpdate], releases: Mapping[int, Buffer]
+) -> Rebuilt | None:
+    """What releases tell; None where the count itself was wrong."""
     if len(masked) < len(counted):
-        return None, None
-    letters = {seat: each.letters for seat, each in masked.items()}
+        return None
     try:
-        rebuilt = rebuild(cohort, counted, letters, releases)
+        return rebuild(cohort, counted, {seat: each.letters for seat, each in masked.items()}, releases)
     except BadInput:  # the count names whom the cohort does not have
-        return None, None
-    if not rebuilt.complete:
-        return None, rebuilt
-    vectors = {seat: each.vector for seat, each in masked.items()}
+        return None
+
+
+def _row(
+    spec: JobSpec, cohort: Cohort, rebuilt: Rebuilt, masked: Mapping[int, MaskedUpdate], *, group: Sequence[int]
+) -> Row | Verdict:
+    """The mean of those of a group that were counted, or why there is none."""
+    counted = rebuilt.counted.intersection(group)
+    if not counted:
+        return Verdict.TOO_FEW
+    vectors = {seat: masked[seat].vector for seat in counted}
     try:
-        return unmask_sum(cohort, rebuilt, vectors, coordinates=spec.model.coordinates), rebuilt
-    except BadVector:
-        return None, rebuilt
+        total = unmask_sum(cohort, rebuilt, vectors, coordinates=spec.model.coordinates, group=group[0])
+    except (NotUnmaskable, BadVector):
+        return Verdict.SKIPPED
+    weight = sum(cohort.member(seat).weight for seat in counted)
+    if not _fits(total, spec, weight):
+        return Verdict.NORM_EXCEEDED
+    mean = MeanOfSum(total, weight, spec.model.fraction_bits - spec.update.fraction_bits)
+    return Row(group[0], cohort.member(group[0]).participant, weight, mean)
 
 
-def _fits(total: Int64s, spec: JobSpec, weight: int) -> bool:
+def _fits(total: Int32s, spec: JobSpec, weight: int) -> bool:
     """Whether updates within the norm bound can add up to this, in what is trained and in statistics."""
     limit, trained = weight * weight * spec.update.square_limit, spec.model.trained
-    return all(_squares(part) <= limit for part in (total[:trained], total[trained:]))
+    return all(sum_of_squares(part) <= limit for part in (total[:trained], total[trained:]))
 
 
-def _squares(part: Int64s) -> int:
-    """A masked sum fits 32 bits."""
-    return sum_of_squares(part.astype(np.int32))
-
-
-def _mean(total: Int64s, spec: JobSpec, weight: int) -> Int64s:
-    return div_half_even(total << (spec.model.fraction_bits - spec.update.fraction_bits), weight)
+def _group(cohort: Cohort, seat: int) -> int | None:
+    return cohort.group_of(seat) if seat in cohort.by_seat else None

@@ -33,7 +33,7 @@ class Vector(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One participant's update."""
+    """One participant's update, or the mean of a masked group's, which goes by its lowest seat."""
 
     seat: int
     participant: Address

@@ -1,0 +1,50 @@
+"""What dealing a masked round into groups hides, withstands and costs, in words that a person can agree to."""
+
+from __future__ import annotations
+
+from deepledger.cli.show import count
+from deepledger.protocol.chain.events import JobTerms
+from deepledger.protocol.formats.spec import JobSpec, Masks, enough
+
+SCATTER = 1.25
+"""sqrt(pi / 2): how much more the median of many normal values scatters than their mean; trimmed means, and the median
+of few, less."""
+
+
+def is_dealt(spec: JobSpec) -> bool:
+    return spec.masks is not None and spec.masks.groups > 1
+
+
+def of_groups(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
+    """What a participant agrees to in such a job, besides all else; nothing in others."""
+    masks = spec.masks
+    if masks is None or not is_dealt(spec):
+        return {}
+    smallest, largest = terms.min_participants // masks.groups, -(-terms.max_participants // masks.groups)
+    size = f"{smallest} to {largest}" if smallest < largest else f"{smallest}"
+    borne = [(each, each - enough(each, least=masks.least)) for each in dict.fromkeys((smallest, largest))]
+    bears = " and ".join(f"one of {each} bears {count(rest, 'drop-out') if rest else 'none'}" for each, rest in borne)
+    withstood = spec.aggregation.withstands(masks.groups) or 0
+    return {
+        "groups": f"{masks.groups} of {size}, drawn by chance for every attempt. Of one in which fewer than two "
+        f"thirds, or fewer than {masks.least}, are counted, nobody takes the masks off, and the round goes on without "
+        f"it: {bears}",
+        "withstands": f"{count(withstood, 'hostile participant')}, whatever is sent, while every group is in the "
+        f"round: each spoils one group, and {spec.aggregation.rule} over {masks.groups} withstands {withstood}; more "
+        "where some share a group",
+        "at the price of": f"privacy: everybody reads the sum of each group, so that an update hides among {size}, not "
+        f"among all; noise: what is learned scatters up to {SCATTER} times as much as the mean of all, where updates "
+        "scatter as normal values do",
+    }
+
+
+def of_masked(masks: Masks) -> str:
+    """Who reads an update."""
+    if masks.groups == 1:
+        sums = "the sum of all that count in a round"
+    else:
+        sums = f"the sum of all that count in its group, one of {masks.groups}, in a round"
+    return (
+        f"masked: nobody sees your update, only {sums}, which everybody may read for ever, and which can betray "
+        "something about all of them together; two thirds of a round's participants who act together can read yours"
+    )
