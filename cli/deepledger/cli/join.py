@@ -17,6 +17,7 @@ from deepledger.protocol.errors import BadInput, ChainError, InsufficientFunds, 
 from deepledger.protocol.types import Address, JobId
 
 if TYPE_CHECKING:
+    from deepledger.node.private_run import PrivateRun
     from deepledger.protocol.chain.events import JobTerms
     from deepledger.protocol.chain.ledger import Ledger, Reader
     from deepledger.protocol.formats.spec import JobSpec
@@ -185,6 +186,16 @@ def parting(reader: Reader, job: JobId, account: Address) -> str:
     )
 
 
+def _private(run: PrivateRun) -> str:
+    if run.past is not None:
+        return "not private"
+    noises = sorted({steps.noise_multiplier for steps in run.steps})
+    noise = f"{noises[0]:g}" if len(noises) == 1 else f"{noises[0]:g} to {noises[-1]:g}"
+    taken = sum(steps.count for steps in run.steps)
+    lots = f"{run.steps[0].rate:.2%} of the data each"
+    return f"{show.count(taken, 'private step')} with noise of {noise} × {run.clip_norm:g}, {lots}"
+
+
 def _line(notice: Notice) -> str | None:
     from deepledger.node import notices as node
     from deepledger.protocol.chain.events import Phase
@@ -206,7 +217,8 @@ def _line(notice: Notice) -> str | None:
         case node.Trained():
             clipped = ", clipped to the norm bound" if notice.clipped else ""
             saturated = f", {show.count(notice.saturated, 'coordinate')} saturated" if notice.saturated else ""
-            return f"round {notice.round}: trained in {notice.seconds:.2f} s{clipped}{saturated}"
+            private = f", {_private(notice.private)}" if notice.private else ""
+            return f"round {notice.round}: trained in {notice.seconds:.2f} s{clipped}{saturated}{private}"
         case node.CommittedUpdate():
             masked = f"published {notice.bytes:,} masked bytes and " if notice.bytes else ""
             return f"round {notice.round}: {masked}committed {gas}"

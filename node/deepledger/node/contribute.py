@@ -201,7 +201,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
         )
     except BadInput as error:
         raise _with_stake_in(error, job.job) from error
-    seconds = time.monotonic() - started
+    seconds, private = time.monotonic() - started, node.trainer.guard.last
     update = encoded.vector.data.cast("B")
     hide = _open_record if spec.masks is None else _masked_record
     record = hide(node, attempt, update, encoded.residual)
@@ -213,8 +213,11 @@ def _train(node: Node, attempt: Attempt) -> Record:
             seconds=seconds,
             clipped=encoded.clipped,
             saturated=encoded.saturated,
+            private=private,
         )
     )
+    if private is not None and private.past is not None:
+        node.warn(f"Nothing is guaranteed for the privacy of round {attempt.round}: {private.past}.")
     if seconds > (window := job.terms.commit_window) / 2:
         node.warn(f"Training took {seconds:.0f} s of the commit window's {window} s; a slow round will be missed.")
     return record

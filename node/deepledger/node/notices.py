@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deepledger.node.private_run import PrivateRun
 from deepledger.protocol.job.state import Attempt
 from deepledger.protocol.roles.notices import Acted, Notice
 from deepledger.protocol.types import RoundNumber, Wei
@@ -30,6 +31,7 @@ class Trained(Notice):
     seconds: float
     clipped: bool  # the norm bound was reached
     saturated: int  # coordinates that did not fit
+    private: PrivateRun | None = None  # what training kept private; None: nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,18 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from deepledger.node.private_run import PrivateRun, Watch, watch_over
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, check_unmoved, nowhere
 from deepledger.protocol.evaluation.reparametrized import make_plain
 from deepledger.protocol.evaluation.samples import count, take
-from deepledger.protocol.evaluation.state_dict import check_tied, fingerprints, read_floats, write_floats
+from deepledger.protocol.evaluation.state_dict import (
+    check_tied,
+    fingerprints,
+    holds_floats,
+    read_floats,
+    write_floats,
+)
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.rules import CenteredClipping
@@ -35,6 +42,13 @@ from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.types import Address, RoundNumber
 
 
+@dataclass(slots=True)
+class Guard:
+    """What the last training kept private."""
+
+    last: PrivateRun | None = None  # None: it made nothing private
+
+
 @dataclass(frozen=True, slots=True)
 class Trainer:
     """A task, loaded with this participant's data."""
@@ -44,6 +58,7 @@ class Trainer:
     data: Any
     frozen: bytes | None = None  # see `Blueprint`
     fingerprints: dict[str, bytes] = field(default_factory=dict)  # of what is frozen, from the first training on
+    guard: Guard = field(default_factory=Guard)
 
     @property
     def samples(self) -> int:
@@ -164,9 +179,13 @@ def _train(trainer: Trainer, start: Floats, *, round: int, seed: int) -> tuple[F
     write_floats(model, start, spec.model.layout)
     if spec.model.frozen is not None and not trainer.fingerprints:
         trainer.fingerprints.update(fingerprints(model, spec.model.frozen))
-    returned = trainer.task.train(
-        model, trainer.data, round=round, seed=seed, hyperparameters=spec.training.hyperparameters
-    )
+    watch = watch_over(model, Watch(model, is_untouched=lambda: holds_floats(model, start, spec.model.layout)))
+    try:
+        returned = trainer.task.train(
+            model, trainer.data, round=round, seed=seed, hyperparameters=spec.training.hyperparameters
+        )
+    finally:
+        trainer.guard.last = watch.finish()
     make_plain(model, [entry.name for entry in spec.model.tensors])
     check_unmoved(trainer.fingerprints, model, spec)
     check_tied(model, spec.model.layout)

@@ -104,6 +104,17 @@ def write_floats(model: torch.nn.Module, values: Floats, layout: Sequence[Layout
             target.copy_(part.reshape(target.shape))
 
 
+def holds_floats(model: torch.nn.Module, values: Floats, layout: Sequence[LayoutEntry]) -> bool:
+    """Whether the model is as `write_floats` makes it."""
+    import torch
+
+    return all(
+        torch.from_numpy(values[entry.offset : entry.offset + entry.size]).to(real.dtype).equal(real.reshape(-1))
+        for entry, tensor in _entries(model, layout)
+        for real in [_real(tensor).cpu()]
+    )
+
+
 def frozen_bytes(model: torch.nn.Module, frozen: Frozen) -> bytearray:
     """The values of frozen entries, one after the other."""
     return _bytes(tensor for _, tensor in _entries(model, frozen.entries))
