@@ -66,6 +66,8 @@ abstract contract Accounting {
     mapping(Departure => uint256) public departures;
     /// How often a successor took over where only a bond was missing.
     uint256 public takeovers;
+    /// How often committing ended because whom all waited for left.
+    uint256 public closedByLeaving;
 
     /* WHAT WAS BEFORE THE CALL */
 
@@ -287,7 +289,11 @@ abstract contract Accounting {
         } else if (left != 0) {
             expected.revealed &= ~_bit(ITrainingLedger.Left.selector);
             _cohorts[job] &= ~_bit(ITrainingLedger.Left.selector);
-            if (time < expected.commitEnd && _isComplete(job, expected)) expected.commitEnd = time;
+            // The announced end of revealing stays: no deadline comes sooner because somebody leaves.
+            if (time < expected.commitEnd && _isComplete(job, expected)) {
+                expected.commitEnd = time;
+                closedByLeaving++;
+            }
         }
 
         bool over = _has(ITrainingLedger.JobEnded.selector) || _has(ITrainingLedger.DisclosureDue.selector);

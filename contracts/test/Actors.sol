@@ -99,6 +99,15 @@ contract Actors is Accounting {
         }
     }
 
+    /// @dev All others commit; the one that they wait for leaves.
+    function leaveLast(uint256 which, uint256 who) external {
+        (bool found, JobId job) = _find(which, Phase.Committing, Phase.Committing);
+        address last = _participants[1 + who % 5];
+        if (!found || !_isSeated(job, last) || _has(job, last, ledger.roundOf(job).committed)) return;
+        for (uint256 i; i < 6; i++) if (_participants[i] != last) _commitIfDue(job, _participants[i]);
+        _leave(job, last);
+    }
+
     function commit(uint256 which, uint256 who) external {
         (bool found, JobId job) = _find(which, Phase.Committing, Phase.Committing);
         if (found) _commitIfDue(job, _participants[who % 6]);

@@ -338,12 +338,14 @@ contract InvariantTest {
         vm.assertGt(_seen[ITrainingLedger.ValidationDisclosed.selector], 5, "hardly a key was disclosed");
         vm.assertGt(_voids, 5, "hardly a count was void");
         vm.assertGt(_takeovers, 5, "hardly a bond was missing");
+        vm.assertGt(_closedByLeaving, 5, "hardly anybody was waited for and left");
         for (uint256 i; i < 3; i++) vm.assertGt(_departures[i], 5, "a way to lose a seat was rare");
         for (uint256 i; i < 3; i++) vm.assertGt(_ends[i], 1, "an end was not reached");
     }
 
     mapping(bytes32 => uint256) internal _seen;
     uint256 internal _takeovers;
+    uint256 internal _closedByLeaving;
     uint256 internal _voids;
     mapping(uint256 => uint256) internal _departures;
     mapping(uint256 => uint256) internal _ends;
@@ -351,6 +353,7 @@ contract InvariantTest {
     function _count() internal {
         for (uint256 i; i < _topics().length; i++) _seen[_topics()[i]] += actors.seen(_topics()[i]);
         _takeovers += actors.takeovers();
+        _closedByLeaving += actors.closedByLeaving();
         _voids += actors.voids();
         for (uint256 i; i < 3; i++) _departures[i] += actors.departures(Departure(i));
         for (uint256 i; i < 3; i++) _ends[i] += actors.ends(Outcome(i));
@@ -382,7 +385,7 @@ contract InvariantTest {
     }
 
     function _acts() internal pure returns (bytes4[] memory acts) {
-        acts = new bytes4[](18);
+        acts = new bytes4[](19);
         acts[0] = Actors.createJob.selector;
         acts[1] = Actors.closeJob.selector;
         acts[2] = Actors.postBond.selector;
@@ -401,6 +404,7 @@ contract InvariantTest {
         acts[15] = Actors.disclose.selector;
         acts[16] = Actors.takeOver.selector;
         acts[17] = Actors.count.selector;
+        acts[18] = Actors.leaveLast.selector;
     }
 
     function _isOver(JobId job) internal view returns (bool) {
