@@ -270,6 +270,20 @@ def test_every_altered_term_is_found(told, name):
     assert not audited([replace(created, terms=terms), *events[1:]]).matches
 
 
+@everything
+@pytest.mark.parametrize("window", [59, 30 * 24 * 3600 + 1])
+def test_a_window_that_the_ledger_does_not_take_is_found(played, window):
+    """Nothing follows from the settle window of a job in which nobody was late."""
+    world, reader, job, events = played
+    assert reader.least_window() == 1
+    lie = replace(events[0], terms=replace(events[0].terms, settle_window=window))
+    node = Recorded(reader, [lie, *events[1:]])
+    node.least_window = lambda: 60
+    first = audit(node, world.store, job).findings[0]
+    assert first.kind is Kind.RULE
+    assert (first.claimed, first.derived[:5]) == (f"{window} s", "60 s,")
+
+
 @pytest.mark.parametrize("played", [play_withheld], indirect=True)
 def test_a_run_whose_validation_set_is_withheld_matches(played, told):
     events, audited = told

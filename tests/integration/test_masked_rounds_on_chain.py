@@ -109,7 +109,8 @@ class Masked:
 
     def breaks(self, events: list[Any]) -> list[Any]:
         """What is wrong with `events`, if a node told them of the job."""
-        rules = Rules(self.job, chain_id=self.reader.chain_id, contract=self.reader.address)
+        reader = self.reader
+        rules = Rules(self.job, chain_id=reader.chain_id, contract=reader.address, least_window=reader.least_window())
         found = list(hold_against(rules, events)) or list(signatures(self.reader, events).altered)
         if not found:
             try:
@@ -203,7 +204,8 @@ def test_a_run_of_masked_rounds_matches_the_rules_and_every_lie_about_one_is_fou
         first = next(index for index, event in enumerate(events) if type(event).__name__ == kind)
         again = replace(events[first], at=replace(events[first].at, log_index=99, transaction="0x" + "ee" * 32))
         told_twice = [*events[: first + 1], again]
-        rules = Rules(masked.job, chain_id=masked.reader.chain_id, contract=masked.reader.address)
+        reader = masked.reader
+        rules = Rules(masked.job, chain_id=reader.chain_id, contract=reader.address, least_window=reader.least_window())
         assert list(hold_against(rules, told_twice)), kind
         with pytest.raises(ChainNonsense, match="cannot be"):
             replay(told_twice)

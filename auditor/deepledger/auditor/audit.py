@@ -137,7 +137,9 @@ def _replay(
     """Fold the events, and hold them against the contract's rules and its present accounts."""
     if not events or not isinstance(events[0], JobCreated):
         raise ChainNonsense("the chain does not report the creation of this job; use another RPC endpoint")
-    rules = Rules(events[0].job, chain_id=reader.chain_id, contract=reader.address)
+    rules = Rules(
+        events[0].job, chain_id=reader.chain_id, contract=reader.address, least_window=reader.least_window()
+    )
     broken = chain(out_of_place(events, head), hold_against(rules, events))
     findings += islice(broken, MOST_FINDINGS)
     if next(broken, None) is not None:

@@ -84,8 +84,8 @@ class Breach:
 class Rules:
     """A job as the contract keeps it. Each call takes the event that carries its arguments."""
 
-    def __init__(self, job: JobId, *, chain_id: int, contract: Address) -> None:
-        self.job, self._chain_id, self._contract = job, chain_id, contract
+    def __init__(self, job: JobId, *, chain_id: int, contract: Address, least_window: Seconds) -> None:
+        self.job, self._chain_id, self._contract, self._least_window = job, chain_id, contract, least_window
         self.accounts = Accounts()
         self.number = self._serving = self._attempt = self._commit_end = self._reveal_end = 0
         self._stage = Stage.WAITING
@@ -168,7 +168,10 @@ class Rules:
         terms, listed = event.terms, event.coordinators
         windows = terms.commit_window, terms.reveal_window, terms.settle_window
         self._demand("a job has rounds, and may miss some", bool(terms.rounds and terms.miss_limit))
-        self._demand("no window is endless", all(0 < window <= MOST_WINDOW for window in windows))
+        for window in windows:
+            if not self._least_window <= window <= MOST_WINDOW:
+                taken = f"{self._least_window} s, with which this ledger was deployed, to {MOST_WINDOW} s"
+                self._breach("a ledger takes no shorter window, and none of more than 30 days", f"{window} s", taken)
         within = 0 < terms.min_participants <= terms.max_participants <= MAX_SEATS
         self._demand("a job's participant limits are possible", within)
         hidden = not terms.masked or terms.min_participants >= LEAST_MASKED

@@ -104,6 +104,9 @@ class Reader(Protocol):
 
     def job_count(self) -> int: ...
 
+    def least_window(self) -> Seconds:
+        """What the ledger was deployed with: none of its jobs has a shorter window."""
+
     def created_in(self, job: JobId) -> int:
         """The block of the job's JobCreated event. Raises `BadInput` for an unknown job."""
 

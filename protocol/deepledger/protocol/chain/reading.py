@@ -158,6 +158,9 @@ class ChainReader:
     def job_count(self) -> int:
         return int(self.view("jobCount"))
 
+    def least_window(self) -> Seconds:
+        return Seconds(self.view("leastWindow"))
+
     def created_in(self, job: JobId) -> int:
         last = self.head().number
         jobs = self.job_count()
