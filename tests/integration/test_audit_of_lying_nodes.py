@@ -16,6 +16,7 @@ from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.chain.events import BondPosted, Committed, Settled
 from deepledger.protocol.chain.ledger import SignedCall
 from deepledger.protocol.errors import ChainNonsense
+from deepledger.protocol.formats.admission import admission_root
 from deepledger.protocol.formats.verdicts import Verdict
 
 pytestmark = pytest.mark.one_chain
@@ -139,7 +140,41 @@ def test_nobody_is_said_to_have_signed_what_rests_on_calls_that_are_hidden(play,
     accusing = [finding for finding in result.findings if finding.kind.accuses]
     assert accusing
     assert not any(finding.signed for finding in accusing)
-    assert "nobody can tell" in printed(result)
+    for finding in accusing:
+        assert {each.at.transaction for each in finding.unsigned} == hidden
+        assert {each.call for each in finding.unsigned} == {"commit"}
+        assert {each.by for each in finding.unsigned} == {node.account for node in play.nodes}
+    last = max((event for event in events if isinstance(event, Committed)), key=lambda event: event.at)
+    why = (
+        f"it came through {play.nodes[1].account}, called by {play.nodes[0].account}" if elsewhere else "the node does"
+    )
+    assert (
+        f"nobody can tell, since it rests on commit by {last.participant} in block {last.at.block}, transaction "
+        f"{last.at.transaction}: {why}"
+    ) in printed(result)
+    assert "; and 2 more before it (--json lists them)" in printed(result)
+    told = next(each for each in as_json(result)["findings"] if each["signed"] is False)["unsigned"]
+    assert [each["transaction"] for each in told] == [each.at.transaction for each in accusing[0].unsigned]
+
+
+def test_a_list_of_the_admitted_that_the_contract_does_not_have_is_found(world):
+    """The sponsor's spec lists two accounts, its terms let anyone in, and a third has come."""
+    listed = [world.accounts[number].address for number in (2, 3)]
+    play = sys.modules[type(world).__module__].Play(world, spec_changes={"admitted": listed})
+    play.round()
+    (finding,) = audited(play, Node(play)).findings
+    assert (finding.kind, finding.who) == (Kind.SPEC, world.sponsor.account)
+    assert "admit others than its spec lists" in finding.derived
+
+    def alter(events):
+        terms = replace(events[0].terms, admission=admission_root(listed))
+        return [replace(events[0], terms=terms), *events[1:]]
+
+    silent = {"snapshot": lambda *_: None, "signed": lambda hashes: [None for _ in hashes]}
+    (finding,) = audited(play, Node(play, alter, **silent)).findings
+    assert (finding.kind, finding.claimed) == (Kind.RULE, play.nodes[2].account)
+    assert finding.explanation == "who may not join was let in"
+    assert any("(terms hash)" in each.explanation for each in audited(play, Node(play, alter)).findings)
 
 
 def move_one_coordinate(claim):
@@ -161,7 +196,9 @@ def test_where_no_signature_can_be_had_that_is_said(play, elsewhere):
     result = audited(play, Node(play, signed=lambda hashes: [call if elsewhere else None for _ in hashes]))
     (finding,) = result.findings
     assert (finding.kind, finding.signed) == (Kind.MODEL, False)
-    assert "nobody can tell: it, or what it rests on, came through another contract" in printed(result)
+    settled = play.see().history[0].settled
+    assert (finding.unsigned[0].call, finding.unsigned[0].at) == ("settle", settled.at), "its own call first"
+    assert f"since it rests on settle by {play.coordinator.account} in block {settled.at.block}" in printed(result)
 
 
 def test_a_transaction_that_is_not_the_one_of_the_hash_is_refused(play):

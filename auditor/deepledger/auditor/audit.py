@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from typing_extensions import Buffer
 
-from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind
+from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind, Unsigned
 from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
 from deepledger.auditor.rounds import audit_round
 from deepledger.auditor.rules import Rules
@@ -137,9 +137,7 @@ def _replay(
     """Fold the events, and hold them against the contract's rules and its present accounts."""
     if not events or not isinstance(events[0], JobCreated):
         raise ChainNonsense("the chain does not report the creation of this job; use another RPC endpoint")
-    rules = Rules(
-        events[0].job, chain_id=reader.chain_id, contract=reader.address, least_window=reader.least_window()
-    )
+    rules = Rules(events[0].job, chain_id=reader.chain_id, contract=reader.address, least_window=reader.least_window())
     broken = chain(out_of_place(events, head), hold_against(rules, events))
     findings += islice(broken, MOST_FINDINGS)
     if next(broken, None) is not None:
@@ -206,14 +204,15 @@ def _signed(findings: Sequence[Finding], found: Signatures) -> list[Finding]:
     """Where the node alters what was signed, nobody is accused by what follows from it."""
     if found.altered:
         return [*found.altered, *(finding for finding in findings if not finding.kind.accuses)]
-    # What is derived rests on all that came before, and not on the settlement alone.
-    first = min((event.at for event in found.unsigned), default=None)
-    return [
-        replace(finding, signed=first is None or finding.at < first)
-        if finding.kind.accuses and finding.at is not None
-        else finding
-        for finding in findings
-    ]
+    return [_with_signers(finding, found.unsigned) for finding in findings]
+
+
+def _with_signers(finding: Finding, unsigned: Sequence[Unsigned]) -> Finding:
+    if not finding.kind.accuses or finding.at is None:
+        return finding
+    # What is derived rests on all that came before, and not on the settlement alone; its own call is named first.
+    rests_on = sorted((each for each in unsigned if each.at <= finding.at), key=lambda each: each.at, reverse=True)
+    return replace(finding, signed=not rests_on, unsigned=tuple(rests_on))
 
 
 def _spec(job: Job, store: BlobStore, findings: list[Finding]) -> JobSpec | None:

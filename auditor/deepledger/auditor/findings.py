@@ -36,6 +36,16 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Unsigned:
+    """A call whose signature says nothing of who made it."""
+
+    call: str  # the function
+    by: Address
+    at: Position
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     kind: Kind
     explanation: str
@@ -44,7 +54,8 @@ class Finding:
     at: Position | None  # the transaction that made the claim
     round: RoundNumber | None
     who: Address | None = None  # whose event or claim it is
-    signed: bool | None = None  # whether the transaction is known to be signed by it; None: nobody is accused
+    signed: bool | None = None  # whether all that it rests on is known to be signed; None: nobody is accused
+    unsigned: tuple[Unsigned, ...] = ()  # what is not: the claim's own call, or ones before it
 
 
 @dataclass(frozen=True, slots=True)

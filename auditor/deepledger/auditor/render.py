@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from deepledger.auditor.findings import Audit, AuditedRound, Finding, Remeasured
+from deepledger.auditor.findings import Audit, AuditedRound, Finding, Remeasured, Unsigned
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import (
     BondPosted,
@@ -109,6 +109,16 @@ def as_json(audit: Audit) -> dict[str, Any]:
                 "transaction": finding.at.transaction if finding.at else None,
                 "who": finding.who,
                 "signed": finding.signed,
+                "unsigned": [
+                    {
+                        "call": each.call,
+                        "by": each.by,
+                        "block": each.at.block,
+                        "transaction": each.at.transaction,
+                        "why": each.why,
+                    }
+                    for each in finding.unsigned
+                ],
                 "explanation": finding.explanation,
                 "claimed": finding.claimed,
                 "derived": finding.derived,
@@ -272,11 +282,16 @@ def _finding(number: int, finding: Finding) -> Text:
     text.append(f"\n{number}. {finding.kind.upper()}: {finding.explanation}\n", "bold red")
     text.append(f"   claimed  {finding.claimed}\n   derived  {finding.derived}\n   where    {at}")
     if finding.signed is not None:
-        unknown = (
-            "nobody can tell: it, or what it rests on, came through another contract, or the node does not show it"
-        )
-        text.append(f"\n   signed   {f'by {finding.who}' if finding.signed else unknown}")
+        text.append(f"\n   signed   {_not_signed(finding.unsigned) if finding.unsigned else f'by {finding.who}'}")
     return text
+
+
+def _not_signed(unsigned: Sequence[Unsigned]) -> str:
+    """Which call it is; of several the latest, which is the claim's own if that is one."""
+    first, *others = unsigned
+    call = f"{first.call} by {first.by} in block {first.at.block}, transaction {first.at.transaction}: {first.why}"
+    more = f"; and {len(others)} more before it (--json lists them)" if others else ""
+    return f"nobody can tell, since it rests on {call}{more}"
 
 
 def _doubt(round: AuditedRound, remeasured: Remeasured) -> Text:

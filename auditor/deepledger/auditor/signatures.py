@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from deepledger.auditor.findings import Finding, Kind
+from deepledger.auditor.findings import Finding, Kind, Unsigned
 from deepledger.protocol.chain.events import (
     Committed,
     CommittedMasked,
@@ -43,16 +43,16 @@ _AT_ONCE = 100
 @dataclass(frozen=True, slots=True)
 class Signatures:
     altered: tuple[Finding, ...]  # events that are not what was signed
-    unsigned: tuple[Event, ...]  # whose signature says nothing: another contract called for them, or nothing is shown
+    unsigned: tuple[Unsigned, ...]  # another contract called, or nothing is shown that could be checked
 
 
 def signatures(reader: Reader, events: Sequence[Event]) -> Signatures:
     """Raises `ChainNonsense` where the node shows what cannot be, and `ChainUnreachable`."""
     altered: list[Finding] = []
-    unsigned: list[Event] = []
+    unsigned: list[Unsigned] = []
     for event, call in _signed(reader, [event for event in events if type(event) in _CALLS]):
         if call is None or call.to != reader.address:
-            unsigned.append(event)
+            unsigned.append(_unsigned(event, call))
         else:
             altered += _compared(reader, event, call)
     return Signatures(tuple(altered), tuple(unsigned))
@@ -62,6 +62,15 @@ def _signed(reader: Reader, events: Sequence[Event]) -> Iterator[tuple[Event, Si
     for start in range(0, len(events), _AT_ONCE):
         part = events[start : start + _AT_ONCE]
         yield from zip(part, reader.signed(tuple(event.at.transaction for event in part)), strict=True)
+
+
+def _unsigned(event: Event, call: SignedCall | None) -> Unsigned:
+    function, subject = _CALLS[type(event)]
+    if call is None:
+        why = "the node does not show its transaction, or one whose signature cannot be checked here"
+    else:
+        why = f"it came through {call.to or 'the creation of a contract'}, called by {call.signer}"
+    return Unsigned(function, getattr(event, subject), event.at, why)
 
 
 def _compared(reader: Reader, event: Event, call: SignedCall) -> Iterator[Finding]:
