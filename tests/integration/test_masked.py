@@ -180,15 +180,16 @@ class Play:
             self.world.store.put(blob)
             self.nodes[seat].unmask(self.job, attempt.round, attempt.attempt, digest_of(blob))
 
-    def settle(self, *, lie: Any = None) -> Any:
+    def settle(self, *, lie: Any = None, sources: type = Stores) -> Any:
         job, world = self.see(), self.world
         if job.attempt.reveal_end > self.world.reader().head().timestamp:
             world.pass_time(61)
         model = fetch_model(world.store, job.model_digest, self.spec)
         bench = bench_with(self.spec, read_source(world.task), world.shards[4].read_bytes())
         revealed = revealed_in(job, job.attempt, job.participants, self.spec, place=self.place)
-        sources = Stores(world, self.spec, bench)
-        done = settle(self.spec, model, revealed, sources, outcome=lambda *made: bench.evaluate(made[-1]))
+        done = settle(
+            self.spec, model, revealed, sources(world, self.spec, bench), outcome=lambda *made: bench.evaluate(made[-1])
+        )
         if lie is not None:
             done = lie(model, done) or done
         report = build_report(

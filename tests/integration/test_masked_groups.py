@@ -23,13 +23,11 @@ from deepledger.protocol.job.fetch import fetch_model, fetch_spec
 from deepledger.protocol.job.reputation import FULL
 from deepledger.protocol.privacy.unmasking import parse_release
 
-from .test_masked import MASKED, Play, audited, forget, funded, masked_job, verdicts
+from .test_masked import MASKED, Play, Stores, audited, forget, funded, masked_job, verdicts
 from .test_roles import Actor, coordinator
 
 MEDIAN = MASKED | {"masks": {"groups": 3}, "aggregation": {"rule": "median"}}
 ALL = tuple(range(10))
-on_one_chain = pytest.mark.parametrize("devnet", ["embedded"], indirect=True)
-"""What follows from blocks and blobs is the same on each."""
 
 
 def garbage(trainer: Any, before: Any, residual: Any, **options: Any) -> Any:
@@ -113,7 +111,7 @@ def median_of_means(play: Play, before: Any, groups: list[set[int]]) -> Any:
     return before + np.rint(np.median(means, axis=0)).astype(np.int64)
 
 
-@on_one_chain
+@pytest.mark.one_chain
 def test_a_drop_out_that_leaves_a_group_too_small_takes_that_group_out_and_shows_nothing_of_it(world: Any) -> None:
     play = Play(world, participants=10, min_participants=9, spec_changes=MEDIAN)
     play.cohort_then = cohort = play.cohort
@@ -138,7 +136,7 @@ def test_a_drop_out_that_leaves_a_group_too_small_takes_that_group_out_and_shows
         assert set(parse_release(cohort, seat, counted, blob)) == set().union(*others)
 
 
-@on_one_chain
+@pytest.mark.one_chain
 def test_a_drop_out_that_its_group_can_bear_changes_only_that_groups_mean(world: Any) -> None:
     play = Play(world, participants=10, min_participants=9, spec_changes=MEDIAN)
     play.cohort_then = cohort = play.cohort
@@ -157,7 +155,7 @@ def test_a_drop_out_that_its_group_can_bear_changes_only_that_groups_mean(world:
     assert set(verdicts(result).values()) == {Verdict.ACCEPTED}
 
 
-@on_one_chain
+@pytest.mark.one_chain
 def test_what_spoils_a_group_costs_that_group_only(world: Any) -> None:
     """One update that is too long, then one whose masks cannot be taken off: it is not counted again."""
     play = Play(world, participants=9, min_participants=9, rounds=3, spec_changes=MEDIAN)
@@ -185,7 +183,7 @@ def test_what_spoils_a_group_costs_that_group_only(world: Any) -> None:
     assert result.matches, result.findings
 
 
-@on_one_chain
+@pytest.mark.one_chain
 def test_with_half_of_the_groups_gone_nobody_elses_sum_makes_the_model(world: Any) -> None:
     play = Play(world, participants=9, min_participants=9, spec_changes=MEDIAN)
     before, groups = play.see().model_digest, play.cohort.groups
@@ -201,7 +199,7 @@ def test_with_half_of_the_groups_gone_nobody_elses_sum_makes_the_model(world: An
     assert verdicts(result) == dict.fromkeys(groups[0], Verdict.SKIPPED) | too_long
 
 
-@on_one_chain
+@pytest.mark.one_chain
 def test_letters_that_were_made_after_another_block_are_not_counted_and_that_is_no_lie(world: Any) -> None:
     """A commitment outlives the block that opened the attempt, where the chain takes that one back."""
     play = Play(world, participants=10, min_participants=9, spec_changes=MEDIAN)
@@ -256,7 +254,7 @@ def leave_its_sum_out(model: Any, _settlement: Any) -> None:
         (leave_its_sum_out, {Kind.MODEL}),
     ],
 )
-@on_one_chain
+@pytest.mark.one_chain
 def test_a_coordinator_that_lies_about_groups_is_caught(world: Any, lie: Any, kinds: set[Kind]) -> None:
     rewards = {"policy": "contribution", "measure": "leave_one_out", "floor_percent": 20}
     play = Play(world, participants=9, min_participants=9, spec_changes=MEDIAN | {"rewards": rewards})
@@ -267,7 +265,35 @@ def test_a_coordinator_that_lies_about_groups_is_caught(world: Any, lie: Any, ki
     assert {finding.kind for finding in audited(world, play.job).findings if finding.kind.accuses} == kinds
 
 
-@on_one_chain
+@pytest.mark.one_chain
+def test_pay_that_is_moved_within_the_tolerance_is_told_of_groups_too(world: Any) -> None:
+    validation = world.spec()[0].validation.model_dump()
+    validation["metrics"]["loss"] |= {"tolerance": 1e-4}
+    rewards = {"policy": "contribution", "measure": "leave_one_out"}
+    changes = MEDIAN | {"rewards": rewards, "validation": validation}
+    play = Play(world, participants=9, min_participants=9, spec_changes=changes)
+    friends = play.cohort.groups[1]
+
+    class Friendly(Stores):
+        def evaluate(self, coalitions: Any, wanted: Any) -> Any:
+            """Without the friends' group, the model is said to be a little worse than it is."""
+            for coalition, result in zip(wanted, super().evaluate(coalitions, wanted), strict=True):
+                worse = int(result.millionths["loss"] * (1 + 9e-5))
+                without = coalition.seats and not coalition.seats >> friends[0] & 1
+                yield result.model_copy(update={"millionths": {"loss": worse}} if without else {})
+
+    play.commit(*range(9))
+    play.count(*range(9))
+    play.unmask(*range(9))
+    play.settle(sources=Friendly)
+    result = audited(world, play.job)
+    assert result.findings == ()
+    (round_,) = result.rounds
+    gained = {address for address, amount in round_.remeasured.excess.items() if amount > 0}
+    assert gained == {play.nodes[seat].account for seat in friends}
+
+
+@pytest.mark.one_chain
 def test_terms_that_leave_no_room_in_groups_are_refused_by_all(world: Any) -> None:
     play = Play(world, participants=9, min_participants=8, spec_changes=MEDIAN)
     with pytest.raises(BadSpec, match="groups in which masks hide 3 or more take 9"):

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from typing_extensions import Buffer
+
 from deepledger.auditor.findings import Remeasured
 from deepledger.auditor.sources import Claims
 from deepledger.protocol.errors import StateError
@@ -19,9 +21,10 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.state import SettledRound
+from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.settlement.aggregation.stack import Vector
 from deepledger.protocol.settlement.coalitions import Coalitions
-from deepledger.protocol.settlement.inputs import Contribution, Earlier, Revealed
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate, Revealed
 from deepledger.protocol.settlement.rewards import by_seat, shares
 from deepledger.protocol.settlement.settle import settle
 from deepledger.protocol.types import Address, Digest, Wei
@@ -35,6 +38,12 @@ class _Again:
 
     def update(self, contribution: Contribution) -> Vector | Verdict:
         return self.claims.updates[contribution]
+
+    def masked(self, contribution: Contribution, cohort: Cohort) -> MaskedUpdate | Verdict:  # noqa: ARG002 (known)
+        return self.claims.masks[contribution]
+
+    def release(self, contribution: Contribution, cohort: Cohort) -> Buffer | None:  # noqa: ARG002 (known)
+        return self.claims.releases[contribution]
 
     def earlier_update(self, earlier: Earlier) -> Vector | None:
         return self.claims.earlier[earlier]

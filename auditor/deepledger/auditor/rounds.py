@@ -80,7 +80,7 @@ def audit_round(
             derived = complete and not believed and open is not None
             if complete and open is not None:
                 follows = after
-            if derived and not settlement.diverged and revealed.cohort is None:
+            if derived and not settlement.diverged:
                 with suppress(StateError):
                     remeasured = remeasure(spec, before, revealed, claims, over)
             if complete and not claims.assumed:

@@ -93,6 +93,8 @@ class Claims:
         self.believed = 0  # results that could not be got here
         self.assumed = 0  # results got here that stand in for those of a report that cannot be had
         self.updates: dict[Contribution, Vector | Verdict] = {}  # as `update` gave them
+        self.masks: dict[Contribution, MaskedUpdate | Verdict] = {}  # as `masked` did
+        self.releases: dict[Contribution, Buffer | None] = {}  # as `release` did
         self.earlier: dict[Earlier, Vector | None] = {}  # as `earlier_update` did
         self.results: dict[Coalition, Evaluation] = {}  # that were got here
         self.unchecked: str | None = None
@@ -126,6 +128,10 @@ class Claims:
 
     def masked(self, contribution: Contribution, cohort: Cohort) -> MaskedUpdate | Verdict:
         """Who counts what cannot be had, or is none, has counted wrong: its successor may say so, it cannot."""
+        self.masks[contribution] = update = self._masked(contribution, cohort)
+        return update
+
+    def _masked(self, contribution: Contribution, cohort: Cohort) -> MaskedUpdate | Verdict:
         claim = self._verdicts.get(contribution.participant)
         what = f"the masked update of {contribution.participant}, which is counted,"
         try:
@@ -141,7 +147,11 @@ class Claims:
             return Verdict.UNAVAILABLE
         return update
 
-    def release(self, contribution: Contribution, cohort: Cohort) -> bytes | None:
+    def release(self, contribution: Contribution, cohort: Cohort) -> Buffer | None:
+        self.releases[contribution] = release = self._release(contribution, cohort)
+        return release
+
+    def _release(self, contribution: Contribution, cohort: Cohort) -> Buffer | None:
         claim = self._verdicts.get(contribution.participant)
         what = f"what {contribution.participant} released of the others' masks"
         try:
