@@ -1,6 +1,6 @@
 """What masks cost: bytes and CPU of one participant, and what it takes to unmask a round.
 
-    python benchmarks/masked_updates.py [--coordinates N] [--participants N ...]
+    python benchmarks/masked_updates.py [--coordinates N] [--participants N ...] [--groups N]
 
 All that a masked round computes, in one process and without a chain; the sum is held against that of the updates.
 `×int16` are the vector, the letters and what is released, in bytes of a plain update. A participant's CPU is
@@ -32,10 +32,10 @@ def key_of(seat: int) -> Any:
     return mask_key(seat.to_bytes(32), chain_id=1, contract=CONTRACT, job=0)
 
 
-def cohort_with(participants: int) -> Cohort:
+def cohort_with(participants: int, groups: int) -> Cohort:
     members = [Member(seat, f"0x{seat:040x}", key_of(seat).word) for seat in range(participants)]
     context = MaskContext(1, CONTRACT, 0, 0, 0)
-    return cohort_of(members, context=context, update_bits=16, drawn_from=b"\7" * 32)
+    return cohort_of(members, context=context, update_bits=16, drawn_from=b"\7" * 32, most_groups=groups, least=3)
 
 
 def timed(
@@ -50,8 +50,8 @@ def timed(
     return result, least * 1e3
 
 
-def measure(participants: int, dropped: int, coordinates: int) -> list[str]:
-    cohort = cohort_with(participants)
+def measure(participants: int, dropped: int, coordinates: int, groups: int) -> list[str]:
+    cohort = cohort_with(participants, groups)
     rng = np.random.default_rng(0)
     keys = {seat: key_of(seat) for seat in range(participants)}
     counted = set(range(participants - dropped))
@@ -77,10 +77,14 @@ def measure(participants: int, dropped: int, coordinates: int) -> list[str]:
     parsed = {seat: parse_letters(cohort, seat, each) for seat, each in letters.items()}
     releases = {seat: release(cohort, seat, counted, parsed, key=keys[seat]) for seat in keys}
     rebuilt, secrets = timed(lambda: rebuild(cohort, counted, parsed, releases), clock=time.perf_counter)
-    total, summing = timed(
-        lambda: unmask_sum(cohort, rebuilt, vectors, coordinates=coordinates), clock=time.perf_counter
-    )
-    assert np.array_equal(total, expected)
+
+    def summed() -> list[Any]:
+        return [
+            unmask_sum(cohort, rebuilt, vectors, coordinates=coordinates, group=group[0]) for group in cohort.groups
+        ]
+
+    sums, summing = timed(summed, clock=time.perf_counter)
+    assert np.array_equal(np.sum(sums, axis=0, dtype=np.int64), expected)
     size = len(vectors[0]) + len(letters[0]) + len(blob)
     return [
         f"{participants:,}",
@@ -99,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coordinates", type=int, default=COORDINATES)
     parser.add_argument("--participants", type=int, nargs="*", default=[4, 64, 1000])
+    parser.add_argument("--groups", type=int, default=1)
     arguments = parser.parse_args()
     table = Table(title=f"masked int16 updates of {arguments.coordinates:,} coordinates; CPU and times in ms")
     columns = "members dropped bits ×int16 mask release both rebuild sum"
@@ -106,7 +111,7 @@ def main() -> None:
         table.add_column(column, justify="right")
     for participants in arguments.participants:
         for dropped in (0, participants // 20 or 1):
-            table.add_row(*measure(participants, dropped, arguments.coordinates))
+            table.add_row(*measure(participants, dropped, arguments.coordinates, arguments.groups))
     Console().print(table)
 
 

@@ -161,6 +161,18 @@ class World:
     def rpc(self, method: str, *arguments: Any) -> Any:
         return self.sponsor.rpc.call(method, *arguments)
 
+    def trained(self, model: Any, *, rate: float = 1.0) -> list[Any]:
+        """What the step down its own loss is of who has a shard, as the tiny task would take it."""
+        from safetensors.numpy import load_file
+
+        weights, bias = (model[:400] / 2.0**20).reshape(20, 20), model[400:] / 2.0**20
+        updates = []
+        for shard in map(load_file, self.shards):
+            missed = 2 * (shard["x"] @ weights.T + bias - shard["y"]) / shard["y"].size
+            change = -rate * np.concatenate([(missed.T @ shard["x"]).ravel(), missed.sum(axis=0)])
+            updates.append(np.rint(change * 2**14).astype("<i2"))
+        return updates
+
     def pass_time(self, seconds: int) -> None:
         """Chain time goes on, whatever the clock on the wall does: no test waits for a window to end."""
         self.rpc("evm_increaseTime", seconds)
@@ -281,16 +293,8 @@ class Play:
 
     def trained(self, *, rate: float = 1.0) -> list[bytes]:
         """What each participant's step down its own loss is, as the tiny task would take it."""
-        from safetensors.numpy import load_file
-
-        model = fetch_model(self.world.store, self.see().model_digest, self.spec) / 2.0**20
-        weights, bias = model[:400].reshape(20, 20), model[400:]
-        updates = []
-        for shard in map(load_file, self.world.shards[: len(self.nodes)]):
-            missed = 2 * (shard["x"] @ weights.T + bias - shard["y"]) / shard["y"].size
-            change = -rate * np.concatenate([(missed.T @ shard["x"]).ravel(), missed.sum(axis=0)])
-            updates.append(np.rint(change * 2**self.spec.update.fraction_bits).astype("<i2").tobytes())
-        return updates
+        model = fetch_model(self.world.store, self.see().model_digest, self.spec)
+        return [update.tobytes() for update in self.world.trained(model, rate=rate)[: len(self.nodes)]]
 
     def commit_all(self, updates: list[bytes]) -> list[tuple[Any, dict[str, bytes]]]:
         made = []

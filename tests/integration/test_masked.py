@@ -149,14 +149,25 @@ class Play:
     def cohort(self) -> Any:
         return cohort_in(self.see().attempt, self.spec, self.place)
 
-    def commit(self, *seats: int, publish: bool = True, spoil: Any = None, times: int = 1, among: Any = None) -> None:
-        """`times`: how much longer than others' updates; `among`: in which cohort it is masked, if another."""
+    def commit(
+        self,
+        *seats: int,
+        publish: bool = True,
+        spoil: Any = None,
+        times: int = 1,
+        among: Any = None,
+        update: Any = None,
+    ) -> None:
+        """`times`: how much longer than others' updates; `among`: in which cohort it is masked, if another; `update`:
+        instead of one that is drawn.
+        """
         attempt, cohort = self.see().attempt, among or self.cohort
         for seat in seats:
-            update = self.random.integers(-500, 500, self.spec.model.coordinates).astype("<i2") * np.int16(times)
-            masked = mask_update(cohort, seat, update, key=self.keys[seat])
+            drawn = self.random.integers(-500, 500, self.spec.model.coordinates).astype("<i2") * np.int16(times)
+            sent = drawn if update is None else update
+            masked = mask_update(cohort, seat, sent, key=self.keys[seat])
             letters = masked.letters if spoil is None else spoil(masked.letters)
-            self.updates[seat], self.letters[seat], self.digests[seat] = update, letters, digest_of(letters)
+            self.updates[seat], self.letters[seat], self.digests[seat] = sent, letters, digest_of(letters)
             if publish:
                 self.world.store.put(masked.vector)
                 self.world.store.put(letters)

@@ -269,7 +269,7 @@ def test_a_coordinator_that_lies_about_groups_is_caught(world: Any, lie: Any, ki
 def test_pay_that_is_moved_within_the_tolerance_is_told_of_groups_too(world: Any) -> None:
     validation = world.spec()[0].validation.model_dump()
     validation["metrics"]["loss"] |= {"tolerance": 1e-4}
-    rewards = {"policy": "contribution", "measure": "leave_one_out"}
+    rewards = {"policy": "contribution", "measure": "shapley"}
     changes = MEDIAN | {"rewards": rewards, "validation": validation}
     play = Play(world, participants=9, min_participants=9, spec_changes=changes)
     friends = play.cohort.groups[1]
@@ -282,7 +282,9 @@ def test_pay_that_is_moved_within_the_tolerance_is_told_of_groups_too(world: Any
                 without = coalition.seats and not coalition.seats >> friends[0] & 1
                 yield result.model_copy(update={"millionths": {"loss": worse}} if without else {})
 
-    play.commit(*range(9))
+    steps = world.trained(fetch_model(world.store, play.see().model_digest, play.spec))
+    for seat in range(9):
+        play.commit(seat, update=steps[seat % 4])
     play.count(*range(9))
     play.unmask(*range(9))
     play.settle(sources=Friendly)

@@ -126,6 +126,18 @@ def test_the_table_says_what_deters_splitting(folder):
     assert "over 1 of the job's 3 rounds; --rounds 3 plays all" in done.output
 
 
+def test_a_masked_job_in_groups_is_played_with_means_of_as_many(folder):
+    dealt = (
+        JOB.replace("weighted_mean", "median")
+        .replace("screening = {}", "")
+        .replace("_participants = ", "_participants = 1")
+    )
+    (folder / "job.toml").write_text('privacy = "masked"\nmasks = {groups = 3}' + dealt)
+    done = simulate(folder, 0, 1, 2, 3, 0, 1, options=["--rounds", "1"])
+    assert done.exit_code == 0, done.output
+    assert "played with open updates, averaged by 2 for groups" in " ".join(done.output.split())
+
+
 def test_what_does_not_fit_is_said_and_what_can_be_done(folder):
     """As with BatchNorm on features that are not scaled, whose running statistics are large."""
     task = folder / "task.py"

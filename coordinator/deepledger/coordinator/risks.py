@@ -81,6 +81,8 @@ def check_room(job: Job, spec: JobSpec) -> None:
     """Raises `StateError` where the temporary folder could not hold what a round may bring."""
     handed_on = most_coalitions(spec, job.terms.max_participants) > 0  # to the processes that evaluate
     needed = (1 + spec.remembered_rounds + handed_on) * job.terms.max_participants * spec.blob_bytes
+    if spec.masks is not None:
+        needed += spec.masks.groups * spec.model_bytes  # sums have 32 bits, too
     try:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
+from deepledger.protocol.blobs.spool import keep
 from deepledger.protocol.errors import BadInput, BadVector
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import sum_of_squares
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.unmasking import NOTHING, NotUnmaskable, Rebuilt, rebuild, unmask_sum
-from deepledger.protocol.settlement.aggregation.stack import Row
+from deepledger.protocol.settlement.aggregation.stack import Row, Vector
 from deepledger.protocol.settlement.aggregation.step import Int64s, div_half_even
 from deepledger.protocol.settlement.inputs import MaskedUpdate, Revealed
 from deepledger.protocol.settlement.judging import Judged
@@ -32,7 +33,7 @@ Int32s = npt.NDArray[np.int32]
 class MeanOfSum:
     """A weighted sum, divided by its weight, in the model's unit; rounded half to even."""
 
-    total: Int32s  # shape (d,)
+    total: Vector  # shape (d,)
     weight: int
     shift: int
 
@@ -101,7 +102,9 @@ def _rebuilt(
 def _row(
     spec: JobSpec, cohort: Cohort, rebuilt: Rebuilt, masked: Mapping[int, MaskedUpdate], *, group: Sequence[int]
 ) -> Row | Verdict:
-    """The mean of those of a group that were counted, or why there is none."""
+    """The mean of those of a group that were counted, of a sum in a file, so that memory does not grow with the number
+    of groups; or why there is none. Raises `StateError` without room.
+    """
     counted = rebuilt.counted.intersection(group)
     if not counted:
         return Verdict.TOO_FEW
@@ -113,7 +116,7 @@ def _row(
     weight = sum(cohort.member(seat).weight for seat in counted)
     if not _fits(total, spec, weight):
         return Verdict.NORM_EXCEEDED
-    mean = MeanOfSum(total, weight, spec.model.fraction_bits - spec.update.fraction_bits)
+    mean = MeanOfSum(keep(total.data, total.dtype), weight, spec.model.fraction_bits - spec.update.fraction_bits)
     return Row(group[0], cohort.member(group[0]).participant, weight, mean)
 
 
