@@ -128,8 +128,9 @@ class Play:
         accounts = [*world.accounts[2:], *(funded(world, seat) for seat in range(8, participants))][:participants]
         self.nodes = [connect_as(world.url, world.contract, each, locks=world.folder / "locks") for each in accounts]
         place = {"chain_id": self.coordinator.chain_id, "contract": self.coordinator.address, "job": self.job}
-        self.keys = [mask_key(bytes(each.key), **place) for each in accounts]
+        self.secrets = [bytes(each.key) for each in accounts]
         self.place = Place(**place)
+        self.keys: list[Any] = self.make_keys(**place)
         self.random = np.random.default_rng(3)
         self.updates: dict[int, Any] = {}
         self.letters: dict[int, bytes] = {}
@@ -141,6 +142,9 @@ class Play:
         for number in coordinators:
             hashed = terms_hash(self.see().created)
             world.ledger(number).post_bond(self.job, terms_hash=hashed, value=self.see().terms.bond)
+
+    def make_keys(self, **place: Any) -> list[Any]:
+        return [mask_key(secret, **place) for secret in self.secrets]
 
     def see(self) -> Any:
         return Follower(self.world.reader(), self.job).job

@@ -85,11 +85,16 @@ class Killed(BaseException):
     """Nothing may catch this, as nothing catches SIGKILL."""
 
 
+def mask_secret(number):
+    return bytes([number]) * 32
+
+
 def node(world, job, number, make_update=make_update, **options):
     run = partial(
         participate, world.ledger(2 + number), world.store, job,
         tasks=[world.task], data=world.shards[number], folder=world.folder / "nodes",
         make_update=make_update, secret=bytes(world.accounts[2 + number].key),
+        mask_secret=lambda: mask_secret(number),
     )  # fmt: skip
     return Actor(run, **options).start()
 

@@ -37,6 +37,45 @@ def test_a_key_is_imported_however_it_is_written(folder: Path, text: str) -> Non
     assert entry.address == Account.from_key(KEY).address
 
 
+def test_a_file_holds_a_mask_secret_of_its_own_which_a_backup_keeps(folder: Path) -> None:
+    entry = keystore.create(folder, "ann", PASSWORD, iterations=FAST)
+    assert keystore.has_mask_secret(folder, "ann")
+    secret = keystore.mask_secret(folder, "ann", PASSWORD)
+    assert len(secret) == 32
+    assert secret == keystore.mask_secret(folder, entry.address, PASSWORD)
+    assert secret != bytes(keystore.unlock(folder, "ann", PASSWORD).key), "which a quantum computer has"
+    keystore.import_key(folder, "copy", entry.path.read_text(), PASSWORD, iterations=FAST)
+    assert keystore.mask_secret(folder, "copy", PASSWORD) == secret
+    keystore.import_key(folder, "other", KEY, PASSWORD, iterations=FAST)
+    assert keystore.mask_secret(folder, "other", PASSWORD) != secret
+    with pytest.raises(BadKey, match="wrong password for the mask secret"):
+        keystore.mask_secret(folder, "ann", "wrong")
+
+
+def test_a_file_of_another_program_gets_a_mask_secret_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder.mkdir()
+    path = folder / "ann.json"
+    path.write_text(json.dumps(Account.encrypt(KEY, PASSWORD, kdf="scrypt", iterations=FAST)))
+    assert not keystore.has_mask_secret(folder, "ann")
+    with pytest.raises(BadKey, match="wrong password"):
+        keystore.mask_secret(folder, "ann", "wrong", iterations=FAST)
+    assert not keystore.has_mask_secret(folder, "ann")
+    secret = keystore.mask_secret(folder, "ann", PASSWORD, iterations=FAST)
+    assert "make a new backup" in caplog.text
+    assert keystore.mask_secret(folder, "ann", PASSWORD, iterations=FAST) == secret
+    assert keystore.unlock(folder, "ann", PASSWORD).key.hex().removeprefix("0x") == KEY
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert secret.hex() not in path.read_text() + caplog.text
+
+
+@pytest.mark.parametrize("damaged", [5, {}, {"crypto": {"kdf": "scrypt"}}])
+def test_a_damaged_mask_secret_is_said_and_not_made_anew(folder: Path, damaged: object) -> None:
+    entry = keystore.create(folder, "ann", PASSWORD, iterations=FAST)
+    entry.path.write_text(json.dumps(json.loads(entry.path.read_text()) | {"mask_secret": damaged}))
+    with pytest.raises(BadKey, match="damaged"):
+        keystore.mask_secret(folder, "ann", PASSWORD, iterations=FAST)
+
+
 def test_a_keystore_file_of_another_program_is_imported(folder: Path) -> None:
     document = json.dumps(Account.encrypt(KEY, PASSWORD, kdf="pbkdf2", iterations=FAST))
     keystore.import_key(folder, "ann", document, PASSWORD, iterations=FAST)

@@ -14,6 +14,7 @@ import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind, Unsigned
+from deepledger.auditor.key_blobs import wrong_key_blobs
 from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
 from deepledger.auditor.rounds import audit_round
 from deepledger.auditor.rules import Rules
@@ -95,6 +96,7 @@ def audit(
         model = _first_model(state, spec, counted, findings)
         notes += [f"the job takes nearly any result for right: {each}" for each in spec.loose]
         notes += _first_of_task(bench, model)
+        notes += wrong_key_blobs(events, spec, store)
         read = opener(spec, chain_id=reader.chain_id, contract=reader.address, job=job, secret=secret)
         with _evaluating(bench, workers) as evaluator:
             for number, over in enumerate(state.history):

@@ -16,7 +16,7 @@ from deepledger.protocol.errors import BadInput
 if TYPE_CHECKING:
     from deepledger.protocol.local.keystore import Entry
 
-MAX_KEY_BYTES = 1024
+MAX_KEY_BYTES = 4096  # a keystore file with a mask secret has about 1000
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What you call it: letters, digits, '-', '_' and '.'.")]
 

@@ -34,6 +34,11 @@ PRIVACY = {
     "sealed": "sealed: every update is published encrypted, and only {readers} can read it, for ever; everybody else "
     "sees what is made of all of them: the model after every round, results and pay",
 }
+MASK_KEYS = {
+    "x25519": "X25519: who keeps what is published, and has a quantum computer one day, can then read single updates",
+    "x25519+mlkem768": "X25519 and ML-KEM-768 together: single updates stay secret while either of the two does; from "
+    "a mask secret in the account's file, of which you need a backup",
+}
 
 
 def of_spec(spec: JobSpec) -> dict[str, object]:
@@ -53,6 +58,7 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         **({"beware": "; ".join(spec.loose)} if spec.loose else {}),
         "sample limit": f"{spec.max_samples:,}: who declares more weighs and earns as this",
         "privacy": of_privacy(spec),
+        **({"mask keys": MASK_KEYS[spec.masks.keys]} if spec.masks else {}),
     }
 
 

@@ -15,7 +15,7 @@ import typer
 
 from deepledger.cli import show
 from deepledger.cli.commands import command
-from deepledger.cli.options import Chain, Json, Signer, Store, TaskPlaces, places
+from deepledger.cli.options import Chain, Home, Json, Signer, Store, TaskPlaces, places
 from deepledger.protocol.errors import BlobCorrupt, DeepledgerError, InsufficientFunds, StateError
 from deepledger.protocol.types import Address, JobId, Seconds
 
@@ -105,6 +105,8 @@ def _checks(
             yield _tried("deposit", lambda: (_deposit(reader, JobId(number), account), None))[0]
     if spec is not None:
         yield _tried("room for an update", lambda: (_update(store, spec.update_bytes), None))[0]
+        if spec.masks is not None:
+            yield _tried("mask keys", lambda: (_mask_keys(spec, signer), None))[0]
         yield _tried("task source", lambda: (_task(spec, task + places(tasks)), None))[0]
         if data is not None:
             yield _tried("data", lambda: (_data(spec, task + places(tasks), data, store), None))[0]
@@ -218,6 +220,16 @@ def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, JobSpec]:
     fetch_model(blobs, job.model_digest, spec)
     at = f"round {job.round} of {job.terms.rounds}, {show.phase_of(follower.phase(), masked=job.terms.masked)}"
     return f"{spec.name}, {at}, {len(job.participants)} seated; spec and current model are there", spec
+
+
+def _mask_keys(spec: JobSpec, signer: Signer) -> str:
+    from deepledger.protocol.local.keystore import has_mask_secret
+
+    if spec.masks is None or not spec.masks.hybrid:
+        return "X25519, from the account's own key"
+    if not has_mask_secret(Home(signer.home).accounts, signer.name):
+        return "X25519 and ML-KEM-768, from a mask secret that `join` adds to the account's file: back it up after that"
+    return "X25519 and ML-KEM-768, from the mask secret in the account's file: have a backup of it"
 
 
 def _task(spec: JobSpec, searched: list[Path]) -> str:

@@ -68,7 +68,8 @@ def join(
 
     reader, blobs = chain.reader(reporting.say), store.open()
     follower = Follower(reader, JobId(job))
-    found, account = follower.job, signer.unlock()
+    word = signer.password()
+    found, account = follower.job, signer.unlock(word)
     ledger = chain.ledger_of(account, signer, tell=reporting.say)
     searched = ([task] if task else []) + places(tasks)
     first = must_reveal(found, ledger.account, follower.now())
@@ -108,6 +109,7 @@ def join(
             folder=signer.folder / "jobs",
             agreed=terms_hash(found.created),
             secret=bytes(account.key),
+            mask_secret=lambda: signer.mask_secret(word),
             observe=observe,
             stop=stop,
         )

@@ -201,12 +201,25 @@ class Account:
     def folder(self) -> Path:
         return self.home.expanduser()
 
-    def unlock(self) -> LocalAccount:
+    @property
+    def name(self) -> str:
+        return self.account or _only_account(Home(self.home).accounts)
+
+    def password(self) -> str:
+        """As it is given, or asked for."""
+        return password(self.password_file, what=f"Password of {self.name}")
+
+    def unlock(self, word: str | None = None) -> LocalAccount:
+        """With its password, which is asked for where it is not given."""
         from deepledger.protocol.local.keystore import unlock
 
-        accounts = Home(self.home).accounts
-        name = self.account or _only_account(accounts)
-        return unlock(accounts, name, password(self.password_file, what=f"Password of {name}"))
+        return unlock(Home(self.home).accounts, self.name, self.password() if word is None else word)
+
+    def mask_secret(self, word: str) -> bytes:
+        """What hybrid mask keys follow from, with the account's password; made where its file has none."""
+        from deepledger.protocol.local.keystore import mask_secret
+
+        return mask_secret(Home(self.home).accounts, self.name, word)
 
 
 @dataclass(frozen=True, slots=True)

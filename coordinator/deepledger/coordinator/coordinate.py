@@ -15,6 +15,7 @@ from pathlib import Path
 
 from deepledger.coordinator import decision, notices
 from deepledger.coordinator.counting import countable, expect
+from deepledger.coordinator.key_blobs import KeyBlobs
 from deepledger.coordinator.readiness import Readiness, get_key, get_ready, open_updates
 from deepledger.coordinator.risks import Pace, Took
 from deepledger.coordinator.settling import Prepared, post, prepare
@@ -74,6 +75,7 @@ class _Coordinator:
     prepared: Prepared | None = None
     doubting: bool = False  # the contract refused again what the trail says is allowed
     verifier: Verifier | None = None
+    keys: KeyBlobs | None = None  # of a job with hybrid mask keys
     verifying: tuple[int, int] | None = None  # round and attempt
     shown: Waiting | None = None
     looked: tuple[RoundNumber, decision.Trust] = (RoundNumber(0), decision.Trust.UNKNOWN)  # after so many rounds
@@ -104,6 +106,9 @@ class _Coordinator:
         if self.verifier is not None:
             self.verifier.close()
             self.verifier = None
+        if self.keys is not None:
+            self.keys.close()
+            self.keys = None
 
     def warn(self, message: str) -> None:
         self.observe(Warned(job=self.follower.job.job, message=message))
@@ -385,7 +390,12 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
 def _prefetch(self: _Coordinator) -> None:
     """Begin to verify what has been revealed so far, and to fetch what will be remembered of earlier rounds."""
     job, attempt, me = self.follower.job, self.follower.job.attempt, self.ledger.account
-    if attempt is None or not (decision.serves(job, me) or decision.stands_by(job, me)):
+    if not (decision.serves(job, me) or decision.stands_by(job, me)):
+        return
+    if self.ready is not None and (masks := self.bench.spec.masks) is not None and masks.hybrid:
+        self.keys = self.keys or KeyBlobs(self.store, warn=self.warn)
+        self.keys.keep(job.participants.values())
+    if attempt is None:
         return
     verifier = _verifier(self, attempt)
     if job.terms.masked:

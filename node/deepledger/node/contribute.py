@@ -15,6 +15,7 @@ from typing_extensions import Buffer
 
 from deepledger.node.decision import missed
 from deepledger.node.journal import Journal, Record
+from deepledger.node.linking import Links
 from deepledger.node.notices import CommittedUpdate, Prepared, RevealedUpdate, Trained, UnmaskedRound
 from deepledger.node.training import (
     MakeUpdate,
@@ -53,6 +54,7 @@ from deepledger.protocol.privacy.ecies import KEY_BYTES
 from deepledger.protocol.privacy.mask_keys import MaskKey
 from deepledger.protocol.privacy.masked_updates import BadLetters, Letters, letters_bytes, mask_update, parse_letters
 from deepledger.protocol.privacy.opening import published
+from deepledger.protocol.privacy.pairs import may_lack
 from deepledger.protocol.privacy.unmasking import NOTHING, release
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned
 from deepledger.protocol.settlement.inputs import NO_ROOT, Place, cohort_in, masked_contributions
@@ -75,7 +77,8 @@ class Node:
     settled: int  # rounds already reported
     starved: int  # attempts that were given up, already reported
     agreed: bytes  # the hash of the terms to join under
-    mask_key: MaskKey | None  # of a masked job
+    mask_key: MaskKey | None  # of a masked job with X25519 keys
+    links: Links | None = None  # of one with hybrid keys
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
     unpublished: bool = False
@@ -122,6 +125,7 @@ def commit(node: Node, attempt: Attempt) -> None:
         except StoreUnreachable as error:
             raise StoreUnreachable(f"{error}. Nothing is committed to until the store takes updates") from error
         node.unstored = None
+    _check_linked(node, attempt)
     record = node.journal.read(attempt.round, attempt.attempt, _basis(node, attempt)) or _train(node, attempt)
     node.follower.update()
     check_alone(node)
@@ -254,13 +258,35 @@ def _basis(node: Node, attempt: Attempt) -> Digest:
     return digest_of(model + cohort_in(attempt, node.spec, node.place).binding)
 
 
+def _mask_key(node: Node, cohort: Cohort) -> MaskKey:
+    if node.links is None:
+        assert node.mask_key is not None  # noqa: S101 (the job is masked)
+        return node.mask_key
+    seat = node.follower.job.participants[node.ledger.account].seat
+    return node.links.key(cohort, seat)[0]
+
+
+def _check_linked(node: Node, attempt: Attempt) -> None:
+    """Raises `BlobMissing` while too few masks would hide an update for it to be counted."""
+    if node.links is None:
+        return
+    cohort, seat = cohort_in(attempt, node.spec, node.place), node.follower.job.participants[node.ledger.account].seat
+    awaited = {each.seat for each in attempt.cohort if each.address in attempt.awaited}
+    _, why = node.links.key(cohort, seat)
+    lacking = {other: said for other, said in why.items() if other in awaited}
+    near = lacking.keys() & set(cohort.neighbours(seat))
+    if len(near) > may_lack(cohort, seat, awaited) or len(lacking) > cohort.tolerated:
+        raise BlobMissing(
+            f"nothing is committed to in round {attempt.round}: too little would hide an update, without a mask in "
+            f"common with {'; '.join(lacking.values())}"
+        )
+
+
 def _masked_record(node: Node, attempt: Attempt, update: memoryview, residual: Floats) -> Record:
     """What is committed to and published at once, because nobody can read it."""
-    job, key = node.follower.job, node.mask_key
-    assert key is not None  # noqa: S101 (the job is masked)
-    seat = job.participants[node.ledger.account].seat
+    seat = node.follower.job.participants[node.ledger.account].seat
     cohort = cohort_in(attempt, node.spec, node.place)
-    masked = mask_update(cohort, seat, as_update(update, node.spec), key=key)
+    masked = mask_update(cohort, seat, as_update(update, node.spec), key=_mask_key(node, cohort))
     digest = digest_of(masked.letters)
     return Record(
         round=attempt.round,
@@ -278,9 +304,8 @@ def _masked_record(node: Node, attempt: Attempt, update: memoryview, residual: F
 
 def unmask(node: Node, attempt: Attempt) -> None:
     """Release what this account holds of the masks of all that are counted, once and for all."""
-    record, job, key = _own_record(node, attempt), node.follower.job, node.mask_key
-    counted = attempt.counted
-    assert key is not None and counted is not None  # noqa: S101, PT018 (it is time to unmask)
+    record, job, counted = _own_record(node, attempt), node.follower.job, attempt.counted
+    assert counted is not None  # noqa: S101 (it is time to unmask)
     if counted.counted.bit_count() < attempt.least:
         raise StateError(f"the count of round {attempt.round} is too small to hide anybody; nothing is released")
     cohort, seat = cohort_in(attempt, node.spec, node.place), job.participants[node.ledger.account].seat
@@ -289,7 +314,7 @@ def unmask(node: Node, attempt: Attempt) -> None:
     def make() -> bytes:
         letters = _letters(node, attempt, record, cohort, seats)
         try:
-            return release(cohort, seat, seats, letters, key=key)
+            return release(cohort, seat, seats, letters, key=_mask_key(node, cohort))
         except BadInput as error:
             node.warn(f"{error}. Of the count of round {attempt.round}, nothing is released")
             return NOTHING

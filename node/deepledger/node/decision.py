@@ -16,6 +16,7 @@ TURN = Seconds(2)
 class Step(Enum):
     PREPARE = auto()  # load task and data, which nothing needs but training: what is committed to is opened first
     JOIN = auto()
+    LEAVE = auto()  # to join again
     COMMIT = auto()  # train if there is no update yet, then commit to it
     PUBLISH = auto()  # put the revealed update into the blob store again
     REVEAL = auto()
@@ -25,9 +26,19 @@ class Step(Enum):
     WAIT = auto()
 
 
-def next_step(job: Job, me: Address, now: Seconds, *, prepared: bool, unpublished: bool, spared: bool = False) -> Step:
+def next_step(
+    job: Job,
+    me: Address,
+    now: Seconds,
+    *,
+    prepared: bool,
+    unpublished: bool,
+    spared: bool = False,
+    raced: bool = False,
+) -> Step:
     """`prepared`: task and data are loaded; `unpublished`: the update this node has revealed in the open round is not
-    in the store yet; `spared`: it commits to nothing in the open attempt.
+    in the store yet; `spared`: it commits to nothing in the open attempt; `raced`: it took its seat without mask keys
+    for all who sat before.
     """
     phase = phase_at(job, now)
     attempt = job.attempt
@@ -45,6 +56,8 @@ def next_step(job: Job, me: Address, now: Seconds, *, prepared: bool, unpublishe
         return Step.PUBLISH
     if not prepared and job.disclosure_end is None:
         return Step.PREPARE
+    if raced and job.disclosure_end is None and (attempt is None or not attempt.has_committed(me)):
+        return Step.LEAVE
     if phase is Phase.COMMITTING and attempt is not None and not attempt.has_committed(me):
         return Step.WAIT if spared or not may_commit(job, attempt, me) else Step.COMMIT
     if phase is Phase.STARVED and attempt is not None and now >= starved_since(attempt) + _turn(job, me):

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.errors import StateError
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.formats.spec import JobSpec
@@ -114,6 +115,29 @@ class Journal:
         except OSError as error:
             raise StateError(f"cannot keep {path}: {error.strerror}. Nothing was released; make room.") from None
         return blob
+
+    def keep_keys(self, word: Digest, blob: bytes) -> None:
+        """On disk before anybody knows the word. Raises `StateError`."""
+        path = self._keys(word)
+        try:
+            part = path.with_name(f"{path.name}.part")
+            part.unlink(missing_ok=True)
+            _write_synced(part, memoryview(blob))
+            part.rename(path)
+            _sync(self.folder)
+        except OSError as error:
+            raise StateError(f"cannot keep {path}: {error.strerror}. Nothing was staked; make room.") from None
+
+    def keys(self, word: Digest) -> bytes | None:
+        """The key blob with this digest, if it is here."""
+        try:
+            blob = self._keys(word).read_bytes()
+        except OSError:
+            return None
+        return blob if digest_of(blob) == word else None
+
+    def _keys(self, word: Digest) -> Path:
+        return self.folder / f"keys-{word.hex()[:16]}"
 
     def read(self, round: RoundNumber, attempt: int, model: Digest) -> Record | None:
         """The record of an attempt to improve `model`, if there is one. Raises `StateError` if it was damaged."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from deepledger.node import contribute
 from deepledger.node.contribute import Node
-from deepledger.node.decision import Step, must_reveal, next_step
+from deepledger.node.decision import TURN, Step, must_reveal, next_step
 from deepledger.node.journal import Journal
+from deepledger.node.linking import Links
 from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, RoundStarved, TookSeat, Withdrawn
 from deepledger.node.training import MakeUpdate, make_update
 from deepledger.protocol.blobs.store import BlobStore
@@ -31,6 +32,7 @@ from deepledger.protocol.errors import (
     InsufficientFunds,
     LedgerRejected,
     StateError,
+    StoreUnreachable,
 )
 from deepledger.protocol.formats.admission import admission_proof
 from deepledger.protocol.formats.commitment import Slot
@@ -40,6 +42,7 @@ from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import check_keys, fetch_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.state import SettledRound
+from deepledger.protocol.privacy.hybrid_keys import HybridSecret, hybrid_secret
 from deepledger.protocol.privacy.mask_keys import MaskKey, mask_key
 from deepledger.protocol.roles.notices import Notice, Warned, waiting
 from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
@@ -67,6 +70,7 @@ def participate(
     stop: threading.Event,
     agreed: bytes | None = None,
     secret: bytes | None = None,
+    mask_secret: Callable[[], bytes] | None = None,
     make_update: MakeUpdate = make_update,
 ) -> None:
     """Take part in a job until it is over or `stop` is set; then stake and earnings are withdrawn.
@@ -75,7 +79,8 @@ def participate(
     and, after a restart, only once all that was committed to is revealed. Records are kept below `folder`. `samples` is
     what is declared on joining, by default all that `data` holds. `agreed` is the hash of the terms that the operator
     saw, see `abi.terms_hash`, by default of those that the chain has now: no other job is joined under this number.
-    `secret` is the account's secret key, from which that of a masked job's masks is derived.
+    `secret` is the account's secret key, from which that of a masked job's masks is derived; `mask_secret` gets the
+    32 bytes from which they are where the job asks for hybrid keys.
     `make_update` is for experiments: what an update is made by, instead of by training as the job asks.
     Raises every `DeepledgerError` that does not pass by itself; nothing is lost and the call can be repeated. Any other
     exception is a fault: while something is to be revealed, the node goes on after it.
@@ -90,6 +95,7 @@ def participate(
     except Stopped:
         return
     masks = _mask_key(follower, spec, ledger, secret)
+    hybrid = _hybrid_secret(follower, spec, ledger, mask_secret)
     slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
     journal = Journal(folder, slot, spec, spec_digest=follower.job.terms.spec_digest)
     with journal.held():
@@ -109,8 +115,11 @@ def participate(
             unpublished=_has_revealed(follower, ledger),  # before it was killed, perhaps
             agreed=agreed or terms_hash(follower.job.created),
             mask_key=masks,
+            links=None if hybrid is None else Links(hybrid, store, journal, warn),
             make_update=make_update,
         )
+        if node.links is not None and node.was_seated:  # said before anything is done with it
+            _look_for_keys(node, node.links)
         node.lost = contribute.unexplained(node)
         if node.lost is not None:
             node.warn(
@@ -122,7 +131,7 @@ def participate(
 
 def _mask_key(follower: Follower, spec: JobSpec, ledger: Ledger, secret: bytes | None) -> MaskKey | None:
     """This account's key in a masked job. Raises `BadInput` where it is not the one that it joined with."""
-    if spec.masks is None:
+    if spec.masks is None or spec.masks.hybrid:
         return None
     if secret is None:
         raise BadInput("updates of this job are masked, with a key that is derived from the account's secret key")
@@ -134,6 +143,37 @@ def _mask_key(follower: Follower, spec: JobSpec, ledger: Ledger, secret: bytes |
             "secret key: another program took the seat. Give it up with `deepledger leave`, and join again"
         )
     return key
+
+
+def _hybrid_secret(
+    follower: Follower, spec: JobSpec, ledger: Ledger, mask_secret: Callable[[], bytes] | None
+) -> HybridSecret | None:
+    if spec.masks is None or not spec.masks.hybrid:
+        return None
+    if mask_secret is None:
+        raise BadInput("mask keys of this job are hybrid: they are derived from a mask secret in the account's file")
+    return hybrid_secret(
+        mask_secret(),
+        chain_id=ledger.chain_id,
+        contract=ledger.address,
+        job=follower.job.job,
+        owner=ledger.account,
+    )
+
+
+def _look_for_keys(node: Node, links: Links) -> None:
+    """Raises `BadInput` where the keys that it joined with are lost; not while something is to be revealed, of which it
+    can then show nothing.
+    """
+    job, account = node.follower.job, node.ledger.account
+    try:
+        links.own(job.participants[account].key)
+    except StoreUnreachable:
+        pass  # looked at again with every step
+    except BadInput as error:
+        if not must_reveal(job, account, node.follower.now()):
+            raise
+        node.warn(str(error))
 
 
 def _run(node: Node, stop: threading.Event) -> None:
@@ -154,6 +194,7 @@ def _run(node: Node, stop: threading.Event) -> None:
                 prepared=node.trainer is not None,
                 unpublished=node.unpublished,
                 spared=_is_spared(node),
+                raced=_has_raced(node),
             )
             if step is Step.FINISH:
                 _finish(node)
@@ -197,6 +238,13 @@ def _is_spared(node: Node) -> bool:
     return now is not None and spared is not None and (now.round, now.attempt) == (spared.round, spared.attempt)
 
 
+def _has_raced(node: Node) -> bool:
+    job, links, me = node.follower.job, node.links, node.follower.job.participants.get(node.ledger.account)
+    if links is None or me is None or must_reveal(job, me.address, node.follower.now()):
+        return False
+    return links.raced(job, me)
+
+
 def _has_revealed(follower: Follower, ledger: Ledger) -> bool:
     attempt = follower.job.attempt
     return attempt is not None and attempt.has_revealed(ledger.account)
@@ -221,12 +269,15 @@ def _act(node: Node, step: Step) -> None:
                 "missed round costs."
             )
         check_keys(node.spec, job.created.coordinators)
+        key = _key_to_join_with(node)
+        if key is None:
+            return
         receipt = ledger.join(
             job.job,
             node.samples or node.trainer.samples,
             terms_hash=node.agreed,
             proof=admission_proof(node.spec.admitted, ledger.account),
-            key=bytes(32) if node.mask_key is None else node.mask_key.word,
+            key=key,
             value=job.terms.stake,
         )
         node.follower.reach(receipt)
@@ -236,6 +287,11 @@ def _act(node: Node, step: Step) -> None:
             return
         node.was_seated = True
         node.observe(TookSeat(job=node.job, seat=me.seat, stake=job.terms.stake, receipt=receipt))
+    elif step is Step.LEAVE and node.links is not None:
+        if node.links.is_my_turn():
+            _join_again(node)
+        else:
+            node.follower.update(timeout=node.follower.patience(TURN))
     elif step is Step.COMMIT and attempt is not None:
         contribute.commit(node, attempt)
     elif step is Step.REVEAL and attempt is not None:
@@ -246,6 +302,27 @@ def _act(node: Node, step: Step) -> None:
         _poked(node, "restarted a starved round", ledger.restart_round(job.job))
     elif step is Step.REPLACE:
         _poked(node, "replaced a silent coordinator", ledger.replace_coordinator(job.job))
+
+
+def _key_to_join_with(node: Node) -> bytes | None:
+    """The word for the chain; None where somebody has joined meanwhile whom a key blob would know nothing of."""
+    if node.links is None:
+        return bytes(32) if node.mask_key is None else node.mask_key.word
+    word = node.links.published(node.follower.job)
+    node.follower.update(timeout=0)
+    there = {each.key for each in node.follower.job.participants.values()}
+    return word if there <= node.links.asked else None
+
+
+def _join_again(node: Node) -> None:
+    """Give the seat up, with the stake in hand for the next."""
+    node.warn(
+        "Another participant took its seat just before this node took its own, so that the two have no mask in common: "
+        "this one gives its seat up and joins again."
+    )
+    node.follower.reach(node.ledger.leave(node.job))
+    node.was_seated = False
+    node.follower.reach(node.ledger.withdraw(node.job))
 
 
 def _poked(node: Node, what: str, receipt: Receipt) -> None:

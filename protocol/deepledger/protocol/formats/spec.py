@@ -138,15 +138,21 @@ class Validation(Part):
 
 class Masks(Part):
     """How updates are hidden in their sum. Declared samples weigh as integers of at most `weight_bits` bits (0: all
-    weigh alike): every bit of their sum is one more bit for each coordinate of a masked update.
+    weigh alike): every bit of their sum is one more bit for each coordinate of a masked update. `keys` are those of
+    `privacy.mask_keys`, or of `privacy.hybrid_keys`, which a quantum computer does not break.
 
     With `groups`, every attempt deals its participants into so many by chance, each of which has a sum of its own, over
     which the job's rule works. The sum of a group is made where two thirds of it, and no fewer than `least`, count.
     """
 
     weight_bits: Annotated[int, Field(ge=0, le=8)] = 4
+    keys: Literal["x25519", "x25519+mlkem768"] = "x25519"
     groups: Annotated[int, Field(ge=1, le=MOST_GROUPS)] = 1
     least: Annotated[int, Field(ge=LEAST_MASKED, le=MAX_SEATS)] = LEAST_MASKED
+
+    @property
+    def hybrid(self) -> bool:
+        return self.keys != "x25519"
 
     @property
     def fewest(self) -> int:

@@ -1,4 +1,8 @@
-"""Accounts in encrypted keystore files (Web3 Secret Storage, scrypt). Keys and passwords are never shown or logged."""
+"""Accounts in encrypted keystore files (Web3 Secret Storage, scrypt). Keys and passwords are never shown or logged.
+
+A file also holds a *mask secret*, 32 random bytes from which hybrid mask keys follow (`privacy/hybrid_keys.py`), in a
+field that other programs pass over: a backup of the file is one of both.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,26 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from deepledger.protocol.errors import BadKey, StateError
+from deepledger.protocol.local.locks import held
 from deepledger.protocol.types import Address
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
+_MASKS = "mask_secret"  # the field: encrypted as the key is
 _MOST_BYTES = 1 << 16
 _MOST_SCRYPT_BLOCKS = 1 << 23  # n × r; each takes 128 bytes of memory
 _MOST_SCRYPT_WORK = 1 << 24  # n × r × p; geth and eth_account ask for 2^21, which takes about a second
 _MOST_HASHES = 10**7  # of PBKDF2: one a step for each 32 bytes of key
+
+_PATIENCE = 10.0  # seconds
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +67,9 @@ def import_key(folder: Path, name: str, key: str, password: str, *, iterations: 
 
     if key.lstrip().startswith("{"):
         document = _parsed(key.encode(), what="what was given")
-        return _store(folder, name, _decrypted(document, password, what="the keystore file"), password, iterations)
+        kept = {_MASKS: document[_MASKS]} if _MASKS in document else {}
+        opened = _decrypted(document, password, what="the keystore file")
+        return _store(folder, name, opened, password, iterations, more=kept)
     try:
         account = Account.from_key(key.strip())
     except Exception:
@@ -89,6 +100,31 @@ def unlock(folder: Path, account: str, password: str) -> LocalAccount:
     return unlocked
 
 
+def has_mask_secret(folder: Path, account: str) -> bool:
+    """Raises `BadKey` for an unknown account."""
+    return _MASKS in _read(find(folder, account).path)
+
+
+def mask_secret(folder: Path, account: str, password: str, *, iterations: int | None = None) -> bytes:
+    """The 32 bytes, by the account's name or address; made now where its file has none, as those of other programs.
+
+    Raises `BadKey` for an unknown account and a wrong password, `StateError` if the file cannot be written.
+    """
+    entry = find(folder, account)
+    what = f"account {entry.name} ({entry.address})"
+    with held(folder / ".lock", busy=f"another program writes to {folder}; try again", timeout=_PATIENCE):
+        document = _read(entry.path)
+        if _MASKS not in document:
+            _decrypted(document, password, what=what)  # one password for both
+            document[_MASKS] = _encrypted_secret(password, iterations)
+            _write(entry.path, document, replace=True)
+            _log.warning("%s holds a mask secret from now on: make a new backup of it", entry.path)
+    sealed = document[_MASKS]
+    if not isinstance(sealed, dict):
+        raise BadKey(f"the mask secret in {entry.path} is damaged: restore the file from a backup")
+    return _decrypted(sealed, password, what=f"the mask secret of {what}")
+
+
 def find(folder: Path, account: str) -> Entry:
     entries = listing(folder)
     found = [entry for entry in entries if account == entry.name or account.lower() == entry.address.lower()]
@@ -117,12 +153,35 @@ def read_password(*, file: Path | None, value: str | None, prompt: Callable[[], 
     return prompt()
 
 
-def _store(folder: Path, name: str, key: bytes, password: str, iterations: int | None) -> Entry:
+def _store(
+    folder: Path,
+    name: str,
+    key: bytes,
+    password: str,
+    iterations: int | None,
+    *,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Entry:
     from eth_account import Account
 
     check_free(folder, name)
     path = folder / f"{name}.json"
     document: dict[str, Any] = dict(Account.encrypt(key, password, kdf="scrypt", iterations=iterations))
+    document |= more or {_MASKS: _encrypted_secret(password, iterations)}
+    _write(path, document)
+    return Entry(name, _address(document), path)
+
+
+def _encrypted_secret(password: str, iterations: int | None) -> dict[str, Any]:
+    """Of a new one. No address: it is no account's."""
+    from eth_account import Account
+
+    sealed = dict(Account.encrypt(Account.create().key, password, kdf="scrypt", iterations=iterations))
+    return {name: value for name, value in sealed.items() if name != "address"}
+
+
+def _write(path: Path, document: dict[str, Any], *, replace: bool = False) -> None:
+    folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor, part = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")  # readable by us only
@@ -131,9 +190,12 @@ def _store(folder: Path, name: str, key: bytes, password: str, iterations: int |
                 json.dump(document, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(part, path)  # fails rather than overwrite
+            if replace:
+                Path(part).replace(path)
+            else:
+                os.link(part, path)  # fails rather than overwrite
         finally:
-            Path(part).unlink()
+            Path(part).unlink(missing_ok=True)
         directory = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -141,7 +203,6 @@ def _store(folder: Path, name: str, key: bytes, password: str, iterations: int |
             os.close(directory)
     except OSError as error:
         raise StateError(f"cannot write {path}: {error.strerror}") from None
-    return Entry(name, _address(document), path)
 
 
 def _read(path: Path) -> dict[str, Any]:

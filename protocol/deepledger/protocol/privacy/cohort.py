@@ -228,11 +228,14 @@ def cohort_of(
     drawn_from: bytes = b"",
     most_groups: int = 1,
     least: int = 2,
+    digests: bool = False,
 ) -> Cohort:
     """As `Cohort`, of those members whose key is one: with the others nobody can share a secret, and everybody sees who
-    they are. They are not to be counted. Nothing is bound to a block from which nothing is drawn: chains take it back.
+    they are. They are not to be counted. `digests`: keys are those of key blobs, and not everybody may have the same
+    blobs; who shares a secret with whom is then seen from letters only. Nothing is bound to a block from which nothing
+    is drawn: chains take it back.
     """
-    usable = sorted((member for member in members if is_usable(member.key)), key=lambda member: member.seat)
+    usable = sorted((member for member in members if digests or is_usable(member.key)), key=lambda member: member.seat)
     drawn_from = drawn_from if is_drawn(len(usable), most_groups) else b""
     return Cohort(context, tuple(usable), update_bits, drawn_from, most_groups, least)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from deepledger.protocol.errors import BadInput
+from deepledger.protocol.formats.spec import threshold
 from deepledger.protocol.privacy.cohort import HOLDERS, Cohort
 from deepledger.protocol.privacy.masked_updates import Letters
 
@@ -34,7 +35,8 @@ def apart_in(cohort: Cohort, counted: Collection[int], letters: Mapping[int, Let
 
 
 def may_lack(cohort: Cohort, seat: int, counted: Collection[int]) -> int:
-    """How many masks with others of `counted` a member may lack: ⌊(k − c) / 2⌋ of k, where c may be hostile.
+    """How many masks with others that are summed, `counted`, a member may lack: ⌊(k − c) / 2⌋ of k, where c may be
+    hostile.
 
     Where the k + 1 − c that are left without those fall apart, one part has at most half of them, and everybody in it
     lacks all others, (k + 1 − c) / 2 at least. Nor may a member lack so many that fewer holders than a threshold are
@@ -46,29 +48,43 @@ def may_lack(cohort: Cohort, seat: int, counted: Collection[int]) -> int:
     return max(0, min((others - cohort.tolerated) // 2, len(counted) - cohort.threshold))
 
 
+def may_lack_of(members: int) -> int:
+    """As `may_lack`, where so many members are neighbours of each other, and all are counted."""
+    tolerated = members - threshold(members)
+    return max(0, min((members - 1 - tolerated) // 2, tolerated))
+
+
 def sound(cohort: Cohort, seats: Collection[int], letters: Mapping[int, Letters]) -> frozenset[int]:
     """Those of `seats`, all with letters, that can be counted together: whoever lacks most masks is left out, of
-    several the highest seat, until nobody lacks too many.
+    several the highest seat, until nobody lacks too many of whose group there is a sum.
     """
     kept, apart = set(seats), apart_in(cohort, seats, letters)
-    while kept:
-        lacking = dict.fromkeys(kept, 0)
+    while summed := _summed(cohort, kept):
+        lacking = dict.fromkeys(summed, 0)
         for one, other in apart:
-            if one in kept and other in kept:
+            if one in summed and other in summed:
                 lacking[one] += 1
-        if all(lacks <= may_lack(cohort, seat, kept) for seat, lacks in lacking.items()):
+        if all(lacks <= may_lack(cohort, seat, summed) for seat, lacks in lacking.items()):
             break
-        kept.remove(max(kept, key=lambda seat: (lacking[seat], seat)))
+        kept.remove(max(summed, key=lambda seat: (lacking[seat], seat)))
     return frozenset(kept)
+
+
+def _summed(cohort: Cohort, counted: Collection[int]) -> frozenset[int]:
+    try:
+        return cohort.summed(counted)
+    except BadInput:
+        return frozenset()  # a count of which nothing is unmasked
 
 
 def check_sound(
     cohort: Cohort, counted: Collection[int], letters: Mapping[int, Letters], *, doubting: bool = False
 ) -> Apart:
-    """The pairs that are apart. Raises `BadInput` where somebody lacks more masks than it may.
+    """The pairs of those in sums that are apart. Raises `BadInput` where somebody lacks more masks than it may.
 
     `doubting`: whose letters are not there may be apart from everybody.
     """
+    counted = _summed(cohort, counted)
     apart = apart_in(cohort, counted, letters)
     unread = set(counted) - letters.keys() if doubting else set()
     for seat in sorted(set(counted) & letters.keys()):

@@ -112,6 +112,7 @@ def cohort_in(attempt: Attempt, spec: JobSpec, place: Place) -> Cohort:
             Member(seat.seat, seat.address, seat.key, weight)
             for seat, weight in zip(attempt.cohort, weights(samples, masks.weight_bits), strict=True)
         ),
+        digests=masks.hybrid,
         context=MaskContext(place.chain_id, place.contract, place.job, attempt.round, attempt.attempt),
         update_bits=spec.update.bits,
         drawn_from=bytes.fromhex(attempt.opened_in.removeprefix("0x")),

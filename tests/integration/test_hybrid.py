@@ -1,0 +1,266 @@
+"""Masked jobs with hybrid keys: joined by real nodes, in turn and at once, with an empty disk, and by liars."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepledger.coordinator.coordinate import coordinate
+from deepledger.node import linking
+from deepledger.node.notices import TookSeat, Trained
+from deepledger.node.participate import participate
+from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.chain.events import Joined
+from deepledger.protocol.errors import BadInput, StoreUnreachable
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.privacy.hybrid_keys import (
+    ENTRY_BYTES,
+    HEAD_BYTES,
+    Known,
+    NothingShared,
+    hybrid_key,
+    hybrid_secret,
+    key_blob,
+    parse_key_blob,
+    shared_by,
+)
+from deepledger.protocol.roles.notices import Warned
+
+from .test_masked import Play, audited, masked_job, verdicts, weighted_mean
+from .test_roles import Actor, coordinator, mask_secret, node, until
+
+HYBRID = {"privacy": "masked", "masks": {"weight_bits": 4, "keys": "x25519+mlkem768"}}
+
+
+def hybrid_job(world: Any, **terms: Any) -> int:
+    return masked_job(world, **{"spec_changes": HYBRID} | terms)
+
+
+def seated(world: Any, job: int) -> list[str]:
+    """In the order in which they joined."""
+    return list(Follower(world.reader(), job).job.participants)
+
+
+def in_turn(world: Any, job: int, *numbers: int, **options: Any) -> list[Actor]:
+    """Nodes, each of which is seated before the next one begins."""
+    actors = []
+    for number in numbers:
+        actors.append(node(world, job, number, **options))
+        until(lambda number=number: world.accounts[2 + number].address in seated(world, job))
+    return actors
+
+
+def ended(actors: list[Actor]) -> list[str]:
+    """Once they are; what they warned of."""
+    for actor in actors:
+        actor.join()
+    return [notice.message for actor in actors for notice in actor.seen if isinstance(notice, Warned)]
+
+
+def all_accepted(world: Any, job: int) -> Any:
+    result = audited(world, job)
+    assert result.matches, result.findings
+    for number in range(len(result.rounds)):
+        assert set(verdicts(result, number).values()) == {Verdict.ACCEPTED}
+    return result
+
+
+def test_a_hybrid_job_is_played_to_its_end_and_audited(world: Any) -> None:
+    job = hybrid_job(world, rounds=2)
+    actors = [coordinator(world, job), *in_turn(world, job, 0, 1, 2)]
+    assert not [said for said in ended(actors) if "mask" in said]
+    result = all_accepted(world, job)
+    assert result.spec.masks.hybrid
+    for number, event in enumerate(each for each in result.events if isinstance(each, Joined)):
+        assert len(world.store.read(event.key, limit=1 << 20)) == HEAD_BYTES + number * ENTRY_BYTES
+
+
+class InStep:
+    """A ledger whose `join` waits, with the key blob made, until somebody else is seated."""
+
+    def __init__(self, ledger: Any, wait: Callable[[], None]) -> None:
+        self._ledger, self._wait = ledger, wait
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    def join(self, *arguments: Any, **options: Any) -> Any:
+        self._wait()
+        return self._ledger.join(*arguments, **options)
+
+
+def test_of_two_who_join_at_once_the_later_one_joins_again_before_it_commits(world: Any) -> None:
+    job = hybrid_job(world, rounds=1)
+    ready = []
+
+    def hold() -> None:
+        if not ready:  # only the first time
+            ready.append(True)
+            until(lambda: seated(world, job))
+
+    late = partial(
+        participate, InStep(world.ledger(3), hold), world.store, job, tasks=[world.task], data=world.shards[1],
+        folder=world.folder / "nodes", mask_secret=lambda: mask_secret(1),
+    )  # fmt: skip
+    actors = [Actor(late).start()]
+    until(lambda: ready or not actors[0].thread.is_alive())
+    actors += [node(world, job, 0)]
+    took = lambda: [notice for notice in actors[0].seen if isinstance(notice, TookSeat)]  # noqa: E731
+    until(lambda: len(took()) == 2 or not actors[0].thread.is_alive())
+    actors += [node(world, job, 2), coordinator(world, job)]
+    assert "joins again" in " ".join(ended(actors))
+    all_accepted(world, job)
+    first = next(number for number, notice in enumerate(actors[0].seen) if isinstance(notice, Trained))
+    assert sum(isinstance(notice, TookSeat) for notice in actors[0].seen[:first]) == 2
+
+
+def test_a_node_whose_disk_is_empty_needs_its_mask_secret_only(world: Any) -> None:
+    """It is the later one of one pair, and the earlier one of the other."""
+    job = hybrid_job(world, rounds=1)
+    first = in_turn(world, job, 0)
+    killed = node(world, job, 1, kill_on=TookSeat)
+    killed.join()
+    for folder in (world.folder / "nodes").glob(f"*{world.accounts[3].address}"):
+        shutil.rmtree(folder)
+    actors = [*first, *in_turn(world, job, 1, 2), coordinator(world, job)]
+    assert not [said for said in ended(actors) if "mask" in said]
+    all_accepted(world, job)
+
+
+def test_a_lost_mask_secret_is_said_before_anything_is_done(world: Any) -> None:
+    job = hybrid_job(world, rounds=1)
+    node(world, job, 1, kill_on=TookSeat).join()
+    arguments = (world.ledger(3), world.store, job)
+    options = {"tasks": [world.task], "data": world.shards[1], "folder": world.folder / "nodes"}
+    for wrong, said in [(lambda: b"\7" * 32, "restore"), (None, "hybrid")]:
+        actor = Actor(partial(participate, *arguments, **options, mask_secret=wrong)).start()
+        with pytest.raises(BadInput, match=said):
+            actor.join()
+
+
+class Store:
+    """The world's store, for one node."""
+
+    def __init__(self, world: Any, **changed: Any) -> None:
+        self._store, self._changed = world.store, changed
+
+    def __getattr__(self, name: str) -> Any:
+        return self._changed.get(name) or getattr(self._store, name)
+
+
+def test_a_store_that_takes_no_key_blob_is_said_before_a_stake_is_paid(world: Any) -> None:
+    job = hybrid_job(world, rounds=1)
+
+    def refuse(_data: Any) -> Any:
+        raise StoreUnreachable("it is full")
+
+    run = partial(
+        participate, world.ledger(3), Store(world, put=refuse), world.store and job, tasks=[world.task],
+        data=world.shards[1], folder=world.folder / "nodes", mask_secret=lambda: mask_secret(1),
+    )  # fmt: skip
+    actor = Actor(run).start()
+    until(lambda: any(isinstance(notice, Warned) and "full" in notice.message for notice in actor.seen))
+    assert not seated(world, job)
+    actor.stop.set()
+    actor.join()
+
+
+def test_whoever_lies_in_its_key_blob_costs_itself_and_another_one_mask(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ciphertext that does not open for its receiver: the tag tells, the sum is exact, and nobody is accused."""
+    job = hybrid_job(world, rounds=1, max_participants=4)
+
+    def put(data: Any) -> Any:
+        blob = bytes(data)
+        if len(blob) == HEAD_BYTES + 3 * ENTRY_BYTES:
+            blob = blob[: HEAD_BYTES + 40] + bytes([blob[HEAD_BYTES + 40] ^ 1]) + blob[HEAD_BYTES + 41 :]
+        return world.store.put(blob)
+
+    actors = in_turn(world, job, 0, 1)
+    liar = partial(
+        participate, world.ledger(5), Store(world, put=put), job, tasks=[world.task], data=world.shards[3],
+        folder=world.folder / "nodes", mask_secret=lambda: mask_secret(3),
+    )  # fmt: skip
+    monkeypatch.setattr(linking.Journal, "keep_keys", lambda *_: None)
+    actors += in_turn(world, job, 2)
+    actors.append(Actor(liar).start())
+    until(lambda: len(seated(world, job)) == 4)
+    said = ended([*actors, coordinator(world, job)])
+    assert [line for line in said if "No mask in common" in line and "does not open" in line]
+    all_accepted(world, job)
+
+
+class HybridPlay(Play):
+    """As `Play`, with seats that publish something `instead` of a key blob, or nothing at all."""
+
+    def __init__(self, world: Any, *, instead: dict[int, bytes | None], **terms: Any) -> None:
+        self.instead = instead
+        super().__init__(world, **{"spec_changes": HYBRID} | terms)
+
+    def make_keys(self, **place: Any) -> list[Any]:
+        owners = [ledger.account for ledger in self.nodes]
+        secrets = [hybrid_secret(mask_secret(seat), owner=owner, **place) for seat, owner in enumerate(owners)]
+        blobs: list[bytes] = []
+        for seat, secret in enumerate(secrets):
+            before = [
+                Known(owners[other], digest_of(blob), parse_key_blob(blob))
+                for other, blob in enumerate(blobs)
+                if other not in self.instead
+            ]
+            blobs.append(key_blob(secret, before))
+            if (shown := self.instead.get(seat, blobs[-1])) is not None:
+                self.world.store.put(shown)
+        words = [digest_of(self.instead.get(seat) or blob) for seat, blob in enumerate(blobs)]
+        keys = []
+        for seat, secret in enumerate(secrets):
+            found = {}
+            for other, owner in enumerate(owners):
+                try:
+                    found[owner] = shared_by(
+                        secret, parse_key_blob(blobs[seat]), own_word=words[seat], word=words[other], other=owner,
+                        blob=None if other in self.instead else parse_key_blob(blobs[other]),
+                    )  # fmt: skip
+                except NothingShared:
+                    continue
+            keys.append(hybrid_key(secret, words[seat], found))
+        return keys
+
+
+@pytest.mark.parametrize("shown", [None, b"no key blob"])
+def test_whose_key_blob_is_none_is_not_counted_and_named_and_stalls_nobody(world: Any, shown: bytes | None) -> None:
+    play = HybridPlay(world, instead={0: shown}, rounds=1)
+    before = fetch_model(world.store, play.see().model_digest, play.spec)
+    play.commit(0, 1, 2, 3)
+    play.cohort_then = play.cohort
+    play.count(1, 2, 3)
+    play.unmask(1, 2, 3)
+    play.settle()
+    after = fetch_model(world.store, play.see().model_digest, play.spec)
+    assert np.array_equal(after, weighted_mean(play, before, (1, 2, 3)))
+    result = audited(world, play.job)
+    assert result.matches, f"to leave it out is no lie: {result.findings}"
+    (note,) = [note for note in result.notes if "key blob" in note]
+    assert play.nodes[0].account in note
+
+
+def test_a_coordinator_counts_whose_masks_fit_and_keeps_key_blobs(world: Any) -> None:
+    play = HybridPlay(world, instead={3: None}, rounds=1)
+    play.commit(0, 1, 2, 3)
+    pinned = set()
+    store = Store(world, pin=lambda digest: pinned.add(digest))
+    actor = Actor(partial(coordinate, play.coordinator, store, play.job, tasks=[world.folder], secret=None)).start()
+    until(lambda: play.see().attempt.counted is not None)
+    until(lambda: {key.word for key in play.keys[:3]} <= pinned)
+    assert play.see().attempt.counted.counted == 0b0111
+    actor.stop.set()
+    actor.join()
+    warned = [notice.message for notice in actor.seen if isinstance(notice, Warned)]
+    assert [said for said in warned if f"The key blob of {play.nodes[3].account} cannot be had" in said]
