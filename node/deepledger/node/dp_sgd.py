@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from opacus.data_loader import wrap_collate_with_empty
-from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 from torch import nn
@@ -23,6 +22,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
 
 from deepledger.node.private_run import Watch, watch_over
+from deepledger.node.sample_gradients import OuterProducts, Rows, SampleGradients
 from deepledger.node.secret_noise import SecretNoise
 from deepledger.protocol.errors import BadInput
 
@@ -58,7 +58,7 @@ def make_private(
         raise BadInput("make_private was called twice for one model: call it once, before all steps")
     # Opacus' hook of a first layer works without gradients of the data, of which torch warns.
     warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
-    hooks = GradSampleHooks(model, loss_reduction=loss_reduction)
+    hooks = SampleGradients(model, loss_reduction=loss_reduction)
     hooks.forbid_grad_accumulation()
     samples, noise = len(loader.dataset), SecretNoise()  # type: ignore[arg-type]
     lots = PoissonBatches(samples, batch_size=loader.batch_size or samples, noise=noise)
@@ -98,24 +98,33 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
                 "on out of the optimizer"
             )
         self._watch.before_step(
-            sizes={len(self._get_flat_grad_sample(parameter)) for parameter in self.params},
+            sizes={len(_rows(parameter)) for parameter in self.params},
             noise_multiplier=self.noise_multiplier,
             clip_norm=self.max_grad_norm,
         )
-        if not self.pre_step():
-            raise ValueError("physical batches (BatchMemoryManager) are not accounted for: take a smaller batch_size")
+        self.clip_and_accumulate()
+        self.add_noise()
+        self.scale_grad()
         self.original_optimizer.step()
         self._watch.after_step()
 
+    @property
+    def accumulated_iterations(self) -> int:
+        return 1  # no more are allowed
+
     def clip_and_accumulate(self) -> None:
-        """As Opacus', in fewer operations: the sum of the samples' gradients, each scaled to at most the clip norm."""
-        rows = [self._get_flat_grad_sample(each).to(each.dtype).flatten(1) for each in self.params]
-        norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in rows]).norm(dim=0)
+        """The sum of the samples' gradients, each scaled to at most the clip norm."""
+        rows = [_rows(each) for each in self.params]
+        norms = torch.stack([each.norms() for each in rows]).norm(dim=0)
         scale = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
         for parameter, each in zip(self.params, rows, strict=True):
             _check_processed_flag(parameter.grad_sample)
-            parameter.summed_grad = (scale @ each).view_as(parameter)
-            _mark_as_processed(parameter.grad_sample)
+            parameter.summed_grad = each.weighted_sum(scale).view_as(parameter).to(parameter.dtype)
+            if isinstance(parameter.grad_sample, torch.Tensor):
+                _mark_as_processed(parameter.grad_sample)
+
+    def signal_skip_step(self, do_skip: bool = True) -> None:  # noqa: ARG002 (Opacus calls it so)
+        raise ValueError("physical batches (BatchMemoryManager) are not accounted for: take a smaller batch_size")
 
     def add_noise(self) -> None:
         params = self.params
@@ -175,6 +184,11 @@ class PrivateLoader(DataLoader[Any]):
         for batch in super().__iter__():
             self._drew(self._lots.sizes.popleft())
             yield batch
+
+
+def _rows(parameter: Any) -> OuterProducts | Rows:
+    found = parameter.grad_sample
+    return found if isinstance(found, OuterProducts) else Rows(found)
 
 
 def _check_model(model: nn.Module) -> None:

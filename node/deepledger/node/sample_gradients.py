@@ -1,0 +1,79 @@
+"""Gradients of single samples through Opacus' hooks; those of a linear layer are never written out. Needs Opacus.
+
+The gradient of such a layer's weight for a sample is an outer product, whose norm and whose part of the sum follow from
+its two factors (the book-keeping of Bu et al. 2023): the memory of a layer is that of its activations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from opacus.grad_sample.grad_sample_module import GradSampleHooks
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class OuterProducts:
+    """Of a weight of shape (out, in): `backward`, shape (n, out), times `forward`, shape (n, in)."""
+
+    backward: torch.Tensor
+    forward: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.backward)
+
+    def norms(self) -> torch.Tensor:
+        norms: torch.Tensor = self.backward.norm(dim=1) * self.forward.norm(dim=1)
+        return norms
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        return (self.backward * weights[:, None]).T @ self.forward
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Gradients of any parameter, written out: shape (n, …)."""
+
+    gradients: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.gradients)
+
+    def norms(self) -> torch.Tensor:
+        norms: torch.Tensor = self.gradients.flatten(1).norm(dim=1)
+        return norms
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        return weights @ self.gradients.flatten(1)
+
+
+class SampleGradients(GradSampleHooks):  # type: ignore[misc]
+    """Leaves `OuterProducts` as `grad_sample` of a weight that one linear layer uses once; else what Opacus does."""
+
+    def capture_backprops_hook(
+        self, module: nn.Module, forward_input: Any, forward_output: Any, loss_reduction: str, batch_first: bool
+    ) -> None:
+        if not (self.hooks_enabled and type(module) is nn.Linear and self._is_plain(module)):
+            super().capture_backprops_hook(module, forward_input, forward_output, loss_reduction, batch_first)
+            return
+        backward, forward = forward_output[0].detach(), module.activations.pop()[0]  # type: ignore[operator, union-attr]
+        if loss_reduction == "mean":
+            backward = backward * len(backward)
+        for parameter, found in (
+            (module.weight, OuterProducts(backward, forward)),
+            (module.bias, backward),
+        ):
+            if parameter is not None and parameter.requires_grad:
+                parameter._forward_counter = 0  # type: ignore[attr-defined]
+                parameter.grad_sample = found  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _is_plain(layer: nn.Linear) -> bool:
+        """One row for each sample, and no parameter that is used a second time, or has gradients already."""
+        used = [each for each in (layer.weight, layer.bias) if each is not None and each.requires_grad]
+        return layer.activations[-1][0].dim() == 2 and all(  # type: ignore[index]
+            each._forward_counter == 1 and each.grad_sample is None and not hasattr(each, "_current_grad_sample")  # type: ignore[attr-defined]
+            for each in used
+        )
