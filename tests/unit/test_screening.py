@@ -197,7 +197,8 @@ DISGUISES = {
 
 
 def how_often_refused(disguise: str, common: float) -> str:
-    refused = 0
+    """And how near the copy is to what it is nearest to, as a part of the usual distance: the median of all trials."""
+    refused, near = 0, []
     for seed in range(16):
         training = Training(np.random.default_rng(seed), common)
         if "alike" in disguise:
@@ -206,8 +207,10 @@ def how_often_refused(disguise: str, common: float) -> str:
         last = [training.honest() for _ in range(4)]
         updates = [*(training.honest() for _ in range(3)), DISGUISES[disguise](training, last)]
         known = [] if "another job" in disguise else list(enumerate(last))
-        refused += 3 in found(training, updates, earlier=known)
-    return {0: "no", 16: "yes"}.get(refused, "sometimes")
+        result = screened(training, updates, earlier=known)
+        refused += 3 in result.found
+        near.append(result.signs(3).likeness)
+    return f"{ {0: 'no', 16: 'yes'}.get(refused, 'sometimes') }, {np.median(near) / 10_000:.0f} %"
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
