@@ -824,8 +824,9 @@ def typed(play, job, script, *arguments, quiet=True):
 @pytest.mark.parametrize(
     ("end", "status", "words"),
     [
-        ("os._exit(0)", 1, "MODEL: the settled model is not the aggregate"),
-        ("os.execv('/bin/true', ['true'])", 6, "ended without a word (exit status 0)"),
+        ("os._exit(0)", 1, ""),
+        ("os.execv('/bin/true', ['true'])", 1, "ended without a word (exit status 0): the task ends it. Once more"),
+        ("os.kill(os.getpid(), 9)", 1, "was killed by SIGKILL: too little memory, or the task does that. Once more"),
     ],
 )
 def test_a_task_that_ends_the_process_ends_no_audit_in_silence(world, monkeypatch, end, status, words):
@@ -838,6 +839,18 @@ def test_a_task_that_ends_the_process_ends_no_audit_in_silence(world, monkeypatc
     found, shown = with_torch(play, play.job, quiet=False)
     assert found == status
     assert words in " ".join(shown.split())
+    assert "MODEL: the settled model is not the aggregate" in shown
+
+
+def test_a_task_that_ends_the_process_as_it_is_loaded_is_told(world, monkeypatch):
+    world.task.write_text(f"import os\nif 'HIDE' in os.environ:\n    os.kill(os.getpid(), 9)\n{world.task.read_text()}")
+    play = sys.modules[type(world).__module__].Play(world)
+    play.round()
+    monkeypatch.setenv("HIDE", "1")
+    found, shown = with_torch(play, play.job, quiet=False)
+    assert found == 6
+    assert "was killed by SIGKILL" in shown
+    assert "Nothing was checked; read the task, or go on without --task and --tasks" in " ".join(shown.split())
 
 
 def test_without_torch_all_but_the_evaluation_is_derived(play):

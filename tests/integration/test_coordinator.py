@@ -40,6 +40,7 @@ from deepledger.protocol.errors import (
     StoreUnreachable,
     TaskMismatch,
 )
+from deepledger.protocol.evaluation import bench
 from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.formats.report import parse_report
 from deepledger.protocol.formats.roots import chunk_root
@@ -929,3 +930,56 @@ def test_nothing_is_prepared_twice_for_a_node_that_is_busy(world, monkeypatch):
     with running(world, world.create_job(), ledger=Ageless(world.ledger(1))) as coordinator:
         coordinator.until(Ready)
     assert len(prepared) == 1
+
+
+def killing(world, condition):
+    """Have the task kill its process, as the system does where memory is short."""
+    world.task.write_text(
+        world.task.read_text().replace(
+            "def evaluate(model, data):\n",
+            f"def evaluate(model, data):\n    import os\n    if {condition}:\n        os.kill(os.getpid(), 9)\n",
+        )
+    )
+
+
+def show_updates(play, updates):
+    for node, opened in play.commit_all(updates):
+        node.reveal(play.job, **opened)
+    for update in updates:
+        play.world.store.put(update)
+
+
+@pytest.mark.parametrize("devnet", ["embedded"], indirect=True)
+def test_a_model_that_kills_whatever_evaluates_it_costs_its_maker_the_round_and_nobody_a_bond(
+    world, play_of, monkeypatch
+):
+    monkeypatch.setattr(bench, "TRIES", 1)  # each costs a start of torch
+    killing(world, "model.weight.max() >= 0.5")
+    play = play_of(rounds=1, participants=2)
+    far = np.zeros(play.spec.model.coordinates, "<i2")
+    far[:4] = 2**15 - 1
+    show_updates(play, [play.trained(rate=0.1)[0], far.tobytes()])
+    with running(world, play.job, apart=True) as settling:
+        settling.until(RoundSettled)
+    said = "".join(notice.message for notice in settling.seen if isinstance(notice, Warned))
+    assert "evaluate ran was killed by SIGKILL: too little memory, or the task does that; it is started again" in said
+    result = audit(world.reader(), world.store, play.job, tasks=[world.task], apart=lambda _: None)
+    assert result.matches, result.findings
+    assert [update.verdict for update in result.rounds[0].report.updates] == [Verdict.ACCEPTED, Verdict.DIVERGED]
+
+
+@pytest.mark.parametrize("devnet", ["embedded"], indirect=True)
+def test_while_every_evaluation_is_killed_that_is_said_and_nothing_is_settled_by_it(world, play_of, monkeypatch):
+    monkeypatch.setattr(bench, "TRIES", 1)
+    short = world.folder / "short of memory"
+    killing(world, f"os.path.exists({str(short)!r})")
+    play = play_of(rounds=1)
+    with running(world, play.job, apart=True) as settling:
+        settling.until(Ready)
+        short.touch()
+        show_updates(play, play.trained())
+        while "fails here on the job's first model, too" not in (said := settling.until(Warned).message):
+            pass
+        assert "was killed by SIGKILL" in said
+        short.unlink()
+        assert settling.until(RoundSettled).accepted == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from itertools import chain, islice
@@ -59,13 +59,15 @@ def audit(
     task: Path | None = None,
     workers: int = 1,
     secret: bytes | None = None,
+    apart: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Audit a job up to the newest block. `tasks` are places to look for the pinned task source, for the evaluation.
 
     `secret` is an account's secret key, with which sealed updates are read.
 
-    `task` is a source that must be the pinned one. `workers` processes share what is to be evaluated.
+    `task` is a source that must be the pinned one. `workers` processes share what is to be evaluated. With `apart`,
+    which is told when that ends, nothing is evaluated in this process, so that a task cannot end it.
 
     Raises `BadInput` for an unknown job, `TaskMismatch` for another `task`, and if chain or store cannot be reached;
     every lie is a finding, not an error.
@@ -92,7 +94,7 @@ def audit(
         findings += intruders(events, spec)
         if task is not None:
             find_source(spec.task, [task])
-        bench, status = _bench(state, counted, spec, [task, *tasks] if task else tasks, findings)
+        bench, status = _bench(state, counted, spec, [task, *tasks] if task else tasks, findings, apart)
         model = _first_model(state, spec, counted, findings)
         notes += [f"the job takes nearly any result for right: {each}" for each in spec.loose]
         notes += _first_of_task(bench, model)
@@ -290,7 +292,12 @@ def _first_of_task(bench: Bench | None, model: ModelVector | None) -> Iterator[s
 
 
 def _bench(
-    job: Job, store: BlobStore, spec: JobSpec, tasks: Sequence[Path], findings: list[Finding]
+    job: Job,
+    store: BlobStore,
+    spec: JobSpec,
+    tasks: Sequence[Path],
+    findings: list[Finding],
+    apart: Callable[[str], None] | None,
 ) -> tuple[Bench | None, str]:
     """What evaluations are redone with, or why they are not. The validation set is fetched either way."""
     source, why_not, key = None, "not checked because torch is not installed", job.validation_key
@@ -312,7 +319,7 @@ def _bench(
             findings.append(Finding(Kind.SPEC, what, pinned, str(error), job.created.at, None, job.created.sponsor))
             return None, f"not checked because {what}"
         if source is not None:
-            return bench_with(spec, source, validation, fetch=partial(_frozen, store)), "checked"
+            return bench_with(spec, source, validation, fetch=partial(_frozen, store), apart=apart), "checked"
     except _NotHere as error:
         what = "the frozen entries of the model cannot be had"
         findings.append(Finding(Kind.BLOB, what, str(error.digest), str(error), job.created.at, None))
@@ -349,9 +356,14 @@ def _frozen(store: BlobStore, frozen: Frozen) -> bytes:
         raise _NotHere(frozen.digest, str(error)) from None
 
 
-def _evaluating(bench: Bench | None, workers: int) -> AbstractContextManager[Evaluator | None]:
+@contextmanager
+def _evaluating(bench: Bench | None, workers: int) -> Iterator[Evaluator | None]:
     """Workers end with the audit, however that ends."""
-    return nullcontext() if bench is None else closing(evaluator_for(bench, workers=workers))
+    if bench is None:
+        yield None
+        return
+    with closing(bench), closing(evaluator_for(bench, workers=workers)) as evaluator:
+        yield evaluator
 
 
 def _evaluated(rounds: Sequence[AuditedRound]) -> str:

@@ -16,10 +16,15 @@ from deepledger.protocol.errors import DeepledgerError, LedgerRejected, StateErr
 T = TypeVar("T")
 
 
+class EndedWithoutAWord(StateError):
+    """By a signal, or by what no code of ours could catch."""
+
+
 def apart(work: Callable[..., T], *arguments: Any) -> T:
     """What `work` returns, or the `DeepledgerError` that it raises. All of it must be picklable.
 
-    Raises `StateError` if the process ended without a word, or by what is not expected: its traceback is shown then.
+    Raises `EndedWithoutAWord`, and `StateError` if the process ended by what is not expected: its traceback is shown
+    then.
     """
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -29,10 +34,12 @@ def apart(work: Callable[..., T], *arguments: Any) -> T:
     try:
         outcome = ours.recv()
     except EOFError:
+        from deepledger.protocol.evaluation.apart import way_out
+
         process.join()
-        raise StateError(
-            f"the process that ran the job's task ended without a word (exit status {process.exitcode}): too little "
-            "memory, or the task ends it. Nothing was checked; read the task, or go on without --task and --tasks"
+        raise EndedWithoutAWord(
+            f"the process that ran the job's task {way_out(process.exitcode)}. Nothing was checked; read the task, or "
+            "go on without --task and --tasks"
         ) from None
     except BaseException:
         process.terminate()

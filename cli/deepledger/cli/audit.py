@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,14 +52,19 @@ def audit(
     """
     from deepledger.auditor.render import as_json, render
     from deepledger.cli import show
-    from deepledger.cli.apart import apart
+    from deepledger.cli.apart import EndedWithoutAWord, apart
 
     searched, wanted = places(tasks), workers or CORES
     runs_tasks = (searched or task) and importlib.util.find_spec("torch") is not None
     try:
         secret = _secret(account, chain, store, JobId(job))
         run = apart if runs_tasks else _at_once
-        found = run(_audited, chain, store, JobId(job), searched, task, wanted, secret)
+        arguments = chain, store, JobId(job), searched, task, wanted, secret
+        try:
+            found = run(_audited, *arguments)
+        except EndedWithoutAWord as end:  # where that was an evaluation, all else can be told
+            _say(f"{str(end).partition('. ')[0]}. Once more, with each evaluation in a process of its own")
+            found = apart(partial(_audited, apart=_say), *arguments)
     finally:
         _clear()
     if json:
@@ -70,7 +76,14 @@ def audit(
 
 
 def _audited(
-    chain: Chain, store: Store, job: JobId, tasks: list[Path], task: Path | None, workers: int, secret: bytes | None
+    chain: Chain,
+    store: Store,
+    job: JobId,
+    tasks: list[Path],
+    task: Path | None,
+    workers: int,
+    secret: bytes | None,
+    apart: Callable[[str], None] | None = None,
 ) -> Audit:
     from deepledger.auditor.audit import audit
 
@@ -82,6 +95,7 @@ def _audited(
         task=task,
         workers=workers,
         secret=secret,
+        apart=apart,
         progress=_progress,
     )
 
@@ -104,6 +118,11 @@ def _secret(account: Account, chain: Chain, store: Store, job: JobId) -> bytes |
 
 def _at_once(work: Callable[..., Audit], *arguments: Any) -> Audit:
     return work(*arguments)
+
+
+def _say(what: str) -> None:
+    _clear()
+    print(what, file=sys.stderr)  # noqa: T201 (nothing but the audit goes to the other)
 
 
 def _progress(what: str, done: int, of: int) -> None:

@@ -164,6 +164,7 @@ class JobRunner:
                     ray=self.ray,
                     unsolicited=unsolicited,
                     shared=not self.alone,
+                    apart=self.workers > 1,
                     secret=bytes(self.account.key),
                 )
         except DeepledgerError as error:

@@ -109,7 +109,8 @@ Workers = Annotated[
         envvar="DEEPLEDGER_WORKERS",
         min=1,
         max=1024,
-        help="Processes that evaluate models where pay follows contributions; each holds torch. Default: one per core.",
+        help="Processes that evaluate models where pay follows contributions; each holds torch. Default: one per core. "
+        "With 1, the only process is the command's own.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with full addresses and amounts in wei.")]

@@ -66,6 +66,7 @@ class _Coordinator:
     ray: str | None
     unsolicited: bool
     shared: bool
+    apart: bool
     agreed: bytes  # the hash of the terms that all was checked for
     ready: Readiness | None = None  # None: no round is left to settle, and only the key is needed
     evaluator: Evaluator | None = None
@@ -128,13 +129,15 @@ def coordinate(
     ray: str | None = None,
     unsolicited: bool = False,
     shared: bool = False,
+    apart: bool = False,
 ) -> None:
     """Coordinate a job until it is over or `stop` is set; then the bond is withdrawn.
 
     `tasks` are files and folders in which the pinned task source is looked for; `leave`, once it is set: only the bond
     is taken home, as soon as the contract gives it back; `secret` is the account's secret key, to which the key of a
     withheld validation set is sealed; `workers` and `ray` say where models are evaluated, see `evaluators`;
-    `unsolicited`: nobody named this job, and `shared`: this process settles other jobs, too, see `risks`. Raises
+    `unsolicited`: nobody named this job, and `shared`: this process settles other jobs, too, see `risks`; `apart`: no
+    model is evaluated in this process, so that a task cannot end it. Raises
     every `DeepledgerError` that does not pass by itself; the call can be repeated. Any other exception is a fault:
     while something is at stake, all is begun again after it.
     """
@@ -149,8 +152,9 @@ def coordinate(
         agreed = terms_hash(follower.job.created)
         while True:
             coordinator = _Coordinator(
-                ledger, store, follower, tasks, observe, stop, leave, secret, workers, ray, unsolicited, shared, agreed
-            )
+                ledger, store, follower, tasks, observe, stop, leave, secret, workers, ray, unsolicited, shared, apart,
+                agreed,
+            )  # fmt: skip
             try:
                 _coordinate(coordinator)
                 return
@@ -181,6 +185,7 @@ def _coordinate(self: _Coordinator) -> None:
             workers=self.workers,
             unsolicited=self.unsolicited,
             shared=self.shared,
+            apart=self.apart,
             warn=warn,
             stop=stop,
         )
@@ -208,7 +213,7 @@ def _coordinate(self: _Coordinator) -> None:
         )
     )
     self.evaluator = evaluator_for(self.bench, workers=self.workers, ray=self.ray, warn=warn)
-    with closing(self.evaluator), closing(self):
+    with closing(self.bench), closing(self.evaluator), closing(self):
         _run(self)
 
 

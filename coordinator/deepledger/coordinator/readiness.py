@@ -49,12 +49,13 @@ def get_ready(
     workers: int,
     unsolicited: bool,
     shared: bool,
+    apart: bool,
     warn: Callable[[str], None],
     stop: threading.Event,
 ) -> Readiness | None:
     """`secret` is the account's secret key, to which the key of a withheld validation set is sealed;
     `unsolicited`: nobody named this job, so nothing is at stake in it but our own bond;
-    `shared`: this process settles other jobs, too.
+    `shared`: this process settles other jobs, too; `apart`: models are evaluated in another.
 
     None if no round is left to settle. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake.
     """
@@ -81,7 +82,8 @@ def get_ready(
         if unsolicited and not trusting:
             check_unsolicited(job.terms, spec)
         key = _key(spec, job, secret) if spec.validation.withheld is not None else None
-        bench = prepare_bench(store, spec, find_source(spec.task, tasks), key=key)
+        source = find_source(spec.task, tasks)
+        bench = prepare_bench(store, spec, source, key=key, apart=warn if apart else None)
         model = fetch_model(store, job.model_digest, spec)
         if not trusting:
             _check_root(job, model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
+from deepledger.protocol.evaluation.apart import Apart
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, from_store, nowhere
 from deepledger.protocol.evaluation.state_dict import read_floats, write_floats, write_frozen
 from deepledger.protocol.evaluation.task import Task, TaskSource
@@ -43,6 +44,7 @@ class Bench:
     validation: Any
     path: Path  # of the validation set
     frozen: bytes | None = None  # see `Blueprint`
+    apart: Apart | None = None  # the process in which models are evaluated; None: this one
 
     def evaluate(self, model: ModelVector, *, sound: bool = False) -> Evaluation:
         """A model on which the task's own code fails has the worst result, and one that says so: no update may stop a
@@ -57,7 +59,7 @@ class Bench:
         if sound:
             return self.worst
         try:
-            self._evaluate(self.build())
+            self.try_out(self.first_model())
         except BadInput as error:
             raise StateError(
                 f"the task fails here on the job's first model, too: {error}. Is there memory, and the validation set "
@@ -67,9 +69,16 @@ class Bench:
 
     def try_out(self, model: ModelVector) -> Evaluation:
         """Raises `BadInput` where the task fails: for whoever must know that it did."""
+        if self.apart is not None:
+            return self.apart.try_out(model)
         module = self.build()
         write_floats(module, decode_model(model, self.spec.model), self.spec.model.layout)
         return self._evaluate(module)
+
+    def close(self) -> None:
+        """End the process in which models are evaluated, if there is one; it is started again when it is needed."""
+        if self.apart is not None:
+            self.apart.close()
 
     def build(self) -> torch.nn.Module:
         """The job's first model, a new one each time: what `evaluate` does to a model is gone with it, so that no
@@ -123,21 +132,33 @@ class Bench:
         return failure(self.metrics, samples=self.task.count_samples(self.validation))
 
 
-def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource, *, key: bytes | None = None) -> Bench:
+def prepare_bench(
+    store: BlobStore,
+    spec: JobSpec,
+    source: TaskSource,
+    *,
+    key: bytes | None = None,
+    apart: Callable[[str], None] | None = None,
+) -> Bench:
     """With the validation set from the store; `key` is that of a withheld one. Raises as `bench_with` and
     `fetch_validation`.
     """
-    return bench_with(spec, source, fetch_validation(store, spec, key), fetch=from_store(store))
+    return bench_with(spec, source, fetch_validation(store, spec, key), fetch=from_store(store), apart=apart)
 
 
 def bench_with(
-    spec: JobSpec, source: TaskSource, validation: Buffer, *, fetch: Callable[[Frozen], bytes] = nowhere
+    spec: JobSpec,
+    source: TaskSource,
+    validation: Buffer,
+    *,
+    fetch: Callable[[Frozen], bytes] = nowhere,
+    apart: Callable[[str], None] | None = None,
 ) -> Bench:
     """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails, and `StateError` without
     room for the validation set.
 
     The validation set is a file with the spec's suffix, which stays for as long as the bench lives: tasks may map it
-    into memory or read it again.
+    into memory or read it again. With `apart`, which is told when that ends, models are evaluated in another process.
     """
     try:
         folder = make_folder()
@@ -150,10 +171,14 @@ def bench_with(
         except OSError as error:
             raise _no_room(error) from error
         bench = open_bench(spec, source, path, fetch=fetch)
+        if apart is not None:
+            bench = replace(bench, apart=Apart(spec, source, path, bench.frozen, warn=apart))
     except BaseException:
         remove_folder(folder)
         raise
     weakref.finalize(bench, remove_folder, folder)  # at the latest when Python ends
+    if bench.apart is not None:
+        weakref.finalize(bench, bench.apart.close)
     return bench
 
 

@@ -27,10 +27,9 @@ import numpy.typing as npt
 from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation.bench import Bench, bench_with, open_bench
-from deepledger.protocol.evaluation.blueprint import nowhere
+from deepledger.protocol.evaluation.blueprint import given
 from deepledger.protocol.evaluation.task import TaskSource
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
-from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.spec import JobSpec, parse_spec, spec_bytes
 from deepledger.protocol.kernels.cores import BLOCK, CORES, on_one_core
 from deepledger.protocol.local.temporary import make_folder, remove_folder
@@ -250,12 +249,7 @@ def _open(spec: JobSpec, source: TaskSource, path: Path, frozen: bytes | None) -
     import torch
 
     torch.set_num_threads(1)
-    _opened[:] = [open_bench(spec, source, path, fetch=_given(frozen))]
-
-
-def _given(frozen: bytes | None) -> Callable[[Frozen], bytes]:
-    """What whoever sent the work here has fetched."""
-    return nowhere if frozen is None else lambda _: frozen
+    _opened[:] = [open_bench(spec, source, path, fetch=given(frozen))]
 
 
 def _work(folder: Path, batch: Sequence[Coalition]) -> list[Evaluation]:
@@ -278,4 +272,4 @@ def _bench_on_ray(spec: bytes, source: bytes, name: str, validation: bytes, froz
     import torch
 
     torch.set_num_threads(1)
-    return bench_with(parse_spec(spec), TaskSource(Path(name), source), validation, fetch=_given(frozen))
+    return bench_with(parse_spec(spec), TaskSource(Path(name), source), validation, fetch=given(frozen))
