@@ -15,28 +15,25 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import numpy as np
 
 from deepledger.protocol.errors import BadInput, DeepledgerError
-from deepledger.protocol.evaluation.blueprint import given
-from deepledger.protocol.evaluation.task import TaskSource
 from deepledger.protocol.formats.evaluation import Evaluation
-from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
+
+TryOut = Callable[[ModelVector], Evaluation]
 
 _LOOKS = 0.5  # seconds after which it is asked whether the process still lives
 
 
 class Apart:
-    """Tries models out as `Bench.try_out` does, in another process. `warn` hears how often that ends, and by what."""
+    """Tries models out in another process: by what `begin` returns there, which must be picklable and may raise
+    `BadInput`. `warn` hears when that process ends, and how.
+    """
 
-    def __init__(
-        self, spec: JobSpec, source: TaskSource, path: Path, frozen: bytes | None, *, warn: Callable[[str], None]
-    ) -> None:
-        self._begin_with = spec, source, path, frozen
-        self._warn = warn
+    def __init__(self, begin: Callable[[], TryOut], *, warn: Callable[[str], None]) -> None:
+        self._begin, self._warn = begin, warn
         self._alone = threading.Lock()
         self._running: tuple[BaseProcess, Connection] | None = None
 
@@ -77,7 +74,7 @@ class Apart:
     def _start(self) -> tuple[BaseProcess, Connection]:
         context = get_context("spawn")  # not a daemon: tasks may have processes of their own
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, *self._begin_with))
+        process = context.Process(target=_serve, args=(theirs, self._begin))
         process.start()
         theirs.close()
         atexit.register(self.close)  # else Python would wait for it
@@ -93,21 +90,19 @@ def way_out(status: int | None) -> str:
     return f"was killed by signal {-status}: too little memory, or the task does that"
 
 
-def _serve(pipe: Connection, spec: JobSpec, source: TaskSource, path: Path, frozen: bytes | None) -> None:
+def _serve(pipe: Connection, begin: Callable[[], TryOut]) -> None:
     """Until whoever asks is gone."""
     import torch
 
-    from deepledger.protocol.evaluation.bench import open_bench
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the whole group; whoever asks will close the pipe
-    bench = None
+    try_out: TryOut | None = None
     with suppress(EOFError, OSError):
         while True:
             threads, model = pipe.recv(), np.frombuffer(pipe.recv_bytes(), np.int32)
             torch.set_num_threads(threads)
             try:
-                bench = bench or open_bench(spec, source, path, fetch=given(frozen))
-                answer: Evaluation | DeepledgerError = bench.try_out(model)
+                try_out = try_out or begin()
+                answer: Evaluation | DeepledgerError = try_out(model)
             except DeepledgerError as error:
                 answer = BadInput(str(error))
             pipe.send(answer)

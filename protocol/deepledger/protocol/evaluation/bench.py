@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
-from deepledger.protocol.evaluation.apart import Apart
-from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, from_store, nowhere
+from deepledger.protocol.evaluation.apart import Apart, TryOut
+from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, from_store, given, nowhere
 from deepledger.protocol.evaluation.state_dict import read_floats, write_floats, write_frozen
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.evaluation.validation import fetch_validation
@@ -59,7 +60,7 @@ class Bench:
         if sound:
             return self.worst
         try:
-            self.try_out(self.first_model())
+            self._evaluate(self.build()) if self.apart is None else self.apart.try_out(self.first_model())
         except BadInput as error:
             raise StateError(
                 f"the task fails here on the job's first model, too: {error}. Is there memory, and the validation set "
@@ -172,7 +173,7 @@ def bench_with(
             raise _no_room(error) from error
         bench = open_bench(spec, source, path, fetch=fetch)
         if apart is not None:
-            bench = replace(bench, apart=Apart(spec, source, path, bench.frozen, warn=apart))
+            bench = replace(bench, apart=Apart(partial(_elsewhere, spec, source, path, bench.frozen), warn=apart))
     except BaseException:
         remove_folder(folder)
         raise
@@ -188,6 +189,10 @@ def open_bench(spec: JobSpec, source: TaskSource, path: Path, *, fetch: Callable
     plan = blueprint(spec, task, fetch)
     _check_metrics(spec, task)
     return Bench(spec, task, task.load_data(path), path, plan.frozen)
+
+
+def _elsewhere(spec: JobSpec, source: TaskSource, path: Path, frozen: bytes | None) -> TryOut:
+    return open_bench(spec, source, path, fetch=given(frozen)).try_out
 
 
 def _check_metrics(spec: JobSpec, task: Task) -> None:
