@@ -22,7 +22,6 @@ class Lacking:
 
     key: MaskKey
     without: frozenset[bytes] = field(default_factory=frozenset)
-    may_miss = True
 
     @property
     def word(self) -> bytes:

@@ -13,7 +13,7 @@ from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.masked_updates import Letters
 from deepledger.protocol.privacy.pairs import check_sound, sound
-from deepledger.protocol.settlement.inputs import Place, cohort_in, masked_contributions
+from deepledger.protocol.settlement.inputs import Place, cohort_in, lot, masked_contributions
 from deepledger.protocol.settlement.reading import barred_before, read_letters, read_masked
 
 
@@ -36,9 +36,8 @@ def check_count(job: Job, attempt: Attempt, spec: JobSpec, store: BlobStore, pla
         barred = barred_before(store, job, before=attempt.round)
     except (*GONE, BadSpec):
         return  # a finding of the round whose report it is
-    countable = sound(
-        cohort, {each.seat for each in committed if each.seat in letters and each.participant not in barred}, letters
-    )
+    there = {each.seat for each in committed if each.seat in letters and each.participant not in barred}
+    countable = sound(cohort, there, letters, draw=lot(attempt))
     for each in left_out:
         if each.seat not in countable:
             continue

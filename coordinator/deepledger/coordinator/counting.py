@@ -7,7 +7,7 @@ from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.privacy.pairs import sound
-from deepledger.protocol.settlement.inputs import MaskedUpdate, Place, cohort_in, masked_contributions
+from deepledger.protocol.settlement.inputs import MaskedUpdate, Place, cohort_in, lot, masked_contributions
 from deepledger.protocol.settlement.reading import barred_before
 
 
@@ -31,4 +31,4 @@ def countable(verifier: Verifier, store: BlobStore, job: Job, attempt: Attempt, 
         if contribution.seat in cohort.by_seat and contribution.participant not in barred
     }
     letters = {seat: masked.letters for seat, masked in found.items() if isinstance(masked, MaskedUpdate)}
-    return sum(1 << seat for seat in sound(cohort, letters, letters))
+    return sum(1 << seat for seat in sound(cohort, letters, letters, draw=lot(attempt)))

@@ -54,7 +54,6 @@ from deepledger.protocol.privacy.ecies import KEY_BYTES
 from deepledger.protocol.privacy.mask_keys import MaskKey
 from deepledger.protocol.privacy.masked_updates import BadLetters, Letters, letters_bytes, mask_update, parse_letters
 from deepledger.protocol.privacy.opening import published
-from deepledger.protocol.privacy.pairs import may_lack
 from deepledger.protocol.privacy.unmasking import NOTHING, release
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned
 from deepledger.protocol.settlement.inputs import NO_ROOT, Place, cohort_in, masked_contributions
@@ -267,18 +266,17 @@ def _mask_key(node: Node, cohort: Cohort) -> MaskKey:
 
 
 def _check_linked(node: Node, attempt: Attempt) -> None:
-    """Raises `BlobMissing` while too few masks would hide an update for it to be counted."""
+    """Raises `BlobMissing` while this account has masks in common with too few for its update to be counted."""
     if node.links is None:
         return
     cohort, seat = cohort_in(attempt, node.spec, node.place), node.follower.job.participants[node.ledger.account].seat
     awaited = {each.seat for each in attempt.cohort if each.address in attempt.awaited}
     _, why = node.links.key(cohort, seat)
     lacking = {other: said for other, said in why.items() if other in awaited}
-    near = lacking.keys() & set(cohort.neighbours(seat))
-    if len(near) > may_lack(cohort, seat, awaited) or len(lacking) > cohort.tolerated:
+    if lacking and len(awaited) - len(lacking) < attempt.least:
         raise BlobMissing(
-            f"nothing is committed to in round {attempt.round}: too little would hide an update, without a mask in "
-            f"common with {'; '.join(lacking.values())}"
+            f"nothing is committed to in round {attempt.round}, since too few could be counted together with this "
+            f"account: there is no mask in common with {'; '.join(lacking.values())}"
         )
 
 

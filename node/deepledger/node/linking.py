@@ -15,6 +15,7 @@ from deepledger.node.journal import Journal
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobError, BlobMissing
+from deepledger.protocol.formats.spec import threshold
 from deepledger.protocol.job.state import Job, Participant
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.hybrid_keys import (
@@ -30,7 +31,6 @@ from deepledger.protocol.privacy.hybrid_keys import (
     parse_key_blob,
     shared_by,
 )
-from deepledger.protocol.privacy.pairs import may_lack_of
 from deepledger.protocol.types import Address, Digest
 
 PATIENCE = 30.0  # seconds for which a newcomer asks for somebody's key blob before it joins without
@@ -69,10 +69,11 @@ class Links:
                 missing.append(f"{each.address}: {error}")
             else:
                 before.append(Known(each.address, each.key, blob))
-        if len(missing) > may_lack_of(job.terms.max_participants):
+        most = job.terms.max_participants
+        if len(missing) > most - threshold(most):
             raise BlobMissing(
-                f"{len(missing)} of {len(job.participants)} key blobs cannot be had, without which too little would "
-                f"hide an update ({'; '.join(missing)}). Nothing is staked"
+                f"{len(missing)} of {len(job.participants)} key blobs cannot be had, without which nobody would count "
+                f"this account's updates ({'; '.join(missing)}). Nothing is staked"
             )
         for said in missing:
             self.warn(f"Joining without a mask in common with {said}")

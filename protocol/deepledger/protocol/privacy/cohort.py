@@ -74,6 +74,7 @@ class Cohort:
     drawn_from: bytes = b""  # the hash of the block that opened the attempt, where something is drawn
     most_groups: int = 1  # that it is dealt into
     least: int = 2  # counted members of a group whose sum is unmasked
+    hybrid: bool = False  # keys are digests of key blobs: two honest members may have no secret in common
 
     def __post_init__(self) -> None:
         seats = [member.seat for member in self.members]
@@ -228,16 +229,16 @@ def cohort_of(
     drawn_from: bytes = b"",
     most_groups: int = 1,
     least: int = 2,
-    digests: bool = False,
+    hybrid: bool = False,
 ) -> Cohort:
     """As `Cohort`, of those members whose key is one: with the others nobody can share a secret, and everybody sees who
-    they are. They are not to be counted. `digests`: keys are those of key blobs, and not everybody may have the same
-    blobs; who shares a secret with whom is then seen from letters only. Nothing is bound to a block from which nothing
+    they are. They are not to be counted. Of hybrid keys, whose blobs not everybody may have, that is seen from letters
+    only. Nothing is bound to a block from which nothing
     is drawn: chains take it back.
     """
-    usable = sorted((member for member in members if digests or is_usable(member.key)), key=lambda member: member.seat)
+    usable = sorted((member for member in members if hybrid or is_usable(member.key)), key=lambda member: member.seat)
     drawn_from = drawn_from if is_drawn(len(usable), most_groups) else b""
-    return Cohort(context, tuple(usable), update_bits, drawn_from, most_groups, least)
+    return Cohort(context, tuple(usable), update_bits, drawn_from, most_groups, least, hybrid)
 
 
 def weights(samples: Sequence[int], bits: int) -> list[int]:

@@ -111,7 +111,6 @@ class HybridKey:
     word: bytes
     owner: Address
     shared: Mapping[Address, bytes] = field(repr=False)  # with the owner itself, too
-    may_miss = True
 
     def shared_with(self, word: bytes, *, of: Address) -> bytes | None:  # noqa: ARG002 (found by account)
         return self.shared.get(of)

@@ -29,10 +29,6 @@ class MaskKey(Protocol):
     def word(self) -> bytes:
         """32 bytes, what `join` puts on chain."""
 
-    @property
-    def may_miss(self) -> bool:
-        """Whether two honest participants may have no secret in common."""
-
     def shared_with(self, word: bytes, *, of: Address) -> bytes | None:
         """The 32 bytes that only both know, from the word that the other joined with; None where there are none.
 
@@ -44,7 +40,6 @@ class MaskKey(Protocol):
 class X25519Key:
     private: X25519PrivateKey
     word: bytes
-    may_miss = False
 
     def shared_with(self, word: bytes, *, of: Address) -> bytes:
         return shared_secret(self.private, word, of=of)

@@ -2,16 +2,16 @@
 
 A pair's seed has one hash in the letters of both. Where the two differ, one of them lies or has no secret with the
 other (hybrid keys, see `hybrid_keys.py`): their masks do not cancel, and both seeds are called for, as those with who
-is not counted are. What hides an update is then one mask less. However many may be hostile must not cut the others into
-parts of which each shows its own sum: that is what `may_lack` allows for.
+is not counted are. What hides an update is then one mask less. Nobody may be cut off from the others by that: see
+`may_lack`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from hashlib import sha256
 
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.formats.spec import threshold
 from deepledger.protocol.privacy.cohort import HOLDERS, Cohort
 from deepledger.protocol.privacy.masked_updates import Letters
 
@@ -35,28 +35,29 @@ def apart_in(cohort: Cohort, counted: Collection[int], letters: Mapping[int, Let
 
 
 def may_lack(cohort: Cohort, seat: int, counted: Collection[int]) -> int:
-    """How many masks with others that are summed, `counted`, a member may lack: ⌊(k − c) / 2⌋ of k, where c may be
-    hostile.
+    """How many masks with others that are summed, `counted`, a member may lack.
 
-    Where the k + 1 − c that are left without those fall apart, one part has at most half of them, and everybody in it
-    lacks all others, (k + 1 − c) / 2 at least. Nor may a member lack so many that fewer holders than a threshold are
-    left. In a large cohort, where few are neighbours, nobody may lack any.
+    So many that a threshold t of holders is left, itself among them. With X25519 keys that is all: whoever is apart
+    from an honest one is hostile, and a mask with it hides nothing. With hybrid keys two honest ones may be apart, and
+    t − 1 who pool what they know must not be able to cut anybody off: of k neighbours, ⌊(k + 1 − t) / 2⌋ may lack.
+    For where the k + 2 − t that are left without those fall apart, one part has at most half of them, and everybody in
+    it lacks all others, (k + 2 − t) / 2 at least. In a large cohort, where few are neighbours, nobody may lack any.
     """
+    spare = max(0, len(counted) - cohort.threshold)
+    if not cohort.hybrid:
+        return spare
     if len(cohort.members) > HOLDERS:
         return 0
-    others = len(set(cohort.neighbours(seat)) & set(counted))
-    return max(0, min((others - cohort.tolerated) // 2, len(counted) - cohort.threshold))
+    near = len(set(cohort.neighbours(seat)) & set(counted))
+    return min(spare, max(0, near + 1 - cohort.threshold) // 2)
 
 
-def may_lack_of(members: int) -> int:
-    """As `may_lack`, where so many members are neighbours of each other, and all are counted."""
-    tolerated = members - threshold(members)
-    return max(0, min((members - 1 - tolerated) // 2, tolerated))
-
-
-def sound(cohort: Cohort, seats: Collection[int], letters: Mapping[int, Letters]) -> frozenset[int]:
-    """Those of `seats`, all with letters, that can be counted together: whoever lacks most masks is left out, of
-    several the highest seat, until nobody lacks too many of whose group there is a sum.
+def sound(
+    cohort: Cohort, seats: Collection[int], letters: Mapping[int, Letters], *, draw: bytes = b""
+) -> frozenset[int]:
+    """Those of `seats`, all with letters, that can be counted together: whoever lacks most masks is left out, until
+    nobody lacks too many of whose group there is a sum. Of several a lot decides, by `draw`, which nobody knew when it
+    committed: of two that say otherwise of each other, nobody can tell which one lies.
     """
     kept, apart = set(seats), apart_in(cohort, seats, letters)
     while summed := _summed(cohort, kept):
@@ -66,7 +67,7 @@ def sound(cohort: Cohort, seats: Collection[int], letters: Mapping[int, Letters]
                 lacking[one] += 1
         if all(lacks <= may_lack(cohort, seat, summed) for seat, lacks in lacking.items()):
             break
-        kept.remove(max(summed, key=lambda seat: (lacking[seat], seat)))
+        kept.remove(max(summed, key=lambda seat: (lacking[seat], sha256(draw + seat.to_bytes(4)).digest())))
     return frozenset(kept)
 
 
@@ -89,9 +90,9 @@ def check_sound(
     unread = set(counted) - letters.keys() if doubting else set()
     for seat in sorted(set(counted) & letters.keys()):
         lacks = sum((seat, other) in apart or other in unread for other in cohort.neighbours(seat))
-        if lacks > may_lack(cohort, seat, counted):
+        if lacks > (most := may_lack(cohort, seat, counted)):
             raise BadInput(
-                f"seat {seat} has no mask in common with {lacks} others that are counted: too little would hide its "
-                "update"
+                f"seat {seat} has no mask in common with {lacks} others that are counted, and may lack {most} for them "
+                "to count together"
             )
     return apart

@@ -113,7 +113,7 @@ def release(
     me = cohort.member(seat)
     if key.word != me.key:
         raise BadInput(f"the mask key is not the one with which {me.participant} joined")
-    apart = check_sound(cohort, counted, letters, doubting=key.may_miss)
+    apart = check_sound(cohort, counted, letters, doubting=cohort.hybrid)
     flags, parts = [], []
     for author in cohort.authors(seat, counted):
         if author not in letters:

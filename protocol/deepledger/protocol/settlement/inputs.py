@@ -112,13 +112,18 @@ def cohort_in(attempt: Attempt, spec: JobSpec, place: Place) -> Cohort:
             Member(seat.seat, seat.address, seat.key, weight)
             for seat, weight in zip(attempt.cohort, weights(samples, masks.weight_bits), strict=True)
         ),
-        digests=masks.hybrid,
+        hybrid=masks.hybrid,
         context=MaskContext(place.chain_id, place.contract, place.job, attempt.round, attempt.attempt),
         update_bits=spec.update.bits,
         drawn_from=bytes.fromhex(attempt.opened_in.removeprefix("0x")),
         most_groups=masks.groups,
         least=masks.least,
     )
+
+
+def lot(attempt: Attempt) -> bytes:
+    """What nobody knew who committed in a masked attempt: the hash of the block that has the last commitment."""
+    return bytes.fromhex(attempt.commits[-1].at.block_hash.removeprefix("0x")) if attempt.commits else b""
 
 
 def _counted_in(job: Job, attempt: Attempt, spec: JobSpec, place: Place) -> Revealed:
