@@ -5,6 +5,9 @@
 All that a masked round computes, in one process and without a chain; the sum is held against that of the updates.
 `×int16` are the vector, the letters and what is released, in bytes of a plain update. A participant's CPU is
 masking (key agreements, masks, shares and their hashes), then reading the others' letters and releasing shares.
+
+Hybrid keys are measured up to 64 participants, as many as a job seats: the key blob of the last one that joins, its CPU
+for reading all others' and making its own, and the CPU of the first one for what it shares with each: once in a job.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.formats.rules import MAX_SEATS
 from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member, cohort_of
+from deepledger.protocol.privacy.hybrid_keys import Known, hybrid_secret, key_blob, parse_key_blob, shared_by
 from deepledger.protocol.privacy.mask_keys import mask_key
 from deepledger.protocol.privacy.masked_updates import mask_update, parse_letters
 from deepledger.protocol.privacy.unmasking import rebuild, release, unmask_sum
@@ -99,6 +105,37 @@ def measure(participants: int, dropped: int, coordinates: int, groups: int) -> l
     ]
 
 
+def measure_hybrid(participants: int) -> list[str]:
+    owners = [f"0x{seat:040x}" for seat in range(participants)]
+    secrets = [
+        hybrid_secret(seat.to_bytes(32), chain_id=1, contract=CONTRACT, job=0, owner=owner)
+        for seat, owner in enumerate(owners)
+    ]
+    blobs: list[bytes] = []
+
+    def joining(seat: int) -> bytes:
+        read = [(owners[other], digest_of(blob), parse_key_blob(blob)) for other, blob in enumerate(blobs)]
+        return key_blob(secrets[seat], [Known(*each) for each in read])
+
+    for seat in range(participants - 1):
+        blobs.append(joining(seat))
+    last, join = timed(lambda: joining(participants - 1), runs=RUNS)
+    blobs.append(last)
+    own, word = parse_key_blob(blobs[0]), digest_of(blobs[0])
+
+    def sharing() -> list[bytes]:
+        return [
+            shared_by(secrets[0], own, own_word=word, word=digest_of(blob), other=owner, blob=parse_key_blob(blob))
+            for owner, blob in zip(owners[1:], blobs[1:], strict=True)
+        ]
+
+    shared, share = timed(sharing, runs=RUNS)
+    assert shared[-1] == shared_by(
+        secrets[-1], parse_key_blob(last), own_word=digest_of(last), word=word, other=owners[0], blob=None
+    )
+    return [f"{participants}", f"{len(last):,}", f"{join:.1f}", f"{share:.1f}"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coordinates", type=int, default=COORDINATES)
@@ -112,7 +149,13 @@ def main() -> None:
     for participants in arguments.participants:
         for dropped in (0, participants // 20 or 1):
             table.add_row(*measure(participants, dropped, arguments.coordinates, arguments.groups))
-    Console().print(table)
+    hybrid = Table(title="hybrid keys; CPU in ms")
+    for column in ("members", "key blob", "join", "share"):
+        hybrid.add_column(column, justify="right")
+    for participants in arguments.participants:
+        if participants <= MAX_SEATS:
+            hybrid.add_row(*measure_hybrid(participants))
+    Console().print(table, hybrid)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Stage:
         self.job_file = folder / "job" / "job.toml"
         text = re.sub(r"(?m)^min_participants = \d+", f"min_participants = {PARTICIPANTS}", self.job_file.read_text())
         text = re.sub(r"(?m)^rounds = \d+", f"rounds = {rounds}", text)
-        self.job_file.write_text(text if mode == "open" else masked(text))
+        self.job_file.write_text(text if mode == "open" else masked(text, hybrid=mode == "hybrid"))
         self.task = folder / "job" / "task.py"
         self.env = os.environ | {
             "DEEPLEDGER_HOME": str(folder / "home"),
@@ -94,10 +94,11 @@ class Stage:
         return [str(Path(sys.executable).parent / "deepledger"), *arguments]
 
 
-def masked(job_file: str) -> str:
+def masked(job_file: str, *, hybrid: bool = False) -> str:
     """The same job with masked updates: paid alike where it was paid by contribution, which masks do not show."""
     kept = re.sub(r"(?ms)^\[(rewards|screening|aggregation)\].*?(?=^\[)", "", job_file)
     rules = '[aggregation]\nrule = "weighted_mean"\n\n[rewards]\npolicy = "samples"\n\n'
+    rules += '[masks]\nkeys = "x25519+mlkem768"\n\n' * hybrid
     return kept.replace("[model]", f'privacy = "masked"\n\n{rules}[model]', 1)
 
 
@@ -112,7 +113,12 @@ def end(process: subprocess.Popen[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", choices=["digits", "breast-cancer", "diabetes"], default="digits")
-    parser.add_argument("--mode", choices=["open", "masked"], default="open", help="masked: nobody sees single updates")
+    parser.add_argument(
+        "--mode",
+        choices=["open", "masked", "hybrid"],
+        default="open",
+        help="masked: nobody sees single updates; hybrid: nor does a quantum computer to come",
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is; emptied first")
     arguments = parser.parse_args()
     dataset = arguments.dataset
@@ -127,6 +133,8 @@ def main() -> None:
         for name in NAMES[2:]:
             processes.append(stage.spawn(name, "join", str(job), "--data", str(stage.data(name)), "--yes",
                                          stdout=subprocess.DEVNULL))  # fmt: skip
+            if arguments.mode == "hybrid":  # who joins at once joins twice, and a round that has opened waits
+                until_seated(stage, job, len(processes) - 1)
         times, follower, reader = watch(stage, job, processes, console)
         for process in processes:
             process.wait(60)
@@ -173,6 +181,19 @@ def set_the_stage(stage: Stage, dataset: str, kind: str = "embedded") -> int:
     coordinator = dev_accounts()[1].address
     options = ("--account", "sponsor", "--coordinator", coordinator, "--json")
     return int(json.loads(stage.run("job", "create", str(stage.job_file), *options))["job"])
+
+
+def until_seated(stage: Stage, job: int, participants: int) -> None:
+    from deepledger.protocol.chain.web3_ledger import connect
+    from deepledger.protocol.job.follow import Follower
+    from deepledger.protocol.types import JobId
+
+    follower = Follower(connect(stage.env["DEEPLEDGER_RPC_URL"], stage.env["DEEPLEDGER_CONTRACT"]), JobId(job))
+    end = time.monotonic() + 60
+    while len(follower.job.participants) < participants:
+        if time.monotonic() > end:
+            raise SystemExit(f"only {len(follower.job.participants)} participants have joined, see {stage.folder}")
+        follower.update(timeout=1.0)
 
 
 def watch(

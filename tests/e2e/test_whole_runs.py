@@ -20,7 +20,7 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("mode", ["open", "masked"])
+@pytest.mark.parametrize("mode", ["open", "masked", "hybrid"])
 def test_the_demo_trains_pays_audits_and_says_so(tmp_path: Path, mode: str) -> None:
     shown = run("examples/demo.py", "--dataset", "breast-cancer", "--mode", mode, "--folder", tmp_path / "demo")
     rounds = re.findall(r"^ +(\d+) +([\d.]+)% +([\d.]+)% +[\d.]+ *$", shown, re.MULTILINE)
