@@ -1,0 +1,60 @@
+"""What `job create` and `job show` promise of masked groups: how many hostile ones a rule withstands, and how much more
+what is learned scatters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepledger.cli.groups import SCATTER
+from deepledger.protocol.formats.rules import Median, TrimmedMean
+from deepledger.protocol.formats.spec import MOST_GROUPS
+from deepledger.protocol.settlement.aggregation.sorting import median, trimmed_mean
+from deepledger.protocol.settlement.aggregation.stack import Row, Stack
+
+ENDS = st.sampled_from([-(2**40), 2**40])
+
+
+def over(rule: Any, means: list[int], context: Any = None) -> float:
+    """Of one coordinate."""
+    rows = tuple(Row(seat, f"0x{seat:040x}", 1, np.array([mean])) for seat, mean in enumerate(means))
+    function = median if isinstance(rule, Median) else trimmed_mean
+    numerators, denominator = function(Stack(rows, 1, 0), rule, context)(0, 1)
+    return int(numerators[0]) / denominator
+
+
+@given(data=st.data())
+def test_so_many_hostile_ones_move_nothing_beyond_what_honest_groups_learned(data: st.DataObject) -> None:
+    """Whichever groups they are dealt to, and whether they spoil a group's sum or have it left out."""
+    groups = data.draw(st.integers(3, MOST_GROUPS))
+    rule = data.draw(st.just(Median()) | st.integers(1, 49).map(lambda percent: TrimmedMean(trim_percent=percent)))
+    dealt_to = data.draw(st.lists(st.integers(0, groups - 1), max_size=rule.withstands(groups)))
+    honest = data.draw(st.lists(st.integers(-1000, 1000), min_size=groups, max_size=groups))
+    means = []
+    for group, mean in enumerate(honest):
+        if group not in dealt_to:
+            means.append(mean)
+        elif data.draw(st.booleans()):
+            means.append(data.draw(ENDS))
+    untouched = [mean for group, mean in enumerate(honest) if group not in dealt_to]
+    assert 2 * len(means) > groups, "or the round is skipped"
+    assert min(untouched) <= over(rule, means) <= max(untouched)
+
+
+def test_one_more_can_move_it_anywhere() -> None:
+    for groups in range(3, MOST_GROUPS + 1):
+        bad = Median().withstands(groups) + 1
+        assert over(Median(), [2**40] * bad + [0] * (groups - bad)) > 1000
+
+
+@pytest.mark.parametrize("groups", [3, 4, 5, 9, 21])
+def test_what_is_learned_scatters_no_more_than_is_said(groups: int) -> None:
+    drawn = np.random.default_rng(groups).normal(size=(40_000, groups, 3))
+    means = drawn.mean(axis=2)
+    scatter = np.median(means, axis=1).std() / drawn.mean(axis=(1, 2)).std()
+    assert 1.05 < scatter < SCATTER * 1.01
