@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from deepledger.auditor.findings import Kind
+from deepledger.coordinator.coordinate import _verifier
+from deepledger.coordinator.counting import countable
 from deepledger.node.participate import participate
 from deepledger.node.training import make_update
 from deepledger.protocol.chain.events import PenaltyTaken
@@ -22,6 +26,7 @@ from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import fetch_model, fetch_spec
 from deepledger.protocol.job.reputation import FULL
 from deepledger.protocol.privacy.unmasking import parse_release
+from deepledger.protocol.settlement.inputs import cohort_in
 
 from .test_masked import MASKED, Play, Stores, audited, forget, funded, masked_job, verdicts
 from .test_roles import Actor, coordinator
@@ -213,6 +218,25 @@ def test_letters_that_were_made_after_another_block_are_not_counted_and_that_is_
     result = audited(world, play.job)
     assert result.matches, result.findings
     assert set(verdicts(result).values()) == {Verdict.ACCEPTED}
+
+
+@pytest.mark.one_chain
+def test_what_was_fetched_before_the_chain_took_a_block_back_is_looked_at_again(world: Any) -> None:
+    play = Play(world, participants=9, min_participants=9, spec_changes=MEDIAN)
+    then = play.see().attempt
+    stale = replace(then, opened_in="0x" + "07" * 32)
+    play.commit(0, among=cohort_in(stale, play.spec, play.place))
+    follower = SimpleNamespace(job=play.see(), now=lambda: 0 if here.verifying[2] == stale.opened_in else 1 << 40)
+    here = SimpleNamespace(
+        follower=follower, bench=SimpleNamespace(spec=play.spec), ledger=play.coordinator, store=world.store,
+        secret=None, verifier=None, verifying=None, close=lambda: None, warn=print, stop=threading.Event(),
+        pace=SimpleNamespace(work=lambda *_, **__: 1e9), took=None,
+    )  # fmt: skip
+    found = {}
+    for attempt in (replace(stale, commits=play.see().attempt.commits), play.see().attempt):
+        verifier = _verifier(here, attempt)
+        found[attempt.opened_in] = countable(verifier, world.store, play.see(), attempt, play.spec, play.place)
+    assert found == {stale.opened_in: 1, then.opened_in: 0}
 
 
 def regroup(model: Any, settlement: Any) -> Any:

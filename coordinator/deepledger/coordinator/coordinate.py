@@ -77,7 +77,7 @@ class _Coordinator:
     doubting: bool = False  # the contract refused again what the trail says is allowed
     verifier: Verifier | None = None
     keys: KeyBlobs | None = None  # of a job with hybrid mask keys
-    verifying: tuple[int, int] | None = None  # round and attempt
+    verifying: tuple[int, int, str] | None = None  # round, attempt, and the block in which it opened
     shown: Waiting | None = None
     looked: tuple[RoundNumber, decision.Trust] = (RoundNumber(0), decision.Trust.UNKNOWN)  # after so many rounds
     diverged: Diverged | None = None  # the last round that it settled
@@ -414,11 +414,12 @@ def _prefetch(self: _Coordinator) -> None:
 
 
 def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
-    if self.verifier is None or self.verifying != (attempt.round, attempt.attempt):
+    this = (attempt.round, attempt.attempt, attempt.opened_in)
+    if self.verifier is None or self.verifying != this:
         job, spec = self.follower.job, self.bench.spec
         known = self.verifier.found() if self.verifier is not None else {}
         self.close()
-        self.verifying = (attempt.round, attempt.attempt)
+        self.verifying = this
         self.verifier = Verifier(
             self.store,
             spec,
