@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from deepledger.cli.agreement import of_spec
+from deepledger.cli.doctor import _mask_keys
+from deepledger.cli.options import Signer
 from deepledger.coordinator.coordinate import coordinate
 from deepledger.node import linking
 from deepledger.node.notices import TookSeat, Trained
 from deepledger.node.participate import participate
 from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import Joined
 from deepledger.protocol.errors import BadInput, StoreUnreachable
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.local import keystore
 from deepledger.protocol.privacy.hybrid_keys import (
     ENTRY_BYTES,
     HEAD_BYTES,
@@ -31,9 +38,12 @@ from deepledger.protocol.privacy.hybrid_keys import (
     parse_key_blob,
     shared_by,
 )
+from deepledger.protocol.privacy.masked_updates import parse_letters
+from deepledger.protocol.privacy.pairs import sound
 from deepledger.protocol.roles.notices import Warned
+from deepledger.protocol.settlement.inputs import lot
 
-from .test_masked import Play, audited, masked_job, verdicts, weighted_mean
+from .test_masked import MASKED, Play, audited, masked_job, verdicts, weighted_mean
 from .test_roles import Actor, coordinator, mask_secret, node, until
 
 HYBRID = {"privacy": "masked", "masks": {"weight_bits": 4, "keys": "x25519+mlkem768"}}
@@ -55,6 +65,10 @@ def in_turn(world: Any, job: int, *numbers: int, **options: Any) -> list[Actor]:
         actors.append(node(world, job, number, **options))
         until(lambda number=number: world.accounts[2 + number].address in seated(world, job))
     return actors
+
+
+def actor_account(world: Any, number: int) -> str:
+    return str(world.accounts[2 + number].address)
 
 
 def ended(actors: list[Actor]) -> list[str]:
@@ -266,6 +280,73 @@ def test_two_who_raced_are_summed_all_the_same_where_enough_masks_are_left(world
     after = fetch_model(world.store, play.see().model_digest, play.spec)
     assert np.array_equal(after, weighted_mean(play, before, seats))
     all_accepted(world, play.job)
+
+
+def test_groups_and_hybrid_keys_go_together(world: Any) -> None:
+    """Of two of a group who raced, one is not counted: in a small group nobody may lack a mask."""
+    changes = HYBRID | {"masks": HYBRID["masks"] | {"groups": 3}, "aggregation": {"rule": "median"}}
+    play = HybridPlay(world, raced=(1, 5, 9), participants=12, min_participants=9, rounds=1, spec_changes=changes)
+    cohort, seats = play.cohort, tuple(range(12))
+    raced = [each for each in (1, 5, 9) if cohort.group_of(each) == cohort.group_of(each - 1)]
+    play.commit(*seats)
+    letters = {seat: parse_letters(cohort, seat, blob) for seat, blob in play.letters.items()}
+    counted = tuple(sorted(sound(cohort, seats, letters, draw=lot(play.see().attempt))))
+    assert not any({each, each - 1} <= set(counted) for each in raced)
+    play.count(*counted)
+    play.unmask(*counted)
+    play.settle()
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert set(verdicts(result).values()) <= {Verdict.ACCEPTED, Verdict.TOO_FEW, Verdict.SKIPPED}
+    assert Verdict.BADLY_SHARED not in verdicts(result).values()
+
+
+def test_a_newcomer_asks_for_a_key_blob_for_a_while_and_joins_without(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = hybrid_job(world, rounds=1, max_participants=4)
+    hidden, found = world.ledger(5), Follower(world.reader(), job).job
+    hidden.join(job, 30, terms_hash=terms_hash(found.created), key=b"\7" * 32, value=found.terms.stake)
+    monkeypatch.setattr(linking, "PATIENCE", 0.5)
+    (actor,) = in_turn(world, job, 0)
+    said = " ".join(notice.message for notice in actor.seen if isinstance(notice, Warned))
+    assert f"the key blob of {hidden.account} is not there yet" in said
+    assert f"Joining without a mask in common with {hidden.account}" in said
+    seat = Follower(world.reader(), job).job.participants[actor_account(world, 0)]
+    assert len(world.store.read(seat.key, limit=1 << 20)) == HEAD_BYTES
+    actor.stop.set()
+    actor.join()
+
+
+def test_where_too_many_key_blobs_are_missing_nothing_is_staked(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = hybrid_job(world, rounds=1, max_participants=4)
+    found = Follower(world.reader(), job).job
+    for number in (5, 6):
+        key = bytes([number]) * 32
+        world.ledger(number).join(job, 30, terms_hash=terms_hash(found.created), key=key, value=found.terms.stake)
+    monkeypatch.setattr(linking, "PATIENCE", 0.0)
+    actor = node(world, job, 0)
+    until(lambda: any(isinstance(each, Warned) and "Nothing is staked" in each.message for each in actor.seen))
+    assert len(seated(world, job)) == 2
+    actor.stop.set()
+    actor.join()
+
+
+def test_agreement_and_doctor_say_which_keys(world: Any, tmp_path: Path) -> None:
+    hybrid, plain = (world.spec(**changes)[0] for changes in (HYBRID, MASKED))
+    assert "X25519 and ML-KEM-768 together" in str(of_spec(hybrid)["mask keys"])
+    assert "quantum computer" in str(of_spec(plain)["mask keys"])
+    assert "mask keys" not in of_spec(world.spec()[0])
+    signer = Signer(home=tmp_path, account="ann")
+    keystore.create(tmp_path / "accounts", "ann", "word", iterations=2)
+    assert _mask_keys(plain, signer).startswith("X25519, from")
+    assert "have a backup" in _mask_keys(hybrid, signer)
+    assert signer.mask_secret("word") == keystore.mask_secret(tmp_path / "accounts", "ann", "word")
+    path = tmp_path / "accounts" / "ann.json"
+    document = json.loads(path.read_text())
+    del document["mask_secret"]
+    path.write_text(json.dumps(document))
+    assert "`join` adds" in _mask_keys(hybrid, signer)
 
 
 def test_a_coordinator_counts_whose_masks_fit_and_keeps_key_blobs(world: Any) -> None:

@@ -39,6 +39,36 @@ def test_task_and_data_are_loaded_only_where_nothing_waits_for_them():
     assert steps(script, A, 1090) == (Step.FINISH, Step.FINISH)
 
 
+def test_who_raced_gives_its_seat_up_before_it_commits_and_never_after():
+    script = Script()
+    script.create()
+    script.join(A, B)
+
+    def step(now, **known):
+        return next_step(script.job, A, now, prepared=True, unpublished=False, raced=True, **known)
+
+    assert step(900) is Step.LEAVE
+    script.open(1000)
+    assert step(1005) is Step.LEAVE
+    assert step(1005, spared=True) is Step.LEAVE
+    script.commit(1010, A)
+    assert step(1015) is Step.WAIT
+    script.commit(1020, B)
+    assert step(1030) is Step.REVEAL
+    script.reveal(1040, A, 1)
+    assert step(1045) is Step.WAIT, "the seat cannot be given up"
+
+
+def test_participants_are_in_the_order_in_which_they_joined():
+    """By which hybrid keys tell who of two comes later; a seat says nothing of that."""
+    script = Script()
+    script.create()
+    script.join(A, B, C)
+    script.say(Left, 950, participant=A, seat=0, departure=Departure.VOLUNTARY, stake=1)
+    script.join(A)
+    assert list(script.job.participants) == [B, C, A]
+
+
 def test_who_comes_back_waits_until_a_seat_can_be_kept():
     """It is excused for no attempt: a seat that is taken too late to commit is lost again when the attempt closes."""
     script = Script()
