@@ -37,10 +37,10 @@ KAT_PUBLIC = "0b7934c83125c788995e2ba6bd761e33046b3e40571be53e023309a29f398cc9"
 KAT_DECAPSULATED = "4840275b9047b78bcccd88d348e0dd9e7e8c0e8574234e58f6fabb515fa18cf5"
 KAT_BLOBS = [
     "096ca17b7845f42d33ab4b58b26638f4975a129bdede55ef43f7c7deb185ad36",
-    "9908a1d0a0b63429137ed252ac103c2b416780b4eaafcd72b954237441cb2454",
-    "717b71f5d176ff3f64536f565facc0e9d0c3ef9b72373e7b6362b1e28fef430e",
+    "3c8a846882b8167d51157f714ebbf0a6b8921931b2d970104003df1fda2d1724",
+    "fb130dc6c1c55c66bdc8afdb50459ff3b35f9734f26cc503b2c11bb29e472b4c",
 ]
-KAT_SHARED = "ba851fcd24e7b3a004467911fd599807d61046fde933a307d416a6cbe9b0bc44"
+KAT_SHARED = "796e5fd6bb02c20e99b1f1906d46307642df7afac41629193727474cbbf86ba8"
 
 
 def secret_of(number: int, **changed: object) -> HybridSecret:
@@ -108,8 +108,7 @@ def test_the_combiner_by_hand() -> None:
     assert word == digest_of(BLOBS[0])
     place = (31337).to_bytes(32) + b"\x11" * 20 + (7).to_bytes(32)
     late_end = bytes.fromhex(OWNERS[1][2:]) + BLOBS[1][:HEAD_BYTES]
-    early_end = bytes.fromhex(OWNERS[0][2:]) + word
-    transcript = sha256(place + late_end + early_end + ciphertext).digest()
+    transcript = sha256(place + late_end + word + ciphertext).digest()
     kem = early.mlkem.decapsulate(ciphertext)
     curve = early.x25519.exchange(X25519PublicKey.from_public_bytes(BLOBS[1][:32]))
     info = b"deepledger: hybrid mask keys, pair" + transcript
@@ -185,12 +184,22 @@ def test_another_key_than_the_secret_was_made_with_is_known_by_the_tag(part: int
 
 
 def test_a_copy_of_a_blob_opens_for_nobody() -> None:
-    """As another account's: both accounts are bound."""
+    """As another account's: whose it is, is bound."""
     with pytest.raises(NothingShared, match="does not open"):
         shared_by(
             SECRETS[0], parse_key_blob(BLOBS[0]), own_word=digest_of(BLOBS[0]), word=digest_of(BLOBS[1]),
             other=OWNERS[2], blob=parse_key_blob(BLOBS[1]),
         )  # fmt: skip
+
+
+def test_who_joins_with_anothers_word_takes_nothing_from_it() -> None:
+    """Be it seated before or after the one whose word it is: there is one entry for the word, which its owner opens."""
+    copied = [Known(owner, digest_of(BLOBS[0]), parse_key_blob(BLOBS[0])) for owner in (OWNERS[2], OWNERS[0])]
+    blobs = [BLOBS[0], key_blob(SECRETS[1], copied)]
+    assert len(blobs[1]) == HEAD_BYTES + ENTRY_BYTES
+    assert shared(0, 1, blobs) == shared(1, 0, blobs)
+    with pytest.raises(NothingShared, match="neither one's"):
+        shared(0, 0)  # another with its own word
 
 
 def test_what_it_kept_opens_with_its_own_mask_secret_only() -> None:

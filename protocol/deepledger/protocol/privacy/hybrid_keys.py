@@ -10,8 +10,9 @@ and since a blob names the words of others, no two can name each other's. Beside
 share, encrypted to its own maker (*kept*): a library's encapsulation cannot be made again, and no disk is needed to
 remember it. The tag tells the other whether both have the same; ML-KEM does not, for its decapsulation never fails.
 
-The combiner is that of SP 800-56C rev. 2 (ML-KEM's secret first), with the whole transcript bound: place, both
-accounts, both public keys and the ciphertext; X-Wing (draft-connolly-cfrg-xwing-kem) shows why less would do.
+The combiner is that of SP 800-56C rev. 2 (ML-KEM's secret first), with the whole transcript bound: place, who made the
+ciphertext, the keys of both and the ciphertext; X-Wing (draft-connolly-cfrg-xwing-kem) shows why less would do. For
+whom it is, a word says, and not an account: whoever joins with another's word takes nothing from that one.
 
 All secret keys follow from an account's *mask secret*, 32 bytes of its keystore file, and not from its signing key:
 that one stands behind a secp256k1 key which every transaction shows, so that whoever breaks X25519 has it, too.
@@ -131,7 +132,7 @@ def hybrid_secret(secret: bytes, *, chain_id: int, contract: Address, job: JobId
 
 def key_blob(secret: HybridSecret, before: Iterable[Known]) -> bytes:
     """What the account publishes before it joins, after those who sit already."""
-    entries = []
+    entries: dict[bytes, bytes] = {}
     for other in before:
         kem, ciphertext = _encapsulate(other.blob.mlkem)
         shared = _combined(
@@ -139,12 +140,12 @@ def key_blob(secret: HybridSecret, before: Iterable[Known]) -> bytes:
             kem=kem,
             x25519=shared_secret(secret.x25519, other.blob.x25519, of=other.participant),
             later=(secret.owner, secret.head),
-            earlier=(other.participant, other.word),
+            earlier=other.word,
             ciphertext=ciphertext,
         )
         kept = _keeper(secret, ciphertext).encrypt(NONCE, shared, None)
-        entries.append(other.word + ciphertext + _tag(shared) + kept)
-    return secret.head + b"".join(entries)
+        entries[other.word] = other.word + ciphertext + _tag(shared) + kept
+    return secret.head + b"".join(entries.values())
 
 
 def parse_key_blob(blob: Buffer) -> KeyBlob:
@@ -196,7 +197,7 @@ def shared_by(
         kem=secret.mlkem.decapsulate(entry.ciphertext),
         x25519=x25519,
         later=(other, blob.head),
-        earlier=(secret.owner, own_word),
+        earlier=own_word,
         ciphertext=entry.ciphertext,
     )
     if _tag(shared) != entry.tag:
@@ -215,11 +216,11 @@ def _combined(
     kem: bytes,
     x25519: bytes,
     later: tuple[Address, bytes],
-    earlier: tuple[Address, bytes],
+    earlier: bytes,
     ciphertext: bytes,
 ) -> bytes:
-    """32 bytes. `later`: who made the ciphertext, and its head; `earlier`: for whom, and its word."""
-    ends = b"".join(bytes.fromhex(account[2:]) + keys for account, keys in (later, earlier))
+    """32 bytes. `later`: who made the ciphertext, and its head; `earlier`: the word of whom it is for."""
+    ends = bytes.fromhex(later[0][2:]) + later[1] + earlier
     return derive(kem + x25519, info=_LABEL + b"pair" + sha256(place + ends + ciphertext).digest())
 
 
