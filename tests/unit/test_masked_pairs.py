@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.privacy.masked_updates import mask_update, parse_letters
 from deepledger.protocol.privacy.pairs import apart_in, may_lack, sound
-from deepledger.protocol.privacy.unmasking import UNREAD, rebuild, release, unmask_sum
+from deepledger.protocol.privacy.unmasking import UNREAD, WITHHELD, rebuild, release, unmask_sum
 
 from .masked_rounds import Lacking, cohort_with, key_of
 
@@ -23,8 +24,10 @@ COORDINATES = 21
 class Round:
     """Members of whom some lack secrets with others: `lacks` has pairs of seats, of whom the first does."""
 
-    def __init__(self, members: int, lacks: set[tuple[int, int]], *, seed: int = 0, hybrid: bool = True) -> None:
-        self.cohort = cohort_with(dict.fromkeys(range(members), 1), hybrid=hybrid)
+    def __init__(
+        self, members: int, lacks: set[tuple[int, int]], *, seed: int = 0, hybrid: bool = True, **dealt: Any
+    ) -> None:
+        self.cohort = cohort_with(dict.fromkeys(range(members), 1), hybrid=hybrid, **dealt)
         self.keys = {
             seat: Lacking(key_of(seat), frozenset(key_of(other).word for one, other in lacks if one == seat))
             for seat in range(members)
@@ -35,6 +38,7 @@ class Round:
             seat: mask_update(self.cohort, seat, self.updates[seat], key=self.keys[seat]) for seat in self.keys
         }
         self.letters = {seat: parse_letters(self.cohort, seat, each.letters) for seat, each in self.masked.items()}
+        self.blamed: set[int] = set()
 
     def release(self, seat: int, counted: set[int], *, unread: set[int] = frozenset()) -> bytes:
         read = {author: each for author, each in self.letters.items() if author not in unread}
@@ -138,6 +142,63 @@ def test_a_holder_that_could_not_read_somebodys_letters_is_not_blamed() -> None:
     assert releases[2][4:5] == UNREAD
     assert len(releases[2]) != len(releases[3])
     assert np.array_equal(each.total(counted, releases), each.expected(counted))
+
+
+GROUPS = {"drawn_from": b"1" * 32, "most_groups": 3, "least": 3}
+
+
+def group_sums(each: Round, releases: dict[int, bytes]) -> dict[int, bool]:
+    """By group, whether its sum can be had, which is then the right one. Who is to blame is in `blamed` then."""
+    rebuilt = rebuild(each.cohort, set(each.keys), each.letters, releases)
+    vectors = {seat: masked.vector for seat, masked in each.masked.items()}
+    found = {}
+    for group in each.cohort.groups:
+        found[group[0]] = not rebuilt.lacking(group)
+        if found[group[0]]:
+            total = unmask_sum(each.cohort, rebuilt, vectors, coordinates=COORDINATES, group=group[0])
+            assert np.array_equal(total, each.expected(set(group)))
+    each.blamed = rebuilt.badly_shared.keys() | rebuilt.bad_shares.keys()
+    return found
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_a_group_in_which_too_many_are_apart_is_withheld_alone(hybrid: bool) -> None:
+    """A coordinator that counts them all the same has that group's sum not made, and the others' made. With X25519 keys
+    one of two is hostile, which hides nothing anyhow.
+    """
+    counted = set(range(9))
+    for pair in combinations(Round(9, set(), hybrid=hybrid, **GROUPS).cohort.groups[1], 2):
+        each = Round(9, {pair}, hybrid=hybrid, **GROUPS)
+        assert (sound(each.cohort, counted, each.letters) == counted) != hybrid
+        releases = {seat: each.release(seat, counted) for seat in counted}
+        groups = each.cohort.groups
+        assert group_sums(each, releases) == {group[0]: group != groups[1] or not hybrid for group in groups}
+        assert not each.blamed
+
+
+@pytest.mark.parametrize("doubting", [1, 4])
+def test_whose_letters_cannot_be_read_costs_its_own_group_only(doubting: int) -> None:
+    """One holder that withholds a group's shares is not missed; with more than may be hostile, that group is lost, and
+    the one whose letters nobody can read is to blame, not who was dealt to it.
+    """
+    each, counted = Round(9, set(), **GROUPS), set(range(9))
+    group = each.cohort.groups[2]
+    gone = {group[1]}
+    holders = sorted(counted - gone)[:doubting]
+    releases = {seat: each.release(seat, counted, unread=gone if seat in holders else set()) for seat in counted}
+    flags = releases[holders[0]][:9]
+    assert {seat: bytes([flags[seat]]) for seat in group} == dict.fromkeys(group, WITHHELD) | {group[1]: UNREAD}
+    assert [flags[seat] for seat in counted - set(group)] == [0] * 6
+    lost = doubting > each.cohort.tolerated
+    assert group_sums(each, releases) == {other[0]: not (lost and other == group) for other in each.cohort.groups}
+    assert each.blamed == (gone if lost else set())
+
+
+def test_who_withholds_what_it_could_show_is_found() -> None:
+    each, counted = Round(9, set(), **GROUPS), set(range(9))
+    releases = {seat: each.release(seat, counted) for seat in counted}
+    assert all(group_sums(each, releases | {4: WITHHELD * 9}).values())
+    assert each.blamed == {4}
 
 
 def test_whose_letters_cannot_be_read_may_be_apart_from_everybody() -> None:

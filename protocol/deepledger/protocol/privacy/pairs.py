@@ -85,14 +85,26 @@ def check_sound(
 
     `doubting`: whose letters are not there may be apart from everybody.
     """
+    apart, telling = telling_too_much(cohort, counted, letters, doubting=doubting)
+    for why in telling.values():
+        raise BadInput(why)
+    return apart
+
+
+def telling_too_much(
+    cohort: Cohort, counted: Collection[int], letters: Mapping[int, Letters], *, doubting: bool = False
+) -> tuple[Apart, Mapping[int, str]]:
+    """As `check_sound`; and of each group in which somebody lacks more masks than it may, why its sum is not made."""
     counted = _summed(cohort, counted)
     apart = apart_in(cohort, counted, letters)
     unread = set(counted) - letters.keys() if doubting else set()
+    telling: dict[int, str] = {}
     for seat in sorted(set(counted) & letters.keys()):
         lacks = sum((seat, other) in apart or other in unread for other in cohort.neighbours(seat))
         if lacks > (most := may_lack(cohort, seat, counted)):
-            raise BadInput(
+            telling.setdefault(
+                cohort.group_of(seat),
                 f"seat {seat} has no mask in common with {lacks} others that are counted, and may lack {most} for them "
-                "to count together"
+                "to count together",
             )
-    return apart
+    return apart, telling

@@ -10,12 +10,14 @@ holder's lie from an author's.
     release   a flag for each counted author by seat of whom the holder keeps shares, then of each 0x00: shares ‖ hashes
 
 A flag is 0x00; or 0x01, a *complaint*: the letter does not fit the hash that its author committed to; or 0x02: the
-author's letters are none, or are not to be had, so that the holder cannot know from whom the author is apart.
+author's letters are none, or are not to be had, so that the holder cannot know from whom the author is apart; or 0x03:
+in the author's group too many are apart, or may be, which is no complaint about the author.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,13 +38,14 @@ from deepledger.protocol.privacy.masked_updates import (
     shares_in,
 )
 from deepledger.protocol.privacy.masks import add_masks, check_packed, packed_bytes, unpack
-from deepledger.protocol.privacy.pairs import Apart, check_sound
+from deepledger.protocol.privacy.pairs import Apart, telling_too_much
 from deepledger.protocol.privacy.shamir import interpolate
 from deepledger.protocol.privacy.share_trees import HASH_BYTES, Step, given, leaf, proven, steps_to_prove
 
 SHOWN: Final = b"\0"
 COMPLAINT: Final = b"\1"
 UNREAD: Final = b"\2"
+WITHHELD: Final = b"\3"
 NOTHING: Final = UNREAD
 """What is released of a set that is not to be unmasked: that its holder was there."""
 
@@ -107,17 +110,17 @@ def release(
     different sets would show one update.
 
     `letters` has those of counted authors, by seat: whose are not in it has none that parse, or that could be fetched
-    in time. Raises `BadInput` where the key is not that member's, or the counted set is not to be unmasked.
+    in time. Raises `BadInput` where the key is not that member's, or no group of the counted set is to be unmasked.
     """
     counted = cohort.summed(counted)
     me = cohort.member(seat)
     if key.word != me.key:
         raise BadInput(f"the mask key is not the one with which {me.participant} joined")
-    apart = check_sound(cohort, counted, letters, doubting=cohort.hybrid)
+    apart, telling = _telling(cohort, counted, letters, doubting=cohort.hybrid)
     flags, parts = [], []
     for author in cohort.authors(seat, counted):
-        if author not in letters:
-            flags.append(UNREAD)
+        if author not in letters or cohort.group_of(author) in telling:
+            flags.append(WITHHELD if author in letters else UNREAD)
             continue
         shown = _shown(
             cohort, author, letters[author], holder=seat, called=called_for(cohort, author, counted, apart), key=key
@@ -125,6 +128,16 @@ def release(
         flags.append(COMPLAINT if shown is None else SHOWN)
         parts += [] if shown is None else [*shown.shares, *shown.hashes]
     return b"".join([*flags, *parts])
+
+
+def _telling(
+    cohort: Cohort, counted: frozenset[int], letters: Mapping[int, Letters], *, doubting: bool
+) -> tuple[Apart, AbstractSet[int]]:
+    """The pairs that are apart, and groups whose sum would tell too much. Raises `BadInput` where that is every one."""
+    apart, telling = telling_too_much(cohort, counted, letters, doubting=doubting)
+    if telling.keys() == {cohort.group_of(seat) for seat in counted}:
+        raise BadInput(next(iter(telling.values())))
+    return apart, telling.keys()
 
 
 def _shown(cohort: Cohort, author: int, letters: Letters, *, holder: int, called: Called, key: MaskKey) -> Shown | None:
@@ -183,7 +196,7 @@ def _parse(blob: Buffer, calls: Mapping[int, Called]) -> dict[int, Shown | None]
 
 def _flags(blob: memoryview, authors: int) -> list[bytes]:
     flags = [bytes([flag]) for flag in blob[:authors]]
-    if len(flags) < authors or not {*flags} <= {SHOWN, COMPLAINT, UNREAD}:
+    if len(flags) < authors or not {*flags} <= {SHOWN, COMPLAINT, UNREAD, WITHHELD}:
         raise BadRelease("it does not begin with a flag for each author")
     return flags
 
@@ -196,11 +209,11 @@ def rebuild(
 
     Every share is held against its author's commitment, every secret against its hash. An author is at fault where its
     secret is not that of its hash, although all shares are its own, or more holders complain about it than may be
-    hostile; a holder where its release does not parse, a share is not its author's, or it complains about more others
-    than may be hostile.
+    hostile; a holder where its release does not parse, a share is not its author's, it withholds what it could show, or
+    it complains about more others than may be hostile.
     """
     counted = cohort.summed(counted)
-    apart = check_sound(cohort, counted, letters)
+    apart, telling = _telling(cohort, counted, letters, doubting=False)
     bad_shares: dict[int, str] = {}
     badly_shared = dict.fromkeys(sorted(counted - letters.keys()), "its letters cannot be read")
     good: dict[int, dict[int, Shown]] = {author: {} for author in sorted(counted)}
@@ -208,7 +221,7 @@ def rebuild(
     calls = {author: called_for(cohort, author, counted, apart) for author in sorted(counted)}
     for holder, blob in sorted(releases.items()):
         try:
-            heard = _heard(cohort, holder, counted, apart, blob, calls)
+            heard = _heard(cohort, holder, counted, apart, blob, calls=calls, telling=telling)
         except (BadRelease, BadInput) as error:
             bad_shares[holder] = str(error)
             continue
@@ -231,7 +244,7 @@ def rebuild(
 
     secrets: dict[int, list[bytes]] = {}
     for author in sorted(counted - badly_shared.keys()):
-        if len(good[author]) < cohort.threshold:
+        if len(good[author]) < cohort.threshold or cohort.group_of(author) in telling:
             continue
         secrets[author] = _combine(cohort, author, good[author])
         hashes = [letters[author].secret_hashes[number] for number in calls[author].secrets]
@@ -255,19 +268,33 @@ def rebuild(
 
 
 def _heard(
-    cohort: Cohort, holder: int, counted: frozenset[int], apart: Apart, blob: Buffer, calls: Mapping[int, Called]
+    cohort: Cohort,
+    holder: int,
+    counted: frozenset[int],
+    apart: Apart,
+    blob: Buffer,
+    *,
+    calls: Mapping[int, Called],
+    telling: AbstractSet[int],
 ) -> dict[int, tuple[Called, Shown | None]]:
     """What a holder shows of each author, and what it was called for as far as it could know: nothing of those pairs of
-    whom it has not read one. Raises `BadRelease`, and `BadInput` where it is not in the cohort.
+    whom it has not read one. What it withholds is left out. Raises `BadRelease`, and `BadInput` where it is not in the
+    cohort.
     """
     authors = cohort.authors(cohort.member(holder).seat, counted)
-    flags = _flags(memoryview(blob).cast("B"), len(authors))
-    unread = {author for author, flag in zip(authors, flags, strict=True) if flag == UNREAD}
+    flags = dict(zip(authors, _flags(memoryview(blob).cast("B"), len(authors)), strict=True))
+    unread = {author for author, flag in flags.items() if flag == UNREAD}
+    doubted = telling | {cohort.group_of(author) for author in unread if cohort.hybrid}
+    for author, flag in flags.items():
+        # In a large cohort, what it has not read may be of one of whom it keeps no shares.
+        if flag == WITHHELD and cohort.group_of(author) not in doubted and len(authors) == len(counted):
+            raise BadRelease(f"it withholds its shares of seat {author}, whose group it has read")
     known = frozenset(pair for pair in apart if unread.isdisjoint(pair))
     own = {
         author: calls[author] if known == apart else called_for(cohort, author, counted, known) for author in authors
     }
-    return {author: (own[author], part) for author, part in _parse(blob, own).items()}
+    shown = _parse(blob, own)
+    return {author: (own[author], shown[author]) for author, flag in flags.items() if flag != WITHHELD}
 
 
 def _combine(cohort: Cohort, author: int, shown: Mapping[int, Shown]) -> list[bytes]:
