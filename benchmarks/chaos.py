@@ -1,4 +1,4 @@
-"""A job that survives everything being killed: python benchmarks/chaos.py [--rounds 20] [--kills 200] [--mode masked]
+"""A job that survives everything being killed: python benchmarks/chaos.py [--rounds 20] [--kills 200] [--mode hybrid]
 
 The demo's job on anvil and Kubo (or, where they are not installed, on the embedded chain and a folder). Again and again
 something happens to it at a random moment: a SIGKILL for the coordinator, a node or Kubo, which is started again at
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--faults", type=float, default=0.4, help="the share of blows that are the chain node's faults")
     parser.add_argument("--pause", type=float, default=2.0, help="seconds between two blows, on the average")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--mode", choices=["open", "masked"], default="open")
+    parser.add_argument("--mode", choices=["open", "masked", "hybrid"], default="open")
     parser.add_argument("--folder", type=Path, default=demo.FOLDER)
     arguments = parser.parse_args()
     console = Console()
