@@ -176,6 +176,20 @@ def test_a_group_in_which_too_many_are_apart_is_withheld_alone(hybrid: bool) -> 
         assert not each.blamed
 
 
+def test_who_is_counted_in_a_group_without_a_sum_keeps_shares_all_the_same() -> None:
+    """Two that are apart cost a share each, of nine counted; that six of them are in sums takes nothing from that."""
+    groups = Round(10, set(), hybrid=False, **GROUPS).cohort.groups
+    small = next(group for group in groups if len(group) == 3)
+    pair = next(group for group in groups if group != small)[:2]
+    each, counted = Round(10, {pair}, hybrid=False, **GROUPS), set(range(10)) - {small[0]}
+    assert sound(each.cohort, counted, each.letters) == counted
+    releases = {seat: each.release(seat, counted) for seat in counted}
+    rebuilt = rebuild(each.cohort, counted, each.letters, releases)
+    assert rebuilt.complete
+    assert rebuilt.counted == counted - set(small)
+    assert set(rebuilt.pairs) == {pair, pair[::-1]}
+
+
 @pytest.mark.parametrize("doubting", [1, 4])
 def test_whose_letters_cannot_be_read_costs_its_own_group_only(doubting: int) -> None:
     """One holder that withholds a group's shares is not missed; with more than may be hostile, that group is lost, and

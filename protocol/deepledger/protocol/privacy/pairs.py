@@ -35,13 +35,14 @@ def apart_in(cohort: Cohort, counted: Collection[int], letters: Mapping[int, Let
 
 
 def may_lack(cohort: Cohort, seat: int, counted: Collection[int]) -> int:
-    """How many masks with others that are summed, `counted`, a member may lack.
+    """How many masks with others that are counted a member may lack of whose group there is a sum.
 
-    So many that a threshold t of holders is left, itself among them. With X25519 keys that is all: whoever is apart
-    from an honest one is hostile, and a mask with it hides nothing. With hybrid keys two honest ones may be apart, and
-    t − 1 who pool what they know must not be able to cut anybody off: of k neighbours, ⌊(k + 1 − t) / 2⌋ may lack.
-    For where the k + 2 − t that are left without those fall apart, one part has at most half of them, and everybody in
-    it lacks all others, (k + 2 − t) / 2 at least. In a large cohort, where few are neighbours, nobody may lack any.
+    So many that a threshold t of holders is left, itself among them, in whatever groups. With X25519 keys that is all:
+    whoever is apart from an honest one is hostile, and a mask with it hides nothing. With hybrid keys two honest ones
+    may be apart, and t − 1 who pool what they know must not be able to cut anybody off: of k neighbours,
+    ⌊(k + 1 − t) / 2⌋ may lack. For where the k + 2 − t that are left without those fall apart, one part has at most
+    half of them, and everybody in it lacks all others, (k + 2 − t) / 2 at least. In a large cohort, where few are
+    neighbours, nobody may lack any.
     """
     spare = max(0, len(counted) - cohort.threshold)
     if not cohort.hybrid:
@@ -65,7 +66,7 @@ def sound(
         for one, other in apart:
             if one in summed and other in summed:
                 lacking[one] += 1
-        if all(lacks <= may_lack(cohort, seat, summed) for seat, lacks in lacking.items()):
+        if all(lacks <= may_lack(cohort, seat, kept) for seat, lacks in lacking.items()):
             break
         kept.remove(max(summed, key=lambda seat: (lacking[seat], sha256(draw + seat.to_bytes(4)).digest())))
     return frozenset(kept)
@@ -95,11 +96,11 @@ def telling_too_much(
     cohort: Cohort, counted: Collection[int], letters: Mapping[int, Letters], *, doubting: bool = False
 ) -> tuple[Apart, Mapping[int, str]]:
     """As `check_sound`; and of each group in which somebody lacks more masks than it may, why its sum is not made."""
-    counted = _summed(cohort, counted)
-    apart = apart_in(cohort, counted, letters)
-    unread = set(counted) - letters.keys() if doubting else set()
+    summed = _summed(cohort, counted)
+    apart = apart_in(cohort, summed, letters)
+    unread = summed - letters.keys() if doubting else set()
     telling: dict[int, str] = {}
-    for seat in sorted(set(counted) & letters.keys()):
+    for seat in sorted(summed & letters.keys()):
         lacks = sum((seat, other) in apart or other in unread for other in cohort.neighbours(seat))
         if lacks > (most := may_lack(cohort, seat, counted)):
             telling.setdefault(

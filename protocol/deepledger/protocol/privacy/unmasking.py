@@ -112,11 +112,11 @@ def release(
     `letters` has those of counted authors, by seat: whose are not in it has none that parse, or that could be fetched
     in time. Raises `BadInput` where the key is not that member's, or no group of the counted set is to be unmasked.
     """
-    counted = cohort.summed(counted)
+    everybody, counted = counted, cohort.summed(counted)
     me = cohort.member(seat)
     if key.word != me.key:
         raise BadInput(f"the mask key is not the one with which {me.participant} joined")
-    apart, telling = _telling(cohort, counted, letters, doubting=cohort.hybrid)
+    apart, telling = _telling(cohort, everybody, letters, doubting=cohort.hybrid)
     flags, parts = [], []
     for author in cohort.authors(seat, counted):
         if author not in letters or cohort.group_of(author) in telling:
@@ -131,11 +131,11 @@ def release(
 
 
 def _telling(
-    cohort: Cohort, counted: frozenset[int], letters: Mapping[int, Letters], *, doubting: bool
+    cohort: Cohort, counted: Collection[int], letters: Mapping[int, Letters], *, doubting: bool
 ) -> tuple[Apart, AbstractSet[int]]:
     """The pairs that are apart, and groups whose sum would tell too much. Raises `BadInput` where that is every one."""
     apart, telling = telling_too_much(cohort, counted, letters, doubting=doubting)
-    if telling.keys() == {cohort.group_of(seat) for seat in counted}:
+    if telling.keys() == {cohort.group_of(seat) for seat in cohort.summed(counted)}:
         raise BadInput(next(iter(telling.values())))
     return apart, telling.keys()
 
@@ -212,8 +212,8 @@ def rebuild(
     hostile; a holder where its release does not parse, a share is not its author's, it withholds what it could show, or
     it complains about more others than may be hostile.
     """
-    counted = cohort.summed(counted)
-    apart, telling = _telling(cohort, counted, letters, doubting=False)
+    everybody, counted = counted, cohort.summed(counted)
+    apart, telling = _telling(cohort, everybody, letters, doubting=False)
     bad_shares: dict[int, str] = {}
     badly_shared = dict.fromkeys(sorted(counted - letters.keys()), "its letters cannot be read")
     good: dict[int, dict[int, Shown]] = {author: {} for author in sorted(counted)}
