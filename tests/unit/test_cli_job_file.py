@@ -222,7 +222,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"task\.py"):
         draft(read_job_file(path), tmp_path)
     shutil.copy(ROOT / "examples/digits/task.py", tmp_path)
-    with pytest.raises(BadInput, match=r"validation\.safetensors.*prepare\.py"):
+    with pytest.raises(BadInput, match=r"validation\.safetensors.*load_data reads, from the job file's folder"):
         draft(read_job_file(path), tmp_path)
 
 
