@@ -174,7 +174,8 @@ def test_a_sponsors_way(runner: Runner) -> None:
         "3 of 3 to 5, drawn by chance for every attempt",
         "one of 3 bears none and one of 5 bears 1 drop-out",
         "1 hostile participant, whatever is sent, while every group is in the round",
-        "hides among 3 to 5, not among all; noise: what is learned scatters up to 1.25 times",
+        "hides among 3 to 5, not among all: 2 who act together read another's where chance deals them to its group, "
+        "in 1 of 4 attempts of 9 participants; noise: what is learned scatters up to 1.25 times",
     ):
         assert text in grouped
         assert text in " ".join(created.stderr.split())

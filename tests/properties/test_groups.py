@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepledger.cli.groups import SCATTER
+from deepledger.cli.groups import SCATTER, together
 from deepledger.protocol.formats.rules import Median, TrimmedMean
 from deepledger.protocol.formats.spec import MOST_GROUPS
 from deepledger.protocol.settlement.aggregation.sorting import median, trimmed_mean
@@ -58,3 +58,14 @@ def test_what_is_learned_scatters_no_more_than_is_said(groups: int) -> None:
     means = drawn.mean(axis=2)
     scatter = np.median(means, axis=1).std() / drawn.mean(axis=(1, 2)).std()
     assert 1.05 < scatter < SCATTER * 1.01
+
+
+@pytest.mark.parametrize(("some", "size", "participants"), [(2, 3, 9), (2, 3, 15), (3, 4, 12), (4, 5, 25)])
+def test_how_often_some_are_dealt_to_one_group(some: int, size: int, participants: int) -> None:
+    """As the ring of a cohort deals them, from the hash of a block."""
+    tries, groups = 4000, participants // size
+    rng = np.random.default_rng(0)
+    deals = rng.permuted(np.tile(np.arange(participants) % groups, (tries, 1)), axis=1)
+    found = np.mean([len(set(deal[:some])) == 1 for deal in deals])
+    expected = float(together(some, size, participants))
+    assert abs(found - expected) < 5 * (expected / tries) ** 0.5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from math import prod
+
 from deepledger.cli.show import count
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.formats.spec import JobSpec, Masks, enough
@@ -33,18 +36,36 @@ def of_groups(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
         f"round: each spoils one group, and {spec.aggregation.rule} over {masks.groups} withstands {withstood}; more "
         "where some share a group",
         "at the price of": f"privacy: everybody reads the sum of each group, so that an update hides among {size}, not "
-        f"among all; noise: what is learned scatters up to {SCATTER} times as much as the mean of all, where updates "
-        "scatter as normal values do",
+        f"among all: {_exposed(smallest, terms.min_participants, least=masks.least)}; noise: what is learned scatters "
+        f"up to {SCATTER} times as much as the mean of all, where updates scatter as normal values do",
     }
+
+
+def _exposed(size: int, participants: int, *, least: int) -> str:
+    """How many of a group of this size see the rest of it, and how often chance deals them to one group."""
+    counted = enough(size, least=least)
+    colluding = counted - 1
+    helped = "" if counted == size else " and the coordinator, which counts no others,"
+    return (
+        f"{colluding} who act together{helped} read another's where chance deals them to its group, in "
+        f"1 of {round(1 / together(colluding, size, participants)):,} attempts of {participants} participants"
+    )
+
+
+def together(some: int, size: int, participants: int) -> Fraction:
+    """The chance that `some` participants are in one group, where all groups have this size."""
+    return prod((Fraction(size - dealt, participants - dealt) for dealt in range(1, some)), start=Fraction(1))
 
 
 def of_masked(masks: Masks) -> str:
     """Who reads an update."""
     if masks.groups == 1:
-        sums = "the sum of all that count in a round"
+        sums, others = "the sum of all that count in a round", ""
     else:
         sums = f"the sum of all that count in its group, one of {masks.groups}, in a round"
+        others = ", or all others that count in its group,"
     return (
         f"masked: nobody sees your update, only {sums}, which everybody may read for ever, and which can betray "
-        "something about all of them together; two thirds of a round's participants who act together can read yours"
+        f"something about all of them together; two thirds of a round's participants{others} who act together can read "
+        "yours"
     )
