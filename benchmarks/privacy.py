@@ -18,8 +18,8 @@ from torch.nn import functional as f
 from torch.utils.data import DataLoader, TensorDataset
 
 from deepledger.node.accountant import Accountant, Allowance
-from deepledger.node.private_run import Steps
 from deepledger.privacy import finish_private, make_private
+from deepledger.protocol.formats.private_run import Steps
 
 EPOCHS, RUNS = 5, 5
 ROUND = (Steps(64 / 1400, 2.0, 22 * EPOCHS),)

@@ -11,6 +11,7 @@ def train(model, data, *, epochs, learning_rate):
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepledger.protocol.errors import BadInput
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from deepledger.node.dp_sgd import PrivateLoader, PrivateOptimizer
-    from deepledger.node.private_run import PrivateRun
+    from deepledger.protocol.formats.private_run import PrivateRun
 
 __all__ = ["finish_private", "make_private"]
 
@@ -41,10 +42,11 @@ def make_private(
     Raises `BadInput` for layers, loaders and optimizers that cannot be used, with what to take instead, and without
     Opacus.
     """
-    try:
-        from deepledger.node import dp_sgd
-    except ModuleNotFoundError as error:
-        raise BadInput(f"make_private needs {error.name}: pip install 'deepledger[node,privacy]'") from None
+    lacking = [name for name in ("torch", "opacus", "dp_accounting") if find_spec(name) is None]
+    if lacking:
+        raise BadInput(f"make_private needs {lacking[0]}: pip install 'deepledger[node,privacy]'")
+    from deepledger.node import dp_sgd
+
     return dp_sgd.make_private(
         model,
         optimizer,

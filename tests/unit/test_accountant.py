@@ -11,7 +11,7 @@ from dp_accounting.rdp import RdpAccountant
 from scipy.stats import norm
 
 from deepledger.node.accountant import Accountant, Allowance
-from deepledger.node.private_run import Steps
+from deepledger.protocol.formats.private_run import Steps
 
 SAMPLES, BATCH, DELTA = 60000, 256, 1e-5
 ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(12, 64))

@@ -77,7 +77,7 @@ def test_the_last_update_is_the_latest_that_reached_the_chain(tmp_path: Path) ->
 
 def test_the_folder_itself_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr("deepledger.node.journal._sync", synced.append)
+    monkeypatch.setattr("deepledger.node.journal.sync", synced.append)
     made = journal(tmp_path / "home" / "journal").folder
     assert synced == [tmp_path, tmp_path / "home", tmp_path / "home" / "journal"]
     assert made.stat().st_mode & 0o777 == 0o700

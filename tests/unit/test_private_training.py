@@ -17,13 +17,13 @@ from torch import nn
 from torch.nn import functional as f
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
-from deepledger.node.private_run import PrivateRun, Steps
 from deepledger.node.secret_noise import SecretNoise
 from deepledger.node.training import Trainer, load_trainer, make_update
 from deepledger.privacy import finish_private, make_private
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
+from deepledger.protocol.formats.private_run import PrivateRun, Steps
 from deepledger.protocol.formats.spec import build_spec
 from deepledger.protocol.formats.vectors import encode_model
 from deepledger.protocol.types import RoundNumber

@@ -23,7 +23,7 @@ from deepledger.protocol.formats.rules import (
     TrimmedMean,
     WeightedMean,
 )
-from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.spec import DifferentialPrivacy, JobSpec
 from deepledger.protocol.privacy.ecies import address_of
 from deepledger.protocol.types import Wei
 
@@ -58,8 +58,17 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         **({"beware": "; ".join(spec.loose)} if spec.loose else {}),
         "sample limit": f"{spec.max_samples:,}: who declares more weighs and earns as this",
         "privacy": of_privacy(spec),
+        **({"of single samples": of_samples(asked)} if (asked := spec.differential_privacy) else {}),
         **({"mask keys": MASK_KEYS[spec.masks.keys]} if spec.masks else {}),
     }
+
+
+def of_samples(asked: DifferentialPrivacy) -> str:
+    return (
+        f"differential privacy: every training adds noise of {asked.noise_multiplier:g} clip norms or more, clips to "
+        f"{asked.clip_norm:g} or less, and your node refuses one that does not; ε is told at δ = {asked.delta:g}. "
+        "Nobody can check it of others: noise inside training cannot be seen"
+    )
 
 
 def of_privacy(spec: JobSpec) -> str:

@@ -33,6 +33,7 @@ from deepledger.protocol.formats.spec import (
     LEAST_MASKED,
     MAX_ADMITTED,
     MAX_READERS,
+    DifferentialPrivacy,
     JobSpec,
     Masks,
     TaskPin,
@@ -50,7 +51,7 @@ MAX_FILE_BYTES = 1 << 20
 MAX_COORDINATORS = 8
 MOST_WINDOW = 30 * 24 * 3600
 UNITS = {"wei": 0, "gwei": 9, "eth": 18}
-_TAKEN_OVER = ("update", "training", "aggregation", "rewards", "screening", "max_samples")
+_TAKEN_OVER = ("update", "training", "aggregation", "rewards", "screening", "max_samples", "differential_privacy")
 _PUBLIC_KEY = re.compile(r"(0x)?0[23][0-9a-f]{64}", re.IGNORECASE)
 _ADDRESS_LENGTH = 42
 _AMOUNT = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,18})?) *(wei|gwei|eth)", re.IGNORECASE)
@@ -163,6 +164,7 @@ class JobFile(_Part):
     max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
     privacy: Literal["open", "sealed", "masked"] = "open"
     masks: Masks | None = None
+    differential_privacy: DifferentialPrivacy | None = None
     auditors: Annotated[
         tuple[Annotated[str, BeforeValidator(public_key)], ...], Field(max_length=MAX_READERS, strict=False)
     ] = ()

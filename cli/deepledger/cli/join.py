@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,9 @@ from deepledger.protocol.errors import BadInput, ChainError, InsufficientFunds, 
 from deepledger.protocol.types import Address, JobId
 
 if TYPE_CHECKING:
-    from deepledger.node.private_run import PrivateRun
     from deepledger.protocol.chain.events import JobTerms
     from deepledger.protocol.chain.ledger import Ledger, Reader
+    from deepledger.protocol.formats.private_run import PrivateRun
     from deepledger.protocol.formats.spec import JobSpec
     from deepledger.protocol.job.state import Job
     from deepledger.protocol.roles.notices import Notice
@@ -52,6 +53,18 @@ def join(
             envvar="DEEPLEDGER_SAMPLES", min=1, max=(1 << 32) - 1, help="What to declare instead of all samples."
         ),
     ] = None,
+    epsilon_budget: Annotated[
+        float | None,
+        typer.Option(
+            envvar="DEEPLEDGER_EPSILON_BUDGET",
+            metavar="EPSILON",
+            help="Leave before what all rounds and jobs on this data cost of its privacy passes this.",
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(envvar="DEEPLEDGER_DELTA", help="At which ε is told. Default: the job's, or 1e-5."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree without being asked.")] = False,
 ) -> None:
     """Show a job's agreement, stake, and train in every round until the job is over; then take everything home.
@@ -66,6 +79,10 @@ def join(
     from deepledger.protocol.job.fetch import check_admitted, check_keys, fetch_spec
     from deepledger.protocol.job.follow import Follower
 
+    if epsilon_budget is not None and not 0 < epsilon_budget < inf:
+        raise BadInput(f"--epsilon-budget {epsilon_budget}: give a number above 0, such as 3")
+    if delta is not None and not 0 < delta < 1:
+        raise BadInput(f"--delta {delta}: give a share between 0 and 1, such as 1e-5: below one in all your samples")
     reader, blobs = chain.reader(reporting.say), store.open()
     follower = Follower(reader, JobId(job))
     word = signer.password()
@@ -107,6 +124,9 @@ def join(
             data=data,
             samples=samples,
             folder=signer.folder / "jobs",
+            epsilon_budget=epsilon_budget,
+            delta=delta,
+            spending=signer.folder / "privacy",
             agreed=terms_hash(found.created),
             secret=bytes(account.key),
             mask_secret=lambda: signer.mask_secret(word),
@@ -221,6 +241,12 @@ def _line(notice: Notice) -> str | None:
             saturated = f", {show.count(notice.saturated, 'coordinate')} saturated" if notice.saturated else ""
             private = f", {_private(notice.private)}" if notice.private else ""
             return f"round {notice.round}: trained in {notice.seconds:.2f} s{clipped}{saturated}{private}"
+        case node.PrivacyCharged():
+            of_all = "" if notice.budget is None else f" of {notice.budget:g}"
+            spent = (
+                "nothing is guaranteed of" if notice.epsilon == inf else f"ε = {notice.epsilon:.3g}{of_all} is spent of"
+            )
+            return f"round {notice.round}: {spent} this data's privacy, at δ = {notice.delta:g}"
         case node.CommittedUpdate():
             masked = f"published {notice.bytes:,} masked bytes and " if notice.bytes else ""
             return f"round {notice.round}: {masked}committed {gas}"

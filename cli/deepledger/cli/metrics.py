@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 from prometheus_client.exposition import make_wsgi_app
 
 from deepledger.coordinator.notices import RoundSettled, UpdateJudged
-from deepledger.node.notices import CommittedUpdate, RevealedUpdate, RoundOver, Trained
+from deepledger.node.notices import CommittedUpdate, PrivacyCharged, RevealedUpdate, RoundOver, Trained
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Reader
 from deepledger.protocol.errors import BadInput, ChainError, StateError
@@ -67,6 +67,7 @@ class Metrics:
     bytes: Counter
     verdicts: Counter
     earned: Counter
+    epsilon: Gauge
     results: Gauge
     warnings: Counter
 
@@ -111,6 +112,7 @@ class Metrics:
             bytes=counter("update_bytes", "Bytes of updates that were published."),
             verdicts=counter("updates_judged", "Updates by verdict.", "verdict"),
             earned=counter("earned_ether", "Rewards credited to this account."),
+            epsilon=gauge("privacy_epsilon", "Spent of the data's privacy, by all rounds and jobs on it.", "delta"),
             results=gauge(
                 "validation_result", "The model's, on the validation set, by each metric of the job.", "metric"
             ),
@@ -132,6 +134,8 @@ class Metrics:
                 self.warnings.labels(job).inc()
             case Trained():
                 self.seconds.labels(job, "training").observe(notice.seconds)
+            case PrivacyCharged():
+                self.epsilon.labels(job, f"{notice.delta:g}").set(notice.epsilon)
             case CommittedUpdate() | RevealedUpdate():
                 self.bytes.labels(job).inc(notice.bytes)
             case RoundOver():

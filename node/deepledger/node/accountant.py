@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from deepledger.node.private_run import Steps
 from deepledger.protocol.errors import BadInput
+from deepledger.protocol.formats.private_run import Steps
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
@@ -94,7 +94,10 @@ def _step(rate: float, noise_multiplier: float) -> PrivacyLossDistribution:
     try:
         from dp_accounting.pld import privacy_loss_distribution
     except ModuleNotFoundError as error:
-        raise BadInput(f"what privacy costs needs {error.name}: pip install 'deepledger[privacy]'") from None
+        raise BadInput(
+            f"to tell what was spent of privacy needs {error.name}: pip install 'deepledger[privacy]'"
+        ) from None
+
     return privacy_loss_distribution.from_gaussian_mechanism(
         noise_multiplier, sampling_prob=rate, value_discretization_interval=INTERVAL
     )

@@ -16,7 +16,15 @@ from typing_extensions import Buffer
 from deepledger.node.decision import missed
 from deepledger.node.journal import Journal, Record
 from deepledger.node.linking import Links
-from deepledger.node.notices import CommittedUpdate, Prepared, RevealedUpdate, Trained, UnmaskedRound
+from deepledger.node.notices import (
+    CommittedUpdate,
+    Prepared,
+    PrivacyCharged,
+    RevealedUpdate,
+    Trained,
+    UnmaskedRound,
+)
+from deepledger.node.purse import Purse
 from deepledger.node.training import (
     MakeUpdate,
     Trainer,
@@ -36,12 +44,14 @@ from deepledger.protocol.errors import (
     BlobCorrupt,
     BlobError,
     BlobMissing,
+    PrivacySpent,
     StateError,
     StoreUnreachable,
 )
 from deepledger.protocol.evaluation.blueprint import from_store
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.formats.commitment import SALT_BYTES, Slot, commitment_for
+from deepledger.protocol.formats.private_run import parse_statement, statement_of
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import Floats, as_update
@@ -77,6 +87,7 @@ class Node:
     starved: int  # attempts that were given up, already reported
     agreed: bytes  # the hash of the terms to join under
     mask_key: MaskKey | None  # of a masked job with X25519 keys
+    purse: Purse
     links: Links | None = None  # of one with hybrid keys
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
@@ -84,6 +95,7 @@ class Node:
     unstored: Buffer | None = None  # an update that the store did not take
     doubting: bool = False  # the contract refused what the trail says is allowed
     shown: Waiting | None = None
+    spent: PrivacySpent | None = None  # of privacy, so that it leaves
     spared: Attempt | None = None  # in which this node commits to nothing, because it has nothing
     made: set[bytes] = field(default_factory=set)  # commitments that are known to be this node's
     lost: tuple[bytes, bool] | None = (
@@ -111,7 +123,9 @@ def prepare(node: Node) -> None:
     except BadInput as error:
         raise _with_stake_in(error, node.job) if node.was_seated else error from None
     if not node.was_seated:
+        node.purse.open()
         rehearse(trainer)
+        node.purse.check(trainer.guard.last)
         held = trainer.samples
         node.observe(Prepared(job=node.job, held=held, declared=node.samples or held, limit=node.spec.max_samples))
     node.trainer = trainer
@@ -140,6 +154,7 @@ def commit(node: Node, attempt: Attempt) -> None:
         rounded = bool(record.residual[trained].any())
         if not _commits_to_nothing(node, current, rounded=rounded):
             return
+    _charge(node, record)
     node.made.add(record.commitment)
     if record.masked is None:
         receipt = node.ledger.commit(node.job, attempt.round, attempt.attempt, record.commitment)
@@ -191,6 +206,8 @@ def _train(node: Node, attempt: Attempt) -> Record:
     model = fetch_model(node.store, job.model_digest, spec)
     committed = _commitments(job, account)
     last = node.journal.update_before(attempt.round, committed=committed) if momentum_percent(spec) else None
+    guard = node.trainer.guard
+    guard.may_take, guard.last = node.purse.open(), None
     started = time.monotonic()
     try:
         encoded = node.make_update(
@@ -202,12 +219,13 @@ def _train(node: Node, attempt: Attempt) -> Record:
             training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
             rounding_seed=int.from_bytes(os.urandom(8), "big"),
         )
+        node.purse.check(guard.last)
     except BadInput as error:
         raise _with_stake_in(error, job.job) from error
-    seconds, private = time.monotonic() - started, node.trainer.guard.last
+    seconds, private = time.monotonic() - started, guard.last
     update = encoded.vector.data.cast("B")
     hide = _open_record if spec.masks is None else _masked_record
-    record = hide(node, attempt, update, encoded.residual)
+    record = hide(node, attempt, update, encoded.residual, b"" if private is None else statement_of(private))
     node.journal.write(record)
     node.observe(
         Trained(
@@ -226,13 +244,33 @@ def _train(node: Node, attempt: Attempt) -> Record:
     return record
 
 
-def _open_record(node: Node, attempt: Attempt, update: memoryview, residual: Floats) -> Record:
-    """What is committed to and revealed later: the update, or what it is sealed in."""
+def _charge(node: Node, record: Record) -> None:
+    """Write down what the update costs of its data's privacy, before anything about it leaves this machine."""
+    if not record.statement:
+        return
+    run = parse_statement(record.statement)
+    spent = node.purse.charge(run, commitment=record.commitment, round=record.round)
+    node.observe(
+        PrivacyCharged(
+            job=node.job,
+            round=record.round,
+            epsilon=spent.epsilon(node.purse.delta),
+            delta=node.purse.delta,
+            budget=node.purse.epsilon,
+        )
+    )
+
+
+def _open_record(node: Node, attempt: Attempt, update: memoryview, residual: Floats, statement: bytes) -> Record:
+    """What is committed to and revealed later: the update, or what it is sealed in. Where the job asks for differential
+    privacy, the salt is the digest of the statement.
+    """
     spec, job = node.spec, node.follower.job
     slot = Slot(node.ledger.chain_id, node.ledger.address, job.job, attempt.round, node.ledger.account)
     key = os.urandom(KEY_BYTES) if spec.privacy == "sealed" else b""
     blob = published(spec, slot, update, key=key)
-    digest, root, salt = digest_of(blob), chunk_root(blob, bits=spec.update.bits), os.urandom(SALT_BYTES)
+    digest, root = digest_of(blob), chunk_root(blob, bits=spec.update.bits)
+    salt = os.urandom(SALT_BYTES) if spec.differential_privacy is None else digest_of(statement)
     return Record(
         round=attempt.round,
         attempt=attempt.attempt,
@@ -244,6 +282,7 @@ def _open_record(node: Node, attempt: Attempt, update: memoryview, residual: Flo
         update=update,
         key=key,
         residual=residual,
+        statement=statement,
     )
 
 
@@ -280,7 +319,7 @@ def _check_linked(node: Node, attempt: Attempt) -> None:
         )
 
 
-def _masked_record(node: Node, attempt: Attempt, update: memoryview, residual: Floats) -> Record:
+def _masked_record(node: Node, attempt: Attempt, update: memoryview, residual: Floats, statement: bytes) -> Record:
     """What is committed to and published at once, because nobody can read it."""
     seat = node.follower.job.participants[node.ledger.account].seat
     cohort = cohort_in(attempt, node.spec, node.place)
@@ -297,6 +336,7 @@ def _masked_record(node: Node, attempt: Attempt, update: memoryview, residual: F
         update=update,
         residual=residual,
         masked=masked,
+        statement=statement,
     )
 
 
@@ -362,7 +402,7 @@ def reveal(node: Node, attempt: Attempt) -> None:
         return
     record = _own_record(node, attempt)
     blob = _blob(node, attempt, record)
-    upload = _started(partial(node.store.put, blob))
+    upload = _started(partial(_put, node, record, blob))
     try:
         upload.result(timeout=max(time_to_publish(node), 0.5))
         node.unpublished, node.unstored = False, None
@@ -390,7 +430,8 @@ def publish(node: Node, attempt: Attempt) -> None:
     """Put the update that was revealed into the store, again or at last."""
     try:
         if attempt.counted is None:
-            node.store.put(_blob(node, attempt, _own_record(node, attempt)))
+            record = _own_record(node, attempt)
+            _put(node, record, _blob(node, attempt, record))
         else:
             record, counted = _own_record(node, attempt), attempt.counted.counted
             node.store.put(node.journal.release(record, counted, _none_is_made))
@@ -398,6 +439,12 @@ def publish(node: Node, attempt: Attempt) -> None:
     except StateError as error:
         node.warn(f"The update of round {attempt.round} cannot be published again: {error}")
     node.unpublished = False
+
+
+def _put(node: Node, record: Record, blob: Buffer) -> None:
+    node.store.put(blob)
+    if node.spec.differential_privacy is not None:
+        node.store.put(record.statement)
 
 
 def _none_is_made() -> bytes:

@@ -45,6 +45,7 @@ class Record:
     residual: Floats  # what rounding left out
     key: bytes = b""  # under which it is sealed, where updates are
     masked: Masked | None = None  # as it is published, where updates are masked
+    statement: bytes = b""  # of what training kept private, if it did
 
 
 class Journal:
@@ -56,7 +57,7 @@ class Journal:
         self.folder = home / f"{job}-{slot.participant}"
         self._spec = spec
         try:
-            _make(self.folder)
+            make_folder(self.folder)
         except OSError as error:
             raise StateError(f"cannot write to {self.folder}: {error.strerror}. Choose another folder.") from None
 
@@ -75,16 +76,19 @@ class Journal:
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir(mode=0o700)
-            names = {name: getattr(record, name).hex() for name in ("digest", "root", "salt", "commitment", "key")}
+            names = {
+                name: getattr(record, name).hex()
+                for name in ("digest", "root", "salt", "commitment", "key", "statement")
+            }
             _write_synced(aside / "update", memoryview(record.update).cast("B"))
             _write_synced(aside / "residual", record.residual.astype("<f4", copy=False).data.cast("B"))
             if record.masked is not None:
                 _write_synced(aside / "letters", memoryview(record.masked.letters))
                 _write_synced(aside / "vector", memoryview(record.masked.vector))
             _write_synced(aside / "commitment.json", memoryview(json.dumps(names).encode()))
-            _sync(aside)
+            sync(aside)
             aside.rename(final)
-            _sync(self.folder)
+            sync(self.folder)
         except OSError as error:
             raise StateError(
                 f"cannot write {final}: {error.strerror}. Nothing was committed; make room and run the command again."
@@ -111,7 +115,7 @@ class Journal:
             part.unlink(missing_ok=True)
             _write_synced(part, memoryview(f"{counted:x}\n".encode() + blob))
             part.rename(path)
-            _sync(path.parent)
+            sync(path.parent)
         except OSError as error:
             raise StateError(f"cannot keep {path}: {error.strerror}. Nothing was released; make room.") from None
         return blob
@@ -124,7 +128,7 @@ class Journal:
             part.unlink(missing_ok=True)
             _write_synced(part, memoryview(blob))
             part.rename(path)
-            _sync(self.folder)
+            sync(self.folder)
         except OSError as error:
             raise StateError(f"cannot keep {path}: {error.strerror}. Nothing was staked; make room.") from None
 
@@ -185,6 +189,7 @@ class Journal:
                 salt=names["salt"],
                 commitment=names["commitment"],
                 key=names["key"],
+                statement=names["statement"],
                 masked=self._masked(path),
                 update=self._update(path),
                 residual=self._residual(path),
@@ -266,15 +271,15 @@ def _write_synced(path: Path, data: memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """With the parents that it lacks. Returns once the entries of all that was made would survive a power cut."""
     if not folder.parent.is_dir():
-        _make(folder.parent)
+        make_folder(folder.parent)
     folder.mkdir(exist_ok=True, mode=0o700)
-    _sync(folder.parent)  # even if it was there: whoever made it may have been killed before this
+    sync(folder.parent)  # even if it was there: whoever made it may have been killed before this
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepledger.node.private_run import PrivateRun
+from deepledger.protocol.formats.private_run import PrivateRun
 from deepledger.protocol.job.state import Attempt
 from deepledger.protocol.roles.notices import Acted, Notice
 from deepledger.protocol.types import RoundNumber, Wei
@@ -32,6 +32,16 @@ class Trained(Notice):
     clipped: bool  # the norm bound was reached
     saturated: int  # coordinates that did not fit
     private: PrivateRun | None = None  # what training kept private; None: nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyCharged(Notice):
+    """What this node is about to commit to is in its ledger of ε."""
+
+    round: RoundNumber
+    epsilon: float  # of the data, by all that is in the ledger; infinite: nothing is guaranteed
+    delta: float
+    budget: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

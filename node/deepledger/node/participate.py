@@ -16,6 +16,7 @@ from deepledger.node.decision import TURN, Step, must_reveal, next_step
 from deepledger.node.journal import Journal
 from deepledger.node.linking import Links
 from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, RoundStarved, TookSeat, Withdrawn
+from deepledger.node.purse import USUAL_DELTA, Purse
 from deepledger.node.training import MakeUpdate, make_update
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.abi import terms_hash
@@ -31,9 +32,11 @@ from deepledger.protocol.errors import (
     Diverged,
     InsufficientFunds,
     LedgerRejected,
+    PrivacySpent,
     StateError,
     StoreUnreachable,
 )
+from deepledger.protocol.ether import eth
 from deepledger.protocol.formats.admission import admission_proof
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
@@ -71,6 +74,9 @@ def participate(
     agreed: bytes | None = None,
     secret: bytes | None = None,
     mask_secret: Callable[[], bytes] | None = None,
+    epsilon_budget: float | None = None,
+    delta: float | None = None,
+    spending: Path | None = None,
     make_update: MakeUpdate = make_update,
 ) -> None:
     """Take part in a job until it is over or `stop` is set; then stake and earnings are withdrawn.
@@ -81,6 +87,8 @@ def participate(
     saw, see `abi.terms_hash`, by default of those that the chain has now: no other job is joined under this number.
     `secret` is the account's secret key, from which that of a masked job's masks is derived; `mask_secret` gets the
     32 bytes from which they are where the job asks for hybrid keys.
+    `epsilon_budget` is what may be spent of the data's privacy, at `delta`, by default the job's: the node leaves
+    before it trains beyond it, with `PrivacySpent`. What was spent is kept below `spending`, by default in `folder`.
     `make_update` is for experiments: what an update is made by, instead of by training as the job asks.
     Raises every `DeepledgerError` that does not pass by itself; nothing is lost and the call can be repeated. Any other
     exception is a fault: while something is to be revealed, the node goes on after it.
@@ -98,6 +106,7 @@ def participate(
     hybrid = _hybrid_secret(follower, spec, ledger, mask_secret)
     slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
     journal = Journal(folder, slot, spec, spec_digest=follower.job.terms.spec_digest)
+    asked = spec.differential_privacy
     with journal.held():
         node = Node(
             ledger=ledger,
@@ -116,6 +125,14 @@ def participate(
             agreed=agreed or terms_hash(follower.job.created),
             mask_key=masks,
             links=None if hybrid is None else Links(hybrid, store, journal, warn),
+            purse=Purse(
+                folder=spending or folder / "privacy",
+                data=data,
+                job=f"{ledger.chain_id}-{ledger.address}-{job}",
+                account=ledger.account,
+                epsilon=epsilon_budget,
+                delta=delta or (USUAL_DELTA if asked is None else asked.delta),
+            ),
             make_update=make_update,
         )
         if node.links is not None and node.was_seated:  # said before anything is done with it
@@ -187,6 +204,8 @@ def _run(node: Node, stop: threading.Event) -> None:
             node.was_seated = node.was_seated or node.ledger.account in node.follower.job.participants
             contribute.check_alone(node)
             _report_over(node)
+            if node.spent is not None:
+                raise PrivacySpent(f"{node.spent}. The seat was given up, and {eth(_take_home(node))} taken home")
             step = next_step(
                 node.follower.job,
                 node.ledger.account,
@@ -212,6 +231,9 @@ def _run(node: Node, stop: threading.Event) -> None:
                 pause = 1.0 if here == raced_at else 0.0
                 node.doubting = here == raced_at  # refused twice in one block: something was not shown, perhaps
                 raced_at = here
+                continue
+            if isinstance(trouble, PrivacySpent) and node.ledger.account in node.follower.job.participants:
+                node.spent = trouble
                 continue
             if not _passes(node, trouble):
                 raise
@@ -384,6 +406,13 @@ def _outcome(over: SettledRound, node: Node) -> RoundOver:
 
 def _finish(node: Node) -> None:
     """Take stake and earnings home. Safe to repeat."""
+    credit = _take_home(node)
+    node.journal.remove()
+    node.observe(Finished(job=node.job, withdrawn=credit))
+
+
+def _take_home(node: Node) -> Wei:
+    """Leave the seat, if there is one, and withdraw what is owed."""
     job, account = node.follower.job, node.ledger.account
     if account in job.participants:
         receipt = node.ledger.leave(job.job)
@@ -393,5 +422,4 @@ def _finish(node: Node) -> None:
     if credit:
         receipt = node.ledger.withdraw(job.job)
         node.observe(Withdrawn(job=job.job, amount=credit, receipt=receipt))
-    node.journal.remove()
-    node.observe(Finished(job=job.job, withdrawn=credit))
+    return credit

@@ -9,43 +9,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
+
+from deepledger.protocol.formats.private_run import PrivateRun, Steps
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """Steps that were alike: each took every sample with the same probability, independently."""
-
-    rate: float  # that probability
-    noise_multiplier: float  # the noise's standard deviation, in clip norms
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class PrivateRun:
-    """What was really drawn, and the noise that was really added."""
-
-    samples: int
-    clip_norm: float  # the greatest
-    steps: tuple[Steps, ...]
-    past: str | None  # what went past the private steps, so that nothing is guaranteed
-
-
-MostSteps = Callable[[tuple[Steps, ...], float, float], int | None]
-"""How many steps of a rate and a noise multiplier may be taken after others; None: any number."""
+MayTake = Callable[[tuple[Steps, ...], float, float, int], bool]
+"""Whether so many steps of a rate and a noise multiplier may be taken, besides others."""
 
 
 class StepRefused(Exception):
     """The step would pass the budget. Nothing of this training has left the machine, so that it costs nothing."""
 
 
-def _any_number(_others: tuple[Steps, ...], _rate: float, _noise: float) -> None:
-    pass
+def any_number(_others: tuple[Steps, ...], _rate: float, _noise: float, _count: int) -> bool:
+    return True
 
 
 class Watch:
@@ -56,14 +38,13 @@ class Watch:
         model: torch.nn.Module,
         *,
         is_untouched: Callable[[], bool] = lambda: True,
-        most_steps: MostSteps = _any_number,
+        may_take: MayTake = any_number,
     ) -> None:
-        self._model, self._is_untouched, self._most_steps = model, is_untouched, most_steps
+        self._model, self._is_untouched, self._may_take = model, is_untouched, may_take
         self._entries: dict[str, torch.Tensor] = {}  # all that may travel
         self._left: list[torch.Tensor] | None = None  # what the last private step left there
         self._pending: int | None = None  # samples of the batch that no step was taken with yet
         self._counts: Counter[tuple[float, float]] = Counter()
-        self._limits: dict[tuple[float, float], int | None] = {}
         self._samples, self._rate, self._clip_norm = 0, 0.0, 0.0
         self._clean: Callable[[], None] = lambda: None
         self.past: str | None = None
@@ -95,13 +76,10 @@ class Watch:
             found = ", ".join(map(str, sorted(sizes)))
             self._note(f"a step's gradients are of {found} samples, and the batch that was drawn has {self._pending}")
         key = (self._rate, noise_multiplier)
-        if key not in self._limits:
-            others = tuple(Steps(*each, count) for each, count in self._counts.items())
-            self._limits[key] = self._most_steps(others, *key)
-        limit = self._limits[key]
-        if limit is not None and self._counts[key] >= limit:
+        others = tuple(Steps(*each, count) for each, count in self._counts.items() if each != key)
+        if not self._may_take(others, *key, self._counts[key] + 1):
             self.refused = True
-            raise StepRefused(f"the budget leaves {limit} such steps")
+            raise StepRefused("the privacy budget leaves no further step")
         self._pending = None
         self._counts[key] += 1
         self._clip_norm = max(self._clip_norm, clip_norm)

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from deepledger.node.private_run import PrivateRun, Watch, watch_over
-from deepledger.protocol.errors import BadInput
+from deepledger.node.private_run import MayTake, Watch, any_number, watch_over
+from deepledger.protocol.errors import BadInput, PrivacySpent
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, check_unmoved, nowhere
 from deepledger.protocol.evaluation.reparametrized import make_plain
 from deepledger.protocol.evaluation.samples import count, take
@@ -28,6 +28,7 @@ from deepledger.protocol.evaluation.state_dict import (
 )
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.formats.model import Frozen
+from deepledger.protocol.formats.private_run import PrivateRun, check_reaches
 from deepledger.protocol.formats.rules import CenteredClipping
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import (
@@ -44,8 +45,9 @@ from deepledger.protocol.types import Address, RoundNumber
 
 @dataclass(slots=True)
 class Guard:
-    """What the last training kept private."""
+    """What trainings may cost of privacy, and what the last one kept."""
 
+    may_take: MayTake = any_number
     last: PrivateRun | None = None  # None: it made nothing private
 
 
@@ -179,13 +181,20 @@ def _train(trainer: Trainer, start: Floats, *, round: int, seed: int) -> tuple[F
     write_floats(model, start, spec.model.layout)
     if spec.model.frozen is not None and not trainer.fingerprints:
         trainer.fingerprints.update(fingerprints(model, spec.model.frozen))
-    watch = watch_over(model, Watch(model, is_untouched=lambda: holds_floats(model, start, spec.model.layout)))
+    untouched, guard = lambda: holds_floats(model, start, spec.model.layout), trainer.guard
+    watch = watch_over(model, Watch(model, is_untouched=untouched, may_take=guard.may_take))
     try:
         returned = trainer.task.train(
             model, trainer.data, round=round, seed=seed, hyperparameters=spec.training.hyperparameters
         )
+    except BadInput as error:
+        if watch.refused:
+            raise PrivacySpent("the next step would pass the privacy budget, before the round is trained") from error
+        raise
     finally:
-        trainer.guard.last = watch.finish()
+        guard.last = watch.finish()
+    if spec.differential_privacy is not None:
+        check_reaches(spec.differential_privacy, guard.last)
     make_plain(model, [entry.name for entry in spec.model.tensors])
     check_unmoved(trainer.fingerprints, model, spec)
     check_tied(model, spec.model.layout)

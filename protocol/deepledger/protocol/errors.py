@@ -22,7 +22,8 @@ shows a traceback. The command line exits with `exit_code`.
     │   └── BlobCorrupt          other bytes than the digest promises, or another length
     ├── StateError               this machine's own files, or another process using them   6
     │   └── AccountInUse         another node acts for the same account
-    └── Diverged                 what participants trained is worthless: the job is to be ended    8
+    ├── Diverged                 what participants trained is worthless: the job is to be ended    8
+    └── PrivacySpent             the next round would pass the budget of ε that the operator set   9
 """
 
 from __future__ import annotations
@@ -118,3 +119,7 @@ class AccountInUse(StateError):
 
 class Diverged(DeepledgerError):
     exit_code = 8
+
+
+class PrivacySpent(DeepledgerError):
+    exit_code = 9

@@ -160,6 +160,16 @@ class Masks(Part):
         return self.groups * self.least
 
 
+class DifferentialPrivacy(Part):
+    """What every training has to keep of single samples: at least this noise, in clip norms, at most this clip norm. By
+    `delta` the ε of what was spent is told. Nobody can check it, since noise inside training cannot be seen.
+    """
+
+    noise_multiplier: Annotated[float, Field(gt=0, le=1e6)]
+    clip_norm: Annotated[float, Field(gt=0, le=1e9)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+
 class JobSpec(Part):
     version: Literal[1] = 1
     name: Name
@@ -177,6 +187,8 @@ class JobSpec(Part):
     """
     masks: Masks | None = None
     """Of masked updates."""
+    differential_privacy: DifferentialPrivacy | None = None
+    """None: not asked for; a task may train so all the same."""
     readers: Annotated[tuple[PublicKeyText, ...], Field(max_length=MAX_READERS, strict=False)] = ()
     """Of sealed updates: the job's coordinators and auditors."""
     validation: Validation

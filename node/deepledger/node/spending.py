@@ -1,0 +1,184 @@
+"""The ledger of ε: what has been committed to of each data set, in a file of its own that only grows.
+
+A data set is known by the hash of its bytes, not by its path, and nothing depends on a clock: whatever is moved or set
+back, the count stays. A folder that is copied elsewhere counts by itself from then on, and data that differ in a byte
+are other data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+from deepledger.node.accountant import Accountant, Allowance
+from deepledger.node.journal import make_folder, sync
+from deepledger.protocol.errors import PrivacySpent, StateError
+from deepledger.protocol.formats.private_run import Steps
+from deepledger.protocol.local.locks import held
+
+_PATIENCE = 60.0  # seconds that another node may take to write a line
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent of a data set, by all rounds and jobs together."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What one update cost."""
+
+    commitment: str  # hexadecimal
+    job: str  # with chain and contract
+    round: int
+    account: str
+    data: str  # the name that it had
+    delta: float  # by which its ε was told
+    steps: tuple[Steps, ...] | None  # None: nothing is guaranteed
+
+
+class Spent:
+    """All that a ledger has, composed when it is asked for; after another one of which it has all and more."""
+
+    def __init__(self, lines: Sequence[Spending] = (), *, after: Spent | None = None) -> None:
+        self.lines, self._after = tuple(lines), after
+
+    @property
+    def is_bounded(self) -> bool:
+        return all(each.steps is not None for each in self.lines)
+
+    @cached_property
+    def accountant(self) -> Accountant:
+        before, self._after = self._after, None
+        if before is None:
+            return Accountant(_steps(self.lines))
+        more = _steps(self.lines[len(before.lines) :])
+        return before.accountant.plus(more) if more else before.accountant
+
+    def epsilon(self, delta: float) -> float:
+        """Infinite where of one update nothing is guaranteed."""
+        return self.accountant.epsilon(delta) if self.is_bounded else float("inf")
+
+    def plus(self, spending: Spending) -> Spent:
+        return Spent((*self.lines, spending), after=self)
+
+    def fits(self, budget: Budget) -> bool:
+        return self.is_bounded and self.accountant.delta(budget.epsilon) <= budget.delta
+
+    def left_of(self, budget: Budget) -> Allowance:
+        """Raises `PrivacySpent` where there is nothing left."""
+        if not self.fits(budget):
+            raise PrivacySpent(self.told(budget))
+        return Allowance(self.accountant, epsilon=budget.epsilon, delta=budget.delta)
+
+    def told(self, budget: Budget) -> str:
+        spent = f"ε = {self.epsilon(budget.delta):.3g} of it is spent"
+        if not self.is_bounded:
+            spent = "for one update on it nothing was guaranteed"
+        return f"the privacy budget of this data is ε = {budget.epsilon:g} at δ = {budget.delta:g}, and {spent}"
+
+
+class SpendingLedger:
+    """Of one data set."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known = Spent()
+
+    def read(self) -> Spent:
+        """Raises `StateError` where a line is damaged."""
+        try:
+            lines = tuple(_parse(line) for line in self._bytes().splitlines())
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StateError(
+                f"{self.path} is damaged ({error}): what was spent of this data is not known. Restore it from a backup"
+            ) from None
+        if lines != self._known.lines:
+            extends = lines[: len(self._known.lines)] == self._known.lines
+            self._known = Spent(lines, after=self._known if extends else None)
+        return self._known
+
+    def charge(self, spending: Spending, *, budget: Budget | None) -> Spent:
+        """What is spent now, all told. Once for a commitment; returns once it would survive a power cut.
+
+        Raises `PrivacySpent`, and writes nothing, where that would pass the budget: another node may have spent what
+        was left.
+        """
+        with held(self.path.with_suffix(".lock"), busy=f"{self.path} is locked by another process", timeout=_PATIENCE):
+            known = self.read()
+            if any(each.commitment == spending.commitment for each in known.lines):
+                return known
+            after = known.plus(spending)
+            if budget is not None and not after.fits(budget):
+                raise PrivacySpent(f"{known.told(budget)}: this update would pass it, and is not committed to")
+            try:
+                make_folder(self.path.parent)
+                kept = len(self._bytes())
+                with self.path.open("ab") as file:
+                    file.truncate(kept)
+                    file.write(json.dumps(asdict(spending)).encode() + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                sync(self.path.parent)
+            except OSError as error:
+                raise StateError(f"cannot write {self.path}: {error.strerror}. Nothing was committed") from None
+            self._known = after
+            return after
+
+    def _bytes(self) -> bytes:
+        """Whole lines: one that was never finished counts for nothing, since what it is for was not sent."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise StateError(f"cannot read {self.path}: {error.strerror}") from None
+        return data[: data.rfind(b"\n") + 1]
+
+
+def ledger_of(folder: Path, data: Path) -> SpendingLedger:
+    return SpendingLedger(folder / f"{fingerprint(data)}.jsonl")
+
+
+def ledgers_in(folder: Path) -> Iterator[SpendingLedger]:
+    yield from map(SpendingLedger, sorted(folder.glob("*.jsonl")))
+
+
+def fingerprint(data: Path) -> str:
+    """SHA-256 of a file's bytes; of a folder, of the names and bytes of all files below it. Raises `StateError`."""
+    try:
+        if not data.is_dir():
+            return _digest(data)
+        found = sha256()
+        for path in sorted(each for each in data.rglob("*") if each.is_file()):
+            found.update(f"{path.relative_to(data)}\0{_digest(path)}\n".encode(errors="surrogateescape"))
+        return found.hexdigest()
+    except OSError as error:
+        raise StateError(f"cannot read {data} to know it again: {error.strerror}") from None
+
+
+def _digest(path: Path) -> str:
+    found = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def _steps(lines: Sequence[Spending]) -> tuple[Steps, ...]:
+    return tuple(steps for each in lines for steps in each.steps or ())
+
+
+def _parse(line: bytes) -> Spending:
+    fields = json.loads(line)
+    steps = fields.pop("steps")
+    return Spending(**fields, steps=None if steps is None else tuple(Steps(**each) for each in steps))

@@ -1,0 +1,131 @@
+"""Whole rounds with differential privacy: what they cost is written down, and a budget ends them in order."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from deepledger.node.accountant import Accountant
+from deepledger.node.notices import Finished, LeftSeat, PrivacyCharged, TookSeat, Trained, Withdrawn
+from deepledger.node.participate import participate
+from deepledger.node.spending import ledger_of
+from deepledger.protocol.errors import BadInput, PrivacySpent
+from deepledger.protocol.formats.private_run import Steps, parse_statement
+from tests.integration.test_roles import Actor, assert_audit_matches, coordinator
+
+pytestmark = pytest.mark.one_chain
+
+TASK = """
+import torch
+from safetensors.torch import load_file
+from deepledger.privacy import make_private
+
+def build_model():
+    return torch.nn.Linear(20, 20)
+
+def load_data(path):
+    shard = load_file(path)
+    return torch.utils.data.TensorDataset(shard["x"], shard["y"])
+
+def train(model, data, *, learning_rate, noise_multiplier):
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    if noise_multiplier:
+        loader = torch.utils.data.DataLoader(data, batch_size=10)
+        optimizer, loader = make_private(model, optimizer, loader, noise_multiplier=noise_multiplier, clip_norm=1.0)
+    else:
+        loader = [data.tensors]
+    for x, y in loader:
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+
+def evaluate(model, data):
+    x, y = data.tensors
+    return {"samples": len(x), "loss": float(torch.nn.functional.mse_loss(model(x), y))}
+"""
+ASKED = {"noise_multiplier": 2.0, "clip_norm": 1.0, "delta": 1e-3}
+METRICS = {"loss": {"better": "lower", "scale": 1.0, "tolerance": 1e-6, "ties": 0}}
+
+
+@pytest.fixture
+def create(world):
+    world.task.write_text(TASK)
+
+    def job(*, noise_multiplier=2.0, asked=ASKED, **terms):
+        training = {"seed": 1, "hyperparameters": {"learning_rate": 0.1, "noise_multiplier": noise_multiplier}}
+        pin = world.spec()[0].validation.model_dump() | {"metrics": METRICS}
+        changes = {"training": training, "differential_privacy": asked, "validation": pin}
+        return world.create_job(min_participants=1, spec_changes=changes, **terms)
+
+    return job
+
+
+def node(world, job, number, **options):
+    run = partial(
+        participate, world.ledger(2 + number), world.store, job,
+        tasks=[world.task], data=world.shards[number], folder=world.folder / "nodes", **options,
+    )  # fmt: skip
+    return Actor(run).start()
+
+
+def spent_by(world, number):
+    return ledger_of(world.folder / "nodes/privacy", world.shards[number]).read()
+
+
+def test_a_budget_ends_a_nodes_part_before_the_round_that_would_pass_it(world, create):
+    job = create(rounds=4)
+    settling, before = coordinator(world, job), world.reader().balance(world.accounts[3].address)
+    a_round = (Steps(10 / 31, 2.0, 4),)
+    budget = Accountant(a_round * 2).epsilon(ASKED["delta"]) + 0.01
+    frugal = node(world, job, 1, epsilon_budget=budget)
+    with pytest.raises(PrivacySpent, match=r" at δ = 0.001.*The seat was given up, and 1\.2\d*… ETH taken home"):
+        frugal.join()
+    other = node(world, job, 0)
+    for role in (settling, other):
+        role.join()
+    assert isinstance(other.seen[-1], Finished)
+    assert_audit_matches(world, job)
+
+    charged = [each for each in frugal.seen if isinstance(each, PrivacyCharged)]
+    trained = [each for each in frugal.seen if isinstance(each, Trained)]
+    assert len(charged) == len(trained) == 2
+    assert [each.epsilon for each in charged] == sorted(each.epsilon for each in charged)
+    assert charged[-1].epsilon <= charged[-1].budget == budget
+    assert {type(each) for each in frugal.seen} >= {LeftSeat, Withdrawn}
+    assert world.reader().balance(world.accounts[3].address) > before
+    assert [each.steps for each in spent_by(world, 1).lines] == [a_round] * 2
+    assert len(spent_by(world, 0).lines) == 2
+
+    again = node(world, create(), 1, epsilon_budget=charged[-1].epsilon / 2)
+    with pytest.raises(PrivacySpent):
+        again.join()
+    assert not any(isinstance(each, TookSeat) for each in again.seen)
+
+
+def test_a_commitment_binds_what_its_training_kept_private(world, create):
+    job = create(rounds=1)
+    for role in [coordinator(world, job), node(world, job, 0)]:
+        role.join()
+    (reveal,) = assert_audit_matches(world, job).job.history[0].opened.reveals
+    run = parse_statement(world.store.read(reveal.salt, limit=1 << 20))
+    assert run.steps == (Steps(1 / 3, 2.0, 3),)
+    assert (run.samples, run.past) == (30, None)
+
+
+@pytest.mark.parametrize(
+    ("noise", "said"),
+    [(1.5, "with a noise multiplier of 2 or more, and training has 1.5"), (0, "makes nothing private")],
+)
+def test_a_task_that_does_not_reach_what_the_job_asks_for_is_refused_before_a_stake(world, create, noise, said):
+    one = node(world, create(noise_multiplier=noise), 0)
+    with pytest.raises(BadInput, match=said):
+        one.join()
+    assert not one.seen
+
+
+def test_a_budget_refuses_a_task_that_keeps_nothing_private_before_a_stake(world, create):
+    one = node(world, create(noise_multiplier=0, asked=None), 0, epsilon_budget=3)
+    with pytest.raises(BadInput, match="there is a privacy budget, and nothing is guaranteed"):
+        one.join()
+    assert not one.seen

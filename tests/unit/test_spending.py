@@ -1,0 +1,129 @@
+"""The ledger of ε, and what a node may still spend."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepledger.node.accountant import Accountant
+from deepledger.node.private_run import any_number
+from deepledger.node.purse import Purse
+from deepledger.node.spending import SpendingLedger, fingerprint, ledgers_in
+from deepledger.protocol.errors import BadInput, BadSpec, PrivacySpent, StateError
+from deepledger.protocol.formats.private_run import PrivateRun, Steps, parse_statement, statement_of
+
+DELTA = 1e-5
+STEPS = (Steps(0.05, 1.0, 40),)
+RUN = PrivateRun(samples=100, clip_norm=1.0, steps=STEPS, past=None)
+PAST = PrivateRun(samples=100, clip_norm=1.0, steps=STEPS, past="the model was changed")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.csv"
+    path.write_text("1,2\n")
+    return path
+
+
+def purse(data: Path, home: Path, *, epsilon: float | None = None, **other: Any) -> Purse:
+    usual = {"job": "1-0xA-1", "account": "0xB"}
+    return Purse(folder=home / "privacy", data=data, epsilon=epsilon, delta=DELTA, **usual | other)
+
+
+def test_what_is_spent_adds_up_over_accounts_and_jobs_once_for_each_commitment(data: Path, tmp_path: Path) -> None:
+    one, other = purse(data, tmp_path), purse(data, tmp_path, job="1-0xA-2", account="0xC")
+    one.charge(RUN, commitment=b"1", round=0)
+    one.charge(RUN, commitment=b"1", round=0)  # sent again, after a crash
+    spent = other.charge(RUN, commitment=b"2", round=0)
+    assert spent.epsilon(DELTA) == pytest.approx(Accountant(STEPS * 2).epsilon(DELTA))
+    assert one.ledger.read().lines == spent.lines
+    assert one.ledger.read().epsilon(DELTA) == pytest.approx(spent.epsilon(DELTA))
+
+
+def test_the_count_goes_with_the_data_and_the_folder_wherever_they_are(data: Path, tmp_path: Path) -> None:
+    purse(data, tmp_path / "home").charge(RUN, commitment=b"1", round=0)
+    moved = shutil.move(tmp_path / "home", tmp_path / "elsewhere")
+    renamed = data.rename(tmp_path / "other name.csv")
+    os.utime(renamed, (0, 0))
+    assert len(purse(renamed, moved).ledger.read().lines) == 1
+    renamed.write_text("1,3\n")
+    assert not purse(renamed, moved).ledger.read().lines  # other data, which the documentation says
+    assert [len(each.read().lines) for each in ledgers_in(moved / "privacy")] == [1]
+
+
+def test_a_folder_is_known_by_the_names_and_bytes_in_it(tmp_path: Path) -> None:
+    for name in ("a/b/one", "a/two"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    first = fingerprint(tmp_path / "a")
+    assert fingerprint(shutil.copytree(tmp_path / "a", tmp_path / "copy")) == first
+    (tmp_path / "a/two").rename(tmp_path / "a/three")
+    assert fingerprint(tmp_path / "a") != first
+    with pytest.raises(StateError, match="to know it again"):
+        fingerprint(tmp_path / "nothing")
+
+
+def test_a_line_is_on_disk_before_anything_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, synced = purse(data, tmp_path), []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
+    mine.charge(RUN, commitment=b"1", round=0)
+    assert mine.ledger.path.stat().st_size in synced
+
+
+def test_a_line_that_was_never_finished_counts_for_nothing_and_a_damaged_one_is_told(
+    data: Path, tmp_path: Path
+) -> None:
+    mine = purse(data, tmp_path)
+    mine.charge(RUN, commitment=b"1", round=0)
+    whole = mine.ledger.path.read_bytes()
+    mine.ledger.path.write_bytes(whole + whole[:30])  # a power cut
+    mine.charge(RUN, commitment=b"2", round=1)
+    again = SpendingLedger(mine.ledger.path)
+    assert [each.round for each in again.read().lines] == [0, 1]
+    mine.ledger.path.write_bytes(whole[10:])
+    with pytest.raises(StateError, match="is damaged"):
+        again.read()
+
+
+def test_a_budget_ends_before_the_round_that_would_pass_it(data: Path, tmp_path: Path) -> None:
+    mine = purse(data, tmp_path, epsilon=Accountant(STEPS * 2).epsilon(DELTA) + 0.01)
+    for number in range(2):
+        mine.open()
+        mine.charge(RUN, commitment=bytes([number]), round=number)
+    with pytest.raises(PrivacySpent, match=r"ε = .* of it is spent: a round like the last one would pass it"):
+        mine.open()
+    may_take = purse(data, tmp_path, job="another", epsilon=mine.epsilon).open()  # which may train less in a round
+    assert not may_take((), 0.05, 1.0, 40)
+    with pytest.raises(PrivacySpent, match="this update would pass it"):  # another node was quicker
+        mine.charge(RUN, commitment=b"9", round=2)
+    assert len(mine.ledger.read().lines) == 2
+    with pytest.raises(PrivacySpent):
+        purse(data, tmp_path, job="another", epsilon=1e-3).open()
+
+
+def test_what_nothing_is_guaranteed_of_passes_every_budget(data: Path, tmp_path: Path) -> None:
+    mine = purse(data, tmp_path, epsilon=100.0)
+    for run, said in ((None, "does not call deepledger.privacy.make_private"), (PAST, "the model was changed")):
+        with pytest.raises(BadInput, match=said):
+            mine.check(run)
+    mine.check(RUN)
+    free = purse(data, tmp_path)
+    free.check(None)
+    assert free.open() is any_number
+    assert math.isinf(free.charge(PAST, commitment=b"1", round=0).epsilon(DELTA))
+    with pytest.raises(PrivacySpent, match="nothing was guaranteed"):
+        mine.open()
+
+
+def test_a_statement_says_what_was_run_and_is_another_one_each_time() -> None:
+    for run in (RUN, PAST):
+        assert parse_statement(statement_of(run)) == run
+    assert statement_of(RUN) != statement_of(RUN)
+    for bad in (b"{}", b"[1", statement_of(RUN).replace(b'"rate":0.05', b'"rate":1.5')):
+        with pytest.raises(BadSpec):
+            parse_statement(bad)
