@@ -324,3 +324,4 @@ def test_terms_that_leave_no_room_in_groups_are_refused_by_all(world: Any) -> No
     play = Play(world, participants=9, min_participants=8, spec_changes=MEDIAN)
     with pytest.raises(BadSpec, match="groups in which masks hide 3 or more take 9"):
         fetch_spec(world.store, play.see().terms)
+    assert {finding.kind for finding in audited(world, play.job).findings} == {Kind.SPEC}
