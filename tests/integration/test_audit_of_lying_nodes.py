@@ -136,7 +136,7 @@ def test_nobody_is_said_to_have_signed_what_rests_on_calls_that_are_hidden(play,
             for each, real in zip(hashes, play.world.reader().signed(hashes), strict=True)
         ]
 
-    result = audited(play, Node(play, with_commitments_swapped, signed=signed))
+    result = audited(play, Node(play, with_commitments_swapped, signed=signed, proved=lambda *_: None))
     accusing = [finding for finding in result.findings if finding.kind.accuses]
     assert accusing
     assert not any(finding.signed for finding in accusing)
@@ -177,6 +177,58 @@ def test_a_list_of_the_admitted_that_the_contract_does_not_have_is_found(world):
     assert any("(terms hash)" in each.explanation for each in audited(play, Node(play, alter)).findings)
 
 
+def with_calls_swapped(events):
+    """As if the second had committed first, with the transactions that they signed."""
+    one, other = [index for index, event in enumerate(events) if isinstance(event, Committed)][:2]
+    swapped = list(events)
+    for at, source in ((one, other), (other, one)):
+        swapped[at] = replace(events[source], at=replace(events[at].at, transaction=events[source].at.transaction))
+    return swapped
+
+
+def test_in_which_order_calls_were_made_is_proved_by_receipts_before_anybody_is_accused(play):
+    same = play.update()
+    play.round([same, same, play.update()])
+    findings = audited(play, Node(play, with_calls_swapped, proved=lambda *_: None)).findings
+    assert {(finding.signed, finding.proved) for finding in findings if finding.kind.accuses} == {(True, False)}
+    result = audited(play, Node(play, with_calls_swapped))
+    assert not any(finding.kind.accuses for finding in result.findings)
+    assert "holds other events, or in another order, as its receipts prove: the node lies" in printed(result)
+
+
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [
+        ("eth_getBlockReceipts", lambda shown: None),
+        ("eth_getBlockReceipts", lambda shown: [each | {"cumulativeGasUsed": "0x1"} for each in shown]),
+        ("eth_getBlockReceipts", lambda shown: [each | {"type": "0x7e"} for each in shown]),
+        ("eth_getBlockByNumber", lambda shown: shown | {"receiptsRoot": "0x" + 64 * "1"}),
+        ("eth_getBlockByNumber", lambda shown: shown | {"requestsHash": None}),
+    ],
+)
+def test_what_receipts_do_not_prove_is_said_and_accuses_no_node(play, method, change):
+    """Chains have receipts and headers of their own, and nodes that do not show them."""
+    play.round(lie=move_one_coordinate)
+    reader = play.world.reader()
+    each = reader.rpc.each
+    reader.rpc.each = lambda asked, *rest: [
+        change(answer) if asked == method else answer for answer in each(asked, *rest)
+    ]  # fmt: skip
+    result = audited(play, Node(play, proved=reader.proved))
+    (finding,) = result.findings
+    assert (finding.kind, finding.signed, finding.proved) == (Kind.MODEL, True, False)
+    assert "proved no: this node shows no receipts that lead to the hashes" in printed(result)
+
+
+def test_two_nodes_that_show_different_blocks_end_the_audit(play):
+    play.round(lie=move_one_coordinate)
+    reader = play.world.reader()
+    each = reader.rpc.each
+    reader.rpc.each = lambda *asked: [each(*asked)[0], *({**shown, "hash": "0x" + 64 * "1"} for shown in each(*asked))]
+    with pytest.raises(ChainNonsense, match="show different blocks"):
+        audited(play, Node(play, proved=reader.proved))
+
+
 def move_one_coordinate(claim):
     claim.model[17] += 1
 
@@ -184,8 +236,12 @@ def move_one_coordinate(claim):
 def test_whoever_is_accused_has_signed_it(play):
     play.round(lie=move_one_coordinate)
     (finding,) = audited(play, Node(play)).findings
-    assert (finding.kind, finding.signed) == (Kind.MODEL, True)
-    assert f"signed by {play.coordinator.account}" in printed(audited(play, Node(play)))
+    assert (finding.kind, finding.signed, finding.proved) == (Kind.MODEL, True, True)
+    shown = printed(audited(play, Node(play)))
+    assert f"signed by {play.coordinator.account}" in shown
+    at = play.see().history[0].settled.at
+    proof = f"proved by the receipts of its round's blocks; ask another node whether block {at.block} has the hash"
+    assert f"{proof} {at.block_hash}" in shown
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])

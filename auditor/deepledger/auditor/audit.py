@@ -15,6 +15,7 @@ from typing_extensions import Buffer
 
 from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind, Unsigned
 from deepledger.auditor.key_blobs import wrong_key_blobs
+from deepledger.auditor.proofs import with_proofs
 from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
 from deepledger.auditor.rounds import audit_round
 from deepledger.auditor.rules import Rules
@@ -120,6 +121,8 @@ def audit(
         tell("rounds", len(state.history), len(state.history))
     if any(finding.kind.accuses or finding.kind is Kind.BLOB for finding in findings):
         findings = _signed(findings, signatures(reader, events))
+    if any(finding.kind.accuses for finding in findings):
+        findings = with_proofs(reader, events, findings)
     return Audit(
         job=state,
         head=head,

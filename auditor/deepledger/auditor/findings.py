@@ -55,6 +55,7 @@ class Finding:
     round: RoundNumber | None
     who: Address | None = None  # whose event or claim it is
     signed: bool | None = None  # whether all that it rests on is known to be signed; None: nobody is accused
+    proved: bool | None = None  # whether the blocks of its round are, by their receipts; None: nobody is accused
     unsigned: tuple[Unsigned, ...] = ()  # what is not: the claim's own call, or ones before it
 
 

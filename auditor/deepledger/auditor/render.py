@@ -28,6 +28,7 @@ from deepledger.protocol.chain.events import (
     Joined,
     Left,
     PenaltyTaken,
+    Position,
     Revealed,
     RoundOpened,
     RoundStarved,
@@ -46,6 +47,10 @@ from deepledger.protocol.types import Wei
 _WHAT, _WHO = 19, 11
 """Widths of columns: the longest name of an event, a short address."""
 
+_UNPROVED = (
+    "no: this node shows no receipts that lead to the hashes of its round's blocks, or this chain has others than "
+    "Ethereum; the order of calls, and that none reverted, is the node's word. Ask another one, too"
+)
 _COPIES = (Verdict.NEAR_COPY, Verdict.COLLUDING)
 
 
@@ -109,6 +114,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
                 "transaction": finding.at.transaction if finding.at else None,
                 "who": finding.who,
                 "signed": finding.signed,
+                "proved": finding.proved,
                 "unsigned": [
                     {
                         "call": each.call,
@@ -283,7 +289,15 @@ def _finding(number: int, finding: Finding) -> Text:
     text.append(f"   claimed  {finding.claimed}\n   derived  {finding.derived}\n   where    {at}")
     if finding.signed is not None:
         text.append(f"\n   signed   {_not_signed(finding.unsigned) if finding.unsigned else f'by {finding.who}'}")
+    if finding.proved is not None and finding.at is not None:
+        text.append(f"\n   proved   {_of_proof(finding.at) if finding.proved else _UNPROVED}")
     return text
+
+
+def _of_proof(at: Position) -> str:
+    return (
+        f"by the receipts of its round's blocks; ask another node whether block {at.block} has the hash {at.block_hash}"
+    )
 
 
 def _not_signed(unsigned: Sequence[Unsigned]) -> str:

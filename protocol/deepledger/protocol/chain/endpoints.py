@@ -57,6 +57,9 @@ class Endpoints:
                 return [self._counted(request)]
         return self._read(requests)
 
+    def each(self, method: str, *params: Any) -> list[Any]:
+        return self._of_all((method, list(params)))
+
     def elsewhere(self) -> None:
         doubted = self._nodes.pop(0)
         self._nodes.append(doubted)

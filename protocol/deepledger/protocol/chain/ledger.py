@@ -90,6 +90,12 @@ class Reader(Protocol):
     def signed(self, transactions: Sequence[str]) -> list[SignedCall | None]:
         """By hash: who signed what. None where the node does not show the transaction, or it is of another type."""
 
+    def proved(self, job: JobId, block: int) -> list[Event] | None:
+        """The job's events in a block, by receipts that lead to the block's hash; None where none are shown that do.
+
+        Raises `ChainNonsense` where several nodes show different blocks of this number.
+        """
+
     def called(self, data: bytes) -> tuple[str, dict[str, Any]] | None:
         """The function of the ledger that calldata calls, and its arguments; None if it calls none."""
 

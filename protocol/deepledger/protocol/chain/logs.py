@@ -15,6 +15,7 @@ from deepledger.protocol.chain.http import OversizedAnswer, Overtaxed
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.chain.proof import Header, header
 from deepledger.protocol.chain.ranges import Width, may_be_too_wide
+from deepledger.protocol.chain.receipts import proved_logs
 from deepledger.protocol.chain.rpc import NodeRefused, Rpc, result
 from deepledger.protocol.errors import ChainNonsense, ChainUnreachable
 from deepledger.protocol.types import Address, JobId, Seconds
@@ -82,6 +83,26 @@ class Logs:
         if job is not None and any(event.job != job for event in found):
             raise ChainNonsense("the node gave logs of other jobs than was asked for; use another RPC endpoint")
         return found
+
+    def proved(self, number: int, *, job: JobId) -> list[Event] | None:
+        """See `Reader.proved`."""
+        numbered = hex(number)
+        blocks = [
+            block
+            for block in self._rpc.each("eth_getBlockByNumber", numbered, False)
+            if block is not None and not isinstance(block, NodeRefused)
+        ]
+        if len({wire.head(block).hash for block in blocks}) > 1:
+            raise ChainNonsense(
+                f"{self._rpc.place} show different blocks {number}: one of them lies, or blocks were just taken back; "
+                "ask again, with another node"
+            )
+        for receipts in self._rpc.each("eth_getBlockReceipts", numbered) if blocks else []:
+            if isinstance(receipts, list) and (logs := proved_logs(blocks[0], receipts)) is not None:
+                wanted = {"address": self._address, "topics": [None, f"0x{job:064x}"]}
+                ours = [log for log in logs if _is_wanted(log, wanted)]
+                return self.decoded(ours, first_block=number, last_block=number, job=job)
+        return None
 
     def noted(self, head: Head) -> Head:
         self._timestamps[head.hash] = head.timestamp

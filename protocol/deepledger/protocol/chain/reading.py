@@ -128,6 +128,9 @@ class ChainReader:
             for transaction, shown in zip(transactions, answers, strict=True)
         ]
 
+    def proved(self, job: JobId, block: int) -> list[Event] | None:
+        return self._logs.proved(block, job=job)
+
     def called(self, data: bytes) -> tuple[str, dict[str, Any]] | None:
         return codec.called(self._abi, data)
 

@@ -60,6 +60,9 @@ class Rpc(Protocol):
     def batch(self, *requests: Request) -> list[Any]:
         """The results in order; a `NodeRefused` stands where the node answered with an error."""
 
+    def each(self, method: str, *params: Any) -> list[Any]:
+        """What each node that can be reached answers; a `NodeRefused` where that was an error."""
+
     def elsewhere(self) -> None:
         """Ask another node from now on, if there is one: what this one said cannot be."""
 
@@ -107,6 +110,9 @@ class OneNode:
             except (BatchUnsupported, TooLarge, NotImplementedError):
                 self._at_once = len(part) // 2
         return outcomes
+
+    def each(self, method: str, *params: Any) -> list[Any]:
+        return [self._one(method, list(params))]
 
     def elsewhere(self) -> None:
         pass
