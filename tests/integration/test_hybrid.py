@@ -30,6 +30,7 @@ from deepledger.protocol.local import keystore
 from deepledger.protocol.privacy.hybrid_keys import (
     ENTRY_BYTES,
     HEAD_BYTES,
+    MOST_BYTES,
     Known,
     NothingShared,
     hybrid_key,
@@ -133,6 +134,22 @@ def test_of_two_who_join_at_once_the_later_one_joins_again_before_it_commits(wor
     all_accepted(world, job)
     first = next(number for number, notice in enumerate(actors[0].seen) if isinstance(notice, Trained))
     assert sum(isinstance(notice, TookSeat) for notice in actors[0].seen[:first]) == 2
+
+
+def test_all_who_join_at_once_have_masks_with_each_other_in_the_end(world: Any) -> None:
+    job = hybrid_job(world, max_participants=4)
+    actors = [node(world, job, number) for number in range(4)]
+
+    def linked() -> bool:
+        """Everybody's key blob names all who sat before."""
+        words = [each.key for each in Follower(world.reader(), job).job.participants.values()]
+        named = [parse_key_blob(world.store.read(word, limit=MOST_BYTES)).entries.keys() for word in words]
+        return len(words) == 4 and all(set(words[:place]) <= others for place, others in enumerate(named))
+
+    until(linked)
+    for actor in actors:
+        actor.stop.set()
+    ended(actors)
 
 
 def test_a_node_whose_disk_is_empty_needs_its_mask_secret_only(world: Any) -> None:

@@ -102,7 +102,7 @@ def funded(world: Any, number: int) -> Any:
     """An account of which a devnet knows nothing, with what a participant needs."""
     account = Account.from_key(f"0x{number + 1:064x}")
     giver, rpc = world.accounts[0], world.rpc
-    count, price = (rpc("eth_getTransactionCount", giver.address, "latest"), rpc("eth_gasPrice"))
+    count, price = (rpc("eth_getTransactionCount", giver.address, "pending"), rpc("eth_gasPrice"))
     paid = {"to": account.address, "value": 10 * ETHER, "nonce": int(count, 16), "gas": 21_000}
     paid |= {"gasPrice": int(price, 16), "chainId": world.sponsor.chain_id}
     rpc("eth_sendRawTransaction", "0x" + giver.sign_transaction(paid).raw_transaction.hex().removeprefix("0x"))
