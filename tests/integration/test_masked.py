@@ -17,13 +17,13 @@ from deepledger.auditor.findings import Kind
 from deepledger.coordinator.notices import UpdatesCounted
 from deepledger.coordinator.schemas import settled_round
 from deepledger.node.contribute import _basis
-from deepledger.node.journal import Journal, Record
+from deepledger.node.journal import Journal, OtherCount, Record
 from deepledger.node.notices import CommittedUpdate, Trained, UnmaskedRound
 from deepledger.protocol.blobs.digest import cid_of, digest_of
 from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import PenaltyTaken, Phase
 from deepledger.protocol.chain.web3_ledger import connect_as
-from deepledger.protocol.errors import BadInput, BadSpec, StateError
+from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.evaluation.bench import bench_with
 from deepledger.protocol.evaluation.evaluators import OneByOne
 from deepledger.protocol.evaluation.task import read_source
@@ -451,14 +451,23 @@ def test_an_update_is_masked_again_where_the_chain_took_back_who_masks_together(
 
 
 def test_nothing_is_released_for_a_second_count_of_one_attempt(tmp_path: Path) -> None:
-    spec = type("Spec", (), {"masks": object()})()
+    """Neither where the chain took back from which model the round began, and more than the count."""
+    spec: Any = SimpleNamespace(masks=None, update_bytes=0, model=SimpleNamespace(coordinates=1))
     journal = Journal(tmp_path, Slot(1, "0x" + "1" * 40, 1, 0, "0x" + "2" * 40), spec, spec_digest=bytes(32))
-    record = Record(0, 0, bytes(32), bytes(32), bytes(32), b"", bytes(32), b"", np.zeros(1, np.float32))
-    journal._path(0, 0, bytes(32)).mkdir()
-    assert journal.release(record, 0b111, lambda: b"shares\nof seats") == b"shares\nof seats"
-    assert journal.release(record, 0b111, lambda: b"others") == b"shares\nof seats", "what was released stays"
-    with pytest.raises(StateError, match="another count"):
-        journal.release(record, 0b011, lambda: b"others")
+    one, other = (
+        Record(0, 0, model * 32, bytes(32), bytes(32), b"", model * 32, b"", np.zeros(1, np.float32))
+        for model in (b"\1", b"\2")
+    )
+    journal.write(one)
+    assert journal.release(one, 0b111, lambda: b"shares\nof seats") == b"shares\nof seats"
+    assert journal.release(one, 0b111, lambda: b"others") == b"shares\nof seats", "what was released stays"
+    with pytest.raises(OtherCount, match="another count"):
+        journal.release(one, 0b011, lambda: b"others")
+    journal.write(other)
+    found = journal.committed(one.commitment, 0, other.model)
+    assert found is not None
+    with pytest.raises(OtherCount, match="another count"):
+        journal.release(found, 0b011, lambda: b"others")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,6 @@ def test_weights_are_small_and_in_proportion(samples, bits, expected) -> None:
 def test_what_cannot_mask_together_is_refused() -> None:
     one, other = members_with({0: 1, 1: 1})
     for members, reason in [
-        ([one], "fewer than two"),
         ([other, one], "by seat"),
         ([one, type(one)(1, one.participant, other.key)], "one seat"),
         ([one, type(one)(1, other.participant, other.key, 0)], "above zero"),

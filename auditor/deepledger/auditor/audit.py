@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from typing_extensions import Buffer
 
+from deepledger.auditor.counts import check_count
 from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind, Unsigned
 from deepledger.auditor.key_blobs import wrong_key_blobs
 from deepledger.auditor.proofs import with_proofs
@@ -40,6 +41,7 @@ from deepledger.protocol.job.follow import snapshot_of
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.job.trail import apply
 from deepledger.protocol.privacy.opening import opener
+from deepledger.protocol.settlement.inputs import Place
 from deepledger.protocol.types import Digest, JobId
 
 Progress = Callable[[str, int, int], None]
@@ -118,6 +120,10 @@ def audit(
                     open=read,
                 )
                 rounds.append(audited)
+        if spec.masks is not None:  # what was counted too small was counted, too, and cost others their seats
+            place = Place(reader.chain_id, reader.address, job)
+            for attempt in (*state.abandoned, *([state.attempt] if state.attempt is not None else [])):
+                check_count(state, attempt, spec, counted, place, findings)
         tell("rounds", len(state.history), len(state.history))
     if any(finding.kind.accuses or finding.kind is Kind.BLOB for finding in findings):
         findings = _signed(findings, signatures(reader, events))

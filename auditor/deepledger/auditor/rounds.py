@@ -21,6 +21,7 @@ from deepledger.protocol.formats.report import MAX_REPORT_BYTES, Report, parse_r
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.state import Job, SettledRound
 from deepledger.protocol.privacy.opening import Open, as_it_is
@@ -89,7 +90,10 @@ def audit_round(
                 _compare_report(report, settlement, job, over, find, chain_id, contract, spec, complete=complete)
         unchecked = unchecked or claims.unchecked
     if spec.masks is not None:
-        check_count(job, over.opened, spec, store, Place(chain_id, contract, job.job), find)
+        judged = report.updates if report is not None else ()
+        given_up = {Address(each.participant) for each in judged if each.verdict is Verdict.UNAVAILABLE}
+        place = Place(chain_id, contract, job.job)
+        check_count(job, over.opened, spec, store, place, findings, given_up=given_up)
     settled_model = _settled_model(over, claimed_after, why_not, follows, find)
     if claimed_after is None:
         evaluation, failed = _evaluate(bench, settled_model, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.errors import BadSpec, BlobError
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.privacy.pairs import sound
@@ -24,7 +25,14 @@ def countable(verifier: Verifier, store: BlobStore, job: Job, attempt: Attempt, 
     well so far. Blocks until each is there or given up. Raises as `Verifier.fetch`, and as the store does.
     """
     expect(verifier, job, attempt, spec, place)
-    cohort, barred = cohort_in(attempt, spec, place), barred_before(store, job, before=attempt.round)
+
+    def unread(error: BlobError | BadSpec) -> None:
+        """Waited for as updates are, and no longer: a count that is missed costs the bond."""
+        if isinstance(error, BlobError) and not verifier.is_too_late(error):
+            raise error
+
+    cohort = cohort_in(attempt, spec, place)
+    barred = barred_before(store, job, before=attempt.round, unread=unread)
     found = {
         contribution.seat: verifier.masked(contribution)
         for contribution in masked_contributions(job, attempt, spec)

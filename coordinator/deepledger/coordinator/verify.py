@@ -41,11 +41,13 @@ _GONE = (BlobMissing, BlobCorrupt)
 
 class _Key(NamedTuple):
     """A verdict belongs to a digest *and* a root: the same bytes may have been revealed with a false root by somebody
-    who copied them, and who is known as a copier only when the first to commit has revealed, too.
+    who copied them, and who is known as a copier only when the first to commit has revealed, too. What is found belongs
+    to what was looked for, as well: anybody may commit to another's letters, or say that it released them.
     """
 
     digest: Digest
     root: Root | None  # None: an earlier update, which is not judged
+    read_as: str = ""  # what the bytes are taken for, in a masked round
 
 
 class Known(NamedTuple):
@@ -102,13 +104,13 @@ class Verifier:
 
     def expect_masked(self, contribution: Contribution, cohort: Cohort) -> None:
         """As `expect`, for what is committed to in a masked round, and for what a counted participant released."""
-        self._begin(_key(contribution), partial(self._obtain_masked, contribution, cohort))
+        self._begin(_masked(contribution), partial(self._obtain_masked, contribution, cohort))
         if contribution.released is not None:
             self._begin(_released(contribution), partial(self._obtain_release, contribution, cohort))
 
     def masked(self, contribution: Contribution) -> MaskedUpdate | Verdict:
         """As `fetch`, for a masked update."""
-        found = self._await(_key(contribution), _name(contribution), enough=())
+        found = self._await(_masked(contribution), _name(contribution), enough=())
         assert isinstance(found, MaskedUpdate | Verdict)  # noqa: S101 (it was expected as one)
         return found
 
@@ -117,6 +119,10 @@ class Verifier:
         found = self._await(_released(contribution), _name_of_release(contribution), enough=())
         assert isinstance(found, bytes | Verdict)  # noqa: S101 (it was expected as one)
         return None if isinstance(found, Verdict) else found
+
+    def is_too_late(self, trouble: BlobError) -> bool:
+        """Whether to go on without what failed like this."""
+        return self._too_late(trouble)
 
     def remember(self, earlier: Iterable[Earlier], *, known: Mapping[Digest, Known]) -> None:
         """Begin to fetch what could be read before this attempt, except what is `known`.
@@ -241,7 +247,7 @@ class Verifier:
 
     def _obtain_masked(self, contribution: Contribution, cohort: Cohort) -> Found:
         read = partial(read_masked, self._store, contribution, self._spec, cohort)
-        return self._persist(_key(contribution), _name(contribution), turns=(self._fresh, self._again), read=read)
+        return self._persist(_masked(contribution), _name(contribution), turns=(self._fresh, self._again), read=read)
 
     def _obtain_release(self, contribution: Contribution, cohort: Cohort) -> Found:
         read = partial(read_release, self._store, contribution, cohort)
@@ -323,9 +329,13 @@ def _key(contribution: Contribution) -> _Key:
     return _Key(contribution.digest, contribution.root)
 
 
+def _masked(contribution: Contribution) -> _Key:
+    return _Key(contribution.digest, contribution.root, f"letters of seat {contribution.seat}")
+
+
 def _released(contribution: Contribution) -> _Key:
     assert contribution.released is not None  # noqa: S101 (the caller looked)
-    return _Key(contribution.released, contribution.root)
+    return _Key(contribution.released, contribution.root, "release")
 
 
 def _name_of_release(contribution: Contribution) -> str:

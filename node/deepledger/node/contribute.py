@@ -10,11 +10,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from typing_extensions import Buffer
 
 from deepledger.node.decision import missed
-from deepledger.node.journal import Journal, Record
+from deepledger.node.journal import Journal, OtherCount, Record
 from deepledger.node.linking import Links
 from deepledger.node.notices import (
     CommittedUpdate,
@@ -41,7 +42,6 @@ from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.errors import (
     AccountInUse,
     BadInput,
-    BlobCorrupt,
     BlobError,
     BlobMissing,
     PrivacySpent,
@@ -66,8 +66,10 @@ from deepledger.protocol.privacy.masked_updates import BadLetters, Letters, lett
 from deepledger.protocol.privacy.opening import published
 from deepledger.protocol.privacy.unmasking import NOTHING, release
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned
-from deepledger.protocol.settlement.inputs import NO_ROOT, Place, cohort_in, masked_contributions
+from deepledger.protocol.settlement.inputs import NO_ROOT, Contribution, Place, cohort_in, masked_contributions
 from deepledger.protocol.types import Address, Digest, JobId
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -350,22 +352,31 @@ def unmask(node: Node, attempt: Attempt) -> None:
     seats = [each.seat for each in attempt.cohort if counted.counted >> each.seat & 1]
 
     def make() -> bytes:
-        letters = _letters(node, attempt, record, cohort, seats)
         try:
+            letters = _letters(node, attempt, record, cohort, seats)
+            if len(cohort.summed(seats) - letters.keys()) > cohort.tolerated:
+                # Who says so of too many is taken for a liar.
+                raise BadInput("the store serves too few letters")
             return release(cohort, seat, seats, letters, key=_mask_key(node, cohort))
         except BadInput as error:
             node.warn(f"{error}. Of the count of round {attempt.round}, nothing is released")
             return NOTHING
 
-    blob = node.journal.release(record, counted.counted, make)
     try:
-        node.store.put(blob)
+        blob = node.journal.release(record, counted.counted, make)
+    except OtherCount as error:  # nobody sees more, and the penalty is not taken
+        node.warn(str(error))
+        blob = NOTHING
+    upload = _started(partial(node.store.put, blob))
+    try:
+        upload.result(timeout=max(time_to_publish(node), 0.5))
         node.unpublished = False
-    except BlobError as error:
-        if time_to_publish(node) > 0:
+    except (BlobError, TimeoutError) as error:
+        if isinstance(error, BlobError) and time_to_publish(node) > 0:
             raise
         node.unpublished = True
-        node.warn(f"{error}. Unmasking round {attempt.round} before what is released is stored.")
+        why = str(error) or "The blob store is slow"
+        node.warn(f"{why}. Unmasking round {attempt.round} before what is released is stored.")
     receipt = node.ledger.unmask(node.job, attempt.round, attempt.attempt, digest_of(blob))
     node.follower.reach(receipt)
     node.observe(UnmaskedRound(job=node.job, round=attempt.round, counted=len(seats), receipt=receipt))
@@ -375,24 +386,31 @@ def _letters(
     node: Node, attempt: Attempt, record: Record, cohort: Cohort, counted: Sequence[int]
 ) -> dict[int, Letters]:
     """The letters of counted authors whose masks are taken off, by seat. What the store does not serve is asked for
-    again until it is nearly too late, and then complained about, as what is none.
+    again until it is nearly too late, and then complained about, as what is none: so is what never ends coming.
     """
     assert record.masked is not None  # noqa: S101 (the job is masked)
-    found = {}
+    found, masked = {}, record.masked
     summed = cohort.summed(counted)
-    for each in masked_contributions(node.follower.job, attempt, node.spec):
-        if each.seat not in summed:
-            continue
-        own, limit = each.participant == node.ledger.account, letters_bytes(cohort, each.seat)
+    authors = [each for each in masked_contributions(node.follower.job, attempt, node.spec) if each.seat in summed]
+
+    def read(author: Contribution) -> bytes:
+        if author.participant == node.ledger.account:
+            return masked.letters
+        return node.store.read(author.digest, limit=letters_bytes(cohort, author.seat))
+
+    coming = [_started(partial(read, author)) for author in authors]
+    end = time.monotonic() + max(time_to_publish(node), 0.5)
+    for each, blob in zip(authors, coming, strict=True):
         try:
-            blob = record.masked.letters if own else node.store.read(each.digest, limit=limit)
-            found[each.seat] = parse_letters(cohort, each.seat, blob)
+            found[each.seat] = parse_letters(cohort, each.seat, blob.result(max(end - time.monotonic(), 0)))
         except BadLetters as error:
             node.warn(f"The letters of {each.participant} are none: {error}")
-        except (BlobMissing, BlobCorrupt) as error:
+        except BlobError as error:
             if time_to_publish(node) > 0:
                 raise
             node.warn(f"Without the letters of {each.participant}: {error}")
+        except TimeoutError:
+            node.warn(f"Without the letters of {each.participant}, which the blob store does not end to look for")
     return found
 
 
@@ -457,9 +475,9 @@ def _blob(node: Node, attempt: Attempt, record: Record) -> Buffer:
     return published(node.spec, slot, record.update, key=record.key)
 
 
-def _started(call: Callable[[], object]) -> Future[object]:
+def _started(call: Callable[[], T]) -> Future[T]:
     """A call in a thread of its own, which a process that ends does not wait for."""
-    future: Future[object] = Future()
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
@@ -467,7 +485,7 @@ def _started(call: Callable[[], object]) -> Future[object]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="deepledger-upload", daemon=True).start()
+    threading.Thread(target=run, name="deepledger-blob", daemon=True).start()
     return future
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -46,6 +46,10 @@ class Record:
     key: bytes = b""  # under which it is sealed, where updates are
     masked: Masked | None = None  # as it is published, where updates are masked
     statement: bytes = b""  # of what training kept private, if it did
+
+
+class OtherCount(StateError):
+    """Shares were released for another count of the attempt."""
 
 
 class Journal:
@@ -98,14 +102,15 @@ class Journal:
         """What this account releases of the others' masks in the record's attempt, for the seats in `counted` (a bit
         each): made once, and on disk before anybody sees it.
 
-        Raises `StateError` for a second count of one attempt: shares for both could show somebody's update.
+        Raises `OtherCount` for a second count of one attempt: shares for both could show somebody's update. That holds
+        for what was committed to, whatever else the chain says now, such as from which model the round began.
         """
-        path = self._path(record.round, record.attempt, record.model) / "release"
+        path = self._folder_of(record) / "release"
         try:
             if path.exists():
                 kept, blob = path.read_bytes().split(b"\n", 1)
                 if kept != f"{counted:x}".encode():
-                    raise StateError(
+                    raise OtherCount(
                         f"{path} was made for another count of this attempt than the chain shows now. Nothing more is "
                         "released: two sums of one attempt can show somebody's update"
                     )
@@ -147,6 +152,14 @@ class Journal:
         """The record of an attempt to improve `model`, if there is one. Raises `StateError` if it was damaged."""
         path = self._path(round, attempt, model)
         return self._read(path, model) if path.is_dir() else None
+
+    def _folder_of(self, record: Record) -> Path:
+        for path in self._records():
+            if _round_of(path) == record.round:
+                with suppress(OSError, ValueError, KeyError, AttributeError):
+                    if _names(path)["commitment"] == record.commitment:
+                        return path
+        raise StateError(f"what was committed to in round {record.round} is not in {self.folder} any more")
 
     def committed(self, commitment: bytes, round: RoundNumber, model: Digest) -> Record | None:
         """The record behind a commitment, whichever attempt at the round it was made for: a transaction that was sent

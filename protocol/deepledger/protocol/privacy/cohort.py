@@ -80,8 +80,6 @@ class Cohort:
         seats = [member.seat for member in self.members]
         if seats != sorted(set(seats)):
             raise BadInput("the members of a cohort are listed once each and by seat")
-        if len(seats) < 2:
-            raise BadInput("an update cannot be hidden among fewer than two")
         if is_drawn(len(seats), self.most_groups) and len(self.drawn_from) != 32:
             raise BadInput(f"groups, and neighbours among more than {HOLDERS}, are drawn from 32 bytes: a block's hash")
         if len({member.participant.lower() for member in self.members}) != len(seats):

@@ -8,7 +8,7 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.spool import FileVector, fetch, keep, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BlobCorrupt
+from deepledger.protocol.errors import BadSpec, BlobCorrupt, BlobError
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import UpdateVector, as_update, update_dtype
@@ -80,16 +80,23 @@ def _most_release_bytes(cohort: Cohort) -> int:
     return sum(1 + 2 * letter_bytes(cohort, member.seat) for member in cohort.members)
 
 
-def barred_before(store: BlobStore, job: Job, *, before: RoundNumber) -> frozenset[Address]:
+def barred_before(
+    store: BlobStore, job: Job, *, before: RoundNumber, unread: Callable[[BlobError | BadSpec], None]
+) -> frozenset[Address]:
     """Who is to blame, by its shares, for a masked round of which all, or a group, was skipped: they are not counted
     again. Who shares its own masks so that they just fail without its own share, and then shows a wrong one, is
-    `BAD_SHARES`. Raises as `BlobStore.read`, and `BadSpec`.
+    `BAD_SHARES`. A report that cannot be had, or is none, bars nobody, unless `unread`, which hears of it, raises: who
+    settled with it may have kept it to itself.
     """
     barred: set[Address] = set()
     for over in job.history[:before]:
         if over.settled.accepted.bit_count() == len(over.opened.reveals):
             continue  # whoever unmasked was accepted
-        report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
+        try:
+            report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
+        except (BlobError, BadSpec) as error:
+            unread(error)
+            continue
         verdicts = {update.verdict for update in report.updates}
         if Verdict.ACCEPTED not in verdicts or verdicts & {Verdict.SKIPPED, Verdict.BADLY_SHARED}:
             barred |= {Address(update.participant) for update in report.updates if update.verdict in _TO_BLAME}

@@ -1,0 +1,200 @@
+"""Masked rounds against whoever wants a coordinator's bond, an honest one accused, or a round stopped for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from deepledger.auditor.findings import Kind
+from deepledger.coordinator.notices import UpdatesCounted
+from deepledger.node import contribute
+from deepledger.node.journal import OtherCount
+from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.errors import StoreUnreachable
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.privacy.unmasking import NOTHING
+from deepledger.protocol.types import JobId, Seconds
+
+from . import test_masked
+from .test_masked import Play, audited, forget, verdicts
+from .test_roles import coordinator
+
+
+def within(seconds: float, what: Any, actor: Any) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, actor.seen[-4:]
+        assert actor.error is None, actor.error
+        time.sleep(0.3)
+
+
+def test_who_says_that_it_released_anothers_letters_stops_no_settlement(world: Any) -> None:
+    """The coordinator looks for letters and releases by digest."""
+    play = Play(world, rounds=1)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2)
+    attempt = play.see().attempt
+    play.nodes[3].unmask(play.job, attempt.round, attempt.attempt, play.digests[0])
+    settling = coordinator(world, play.job)
+    within(40, lambda: play.see().history, settling)
+    settling.stop.set()
+    settling.join()
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert verdicts(result)[3] is Verdict.BAD_SHARES
+
+
+def counts(play: Play, actor: Any) -> Any:
+    """What it counted, once it has."""
+    within(50, lambda: any(isinstance(each, UpdatesCounted) for each in actor.seen), actor)
+    actor.stop.set()
+    actor.join()
+    return next(each for each in actor.seen if isinstance(each, UpdatesCounted))
+
+
+def test_a_report_that_its_coordinator_kept_to_itself_keeps_no_successor_from_counting(world: Any) -> None:
+    play = Play(world, rounds=2, settle_window=10)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2)
+    play.unmask(3, spoil=lambda blob: blob[:1] + bytes([blob[1] ^ 1]) + blob[2:])
+    play.settle()
+    forget(world, play.see().history[0].settled.report_digest)
+    play.commit(0, 1, 2, 3)
+    assert counts(play, coordinator(world, play.job)).counted == 4
+
+
+def test_keys_that_are_none_keep_no_coordinator_from_counting(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nobody's can a secret be shared but one's: nobody counts, and the bond is where it was."""
+    real, made = test_masked.mask_key, []
+
+    def joins(*arguments: Any, **place: Any) -> Any:
+        made.append(real(*arguments, **place))
+        return made[-1] if len(made) == 1 else SimpleNamespace(word=bytes([1, *bytes(31)]))
+
+    monkeypatch.setattr(test_masked, "mask_key", joins)
+    play = Play(world, participants=3, settle_window=10)
+    attempt = play.see().attempt
+    for seat, ledger in enumerate(play.nodes):
+        ledger.commit_masked(play.job, attempt.round, attempt.attempt, bytes([seat + 1]) * 32)
+    assert counts(play, coordinator(world, play.job)).counted == 0
+    assert not [each for each in audited(world, play.job).findings if each.kind is not Kind.CONTESTED]
+
+
+def test_whoever_counted_is_told_of_and_not_its_successor(world: Any) -> None:
+    play = Play(world, rounds=1, coordinators=(1, 7), settle_window=10)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2)
+    play.unmask(0, 1, 2)
+    world.pass_time(75)
+    play.nodes[0].replace_coordinator(play.job)
+    play.coordinator = world.ledger(7)
+    play.settle()
+    (finding,) = audited(world, play.job).findings
+    assert (finding.kind, finding.who) == (Kind.CONTESTED, world.accounts[1].address)
+
+
+def test_a_count_of_what_nobody_has_is_told(world: Any) -> None:
+    """With one participant's help, a coordinator could skip every round, and nobody would say a word."""
+    play = Play(world, rounds=1)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2, 3)
+    forget(world, play.digests[3])
+
+    def unavailable(_model: Any, settlement: Any) -> Any:
+        judged = tuple(
+            replace(each, verdict=Verdict.UNAVAILABLE if each.contribution.seat == 3 else Verdict.SKIPPED, score=0)
+            for each in settlement.judged
+        )
+        return replace(settlement, judged=judged)
+
+    real = test_masked.read_masked
+    found = test_masked.Stores.masked
+    try:
+        test_masked.Stores.masked = lambda self, each, cohort: (
+            Verdict.UNAVAILABLE if each.seat == 3 else real(self.store, each, self.spec, cohort)
+        )
+        play.settle()
+    finally:
+        test_masked.Stores.masked = found
+    assert play.see().history[0].settled.accepted == 0
+    (finding,) = audited(world, play.job).findings
+    assert (finding.kind, finding.who) == (Kind.CONTESTED, world.accounts[1].address)
+    assert "nobody kept it" in finding.explanation
+
+
+def test_an_attempt_that_was_counted_too_small_is_told_of(world: Any) -> None:
+    play = Play(world)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1)
+    play.nodes[0].restart_round(play.job)
+    findings = audited(world, play.job).findings
+    assert {each.kind for each in findings} == {Kind.CONTESTED}
+    assert sorted(
+        seat for seat in (2, 3) if any(play.nodes[seat].account in each.explanation for each in findings)
+    ) == [
+        2,
+        3,
+    ]
+
+
+def unmasking(play: Play, seat: int, **changed: Any) -> Any:
+    """A node that is about to unmask at the last moment; returns what it warns of."""
+    follower = Follower(play.world.reader(), JobId(play.job))
+    attempt = follower.job.attempt
+    assert attempt is not None
+    follower.now = lambda: Seconds(attempt.reveal_end - 1)  # type: ignore[method-assign]
+    warned: list[str] = []
+    parts = {
+        "ledger": play.nodes[seat], "store": play.world.store, "follower": follower, "spec": play.spec,
+        "journal": SimpleNamespace(release=lambda _record, _counted, make: make()), "mask_key": play.keys[seat],
+        "place": play.place, "job": play.job, "observe": lambda _: None, "warn": warned.append, "unpublished": False,
+    }  # fmt: skip
+    contribute.unmask(cast(Any, SimpleNamespace(**parts | changed)), attempt)
+    return warned
+
+
+def test_a_node_that_has_released_for_another_count_shows_nothing_and_keeps_its_stake(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a block producer, who takes back a count and posts another, has the penalties of all who were quick."""
+    play = Play(world, rounds=1)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    monkeypatch.setattr(contribute, "_own_record", lambda *_: SimpleNamespace(masked=None))
+
+    def other(*_: Any) -> bytes:
+        raise OtherCount("it was made for another count")
+
+    assert unmasking(play, 0, journal=SimpleNamespace(release=other)) == ["it was made for another count"]
+    (shown,) = play.see().attempt.reveals
+    assert shown.digest == digest_of(NOTHING)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_node_whose_store_is_down_keeps_its_stake_and_accuses_nobody(
+    world: Any, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    """Letters that only the coordinator has would otherwise give it, and one with it, the penalties of all others."""
+    play = Play(world, rounds=1)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    own = SimpleNamespace(masked=SimpleNamespace(letters=play.letters[0]))
+    monkeypatch.setattr(contribute, "_own_record", lambda *_: own)
+
+    def down(*_: Any, **__: Any) -> Any:
+        if hangs:
+            threading.Event().wait(200)
+        raise StoreUnreachable("the store is down")
+
+    unmasking(play, 0, store=SimpleNamespace(put=down, read=down))
+    (shown,) = play.see().attempt.reveals
+    assert shown.digest == digest_of(NOTHING)
