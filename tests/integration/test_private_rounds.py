@@ -107,10 +107,20 @@ def test_a_commitment_binds_what_its_training_kept_private(world, create):
     job = create(rounds=1)
     for role in [coordinator(world, job), node(world, job, 0)]:
         role.join()
-    (reveal,) = assert_audit_matches(world, job).job.history[0].opened.reveals
+    result = assert_audit_matches(world, job)
+    (reveal,) = result.job.history[0].opened.reveals
     run = parse_statement(world.store.read(reveal.salt, limit=1 << 20))
     assert run.steps == (Steps(1 / 3, 2.0, 3),)
     assert (run.samples, run.past) == (30, None)
+
+    cannot = "differential privacy cannot be checked, since noise inside training cannot be seen: {} of 1 updates bind"
+    assert cannot.format(1) in result.notes[-1]
+    files = [path for path in world.folder.rglob("*") if path.is_file()]
+    (stated,) = (path for path in files if path.read_bytes().startswith(b'{"clip_norm'))
+    stated.unlink()
+    said = assert_audit_matches(world, job).notes
+    assert cannot.format(0) in said[-2]
+    assert f"in round 0 {world.accounts[2].address} states nothing that reaches what the job asks" in said[-1]
 
 
 @pytest.mark.parametrize(

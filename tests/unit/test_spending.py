@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from deepledger.cli import status
+from deepledger.cli.options import Home
 from deepledger.node.accountant import Accountant
 from deepledger.node.private_run import any_number
 from deepledger.node.purse import Purse
@@ -127,3 +131,24 @@ def test_a_statement_says_what_was_run_and_is_another_one_each_time() -> None:
     for bad in (b"{}", b"[1", statement_of(RUN).replace(b'"rate":0.05', b'"rate":1.5')):
         with pytest.raises(BadSpec):
             parse_statement(bad)
+
+
+def test_status_tells_what_every_data_set_has_spent(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = data.with_name("other.csv")
+    other.write_text("2\n")
+    purse(data, tmp_path).charge(RUN, commitment=b"1", round=0)
+    purse(data, tmp_path, job="another").charge(RUN, commitment=b"2", round=0)
+    purse(other, tmp_path).charge(PAST, commitment=b"3", round=0)
+    monkeypatch.setattr(status, "all_jobs", lambda _: [])
+    reader: Any = SimpleNamespace(chain_id=1, address="0xA", head=lambda: SimpleNamespace(number=1, timestamp=0))
+    status._accounts(reader, Home(tmp_path), json=True)
+    told = {each["data"]: each for each in json.loads(capsys.readouterr().out)["privacy"]}
+    assert told["mine.csv"]["epsilon"] == pytest.approx(Accountant(STEPS * 2).epsilon(DELTA))
+    assert (told["mine.csv"]["jobs"], told["mine.csv"]["updates"], told["mine.csv"]["delta"]) == (2, 2, DELTA)
+    assert told["other.csv"]["epsilon"] is None
+    status._accounts(reader, Home(tmp_path), json=False)
+    shown = capsys.readouterr().out
+    assert "of one update nothing is guaranteed" in shown
+    assert f"ε = {told['mine.csv']['epsilon']:.3g} at δ = 1e-05" in shown

@@ -22,6 +22,7 @@ from deepledger.auditor.rounds import audit_round
 from deepledger.auditor.rules import Rules
 from deepledger.auditor.signatures import Signatures, signatures
 from deepledger.auditor.sources import misfit
+from deepledger.auditor.statements import statements
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Event, JobCreated, Joined
 from deepledger.protocol.chain.ledger import Head, Reader
@@ -102,6 +103,7 @@ def audit(
         notes += [f"the job takes nearly any result for right: {each}" for each in spec.loose]
         notes += _first_of_task(bench, model)
         notes += wrong_key_blobs(events, spec, store)
+        notes += statements(state, spec, store)
         read = opener(spec, chain_id=reader.chain_id, contract=reader.address, job=job, secret=secret)
         with _evaluating(bench, workers) as evaluator:
             for number, over in enumerate(state.history):

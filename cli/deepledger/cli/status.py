@@ -15,6 +15,8 @@ from deepledger.cli.options import Chain, Home, Json, Store
 from deepledger.protocol.types import JobId
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.events import Phase
     from deepledger.protocol.chain.ledger import Reader
@@ -77,6 +79,7 @@ def _accounts(reader: Reader, home: Home, *, json: bool) -> None:
         ]
         for entry in entries
     }
+    spent = privacy_spent(home.folder / "privacy")
     if json:
         accounts = [
             {
@@ -91,10 +94,15 @@ def _accounts(reader: Reader, home: Home, *, json: bool) -> None:
             for entry in entries
         ]
         chain = {"chain_id": reader.chain_id, "contract": reader.address, "block": head.number}
-        show.as_json(chain | {"accounts": accounts})
+        show.as_json(chain | {"accounts": accounts, "privacy": spent})
         return
     block = f"{head.number}, {show.moment(head.timestamp)}"
     show.pairs("Chain", {"chain id": reader.chain_id, "contract": reader.address, "block": block})
+    if spent:
+        show.table(
+            ["data", "SHA-256", "jobs", "updates", "spent of its privacy"],
+            [(each["data"], f"{each['sha256'][:12]}…", each["jobs"], each["updates"], _told(each)) for each in spent],
+        )
     if not entries:
         show.note(f"no accounts in {home.accounts} yet: make one with `deepledger account new NAME`")
         return
@@ -112,6 +120,37 @@ def _accounts(reader: Reader, home: Home, *, json: bool) -> None:
             ]
         ],
     )
+
+
+def privacy_spent(folder: Path) -> list[dict[str, Any]]:
+    """Of every data set of which this machine's nodes keep a ledger, at the δ of the last update. An ε of None: it is
+    infinite.
+    """
+    from deepledger.node.spending import ledgers_in
+
+    found = []
+    for ledger in ledgers_in(folder):
+        spent = ledger.read()
+        if not spent.lines:
+            continue
+        last = spent.lines[-1]
+        found.append(
+            {
+                "data": last.data,
+                "sha256": ledger.path.stem,
+                "jobs": len({each.job for each in spent.lines}),
+                "updates": len(spent.lines),
+                "epsilon": spent.epsilon(last.delta) if spent.is_bounded else None,
+                "delta": last.delta,
+            }
+        )
+    return found
+
+
+def _told(spent: Mapping[str, Any]) -> str:
+    if spent["epsilon"] is None:
+        return "of one update nothing is guaranteed"
+    return f"ε = {spent['epsilon']:.3g} at δ = {spent['delta']:g}"
 
 
 def _roles(job: Job, account: Address) -> list[str]:
