@@ -52,11 +52,11 @@ METRICS = {"loss": {"better": "lower", "scale": 1.0, "tolerance": 1e-6, "ties": 
 def create(world):
     world.task.write_text(TASK)
 
-    def job(*, noise_multiplier=2.0, asked=ASKED, **terms):
+    def job(*, noise_multiplier=2.0, asked=ASKED, more=None, **terms):
         training = {"seed": 1, "hyperparameters": {"learning_rate": 0.1, "noise_multiplier": noise_multiplier}}
         pin = world.spec()[0].validation.model_dump() | {"metrics": METRICS}
         changes = {"training": training, "differential_privacy": asked, "validation": pin}
-        return world.create_job(min_participants=1, spec_changes=changes, **terms)
+        return world.create_job(**{"min_participants": 1, "spec_changes": changes | (more or {})} | terms)
 
     return job
 
@@ -139,3 +139,26 @@ def test_a_budget_refuses_a_task_that_keeps_nothing_private_before_a_stake(world
     with pytest.raises(BadInput, match="there is a privacy budget, and nothing is guaranteed"):
         one.join()
     assert not one.seen
+
+
+def test_masked_rounds_are_counted_by_the_node_and_bind_no_statement(world, create):
+    masked = {"privacy": "masked", "masks": {"weight_bits": 4}}
+    job = create(more=masked, min_participants=3, rounds=1, masked=True)
+    keys = [bytes(world.accounts[2 + number].key) for number in range(3)]
+    for role in [coordinator(world, job), *(node(world, job, each, secret=keys[each]) for each in range(3))]:
+        role.join()
+    assert "masked updates bind no statement of it" in assert_audit_matches(world, job).notes[-1]
+    assert [len(spent_by(world, number).lines) for number in range(3)] == [1, 1, 1]
+
+
+def test_a_training_that_comes_to_the_budget_is_given_up_and_costs_nothing(world, create):
+    job = create()
+    settling = coordinator(world, job)
+    budget = Accountant([Steps(1 / 3, 2.0, 2)]).epsilon(ASKED["delta"])  # of three steps that it takes
+    one = node(world, job, 0, epsilon_budget=budget + 0.01)
+    with pytest.raises(PrivacySpent, match=r"the next step would pass the privacy budget.*and 1 ETH taken home"):
+        one.join()
+    assert not any(isinstance(each, Trained | PrivacyCharged) for each in one.seen)
+    assert not spent_by(world, 0).lines
+    settling.stop.set()
+    settling.join()
