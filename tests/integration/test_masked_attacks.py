@@ -13,8 +13,10 @@ import pytest
 from deepledger.auditor.findings import Kind
 from deepledger.coordinator.notices import UpdatesCounted
 from deepledger.node import contribute
+from deepledger.node.decision import Step, next_step
 from deepledger.node.journal import OtherCount
 from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.chain.web3_ledger import connect
 from deepledger.protocol.errors import StoreUnreachable
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.follow import Follower
@@ -144,6 +146,48 @@ def test_an_attempt_that_was_counted_too_small_is_told_of(world: Any) -> None:
         2,
         3,
     ]
+
+
+def test_the_set_that_was_counted_is_counted_again_after_a_reorganisation(world: Any) -> None:
+    """Though one more can be had by then: whoever has released shares for the first set releases none for another."""
+    play = Play(world, rounds=1, settle_window=10)
+    play.commit(0, 1, 2, 3)
+    kept = world.store.read(play.digests[3], limit=1 << 20)
+    forget(world, play.digests[3])
+    world.pass_time(61)
+    before = world.rpc("evm_snapshot")
+    actor = coordinator(world, play.job)
+    within(50, lambda: any(isinstance(each, UpdatesCounted) for each in actor.seen), actor)
+    first = play.see().attempt.counted
+    assert first.counted == 0b0111
+    world.store.put(kept)
+    assert world.rpc("evm_revert", before) is True
+    world.rpc("evm_mine")
+    within(50, lambda: play.see().attempt.counted not in (None, first), actor)
+    actor.stop.set()
+    actor.join()
+    assert play.see().attempt.counted.counted == 0b0111
+
+
+def test_a_node_releases_nothing_until_the_count_is_as_deep_as_it_asks_for(world: Any) -> None:
+    """Where the chain may take it back, some would release for the one set, others for the next."""
+    play = Play(world, rounds=1)
+    play.commit(0, 1, 2, 3)
+    world.rpc("evm_mine")
+    play.count(0, 1, 2, 3)
+    me = play.nodes[0].account
+    careful = Follower(connect(world.url, world.contract, confirmations=2), JobId(play.job))
+    careless = Follower(world.reader(), JobId(play.job))
+
+    def step(follower: Follower) -> Step:
+        return next_step(follower.job, me, follower.now(), prepared=True, unpublished=False)
+
+    assert step(careless) is Step.REVEAL
+    for _ in range(2):
+        assert step(careful) is Step.WAIT
+        world.rpc("evm_mine")
+        careful.update(timeout=20)
+    assert step(careful) is Step.REVEAL
 
 
 def unmasking(play: Play, seat: int, **changed: Any) -> Any:

@@ -1,11 +1,11 @@
 """What `join` says of the terms, besides showing them, and of what happens."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from deepledger.cli.join import _line, hasty
+from deepledger.cli.join import _line, hasty, unconfirmed
 from deepledger.node.notices import Finished, Trained
 from deepledger.protocol.types import JobId, RoundNumber, Wei
 
@@ -26,6 +26,17 @@ def test_a_reveal_window_of_a_few_blocks_is_warned_of(
     if said is not None:
         assert "lose 1 ETH" in said
         assert ("12 more" in said) == (confirmations > 0)
+
+
+@pytest.mark.parametrize(
+    ("masked", "block_time", "confirmations", "warns"),
+    [(True, 12, 0, True), (True, 12, 1, False), (False, 12, 0, False), (True, 0, 0, False)],
+)
+def test_whoever_masks_without_confirmations_is_warned(
+    masked: bool, block_time: Any, confirmations: int, warns: bool
+) -> None:
+    said = unconfirmed(cast(Any, SimpleNamespace(masked=masked)), block_time, confirmations=confirmations)
+    assert ("--confirmations" in (said or "")) == warns
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from deepledger.protocol.errors import BadInput, ChainError, InsufficientFunds, 
 from deepledger.protocol.types import Address, JobId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deepledger.protocol.chain.events import JobTerms
     from deepledger.protocol.chain.ledger import Ledger, Reader
     from deepledger.protocol.formats.private_run import PrivateRun
@@ -100,8 +102,9 @@ def join(
             _check_open(found, ledger)
             check_admitted(spec, ledger.account)
             check_keys(spec, found.created.coordinators)
-            warning = hasty(found.terms, reader.block_time(), confirmations=reader.confirmations)
-            _agree(found, spec, f"{source.path}", warning=warning, yes=yes)
+            told = found.terms, reader.block_time()
+            warnings = [each(*told, confirmations=reader.confirmations) for each in (hasty, unconfirmed)]
+            _agree(found, spec, f"{source.path}", warnings=[each for each in warnings if each], yes=yes)
         elif samples not in (None, seat.samples):
             show.note(
                 f"--samples {samples} changes nothing: this account declared {seat.samples} when it took its seat"
@@ -174,12 +177,23 @@ def hasty(terms: JobTerms, block_time: Seconds, *, confirmations: int) -> str | 
     )
 
 
-def _agree(job: Job, spec: JobSpec, source: str, *, warning: str | None, yes: bool) -> None:
+def unconfirmed(terms: JobTerms, block_time: Seconds, *, confirmations: int) -> str | None:
+    """What to say of a masked job where a count may be taken back after shares were released for it."""
+    if not terms.masked or confirmations or not block_time:
+        return None
+    return (
+        "updates are masked, and this node acts on the newest block: if the chain takes a count back and another is "
+        "made, fewer than two thirds suffice to show an update. Unless this chain never takes blocks back, give "
+        "--confirmations, or DEEPLEDGER_CONFIRMATIONS, as many as it may"
+    )
+
+
+def _agree(job: Job, spec: JobSpec, source: str, *, warnings: Sequence[str], yes: bool) -> None:
     from deepledger.cli import agreement
 
     show.pairs(f"Job {job.job}: {spec.name}", agreement.of_spec(spec) | {"runs here": source})
     show.pairs("Terms", agreement.of_terms(job.terms, spec))
-    if warning:
+    for warning in warnings:
         show.note(f"warning: {warning}")
     if yes:
         return

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.coordinator import decision, notices
-from deepledger.coordinator.counting import countable, expect
+from deepledger.coordinator.counting import countable, expect, letters_counted
 from deepledger.coordinator.key_blobs import KeyBlobs
 from deepledger.coordinator.readiness import Readiness, get_key, get_ready, open_updates
 from deepledger.coordinator.risks import Pace, Took
@@ -35,7 +35,7 @@ from deepledger.protocol.roles.notices import Notice, Waiting, Warned, waiting
 from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
 from deepledger.protocol.settlement.inputs import Place, contributions, earlier_than, revealed_in
 from deepledger.protocol.settlement.reporting import has_diverged
-from deepledger.protocol.types import JobId, RoundNumber
+from deepledger.protocol.types import Digest, JobId, RoundNumber
 
 _MOST_PATIENCE = 2.0  # seconds until `stop` is looked at again
 _A_MOMENT = 0.5  # seconds
@@ -78,6 +78,7 @@ class _Coordinator:
     verifier: Verifier | None = None
     keys: KeyBlobs | None = None  # of a job with hybrid mask keys
     verifying: tuple[int, int, str] | None = None  # round, attempt, and the block in which it opened
+    counted: frozenset[Digest] = frozenset()  # the letters that were last counted, lest the chain takes that back
     shown: Waiting | None = None
     looked: tuple[RoundNumber, decision.Trust] = (RoundNumber(0), decision.Trust.UNKNOWN)  # after so many rounds
     diverged: Diverged | None = None  # the last round that it settled
@@ -321,12 +322,13 @@ def _check(self: _Coordinator) -> None:
 def _count(self: _Coordinator, attempt: Attempt) -> Receipt | None:
     """Fix which masked updates count; None while more may come."""
     ledger, job, spec = self.ledger, self.follower.job, self.bench.spec
-    counted = countable(_verifier(self, attempt), self.store, job, attempt, spec, self.place)
+    counted = countable(_verifier(self, attempt), self.store, job, attempt, spec, self.place, before=self.counted)
     window, newest, now = job.terms.settle_window, self.follower.head.timestamp, self.follower.now()
     if not decision.reveals_are_over(attempt, window, newest=newest, now=now, lag=self.pace.lag):
         self.follower.update(timeout=_A_MOMENT)
         return None
     receipt = ledger.count(job.job, attempt.round, attempt.attempt, counted)
+    self.counted = letters_counted(job, attempt, spec, counted)
     self.observe(
         notices.UpdatesCounted(
             job=job.job,
@@ -403,6 +405,8 @@ def _prefetch(self: _Coordinator) -> None:
     if attempt is None:
         return
     verifier = _verifier(self, attempt)
+    if attempt.counted is not None:
+        self.counted = letters_counted(job, attempt, self.bench.spec, attempt.counted.counted)
     if job.terms.masked:
         if decision.serves(job, me) and attempt.counted is None:
             expect(verifier, job, attempt, self.bench.spec, self.place)
