@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,17 +16,21 @@ from deepledger.coordinator.notices import UpdatesCounted
 from deepledger.node import contribute
 from deepledger.node.decision import Step, next_step
 from deepledger.node.journal import OtherCount
+from deepledger.node.participate import participate
+from deepledger.node.signed_joins import SignedJoins
 from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.chain.events import Joined
 from deepledger.protocol.chain.web3_ledger import connect
-from deepledger.protocol.errors import StoreUnreachable
+from deepledger.protocol.errors import ChainNonsense, StoreUnreachable
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.privacy.mask_keys import mask_key
 from deepledger.protocol.privacy.unmasking import NOTHING
 from deepledger.protocol.types import JobId, Seconds
 
 from . import test_masked
 from .test_masked import Play, audited, forget, verdicts
-from .test_roles import coordinator
+from .test_roles import Actor, coordinator
 
 
 def within(seconds: float, what: Any, actor: Any) -> None:
@@ -188,6 +193,65 @@ def test_a_node_releases_nothing_until_the_count_is_as_deep_as_it_asks_for(world
         world.rpc("evm_mine")
         careful.update(timeout=20)
     assert step(careful) is Step.REVEAL
+
+
+class Shows:
+    """A ledger whose node shows some things otherwise."""
+
+    def __init__(self, ledger: Any, **shown: Any) -> None:
+        self._ledger = ledger
+        vars(self).update(shown)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+
+def test_a_node_that_shows_a_key_of_its_own_as_anothers_gets_no_update_to_read(world: Any) -> None:
+    play = Play(world, participants=3, rounds=1)
+    ledger, victim = play.nodes[0], play.nodes[1].account
+    own = mask_key(bytes(31) + b"\7", chain_id=play.place.chain_id, contract=play.place.contract, job=play.job).word
+
+    def events(*arguments: Any, **options: Any) -> list[Any]:
+        found = ledger.events(*arguments, **options)
+        return [
+            replace(each, key=own) if isinstance(each, Joined) and each.participant == victim else each
+            for each in found
+        ]
+
+    published: list[Any] = []
+    store = Shows(world.store, put=lambda blob: published.append(blob))
+    actor = Actor(
+        partial(
+            participate, Shows(ledger, events=events), store, JobId(play.job), tasks=[world.task], data=world.shards[0],
+            folder=world.folder / "nodes", secret=play.secrets[0],
+        )
+    ).start()  # fmt: skip
+    within(30, lambda: [each for each in actor.seen if victim in getattr(each, "message", "")], actor)
+    actor.stop.set()
+    actor.join()
+    (said, *_) = (each.message for each in actor.seen if victim in getattr(each, "message", ""))
+    assert f"nothing is masked for {victim}" in said
+    assert own.hex() in said
+    assert (published, play.see().attempt.commits) == ([], ())
+
+
+def test_who_is_on_no_list_or_has_signed_nothing_is_masked_with_only_where_anybody_may_join(world: Any) -> None:
+    play = Play(world, participants=3, rounds=1)
+    reader, cohort, warned = world.reader(), play.see().attempt.cohort, []  # type: ignore[var-annotated]
+    names, hidden = [each.address for each in cohort], Shows(reader, signed=lambda asked: [None] * len(asked))
+
+    def check(shown: Any, *admitted: str) -> None:
+        SignedJoins(shown, JobId(play.job), admitted=admitted, warn=warned.append).check(cohort)
+
+    check(reader, *names)
+    check(reader)
+    with pytest.raises(ChainNonsense, match=f"{names[2]}.*not on the job's list"):
+        check(reader, *names[:2])
+    with pytest.raises(ChainNonsense, match="no transaction in which it signed"):
+        check(hidden, *names)
+    assert warned == []
+    check(hidden)
+    assert len(warned) == 3
 
 
 def unmasking(play: Play, seat: int, **changed: Any) -> Any:

@@ -23,7 +23,7 @@ from deepledger.protocol.chain.events import (
     Unmasked,
 )
 from deepledger.protocol.chain.ledger import Reader, SignedCall
-from deepledger.protocol.types import Address
+from deepledger.protocol.chain.signed import unlike
 
 _CALLS = {
     JobCreated: ("createJob", "sponsor"),
@@ -75,24 +75,11 @@ def _unsigned(event: Event, call: SignedCall | None) -> Unsigned:
 
 def _compared(reader: Reader, event: Event, call: SignedCall) -> Iterator[Finding]:
     function, subject = _CALLS[type(event)]
-    who: Address = getattr(event, subject)
-    called = reader.called(call.data)
-    if call.signer != who or called is None or called[0] != function:
-        what = f"a call of {function} by {who}"
-        yield _altered(event, what, f"{'another call' if called is None else called[0]}, signed by {call.signer}")
-        return
-    for field in fields(event):
-        if field.name in called[1] and getattr(event, field.name) != called[1][field.name]:
-            said, signed = getattr(event, field.name), called[1][field.name]
-            yield _altered(event, f"{field.name} {_value(said)}", f"{field.name} {_value(signed)}")
+    said = {field.name: getattr(event, field.name) for field in fields(event)}
+    for claimed, signed in unlike(call, reader.called(call.data), function=function, who=said[subject], said=said):
+        yield _altered(event, claimed, signed)
 
 
 def _altered(event: Event, claimed: str, signed: str) -> Finding:
     what = f"{type(event).__name__} is not what was signed: the node alters it, and nobody else can be accused"
     return Finding(Kind.RULE, what, claimed, signed, event.at, None)
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.hex()
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

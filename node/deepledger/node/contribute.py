@@ -26,6 +26,7 @@ from deepledger.node.notices import (
     UnmaskedRound,
 )
 from deepledger.node.purse import Purse
+from deepledger.node.signed_joins import SignedJoins
 from deepledger.node.training import (
     MakeUpdate,
     Trainer,
@@ -91,6 +92,7 @@ class Node:
     mask_key: MaskKey | None  # of a masked job with X25519 keys
     purse: Purse
     links: Links | None = None  # of one with hybrid keys
+    joins: SignedJoins | None = None  # of a masked job
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
     unpublished: bool = False
@@ -140,6 +142,8 @@ def commit(node: Node, attempt: Attempt) -> None:
         except StoreUnreachable as error:
             raise StoreUnreachable(f"{error}. Nothing is committed to until the store takes updates") from error
         node.unstored = None
+    if node.joins is not None:
+        node.joins.check(attempt.cohort)
     _check_linked(node, attempt)
     record = node.journal.read(attempt.round, attempt.attempt, _basis(node, attempt)) or _train(node, attempt)
     node.follower.update()

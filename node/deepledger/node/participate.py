@@ -17,6 +17,7 @@ from deepledger.node.journal import Journal
 from deepledger.node.linking import Links
 from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, RoundStarved, TookSeat, Withdrawn
 from deepledger.node.purse import USUAL_DELTA, Purse
+from deepledger.node.signed_joins import SignedJoins
 from deepledger.node.training import MakeUpdate, make_update
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.abi import terms_hash
@@ -125,6 +126,7 @@ def participate(
             agreed=agreed or terms_hash(follower.job.created),
             mask_key=masks,
             links=None if hybrid is None else Links(hybrid, store, journal, warn),
+            joins=None if spec.masks is None else SignedJoins(ledger, job, admitted=spec.admitted, warn=warn),
             purse=Purse(
                 folder=spending or folder / "privacy",
                 data=data,

@@ -6,6 +6,7 @@ proves the fields, and the signature over them proves who wrote them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from deepledger.protocol.chain import wire
@@ -59,6 +60,32 @@ def signed_call(shown: Any, transaction: str, *, chain_id: int) -> SignedCall | 
     except (BadSignature, ValueError, TypeError) as error:
         raise ChainNonsense(f"nobody has signed transaction {transaction}; use another RPC endpoint") from error
     return SignedCall(Address(signer), None if to is None else Address(to_checksum_address(to)), data)
+
+
+def unlike(
+    call: SignedCall,
+    called: tuple[str, Mapping[str, Any]] | None,
+    *,
+    function: str,
+    who: Address,
+    said: Mapping[str, object],
+) -> Iterator[tuple[str, str]]:
+    """What is said of a call and is not what was signed; each time both, in words. `called` is the call's function and
+    arguments, of which those in `said` are compared.
+    """
+    if call.signer != who or called is None or called[0] != function:
+        what = "another call" if called is None else called[0]
+        yield f"a call of {function} by {who}", f"{what}, signed by {call.signer}"
+        return
+    for name, value in said.items():
+        if name in called[1] and value != called[1][name]:
+            yield f"{name} {_words(value)}", f"{name} {_words(called[1][name])}"
+
+
+def _words(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _chain_of(fields: dict[str, Any], kind: int, v: int) -> int | None:

@@ -32,6 +32,7 @@ class Participant:
     samples: int  # as declared when it joined
     stake: Wei  # what is left of it
     key: bytes = bytes(32)  # X25519, with which it masks; zero in an open job
+    joined_by: str = ""  # hash of the transaction
 
 
 @dataclass(frozen=True, slots=True)

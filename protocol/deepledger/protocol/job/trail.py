@@ -70,7 +70,9 @@ def _applied(job: Job, event: Event) -> Job:
                 raise _nonsense(event, "the seat or the participant is seated already")
             if any(event.key) != job.terms.masked:
                 raise _nonsense(event, "a participant brings a key where the job is masked, and nowhere else")
-            seat = Participant(event.participant, event.seat, event.samples, job.terms.stake, event.key)
+            seat = Participant(
+                event.participant, event.seat, event.samples, job.terms.stake, event.key, event.at.transaction
+            )
             gone = {address: how for address, how in job.departures.items() if address != event.participant}
             return replace(job, participants={**job.participants, event.participant: seat}, departures=gone)
         case Left():
