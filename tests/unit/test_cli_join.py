@@ -1,13 +1,20 @@
 """What `join` says of the terms, besides showing them, and of what happens."""
 
+from dataclasses import replace
+from math import inf
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from typer.testing import CliRunner
 
 from deepledger.cli.join import _line, hasty, unconfirmed
-from deepledger.node.notices import Finished, Trained
-from deepledger.protocol.types import JobId, RoundNumber, Wei
+from deepledger.cli.main import app
+from deepledger.cli.metrics import Metrics
+from deepledger.node.notices import Finished, PrivacyCharged, Trained
+from deepledger.protocol.errors import BadInput
+from deepledger.protocol.formats.private_run import PrivateRun, Steps
+from deepledger.protocol.types import Address, JobId, RoundNumber, Wei
 
 
 @pytest.mark.parametrize(
@@ -50,3 +57,28 @@ def test_saturated_coordinates_are_counted(saturated: int, said: str) -> None:
 def test_nothing_is_said_to_be_paid_to_who_is_owed_nothing() -> None:
     assert _line(Finished(job=JobId(1), withdrawn=Wei(0))) == "the job is over, and owes this account nothing"
     assert _line(Finished(job=JobId(1), withdrawn=Wei(10**18))) == "the job is over; 1 ETH were paid to this account"
+
+
+def test_what_a_training_kept_private_and_what_was_spent_is_said_and_measured() -> None:
+    run = PrivateRun(samples=100, clip_norm=1.5, steps=(Steps(0.05, 2.0, 40),), past=None)
+    trained = {"job": JobId(1), "round": RoundNumber(4), "seconds": 0.5, "clipped": False, "saturated": 0}
+    said = _line(Trained(**trained, private=run))
+    assert said == "round 4: trained in 0.50 s, 40 private steps with noise of 2 × 1.5, 5.00% of the data each"
+    assert _line(Trained(**trained, private=replace(run, past="…"))) == "round 4: trained in 0.50 s, not private"
+
+    charged = PrivacyCharged(job=JobId(1), round=RoundNumber(4), epsilon=1.2345, delta=1e-5, budget=3.0)
+    assert _line(charged) == "round 4: ε = 1.23 of 3 is spent of this data's privacy, at δ = 1e-05"
+    unbounded = replace(charged, epsilon=inf, budget=None)
+    assert _line(unbounded) == "round 4: nothing is guaranteed of this data's privacy, at δ = 1e-05"
+    reader: Any = SimpleNamespace(balance=lambda _: 0)
+    metrics = Metrics.fresh(reader, Address("0xA"))
+    metrics.count(charged)
+    labels = {"job": "1", "delta": "1e-05"}
+    assert metrics.registry.get_sample_value("deepledger_privacy_epsilon", labels) == 1.2345
+
+
+@pytest.mark.parametrize("option", ["--epsilon-budget=0", "--epsilon-budget=inf", "--delta=1", "--delta=0"])
+def test_a_budget_that_is_none_is_refused_before_anything_is_asked(option: str) -> None:
+    result = CliRunner().invoke(app, ["join", "1", "--data", "x", option])
+    assert result.exit_code == BadInput.exit_code
+    assert f"{option.partition('=')[0]} " in result.output
