@@ -154,6 +154,12 @@ def main() -> None:
         if done.returncode or not audit["matches"]:
             raise SystemExit(f"the audit failed: {done.stderr or audit['findings']}")
         console.print(Text("Everything matches: whoever has the chain and the blobs gets this model.", "bold green"))
+        if follower.job.terms.masked:
+            masked = sum(len(over.opened.commits) for over in follower.job.history)
+            console.print(
+                f"Everybody may read the {masked} masked updates, and learns of them the sum of each round only: "
+                "docs/privacy.md says from whom that hides, and from whom not."
+            )
         console.print(
             f"The chain ends with the demo; its logs and blobs stay in {stage.folder}. README.md shows a job to keep."
         )

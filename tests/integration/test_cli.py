@@ -480,6 +480,14 @@ def test_metrics_that_cannot_be_served_are_refused_before_anything_is_done(runne
         assert "HOST:PORT" in result.stderr
 
 
+def test_a_window_that_the_ledger_does_not_take_is_the_job_files_mistake(runner: Runner) -> None:
+    contract = runner.json("deploy", "--account", "sponsor")["contract"]
+    (runner.folder / "hasty.toml").write_text(JOB.replace("reveal_window = 3600", "reveal_window = 45"))
+    arguments = ("job", "create", runner.folder / "hasty.toml", "--account", "sponsor")
+    refused = runner.run(*arguments, DEEPLEDGER_CONTRACT=contract)
+    assert (refused.exit_code, "each window has 60 to 2592000 seconds" in refused.stderr) == (3, True)
+
+
 def test_the_doctor_finds_nothing_to_mend(runner: Runner, finished: int) -> None:
     checks = {each["check"]: each for each in runner.json("doctor", finished, "--account", "ann")}
     assert list(checks) == [

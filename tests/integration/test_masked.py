@@ -478,7 +478,7 @@ def test_nothing_is_released_for_a_second_count_of_one_attempt(tmp_path: Path) -
         ({"rewards": {"policy": "contribution"}}, 'take policy = "equal" or "samples"'),
         ({"screening": {}}, "screening looks at single updates"),
         ({"update": {"bits": 32, "fraction_bits": 14, "norm_bound": 5.0}}, "8 or 16"),
-        ({"masks": None}, "a masked job has them"),
+        ({"masks": None}, "those of a masked job"),
         ({"masks": {"groups": 3}}, 'over the means of masks.groups = 3.*take rule = "median" or "trimmed_mean"'),
         ({"masks": {"groups": 2}, "aggregation": {"rule": "median"}}, "withstands no bad update; take 3 or more"),
         (

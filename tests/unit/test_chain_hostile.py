@@ -935,8 +935,8 @@ def test_the_time_of_the_next_block_is_the_newest_ones_where_the_node_cannot_say
 @pytest.mark.parametrize(
     ("gaps", "seconds"),
     [
-        ([12, 12, 12], 12), ([12, 24, 11, 12], 12), ([2, 2, 2, 3], 2), ([12, 999, 12, 12], 12), ([3, 17, 8, 5], 0),
-        ([3, 4, 2, 3], 0), ([3, 3, 0], 0), ([7], 0), ([], 0),
+        ([12, 12, 12, 12, 12], 12), ([12, 24, 11, 12, 12], 12), ([2, 2, 2, 2, 3], 2), ([12, 999, 12, 12, 12], 12),
+        ([3, 17, 8, 5, 9], 0), ([3, 4, 2, 3, 4], 0), ([3, 3, 3, 3, 0], 0), ([35, 35], 0), ([7], 0), ([], 0),
     ],
 )  # fmt: skip
 def test_blocks_that_come_when_somebody_acts_have_no_pace(gaps: list[int], seconds: int) -> None:

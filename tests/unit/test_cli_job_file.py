@@ -69,6 +69,8 @@ def test_what_is_no_amount(text: object) -> None:
         ("rounds = 10", "runds = 10", "terms.runds: "),
         ("rounds = 10", "runds = 10", "did you mean rounds, not runds?"),
         ("seed = ", "sead = ", "did you mean seed, not sead?"),
+        ("seed = ", 'privacy = "masked"\nseed = ', "privacy stands before the first [section]"),
+        ("seed = ", "rounds = 3\nseed = ", "rounds belongs in another section"),
         ("norm_bound = ", "norm_bond = ", "did you mean norm_bound, not norm_bond?"),
         ('reward = "0.01 ETH"', 'reward = "0.01 BTC"', "terms.reward: '0.01 BTC' is not an amount"),
         ("bits = 16", "bits = 12", "update.bits: "),
@@ -124,6 +126,7 @@ def test_a_rule_that_cannot_do_what_it_says_is_refused(rule: str, seats: int, sa
         ("groups = 3\nleast = 4", 9, "3 groups of 4 or more each take 12"),
         ("groups = 3", 9, None),
         ("groups = 22", 9, "masks.groups: "),
+        ("least = 3", 9, "masks.least is that of groups"),
     ],
 )
 def test_masks_need_room_in_every_group(masks: str, least: int, says: str | None, tmp_path: Path) -> None:

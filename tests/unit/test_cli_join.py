@@ -27,7 +27,7 @@ from deepledger.protocol.types import Address, JobId, RoundNumber, Wei
 def test_a_reveal_window_of_a_few_blocks_is_warned_of(
     window: int, block_time: Any, confirmations: int, warns: bool
 ) -> None:
-    terms: Any = SimpleNamespace(reveal_window=window, reveal_penalty=10**18)
+    terms: Any = SimpleNamespace(masked=False, reveal_window=window, reveal_penalty=10**18)
     said = hasty(terms, block_time, confirmations=confirmations)
     assert (said is not None) == warns
     if said is not None:

@@ -52,7 +52,7 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         f"L2 norm at most {spec.update.norm_bound:g}",
         "training": f"{hyperparameters or 'no hyperparameters'}; seed {spec.training.seed}",
         "aggregation": of_rule(spec.aggregation),
-        "screening": of_screening(spec.screening),
+        "screening": "none: nobody sees single updates" if spec.masks else of_screening(spec.screening),
         "validation": of_validation(spec),
         "measured by": of_metrics(spec.validation.metrics),
         **({"beware": "; ".join(spec.loose)} if spec.loose else {}),

@@ -240,9 +240,13 @@ def _meant(error: ValidationError) -> str:
                 name, known = str(item["input"]), re.findall(r"'(.*?)'", context["expected"])
             case _:
                 continue
-        if found := get_close_matches(name, known, n=1):
-            near[name] = found[0]
-    return "".join(f"; did you mean {meant}, not {shown(name)}?" for name, meant in near.items())
+        if name in JobFile.model_fields:
+            near[name] = f"{name} stands before the first [section]"
+        elif name in known:
+            near[name] = f"{name} belongs in another section"
+        elif found := get_close_matches(name, known, n=1):
+            near[name] = f"did you mean {found[0]}, not {shown(name)}?"
+    return "".join(f"; {mend}" for mend in near.values())
 
 
 def _keys(annotation: Any) -> set[str]:
@@ -426,6 +430,8 @@ def _check(terms: TermsSection, path: Path) -> None:
 def _check_masks(masks: Masks, terms: TermsSection, path: Path) -> None:
     """In every group has to be room to hide."""
     least = terms.min_participants
+    if masks.groups == 1 and "least" in masks.model_fields_set:
+        raise BadSpec(f"{path}: masks.least is that of groups: say masks.groups, too, or leave it out")
     if least < LEAST_MASKED:
         raise BadSpec(
             f"{path}: terms.min_participants = {least}: of fewer than {LEAST_MASKED}, masks hide nothing, because each "

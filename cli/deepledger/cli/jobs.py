@@ -69,7 +69,7 @@ def create(
     from deepledger.cli.groups import is_dealt, of_groups
     from deepledger.cli.job_file import coordinator as checked
     from deepledger.cli.job_file import draft, read_job_file
-    from deepledger.protocol.errors import BadInput
+    from deepledger.protocol.errors import BadInput, BadSpec, LedgerRejected
     from deepledger.protocol.formats.evaluation import in_words
     from deepledger.protocol.privacy.ecies import public_key_of
 
@@ -86,7 +86,12 @@ def create(
     ledger = chain.ledger(signer) if account is None else chain.ledger_of(account, signer)
     coordinators = list(prepared.coordinators) or [ledger.account]
     prepared.publish(store.open())
-    job, receipt = ledger.create_job(prepared.terms, coordinators)
+    try:
+        job, receipt = ledger.create_job(prepared.terms, coordinators)
+    except LedgerRejected as refusal:
+        if refusal.name == "BadWindow":
+            raise BadSpec(f"{file}: terms: {refusal}") from None
+        raise
     if json:
         show.as_json(
             {"job": job, "transaction": receipt.transaction, "block": receipt.block, "gas": receipt.gas_used}

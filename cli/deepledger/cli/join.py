@@ -172,8 +172,9 @@ def hasty(terms: JobTerms, block_time: Seconds, *, confirmations: int) -> str | 
         return None
     until = f", and you wait for {confirmations} more until you see one" if confirmations else ""
     return (
-        f"the window to reveal is {terms.reveal_window} s, and this chain makes a block every {block_time} s{until}: "
-        f"you may come too late however fast you are, and lose {show.eth(terms.reveal_penalty)} each time"
+        f"the window to {'unmask' if terms.masked else 'reveal'} is {terms.reveal_window} s, and this chain makes a "
+        f"block every {block_time} s{until}: you may come too late however fast you are, "
+        f"and lose {show.eth(terms.reveal_penalty)} each time"
     )
 
 

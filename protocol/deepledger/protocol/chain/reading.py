@@ -25,6 +25,7 @@ _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 4.0
 _BEHIND: Final = 60.0  # seconds after which a chain is believed to have been turned back and to rest
 _TIMED_BLOCKS: Final = 8
+_FEWEST_GAPS: Final = 5
 
 
 class ChainReader:
@@ -216,9 +217,9 @@ class ChainReader:
 
 def pace(gaps: Sequence[int]) -> Seconds:
     """The seconds between blocks that are so far apart, of which some may have been missed; 0 where they have no pace:
-    three of four are to be as long as the median, or twice as long, and so on.
+    three of four are to be as long as the median, or twice as long, and so on. Of a few, any may look like one.
     """
-    if len(gaps) < 2 or min(gaps) == 0:
+    if len(gaps) < _FEWEST_GAPS or min(gaps) == 0:
         return Seconds(0)
     usual = median_low(gaps)
     slack = usual // 6  # second by second, anything looks regular

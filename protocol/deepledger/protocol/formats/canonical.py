@@ -17,6 +17,7 @@ from deepledger.protocol.errors import BadSpec
 MAX_NESTING = 32
 
 _MOST_REPEATED = 60
+_MOST_SAID = 500
 """Letters or bits of a wrong value that a message repeats."""
 
 _PLAIN = {
@@ -50,7 +51,7 @@ _PLAIN = {
 
 def describe(error: ValidationError) -> str:
     return "; ".join(
-        f"{shown('.'.join(map(str, item['loc']))) or 'spec'}: {shown(_plain(item))}"
+        f"{shown('.'.join(map(str, item['loc']))) or 'spec'}: {shown(_plain(item), most=_MOST_SAID)}"
         for item in error.errors(include_url=False)[:8]
     )
 
@@ -74,9 +75,9 @@ def _repeated(value: object) -> str:
             return repr(value)[:_MOST_REPEATED]
 
 
-def shown(text: str) -> str:
+def shown(text: str, *, most: int = 200) -> str:
     """Text that a stranger may have written, for one line of a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
 
 
 def canonical_json(value: Any) -> bytes:

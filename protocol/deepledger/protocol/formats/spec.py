@@ -211,7 +211,10 @@ class JobSpec(Part):
     def _masks_hide_single_updates(self) -> JobSpec:
         """What needs single updates cannot be had with masks: said with what to take instead."""
         if (self.privacy == "masked") != (self.masks is not None):
-            raise ValueError("masks are those of masked updates: a masked job has them, and no other job does")
+            raise ValueError(
+                'masks are those of a masked job: add privacy = "masked" before the first [section], or leave [masks] '
+                "out"
+            )
         if self.masks is None:
             return self
         self._check_rule_over(self.masks.groups)
