@@ -26,6 +26,8 @@ from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.privacy.mask_keys import mask_key
 from deepledger.protocol.privacy.unmasking import NOTHING
+from deepledger.protocol.settlement.inputs import revealed_in
+from deepledger.protocol.settlement.reading import barred_before
 from deepledger.protocol.types import JobId, Seconds
 
 from . import test_masked
@@ -76,6 +78,42 @@ def test_a_report_that_its_coordinator_kept_to_itself_keeps_no_successor_from_co
     forget(world, play.see().history[0].settled.report_digest)
     play.commit(0, 1, 2, 3)
     assert counts(play, coordinator(world, play.job)).counted == 4
+
+
+def test_a_false_report_bars_nobody_from_the_next_round(world: Any) -> None:
+    """A successor believes what was released, not what its predecessor says of it."""
+    play = Play(world, rounds=2)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2, 3)
+
+    def blame(_model: Any, settlement: Any) -> Any:
+        said = {3: Verdict.BAD_SHARES, 2: Verdict.BADLY_SHARED}
+        judged = [
+            replace(each, verdict=said.get(each.contribution.seat, Verdict.SKIPPED), score=0)
+            for each in settlement.judged
+        ]
+        return replace(settlement, judged=tuple(judged))
+
+    play.settle(lie=blame)
+    job, unread = play.see(), []  # type: ignore[var-annotated]
+    assert barred_before(world.store, job, play.spec, play.place, before=job.round, unread=unread.append) == frozenset()
+    assert unread == []
+
+
+def test_what_is_drawn_in_a_masked_round_nobody_knows_before_the_last_commitment(world: Any) -> None:
+    """Such as the orders in which groups are valued."""
+    play = Play(world, rounds=1)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    job = play.see()
+    *others, last = job.attempt.commits
+    elsewhere = replace(last, at=replace(last.at, block_hash="0x" + "12" * 32))
+    seeds = {
+        revealed_in(job, attempt, job.participants, play.spec, place=play.place).seed
+        for attempt in (job.attempt, replace(job.attempt, commits=(*others, elsewhere)))
+    }
+    assert len(seeds) == 2
 
 
 def test_keys_that_are_none_keep_no_coordinator_from_counting(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def check_count(
     if not left_out:
         return
     unread: list[BlobError | BadSpec] = []
-    barred = barred_before(store, job, before=attempt.round, unread=partial(_note, unread))
+    barred = barred_before(store, job, spec, place, before=attempt.round, unread=partial(_note, unread))
     if unread:
         return  # a finding of the round whose report it is
     had = set(counted)

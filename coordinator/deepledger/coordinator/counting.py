@@ -59,7 +59,7 @@ def countable(
             raise error
 
     cohort = cohort_in(attempt, spec, place)
-    barred = barred_before(store, job, before=attempt.round, unread=unread)
+    barred = barred_before(store, job, spec, place, before=attempt.round, unread=unread)
     committed = [
         each
         for each in masked_contributions(job, attempt, spec)

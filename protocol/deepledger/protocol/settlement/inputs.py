@@ -66,7 +66,7 @@ class Revealed:
     """What a round's settlement is a function of, besides the spec and the bytes of blobs."""
 
     contributions: tuple[Contribution, ...]  # by ascending seat; in a masked round, those that are counted
-    seed: bytes  # 32; nobody knows it before the last reveal
+    seed: bytes  # 32; nobody knows it before the last reveal; of a masked round, before the last commitment
     earlier: tuple[Earlier, ...] = ()  # as far as the job's screening remembers, newest first
     model_before_last: Digest | None = None  # of the round before; None in the first round
     cohort: Cohort | None = None  # of a masked round
@@ -132,7 +132,7 @@ def _counted_in(job: Job, attempt: Attempt, spec: JobSpec, place: Place) -> Reve
     found = (each for each in masked_contributions(job, attempt, spec) if counted >> each.seat & 1)
     return Revealed(
         contributions=tuple(replace(each, released=released.get(each.participant)) for each in found),
-        seed=sha256(f"{job.job}|{attempt.round}|{attempt.attempt}".encode()).digest(),
+        seed=sha256(f"{job.job}|{attempt.round}|{attempt.attempt}".encode() + lot(attempt)).digest(),
         cohort=cohort_in(attempt, spec, place),
     )
 

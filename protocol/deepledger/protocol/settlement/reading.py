@@ -8,12 +8,12 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.spool import FileVector, fetch, keep, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadSpec, BlobCorrupt, BlobError
+from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobError
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import UpdateVector, as_update, update_dtype
 from deepledger.protocol.formats.verdicts import Verdict
-from deepledger.protocol.job.state import Job
+from deepledger.protocol.job.state import Job, SettledRound
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.masked_updates import (
     BadLetters,
@@ -25,7 +25,8 @@ from deepledger.protocol.privacy.masked_updates import (
 )
 from deepledger.protocol.privacy.opening import Open
 from deepledger.protocol.privacy.sealed_updates import BadlySealed
-from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate
+from deepledger.protocol.privacy.unmasking import NOTHING, rebuild
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate, Place, revealed_in
 from deepledger.protocol.settlement.judging import inspect
 from deepledger.protocol.types import Address, Digest, RoundNumber
 
@@ -81,12 +82,19 @@ def _most_release_bytes(cohort: Cohort) -> int:
 
 
 def barred_before(
-    store: BlobStore, job: Job, *, before: RoundNumber, unread: Callable[[BlobError | BadSpec], None]
+    store: BlobStore,
+    job: Job,
+    spec: JobSpec,
+    place: Place,
+    *,
+    before: RoundNumber,
+    unread: Callable[[BlobError | BadSpec], None],
 ) -> frozenset[Address]:
     """Who is to blame, by its shares, for a masked round of which all, or a group, was skipped: they are not counted
     again. Who shares its own masks so that they just fail without its own share, and then shows a wrong one, is
-    `BAD_SHARES`. A report that cannot be had, or is none, bars nobody, unless `unread`, which hears of it, raises: who
-    settled with it may have kept it to itself.
+    `BAD_SHARES`. A report says who, and what was released must say so, too: whoever settled may have lied. A report
+    that cannot be had, or is none, and blame that cannot be looked at, since blobs are gone, bar nobody, unless
+    `unread`, which hears of it, raises.
     """
     barred: set[Address] = set()
     for over in job.history[:before]:
@@ -94,13 +102,34 @@ def barred_before(
             continue  # whoever unmasked was accepted
         try:
             report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
+            verdicts = {update.verdict for update in report.updates}
+            if Verdict.ACCEPTED in verdicts and not verdicts & {Verdict.SKIPPED, Verdict.BADLY_SHARED}:
+                continue
+            named = {Address(update.participant) for update in report.updates if update.verdict in _TO_BLAME}
+            barred |= named and named & _to_blame(store, job, over, spec, place)
         except (BlobError, BadSpec) as error:
             unread(error)
-            continue
-        verdicts = {update.verdict for update in report.updates}
-        if Verdict.ACCEPTED not in verdicts or verdicts & {Verdict.SKIPPED, Verdict.BADLY_SHARED}:
-            barred |= {Address(update.participant) for update in report.updates if update.verdict in _TO_BLAME}
     return frozenset(barred)
+
+
+def _to_blame(store: BlobStore, job: Job, over: SettledRound, spec: JobSpec, place: Place) -> frozenset[Address]:
+    """Who of a counted round shared its masks badly, or showed bad shares, by what was released: the same as settling
+    finds, without the vectors. Raises as `BlobStore.read`.
+    """
+    revealed = revealed_in(job, over.opened, over.participants, spec, place=place)
+    cohort = revealed.cohort
+    assert cohort is not None  # noqa: S101 (the job is masked)
+    letters, releases = {}, {}
+    for each in revealed.contributions:
+        letters[each.seat] = read_letters(store, each, cohort)
+        if each.released is not None and (blob := read_release(store, each, cohort)) != NOTHING:
+            releases[each.seat] = blob
+    try:
+        rebuilt = rebuild(cohort, [*letters], letters, releases)
+    except BadInput:  # a count of which nothing is unmasked
+        return frozenset()
+    blamed = rebuilt.bad_shares.keys() | rebuilt.badly_shared.keys()
+    return frozenset(each.participant for each in revealed.contributions if each.seat in blamed)
 
 
 def _read(
