@@ -459,15 +459,15 @@ def test_nothing_is_released_for_a_second_count_of_one_attempt(tmp_path: Path) -
         for model in (b"\1", b"\2")
     )
     journal.write(one)
-    assert journal.release(one, 0b111, lambda: b"shares\nof seats") == b"shares\nof seats"
-    assert journal.release(one, 0b111, lambda: b"others") == b"shares\nof seats", "what was released stays"
+    assert journal.release(one, b"\7" * 32, lambda: b"shares\nof seats") == b"shares\nof seats"
+    assert journal.release(one, b"\7" * 32, lambda: b"others") == b"shares\nof seats", "what was released stays"
     with pytest.raises(OtherCount, match="another count"):
-        journal.release(one, 0b011, lambda: b"others")
+        journal.release(one, b"\3" * 32, lambda: b"others")
     journal.write(other)
     found = journal.committed(one.commitment, 0, other.model)
     assert found is not None
     with pytest.raises(OtherCount, match="another count"):
-        journal.release(found, 0b011, lambda: b"others")
+        journal.release(found, b"\3" * 32, lambda: b"others")
 
 
 @pytest.mark.parametrize(

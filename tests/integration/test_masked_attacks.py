@@ -325,6 +325,19 @@ def test_a_node_that_has_released_for_another_count_shows_nothing_and_keeps_its_
     assert shown.digest == digest_of(NOTHING)
 
 
+def test_what_was_released_for_other_letters_of_the_same_seats_is_not_shown_for_these(world: Any) -> None:
+    """It would be taken for bad shares, and its author for a liar."""
+    play = Play(world, rounds=1)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    job = play.see()
+    here: Any = SimpleNamespace(spec=play.spec, follower=SimpleNamespace(job=job))
+    *others, last = job.attempt.commits
+    again = replace(job.attempt, commits=(*others, replace(last, digest=bytes(32))))
+    fewer = replace(job.attempt, counted=replace(job.attempt.counted, counted=0b0111))
+    assert len({contribute._what_counts(here, attempt) for attempt in (job.attempt, again, fewer)}) == 3
+
+
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_node_whose_store_is_down_keeps_its_stake_and_accuses_nobody(
     world: Any, monkeypatch: pytest.MonkeyPatch, hangs: bool

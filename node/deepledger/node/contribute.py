@@ -367,7 +367,7 @@ def unmask(node: Node, attempt: Attempt) -> None:
             return NOTHING
 
     try:
-        blob = node.journal.release(record, counted.counted, make)
+        blob = node.journal.release(record, _what_counts(node, attempt), make)
     except OtherCount as error:  # nobody sees more, and the penalty is not taken
         node.warn(str(error))
         blob = NOTHING
@@ -384,6 +384,16 @@ def unmask(node: Node, attempt: Attempt) -> None:
     receipt = node.ledger.unmask(node.job, attempt.round, attempt.attempt, digest_of(blob))
     node.follower.reach(receipt)
     node.observe(UnmaskedRound(job=node.job, round=attempt.round, counted=len(seats), receipt=receipt))
+
+
+def _what_counts(node: Node, attempt: Attempt) -> Digest:
+    """Of the counted letters: once a block was taken back, the same seats may have others, for which shares of the
+    first would be bad ones.
+    """
+    seats = 0 if attempt.counted is None else attempt.counted.counted
+    committed = masked_contributions(node.follower.job, attempt, node.spec)
+    counted = (each.seat.to_bytes(4, "big") + each.digest for each in committed if seats >> each.seat & 1)
+    return digest_of(b"".join(counted))
 
 
 def _letters(
@@ -455,8 +465,8 @@ def publish(node: Node, attempt: Attempt) -> None:
             record = _own_record(node, attempt)
             _put(node, record, _blob(node, attempt, record))
         else:
-            record, counted = _own_record(node, attempt), attempt.counted.counted
-            node.store.put(node.journal.release(record, counted, _none_is_made))
+            record = _own_record(node, attempt)
+            node.store.put(node.journal.release(record, _what_counts(node, attempt), _none_is_made))
         node.unstored = None
     except StateError as error:
         node.warn(f"The update of round {attempt.round} cannot be published again: {error}")

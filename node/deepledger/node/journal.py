@@ -98,9 +98,9 @@ class Journal:
                 f"cannot write {final}: {error.strerror}. Nothing was committed; make room and run the command again."
             ) from None
 
-    def release(self, record: Record, counted: int, make: Callable[[], bytes]) -> bytes:
-        """What this account releases of the others' masks in the record's attempt, for the seats in `counted` (a bit
-        each): made once, and on disk before anybody sees it.
+    def release(self, record: Record, counted: Digest, make: Callable[[], bytes]) -> bytes:
+        """What this account releases of the others' masks in the record's attempt, for the letters of which `counted`
+        is the digest: made once, and on disk before anybody sees it.
 
         Raises `OtherCount` for a second count of one attempt: shares for both could show somebody's update. That holds
         for what was committed to, whatever else the chain says now, such as from which model the round began.
@@ -109,7 +109,7 @@ class Journal:
         try:
             if path.exists():
                 kept, blob = path.read_bytes().split(b"\n", 1)
-                if kept != f"{counted:x}".encode():
+                if kept != counted.hex().encode():
                     raise OtherCount(
                         f"{path} was made for another count of this attempt than the chain shows now. Nothing more is "
                         "released: two sums of one attempt can show somebody's update"
@@ -118,7 +118,7 @@ class Journal:
             blob = make()
             part = path.with_name("release.part")
             part.unlink(missing_ok=True)
-            _write_synced(part, memoryview(f"{counted:x}\n".encode() + blob))
+            _write_synced(part, memoryview(counted.hex().encode() + b"\n" + blob))
             part.rename(path)
             sync(path.parent)
         except OSError as error:
