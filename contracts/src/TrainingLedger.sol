@@ -169,8 +169,9 @@ contract TrainingLedger is ITrainingLedger {
         require(bond != 0, NoBond(msg.sender));
         if (msg.sender == _servingCoordinator(j)) {
             Phase phase = phaseAt(job, block.timestamp);
-            // In Starved nobody is owed a settlement any more.
-            bool idle = phase == Phase.Waiting || phase == Phase.Starved || phase == Phase.Over;
+            // In Starved nobody is owed a settlement any more; but who said so itself, by a count, serves the next attempt.
+            bool starved = phase == Phase.Starved && j.round.revealEnd != 0;
+            bool idle = phase == Phase.Waiting || starved || phase == Phase.Over;
             require(idle && !_withholds(j, j.round), BondInUse(phase));
         }
 
@@ -195,13 +196,16 @@ contract TrainingLedger is ITrainingLedger {
 
         // With too few the round has starved, as if no more had committed, and cannot be counted again.
         current.committed = counted;
-        bool enough = _count(counted) >= current.least;
-        if (enough) {
+        if (_count(counted) >= current.least) {
             (current.stage, current.revealEnd) = (Stage.Unmasking, uint32(block.timestamp + j.terms.revealWindow));
+        } else {
+            // Whoever missed its deadline cannot say any more that there was nothing to do.
+            require(phase == Phase.Counting, TooFewCounted(current.least));
+            current.revealEnd = 0;
         }
         j.round = current;
 
-        emit Counted(job, round, attempt, msg.sender, counted, enough ? current.revealEnd : 0);
+        emit Counted(job, round, attempt, msg.sender, counted, current.revealEnd);
     }
 
     /// @inheritdoc ITrainingLedger

@@ -340,10 +340,14 @@ abstract contract Accounting {
         vm.assertEq(attempt, _round.attempt, "which attempt");
         vm.assertEq(counted & ~(_round.committed & _cohorts[job]), 0, "who is counted committed, and was there");
         expected.committed = counted;
-        bool enough = _ones(counted) >= _round.least;
-        if (enough) (expected.stage, expected.revealEnd) = (Stage.Unmasking, time + ledger.termsOf(job).revealWindow);
-        else voids++;
-        vm.assertEq(revealEnd, enough ? expected.revealEnd : 0, "until when is unmasked");
+        if (_ones(counted) >= _round.least) {
+            (expected.stage, expected.revealEnd) = (Stage.Unmasking, time + ledger.termsOf(job).revealWindow);
+        } else {
+            vm.assertFalse(late, "who is late makes no attempt void");
+            voids++;
+            expected.revealEnd = 0;
+        }
+        vm.assertEq(revealEnd, expected.revealEnd, "until when is unmasked");
 
         uint256 times = ++_counts[job][_attempt(_round)];
         if (times > recounts) recounts = times;
@@ -354,6 +358,11 @@ abstract contract Accounting {
     function countOf(JobId job) external view returns (uint64 counted, uint256 times) {
         bytes32 attempt = _attempt(ledger.roundOf(job));
         return (_counted[job][attempt], _counts[job][attempt]);
+    }
+
+    /// @dev Its coordinator has counted too few.
+    function _isVoid(JobId job, Round memory round) internal view returns (bool) {
+        return round.stage == Stage.Masking && _counts[job][_attempt(round)] != 0;
     }
 
     /// @dev How many were seated when the open masked attempt opened.
@@ -505,7 +514,7 @@ abstract contract Accounting {
         if (posted != address(0)) _since[job][posted] = block.timestamp;
         if (released != address(0) && released == served && !_replaced()) {
             bool idle = _phaseBefore == Phase.Waiting || _phaseBefore == Phase.Starved || _phaseBefore == Phase.Over;
-            vm.assertTrue(idle && !_withheldBefore, "who owes something gets its bond back");
+            vm.assertTrue(idle && !_withheldBefore && !_isVoid(job, _round), "who owes something gets its bond back");
         }
         for (uint256 i; i < _everyone.length; i++) {
             address account = _everyone[i];

@@ -44,6 +44,7 @@ contract Actors is Accounting {
         address coordinator = _coordinators[who % 3];
         Phase phase = _phase(job);
         bool idle = phase == Phase.Waiting || phase == Phase.Starved || phase == Phase.Over;
+        idle = idle && !_isVoid(job, ledger.roundOf(job));
         bool free = (idle && !withholds(job)) || coordinator != _serving(job);
         if (ledger.bondOf(job, coordinator) == 0) return;
         if (free) _releaseBond(job, coordinator);

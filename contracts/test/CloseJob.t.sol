@@ -47,6 +47,24 @@ contract CloseJobTest is BaseTest {
         vm.assertEq(_round().commitEnd + _round().revealEnd + _round().committed, 0);
     }
 
+    /// @dev Some were counted and none of them unmasked, or too few were counted.
+    function test_after_a_count_that_nobody_unmasked_nobody_pays(bool void) public {
+        _openToCount(3);
+        _count(void ? 3 : 7);
+        if (!void) _skip(REVEAL_WINDOW);
+        _assertPhase(Phase.Starved);
+        _close();
+        for (uint256 i; i < 3; i++) {
+            vm.assertEq(_member(i).misses, 0);
+            _leave(i);
+            vm.assertEq(_credit(i), 1 ether);
+        }
+        vm.assertEq(ledger.creditOf(job, sponsor), 27 ether);
+        vm.prank(_coordinator(0));
+        ledger.releaseBond(job);
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 5 ether);
+    }
+
     /// @dev All are alike: nobody has shown anything, and nobody profits from a chain that stood still.
     function test_where_nobody_revealed_nobody_pays() public {
         _openAndCommit(3);

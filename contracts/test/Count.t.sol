@@ -77,13 +77,20 @@ contract CountTest is BaseTest {
         uint64 counted = uint64(chosen) & 63;
         vm.assume(_ones(counted) < 4);
         Round memory expected = _round();
-        expected.committed = counted;
+        (expected.committed, expected.revealEnd) = (counted, 0);
 
         _expectEvent();
         emit ITrainingLedger.Counted(job, 1, 0, _coordinator(0), counted, 0);
         _count(counted);
 
         vm.assertEq(abi.encode(_round()), abi.encode(expected));
+        _assertPhase(Phase.Starved);
+    }
+
+    function test_an_attempt_is_void_until_the_last_second_in_which_a_count_is_in_time() public {
+        _openToCount(3);
+        _skip(SETTLE_WINDOW - 1);
+        _count(0);
         _assertPhase(Phase.Starved);
     }
 
@@ -133,6 +140,17 @@ contract CountTest is BaseTest {
         _skip(SETTLE_WINDOW);
         _expectWrongPhase(Phase.Starved);
         _countAs(_coordinator(0), 3);
+    }
+
+    /// @dev Whoever missed its deadline cannot say any more that there was nothing to do.
+    function test_an_overdue_count_makes_no_attempt_void(uint8 chosen, uint32 late) public {
+        _openRoundOf(6);
+        uint64 counted = uint64(chosen) & 63;
+        vm.assume(_ones(counted) < 4);
+        _skip(_bound(late, SETTLE_WINDOW, 2 * SETTLE_WINDOW));
+        _expectError(ITrainingLedger.TooFewCounted.selector, 4);
+        vm.prank(_coordinator(0));
+        ledger.count(job, 1, 0, counted);
     }
 
     function test_nobody_is_counted_who_did_not_commit(uint64 counted) public {

@@ -289,6 +289,45 @@ contract GamesTest is BaseTest {
         _playMasked(3);
     }
 
+    /// @dev A count of nobody is none: who has missed the deadline neither makes the attempt void nor takes its bond home.
+    function test_a_coordinator_whom_commitments_wait_for_does_not_leave_for_nothing() public {
+        _openToCount(3);
+        _postBond(1);
+        _skip(SETTLE_WINDOW);
+        _expectError(ITrainingLedger.TooFewCounted.selector, 3);
+        vm.prank(_coordinator(0));
+        ledger.count(job, 0, 0, 0);
+        _expectError(ITrainingLedger.BondInUse.selector, uint256(Phase.Overdue));
+        vm.prank(_coordinator(0));
+        ledger.releaseBond(job);
+        ledger.replaceCoordinator(job);
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 3 ether);
+        // Their work is not lost: its successor counts it.
+        _count(7);
+        _unmaskAll(3);
+        _settleAll(3);
+        for (uint256 i; i < 3; i++) vm.assertEq(_credit(i), 3 ether + uint256(2 ether) / 3);
+    }
+
+    /// @dev In time, it may say so of every attempt that it has to serve, and goes home once nobody is seated any more. The
+    /// price: `missLimit` attempts, of which the audit tells. Nobody loses a stake.
+    function test_a_coordinator_that_voids_every_attempt_in_time_leaves_when_nobody_is_seated() public {
+        _openToCount(3);
+        for (uint256 k; k < 2; k++) {
+            if (k != 0) _commitMaskedAll(3);
+            _count(0);
+            _expectError(ITrainingLedger.BondInUse.selector, uint256(Phase.Starved));
+            vm.prank(_coordinator(0));
+            ledger.releaseBond(job);
+            ledger.restartRound(job);
+        }
+        _assertPhase(Phase.Waiting);
+        vm.prank(_coordinator(0));
+        ledger.releaseBond(job);
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 5 ether);
+        for (uint256 i; i < 3; i++) vm.assertEq(_credit(i), 1 ether);
+    }
+
     /// @dev They commit to nothing and have their penalties, or the coordinator's, to divide.
     function test_who_makes_a_count_impossible_earns_nothing_by_it() public {
         _withMost(6, 3);

@@ -230,6 +230,18 @@ contract InvariantTest {
         vm.assertLe(actors.recounts(), 1, "a second sum");
     }
 
+    /// @dev Enough have committed, and nobody has counted; or too few are counted, and the round is not restarted.
+    function invariant_a_coordinator_whom_commitments_wait_for_cannot_leave_for_nothing() public view {
+        for (uint256 id = 1; id <= ledger.jobCount(); id++) {
+            JobId job = JobId.wrap(id);
+            (, uint256 times) = actors.countOf(job);
+            bool starved = ledger.phaseAt(job, block.timestamp) == Phase.Starved;
+            if (ledger.roundOf(job).stage != Stage.Masking || (starved && times == 0)) continue;
+            address serving = ledger.coordinatorsOf(job)[ledger.stateOf(job).coordinator];
+            vm.assertEq(ledger.bondOf(job, serving), ledger.termsOf(job).bond, "it has taken its bond home");
+        }
+    }
+
     function invariant_a_counted_set_never_changes() public view {
         for (uint256 id = 1; id <= ledger.jobCount(); id++) {
             JobId job = JobId.wrap(id);
@@ -327,6 +339,7 @@ contract InvariantTest {
             invariant_over_and_disclosing_never_reopen();
             invariant_who_is_replaced_for_want_of_a_bond_has_none();
             invariant_an_attempt_is_counted_at_most_once();
+            invariant_a_coordinator_whom_commitments_wait_for_cannot_leave_for_nothing();
             invariant_a_counted_set_never_changes();
             invariant_who_is_counted_was_there_from_the_opening_and_they_are_two_thirds();
             invariant_who_unmasks_is_counted();

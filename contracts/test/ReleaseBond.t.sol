@@ -98,6 +98,30 @@ contract ReleaseBondTest is BaseTest {
         _release(0);
     }
 
+    /// @dev Whose count made an attempt void serves the next one, and may go where nobody commits to that.
+    function test_the_serving_one_not_while_its_count_has_made_an_attempt_void() public {
+        _openToCount(3);
+        _count(3);
+        _expectError(ITrainingLedger.BondInUse.selector, uint256(Phase.Starved));
+        _release(0);
+        ledger.restartRound(job);
+        _expectError(ITrainingLedger.BondInUse.selector, uint256(Phase.Committing));
+        _release(0);
+        _skip(COMMIT_WINDOW);
+        _assertPhase(Phase.Starved);
+        _release(0);
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 5 ether);
+    }
+
+    /// @dev It has done what it could.
+    function test_the_serving_one_may_when_nobody_has_unmasked() public {
+        _openToUnmask(3);
+        _skip(REVEAL_WINDOW);
+        _assertPhase(Phase.Starved);
+        _release(0);
+        vm.assertEq(ledger.creditOf(job, _coordinator(0)), 5 ether);
+    }
+
     function test_the_serving_one_not_while_it_is_to_disclose(bool late) public {
         _bring(Phase.Disclosing);
         if (late) _skip(SETTLE_WINDOW);

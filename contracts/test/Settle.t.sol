@@ -372,6 +372,39 @@ contract SettleTest is BaseTest {
         ledger.settle(job, 1, MODEL, ROOT, REPORT, current.revealed, 15, _equalScores(4));
     }
 
+    /// @dev Whoever is not counted leaves while the others unmask, and somebody takes its seat.
+    function test_who_takes_an_uncounted_seat_is_in_the_next_attempt_and_not_in_this() public {
+        _withMost(4, 3);
+        _playMasked(3);
+        _commitMaskedAll(4);
+        _count(7);
+        _unmask(0);
+        _leave(3);
+        _join(4);
+        vm.assertEq(_member(4).seatPlusOne, 4);
+        _expectError(ITrainingLedger.NotCommitted.selector, _participant(4));
+        vm.prank(_participant(4));
+        ledger.unmask(job, 1, 0, "in another's seat");
+        _unmask(1);
+        _unmask(2);
+        _assertPhase(Phase.Settling);
+        _settleAll(3);
+
+        for (uint256 i; i < 3; i++) vm.assertEq(_credit(i), 6 ether);
+        vm.assertEq(_credit(3), 1 ether, "its stake");
+        vm.assertEq(_credit(4), 0);
+        vm.assertEq(_member(4).stake, 1 ether);
+        vm.assertEq(_member(4).misses, 0, "it could not have committed");
+        vm.assertEq(_state().cohort, 15);
+        _commitMasked(4);
+        _skip(COMMIT_WINDOW);
+        ledger.restartRound(job);
+        vm.assertEq(_member(4).misses, 0);
+        _skip(COMMIT_WINDOW);
+        ledger.restartRound(job);
+        vm.assertEq(_member(4).misses, 1, "it is excused once");
+    }
+
     function test_a_masked_round_that_is_overdue_is_settled_while_nobody_has_replaced_the_coordinator() public {
         _openToUnmask(3);
         _unmaskAll(3);

@@ -146,17 +146,27 @@ MUTATIONS = (
     # Masked rounds
     Mutation("half of the cohort may unmask", "(2 * current.seated + 2) / 3", "current.seated / 2"),
     Mutation("what one attempt needs all do", "if (_isMasked(current)) current.least = j.terms.minParticipants;", "{}"),
-    Mutation("few are counted", "bool enough = _count(counted) >= current.least;", "bool enough = true;"),
+    Mutation("few are counted", "if (_count(counted) >= current.least) {", "if (true) {"),
     Mutation("who is not counted stays in the sum", "        current.committed = counted;\n", ""),
     Mutation(
         "a count leaves less time to unmask",
-        "uint32(block.timestamp + j.terms.revealWindow));\n        }\n        j.round",
-        "current.revealEnd + j.terms.revealWindow);\n        }\n        j.round",
+        "uint32(block.timestamp + j.terms.revealWindow));\n        } else {",
+        "current.revealEnd + j.terms.revealWindow);\n        } else {",
     ),
     Mutation(
         "an attempt is counted again",
         "phase == Phase.Counting || (phase == Phase.Overdue && current.stage == Stage.Masking), WrongPhase(phase)",
         "phase == Phase.Counting || phase == Phase.Overdue, WrongPhase(phase)",
+    ),
+    Mutation(
+        "an overdue count makes an attempt void",
+        "            require(phase == Phase.Counting, TooFewCounted(current.least));\n",
+        "",
+    ),
+    Mutation(
+        "who made an attempt void takes its bond home",
+        "phase == Phase.Starved && j.round.revealEnd != 0",
+        "phase == Phase.Starved",
     ),
     Mutation("who left stays in the cohort", "            j.state.cohort &= ~_bit(seat);\n", ""),
     Mutation(

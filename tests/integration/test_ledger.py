@@ -343,6 +343,7 @@ REFUSALS: dict[str, Callable[[Stage], Any]] = {
     "ZeroSamples": lambda s: take_seat(s.ledgers[3], s.create(), 0, value=TERMS.stake),
     "BadKey": lambda s: take_seat(s.ledgers[3], s.create(), 5, key=b"\1" * 32, value=TERMS.stake),
     "NotInCohort": lambda s: late(s),
+    "TooFewCounted": lambda s: overdue_count(s),
     "NotCountable": lambda s: s.ledgers[1].count(s.counting(), RoundNumber(0), 0, 15),
     "AlreadyCommitted": lambda s: twice(s, lambda job: s.commit(job, 3), s.open()),
     "NotCommitted": lambda s: reveal_without_commitment(s),
@@ -365,6 +366,13 @@ def late(stage: Stage) -> None:
     job = stage.open(participants=3, **MASKED)
     take_seat(stage.ledgers[6], job, 5, key=stage.key(6), value=TERMS.stake)
     stage.ledgers[6].commit_masked(job, RoundNumber(0), 0, LETTERS)
+
+
+def overdue_count(stage: Stage) -> None:
+    """The coordinator has let its deadline pass, and says now that it has nothing."""
+    job = stage.counting()
+    stage.pass_time()
+    stage.ledgers[1].count(job, RoundNumber(0), 0, 0)
 
 
 def twice(stage: Stage, act: Callable[[JobId], Any], job: JobId) -> None:

@@ -14,10 +14,10 @@ from deepledger.auditor.rules import Rules
 from deepledger.auditor.signatures import signatures
 from deepledger.protocol.chain import abi as codec
 from deepledger.protocol.chain import wire
-from deepledger.protocol.chain.events import Counted, Phase
+from deepledger.protocol.chain.events import BondReleased, Counted, Phase
 from deepledger.protocol.errors import ChainNonsense, LedgerRejected
 from deepledger.protocol.job.follow import snapshot_of
-from deepledger.protocol.job.phases import phase_at
+from deepledger.protocol.job.phases import bond_is_free, phase_at
 from deepledger.protocol.job.trail import replay
 from deepledger.protocol.types import Digest, RoundNumber
 from tests.conftest import World, post_bond, take_seat
@@ -83,6 +83,8 @@ class Masked:
                     ledger.restart_round(job)
                 case "replace":
                     ledger.replace_coordinator(job)
+                case "release":
+                    ledger.release_bond(job)
                 case "wait":
                     self.world.pass_time(state.terms.commit_window)  # all windows are alike
         except LedgerRejected:
@@ -209,3 +211,37 @@ def test_a_run_of_masked_rounds_matches_the_rules_and_every_lie_about_one_is_fou
         assert list(hold_against(rules, told_twice)), kind
         with pytest.raises(ChainNonsense, match="cannot be"):
             replay(told_twice)
+
+
+def test_who_makes_an_attempt_void_does_so_in_time_and_serves_the_next(world: World) -> None:
+    masked = Masked(world)
+    coordinator = masked.ledgers[1].account
+
+    def broken(events: list[Any], rule: str) -> bool:
+        return any(rule in found.explanation for found in masked.breaks(events))
+
+    for act in ("join", "commit"):
+        assert all(masked.act(act, by=player) for player in (2, 3, 4))
+    assert masked.act("count", seats=3)
+    masked.is_what_the_contract_says()
+    assert phase_at(masked.state, masked.now) is Phase.STARVED
+    assert not bond_is_free(masked.state, coordinator, masked.now)
+    assert not masked.act("release")
+    void = masked.events
+    at = replace(void[-1].at, log_index=99, transaction="0x" + "ee" * 32)
+    gone = BondReleased(at=at, job=masked.job, coordinator=coordinator, amount=masked.state.terms.bond)
+    assert broken([*void, gone], "made an attempt void keeps its bond")
+
+    assert masked.act("restart")
+    assert all(masked.act("commit", by=player) for player in (2, 3, 4))
+    masked.act("wait")
+    assert phase_at(masked.state, masked.now) is Phase.OVERDUE
+    assert not masked.act("count", seats=3)
+    assert masked.act("count", seats=7)
+    *before, counted = masked.events
+    assert masked.breaks([*before, counted]) == []
+    assert broken([*before, replace(counted, counted=3, reveal_end=0)], "overdue makes no attempt void")
+    masked.act("wait")
+    assert phase_at(masked.state, masked.now) is Phase.STARVED, "nobody has unmasked"
+    assert bond_is_free(masked.state, coordinator, masked.now)
+    assert masked.act("release")

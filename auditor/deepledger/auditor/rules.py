@@ -197,6 +197,8 @@ class Rules:
         if coordinator == self._coordinator:
             self._demand_phase("release of the serving coordinator's bond", Phase.WAITING, Phase.STARVED, Phase.OVER)
             self._demand("who is to disclose the validation set keeps its bond in deposit", not self._withholds)
+            void = self._stage is Stage.MASKING and not self._reveal_end
+            self._demand("whose count made an attempt void keeps its bond in deposit for the next", not void)
         self._emit(BondReleased, coordinator=coordinator, amount=self.accounts.return_bond(coordinator))
 
     def _join(self, event: Joined) -> None:
@@ -266,18 +268,21 @@ class Rules:
 
     def _count(self, event: Counted) -> None:
         self._demand_phase("count", Phase.COUNTING, Phase.OVERDUE)
+        in_time = self.phase(self._at.timestamp) is not Phase.OVERDUE
         self._demand("an attempt is counted once", self._stage is Stage.MASKING)
         self._demand_round(event.round)
         self._demand_attempt(event.attempt)
         counted = {seat for seat in range(MAX_SEATS) if event.counted >> seat & 1}
         self._demand("nobody is counted who did not commit", counted <= self._commitments.keys())
         self._commitments = {seat: self._commitments.get(seat, b"") for seat in counted}
-        enough = len(counted) >= self._least
-        if enough:
+        if len(counted) >= self._least:
             self._stage, self._reveal_end = Stage.UNMASKING, self._at.timestamp + self._terms.reveal_window
+        else:
+            self._demand("a count that is overdue makes no attempt void", in_time)
+            self._reveal_end = 0
         self._emit(
             Counted, round=self._round, attempt=self._attempt, coordinator=self._coordinator, counted=event.counted,
-            reveal_end=Seconds(self._reveal_end if enough else 0),
+            reveal_end=Seconds(self._reveal_end),
         )  # fmt: skip
 
     def _unmask(self, event: Unmasked) -> None:

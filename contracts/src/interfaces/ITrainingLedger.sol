@@ -34,8 +34,8 @@ enum Phase {
     /// Too few committed, or were counted, or nobody revealed: anyone may restart the round. Nothing that anybody showed
     /// is unpaid then.
     Starved,
-    /// The coordinator missed its deadline: anyone may replace it. Until somebody does, it may still count, settle, or
-    /// disclose.
+    /// The coordinator missed its deadline: anyone may replace it. Until somebody does, it may still count enough, settle,
+    /// or disclose.
     Overdue,
     /// The last round is over, and the job ends once the key of its validation set is disclosed.
     Disclosing,
@@ -107,7 +107,7 @@ struct Round {
     /// Committing is over from this timestamp on; 0 when no round is open.
     uint32 commitEnd;
     /// Revealing is over from this timestamp on. In Masking and Disclosing: the window to count or to disclose runs from
-    /// here.
+    /// here; 0 in Masking once a count has made the attempt void.
     uint32 revealEnd;
     /// Seats taken.
     uint8 seated;
@@ -271,6 +271,7 @@ interface ITrainingLedger {
     error BadKey();
     error NotInCohort(address account);
     error NotCountable(uint64 seats);
+    error TooFewCounted(uint8 least);
     error AlreadyCommitted(address participant);
     error NotCommitted(address participant);
     error AlreadyRevealed(address participant);
@@ -302,12 +303,14 @@ interface ITrainingLedger {
     function postBond(JobId job, bytes32 termsHash) external payable;
 
     /// @notice Credits a coordinator's bond to it. The serving coordinator cannot while a round is open, unless it has
-    /// starved, nor while a round was settled with a validation set that is still withheld.
+    /// starved without its own count making it void, nor while a round was settled with a validation set that is still
+    /// withheld.
     function releaseBond(JobId job) external;
 
     /// @notice Says, once, whose updates are in the sum of a masked attempt. Only the serving coordinator, in Counting, and
-    /// in Overdue after it. With fewer than the attempt needs it is void: anyone may restart the round. Whoever committed
-    /// and is not counted has missed the attempt.
+    /// in Overdue after it. With fewer than the attempt needs, which it may say in Counting only, it is void: anyone may
+    /// restart the round, and the coordinator's bond stays until somebody does. Whoever committed and is not counted has
+    /// missed the attempt.
     /// @param round The open round and,
     /// @param attempt its attempt.
     /// @param counted Bit i: seat i is counted. Each must have committed.

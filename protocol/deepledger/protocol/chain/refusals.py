@@ -45,8 +45,9 @@ MESSAGES: Final = {
     "BadCoordinator": "{coordinator} is zero or listed twice; correct the list of coordinators",
     "BondAlreadyPosted": "this coordinator's bond of {bond} wei is posted already; nothing is left to do",
     "NoBond": "{coordinator} has no bond in deposit; there is nothing to release",
-    "BondInUse": "the serving coordinator's bond stays while a round can be settled or a withheld validation set is "
-    "not disclosed ({phase}); let the coordinator go on, or try again when a round has starved or the job has ended",
+    "BondInUse": "the serving coordinator's bond stays while a round can be settled, an attempt that its count "
+    "made void is not restarted, or a withheld validation set is not disclosed ({phase}); let the coordinator go on, "
+    "or try again when a round has starved of itself or the job has ended",
     "TooEarly": "a successor takes over once its bond has been in deposit for a settle window, from timestamp {from} "
     "on; wait until then",
     "NotAdmitted": "{account} is not on the job's list of those who may join; ask its sponsor, or use a listed account",
@@ -56,6 +57,8 @@ MESSAGES: Final = {
     "BadKey": "whoever joins a masked job brings a key to mask with, and in any other job nobody does; check the job's "
     "mode, and that this program is of the job's version",
     "NotInCohort": "{account} was not seated when this attempt opened; wait for the next round",
+    "TooFewCounted": "a count that is overdue is of {least} at least, since who has fewer says so in time; count more, "
+    "or wait to be replaced",
     "NotCountable": "seats were counted that have not committed (mask {seats:#x}); count without them",
     "AlreadyCommitted": "this account has committed in this round already; keep its update to reveal it",
     "NotCommitted": "{participant} has not committed in this round, or is not counted in it; wait for the next one",

@@ -83,8 +83,11 @@ def deposit_of(job: Job, account: Address) -> Wei:
 
 
 def bond_is_free(job: Job, coordinator: Address, now: Seconds) -> bool:
-    """Whether the contract gives it back, as `releaseBond`: nobody is owed a settlement, or a key, by it."""
+    """Whether the contract gives it back, as `releaseBond`: nobody is owed a settlement, or a key, by it, nor the next
+    attempt for one that its count made void.
+    """
     idle = phase_at(job, now) in (Phase.WAITING, Phase.STARVED, Phase.OVER)
+    idle = idle and not (job.attempt is not None and job.attempt.void)
     return job.coordinator != coordinator or (idle and not job.withholds)
 
 

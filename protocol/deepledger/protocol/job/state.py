@@ -42,7 +42,7 @@ class Attempt:
     round: RoundNumber
     attempt: int
     commit_end: Seconds
-    reveal_end: Seconds
+    reveal_end: Seconds  # 0 once a count has made it void
     least: int  # so many must commit, and in a masked attempt be counted
     opened_in: str = ""  # hash of the block
     cohort: tuple[Participant, ...] = ()  # by seat, who was seated when it opened; in masked jobs only
@@ -61,6 +61,11 @@ class Attempt:
         """Whether as many as it needs committed; once it is counted, whether as many are counted."""
         taking_part = len(self.commits) if self.counted is None else self.counted.counted.bit_count()
         return taking_part >= self.least
+
+    @property
+    def void(self) -> bool:
+        """Whether its coordinator has counted too few."""
+        return self.counted is not None and not self.sufficient
 
     @property
     def openings(self) -> tuple[Revealed, ...]:

@@ -134,9 +134,7 @@ def _applied(job: Job, event: Event) -> Job:
                 raise _nonsense(event, "it counts seats that did not commit")
             if bool(event.reveal_end) != (event.counted.bit_count() >= attempt.least):
                 raise _nonsense(event, "an attempt is void where too few are counted, and only there")
-            return replace(
-                job, attempt=replace(attempt, counted=event, reveal_end=event.reveal_end or attempt.reveal_end)
-            )
+            return replace(job, attempt=replace(attempt, counted=event, reveal_end=event.reveal_end))
         case Unmasked():
             attempt = _masked(job, event)
             counted = attempt.counted
