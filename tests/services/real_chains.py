@@ -49,9 +49,13 @@ def geth(folder: Path, *, period: int = 0) -> Iterator[str]:
     ]  # fmt: skip
     with _running(command, port, folder / "geth.log", cwd=folder) as node:
         (rich,) = node.call("eth_accounts")
-        sent = [
-            node.call("eth_sendTransaction", {"from": rich, "to": account.address, "value": ENOUGH})
-            for account in dev_accounts()
+        used = int(node.call("eth_getTransactionCount", rich, "latest"), 16)
+        sent = [  # with a nonce each: on a busy machine geth gives two of them the same
+            node.call(
+                "eth_sendTransaction",
+                {"from": rich, "to": account.address, "value": ENOUGH, "nonce": hex(used + number)},
+            )
+            for number, account in enumerate(dev_accounts())
         ]
         _until(lambda: all(node.call("eth_getTransactionReceipt", each) for each in sent))
         yield f"http://127.0.0.1:{port}"
