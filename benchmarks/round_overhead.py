@@ -44,10 +44,7 @@ def measure(kind: str, mode: str, console: Console) -> Figures:
     with ExitStack() as stack:
         stage = demo.Stage("digits", stack, mode=mode)
         job = demo.set_the_stage(stage, "digits", kind)
-        processes = [stage.spawn("coordinator", "coordinator", str(job))]
-        for name in demo.NAMES[2:]:
-            data = str(stage.data(name))
-            processes.append(stage.spawn(name, "join", str(job), "--data", data, "--yes", stdout=subprocess.DEVNULL))
+        processes = demo.start_roles(stage, job)
         times, follower, _ = demo.watch(stage, job, processes, console)
         for process in processes:
             process.wait(60)

@@ -82,10 +82,7 @@ def ours(mode: str, folder: Path, *, coordinates: int, rounds: int, console: Con
     with ExitStack() as stack:
         stage = demo.Stage(str(folder), stack, folder=folder / "run", rounds=rounds, mode=mode)
         number = demo.set_the_stage(stage, str(folder), "anvil")
-        processes = [stage.spawn("coordinator", "coordinator", str(number))]
-        for name in demo.NAMES[2:]:
-            data = str(stage.data(name))
-            processes.append(stage.spawn(name, "join", str(number), "--data", data, "--yes", stdout=subprocess.DEVNULL))
+        processes = demo.start_roles(stage, number)
         times, follower, _ = demo.watch(stage, number, processes, console)
         for process in processes:
             process.wait(60)

@@ -129,12 +129,7 @@ def main() -> None:
         with console.status("chain, contract, accounts, data, job …"):
             job = set_the_stage(stage, dataset)
         console.print(f"job {job} on the {stage.env['KIND']} chain; logs are in {stage.folder}")
-        processes = [stage.spawn("coordinator", "coordinator", str(job))]
-        for name in NAMES[2:]:
-            processes.append(stage.spawn(name, "join", str(job), "--data", str(stage.data(name)), "--yes",
-                                         stdout=subprocess.DEVNULL))  # fmt: skip
-            if arguments.mode == "hybrid":  # who joins at once joins twice, and a round that has opened waits
-                until_seated(stage, job, len(processes) - 1)
+        processes = start_roles(stage, job, in_turn=arguments.mode == "hybrid")
         times, follower, reader = watch(stage, job, processes, console)
         for process in processes:
             process.wait(60)
@@ -200,6 +195,19 @@ def until_seated(stage: Stage, job: int, participants: int) -> None:
         if time.monotonic() > end:
             raise SystemExit(f"only {len(follower.job.participants)} participants have joined, see {stage.folder}")
         follower.update(timeout=1.0)
+
+
+def start_roles(stage: Stage, job: int, *, in_turn: bool = False) -> list[subprocess.Popen[str]]:
+    """The coordinator and all participants. `in_turn`: with hybrid keys, who joins at once joins twice, and a round
+    that has opened waits.
+    """
+    processes = [stage.spawn("coordinator", "coordinator", str(job))]
+    for name in NAMES[2:]:
+        data = str(stage.data(name))
+        processes.append(stage.spawn(name, "join", str(job), "--data", data, "--yes", stdout=subprocess.DEVNULL))
+        if in_turn:
+            until_seated(stage, job, len(processes) - 1)
+    return processes
 
 
 def watch(
