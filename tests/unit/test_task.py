@@ -431,7 +431,7 @@ def test_a_task_that_would_end_the_process_when_it_is_loaded_fails_like_others(t
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_task_whose_thread_would_end_the_process_ends_the_thread(task_of):
-    thread = "import os, threading\n    ended = threading.Thread(target=os._exit, args=(0,))\n    ended.start()"
+    thread = "import os, threading\n    t = threading.Thread(target=os._exit, args=(0,))\n    t.start()\n    t.join()"
     task = task_of(SOURCE.replace("def evaluate(model, data):", f"def evaluate(model, data):\n    {thread}"))
     assert task.evaluate(torch.nn.Linear(3, 2), [1, 2], seed=1).samples == 2
 
