@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepledger.protocol.errors import BadInput, BadVector
+from deepledger.protocol.formats.packing import pack, unpack
 from deepledger.protocol.privacy.cohort import Cohort, cohort_of, weights
 from deepledger.protocol.privacy.mask_keys import (
     is_usable,
@@ -18,7 +19,7 @@ from deepledger.protocol.privacy.mask_keys import (
     pair_seed,
 )
 from deepledger.protocol.privacy.masked_updates import mask_update
-from deepledger.protocol.privacy.masks import BLOCK, add_masks, pack, unpack
+from deepledger.protocol.privacy.masks import BLOCK, add_masks
 
 from .masked_rounds import CONTEXT, cohort_with, key_of, masked_by, members_with
 

@@ -14,10 +14,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from deepledger.protocol.formats.packing import unpack
 from deepledger.protocol.privacy import masked_updates
 from deepledger.protocol.privacy.mask_keys import pair_seed
 from deepledger.protocol.privacy.masked_updates import Letters, open_letter, secret_hash, shared_with
-from deepledger.protocol.privacy.masks import add_masks, unpack
+from deepledger.protocol.privacy.masks import add_masks
 from deepledger.protocol.privacy.shamir import interpolate
 from deepledger.protocol.privacy.unmasking import rebuild
 

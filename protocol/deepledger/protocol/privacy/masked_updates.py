@@ -25,10 +25,11 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.errors import BadInput
+from deepledger.protocol.formats.packing import Words, pack, packed_bytes
 from deepledger.protocol.privacy.cohort import Cohort, Member
 from deepledger.protocol.privacy.ecies import KEY_BYTES
 from deepledger.protocol.privacy.mask_keys import SEED_BYTES, MaskKey, letter_key, pair_seed
-from deepledger.protocol.privacy.masks import Words, add_masks, key_stream, pack, packed_bytes
+from deepledger.protocol.privacy.masks import add_masks, key_stream
 from deepledger.protocol.privacy.shamir import interpolate
 from deepledger.protocol.privacy.share_trees import HASH_BYTES, leaf, root_of
 from deepledger.protocol.types import Digest

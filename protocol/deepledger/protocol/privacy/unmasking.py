@@ -26,6 +26,7 @@ import numpy.typing as npt
 from typing_extensions import Buffer
 
 from deepledger.protocol.errors import BadInput, BadVector
+from deepledger.protocol.formats.packing import check_packed, packed_bytes, unpack
 from deepledger.protocol.kernels.cores import in_parts
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.mask_keys import MaskKey
@@ -37,7 +38,7 @@ from deepledger.protocol.privacy.masked_updates import (
     shared_with,
     shares_in,
 )
-from deepledger.protocol.privacy.masks import add_masks, check_packed, packed_bytes, unpack
+from deepledger.protocol.privacy.masks import add_masks
 from deepledger.protocol.privacy.pairs import Apart, telling_too_much
 from deepledger.protocol.privacy.shamir import interpolate
 from deepledger.protocol.privacy.share_trees import HASH_BYTES, Step, given, leaf, proven, steps_to_prove
