@@ -94,20 +94,23 @@ def steady(ends: list[float]) -> list[float]:
     return [after - before for before, after in pairwise(ends)][1:]
 
 
-def ends_in(text: str) -> list[float]:
-    return [float(end) for end in re.findall(r"round \d+ of 4 over at ([\d.]+)", text)]
+def ends_in(file: Path) -> list[float]:
+    text = file.read_text() if file.exists() else ""
+    return [float(end) for end in re.findall(r"round \d+ of 4 over at ([\d.]+)\n", text)]
 
 
-def flower_simulated(flower: Path, env: dict[str, str]) -> list[float]:
+def flower_simulated(flower: Path, env: dict[str, str], folder: Path) -> list[float]:
+    env, ends = env | {"ENDS": str(folder / "ends")}, folder / "ends"
     done = subprocess.run([flower / "python", APP / "noise.py"], env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
-    return steady(ends_in(done.stdout))
+    return steady(ends_in(ends))
 
 
 def flower_deployed(flower: Path, env: dict[str, str], folder: Path) -> list[float]:
     link, *nodes = (free_port() for _ in range(5))
-    env = env | {"FLWR_HOME": str(folder / "flwr"), "PATH": f"{flower}:{env['PATH']}"}
+    ends = folder / "ends"
+    env = env | {"FLWR_HOME": str(folder / "flwr"), "PATH": f"{flower}:{env['PATH']}", "ENDS": str(ends)}
     (folder / "flwr").mkdir()
     (folder / "flwr/config.toml").write_text(
         f'[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
@@ -137,12 +140,12 @@ def flower_deployed(flower: Path, env: dict[str, str], folder: Path) -> list[flo
             )  # fmt: skip
         subprocess.run([flower / "flwr", "run", APP, "local"], env=env, check=True, stdout=subprocess.DEVNULL)
         rounds = int(env["ROUNDS"])
-        until(lambda: len(ends_in(log.read_text())) == rounds, PATIENCE)
+        until(lambda: len(ends_in(ends)) == rounds, PATIENCE)
     finally:
         for process in processes:
             os.killpg(process.pid, 9)
             process.wait()
-    return steady(ends_in(log.read_text()))
+    return steady(ends_in(ends))
 
 
 def until(reached: Callable[[], bool], seconds: float) -> None:
@@ -187,7 +190,9 @@ def main() -> None:
                 found = ours(mode, folder, coordinates=given.coordinates, rounds=given.rounds, console=console)
                 seconds.setdefault(f"deepledger, {mode}", []).extend(found)
             if flower is not None:
-                seconds.setdefault("SecAgg+, simulated", []).extend(flower_simulated(flower, env))
+                folder = Path(root) / f"simulated-{turn}"
+                folder.mkdir()
+                seconds.setdefault("SecAgg+, simulated", []).extend(flower_simulated(flower, env, folder))
             if flower is not None and given.without != "deployed":
                 folder = Path(root) / f"deployed-{turn}"
                 folder.mkdir()

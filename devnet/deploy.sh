@@ -12,10 +12,12 @@ folder=$(mktemp -d)
 cp /examples/digits/job.toml /examples/digits/task.py "$folder"
 python /examples/digits/prepare.py --into "$folder/data" --participants 5 >/dev/null
 sed -i "s/^min_participants = .*/min_participants = 3/" "$folder/job.toml" # the job outlives one participant of four
+masked() { sed -i 's/^max_samples/privacy = "masked"\n&/' "$folder/job.toml"; }
 case ${DEEPLEDGER_MODE:-open} in
 open) ;;
-masked) sed -i 's/^max_samples/privacy = "masked"\n&/' "$folder/job.toml" ;;
-*) echo "DEEPLEDGER_MODE is open or masked, not $DEEPLEDGER_MODE" >&2 && exit 3 ;;
+masked) masked ;;
+hybrid) masked && printf '\n[masks]\nkeys = "x25519+mlkem768"\n' >>"$folder/job.toml" ;;
+*) echo "DEEPLEDGER_MODE is open, masked or hybrid, not $DEEPLEDGER_MODE" >&2 && exit 3 ;;
 esac
 
 DEEPLEDGER_CONTRACT=$(deepledger deploy)

@@ -165,12 +165,6 @@ def set_the_stage(stage: Stage, dataset: str, kind: str = "embedded") -> int:
     from deepledger.protocol.local.keystore import import_key
 
     devnet = stage.spawn("devnet", "devnet", "--kind", kind, "--port", "0", stdout=subprocess.PIPE)
-    assert devnet.stdout is not None
-    first = devnet.stdout.readline()  # "embedded devnet on http://…, chain id …"
-    if " on http" not in first:
-        raise SystemExit(f"the devnet did not start, see {stage.folder / 'devnet.log'}")
-    stage.env["KIND"] = first.split()[0]
-    stage.env["DEEPLEDGER_RPC_URL"] = first.split(" on ", 1)[1].split(",")[0]
     for number, name in enumerate(NAMES):
         key = dev_accounts()[number].key.hex()
         import_key(stage.folder / "home" / "accounts", name, key, stage.env["DEEPLEDGER_PASSWORD"], iterations=SCRYPT_N)
@@ -178,6 +172,12 @@ def set_the_stage(stage: Stage, dataset: str, kind: str = "embedded") -> int:
         [sys.executable, HERE / dataset / "prepare.py", "--into", stage.folder / "job" / "data",
          "--participants", str(PARTICIPANTS)], check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
+    assert devnet.stdout is not None
+    first = devnet.stdout.readline()  # "embedded devnet on http://…, chain id …"
+    if " on http" not in first:
+        raise SystemExit(f"the devnet did not start, see {stage.folder / 'devnet.log'}")
+    stage.env["KIND"] = first.split()[0]
+    stage.env["DEEPLEDGER_RPC_URL"] = first.split(" on ", 1)[1].split(",")[0]
     stage.env["DEEPLEDGER_CONTRACT"] = stage.run("deploy", "--account", "sponsor").strip()
     coordinator = dev_accounts()[1].address
     options = ("--account", "sponsor", "--coordinator", coordinator, "--json")

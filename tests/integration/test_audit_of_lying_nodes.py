@@ -15,6 +15,7 @@ from deepledger.auditor.render import as_json, render
 from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.chain.events import BondPosted, Committed, Settled
 from deepledger.protocol.chain.ledger import SignedCall
+from deepledger.protocol.chain.rpc import NodeRefused
 from deepledger.protocol.errors import ChainNonsense
 from deepledger.protocol.formats.admission import admission_root
 from deepledger.protocol.formats.verdicts import Verdict
@@ -197,27 +198,47 @@ def test_in_which_order_calls_were_made_is_proved_by_receipts_before_anybody_is_
 
 
 @pytest.mark.parametrize(
-    ("method", "change"),
+    ("what", "change"),
     [
-        ("eth_getBlockReceipts", lambda shown: None),
-        ("eth_getBlockReceipts", lambda shown: [each | {"cumulativeGasUsed": "0x1"} for each in shown]),
-        ("eth_getBlockReceipts", lambda shown: [each | {"type": "0x7e"} for each in shown]),
-        ("eth_getBlockByNumber", lambda shown: shown | {"receiptsRoot": "0x" + 64 * "1"}),
-        ("eth_getBlockByNumber", lambda shown: shown | {"requestsHash": None}),
+        ("receipt", lambda shown: None),
+        ("receipt", lambda shown: shown | {"cumulativeGasUsed": "0x1"}),
+        ("receipt", lambda shown: shown | {"type": "0x7e"}),
+        ("block", lambda shown: shown | {"receiptsRoot": "0x" + 64 * "1"}),
+        ("block", lambda shown: shown | {"requestsHash": None}),
+        ("block", lambda shown: shown | {"transactions": []}),
     ],
 )
-def test_what_receipts_do_not_prove_is_said_and_accuses_no_node(play, method, change):
+def test_what_receipts_do_not_prove_is_said_and_accuses_no_node(play, what, change):
     """Chains have receipts and headers of their own, and nodes that do not show them."""
     play.round(lie=move_one_coordinate)
     reader = play.world.reader()
-    each = reader.rpc.each
-    reader.rpc.each = lambda asked, *rest: [
-        change(answer) if asked == method else answer for answer in each(asked, *rest)
+    each, batch = reader.rpc.each, reader.rpc.batch
+
+    def asked(method, *rest):
+        shown = each(method, *rest)
+        if method == "eth_getBlockReceipts":
+            return [list(map(change, answer)) if what == "receipt" else None for answer in shown]
+        return list(map(change, shown)) if what == "block" else shown
+
+    reader.rpc.each = asked
+    reader.rpc.batch = lambda *requests: [
+        change(answer) if what == "receipt" else answer for answer in batch(*requests)
     ]  # fmt: skip
     result = audited(play, Node(play, proved=reader.proved))
     (finding,) = result.findings
     assert (finding.kind, finding.signed, finding.proved) == (Kind.MODEL, True, False)
     assert "proved no: this node shows no receipts that lead to the hashes" in printed(result)
+
+
+@pytest.mark.parametrize("refused", [None, NodeRefused("the node refused: no such method", code=-32601, data=None)])
+def test_receipts_that_are_shown_one_by_one_prove_as_much(play, refused):
+    """As Hardhat shows them, which has no method for a whole block's."""
+    play.round(lie=move_one_coordinate)
+    reader = play.world.reader()
+    each = reader.rpc.each
+    reader.rpc.each = lambda method, *rest: [refused] if method == "eth_getBlockReceipts" else each(method, *rest)
+    (finding,) = audited(play, Node(play, proved=reader.proved)).findings
+    assert (finding.kind, finding.signed, finding.proved) == (Kind.MODEL, True, True)
 
 
 def test_two_nodes_that_show_different_blocks_end_the_audit(play):

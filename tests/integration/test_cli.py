@@ -179,6 +179,8 @@ def test_a_sponsors_way(runner: Runner) -> None:
     ):
         assert text in grouped
         assert text in " ".join(created.stderr.split())
+    masked = "of them letters to others, and 23 bits a coordinate; samples weigh as whole numbers up to 15"
+    assert masked in grouped
     assert "only the sum of all that count in its group, one of 3" in grouped
     later = runner.create()
     newest = runner.run("job", "list", "--newest", "1", "--json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -135,7 +136,10 @@ def test_a_masked_job_in_groups_is_played_with_means_of_as_many(folder):
     (folder / "job.toml").write_text('privacy = "masked"\nmasks = {groups = 3}' + dealt)
     done = simulate(folder, 0, 1, 2, 3, 0, 1, options=["--rounds", "1"])
     assert done.exit_code == 0, done.output
-    assert "played with open updates, averaged by 2 for groups" in " ".join(done.output.split())
+    said = " ".join(done.output.split())
+    assert "played with open updates, averaged by 2 for groups" in said
+    assert "copying" not in said, "what is masked cannot be copied"
+    assert re.search(r"declaring 10 times its samples pays \S+ ETH more, up to max_samples = [\d,]+", said)
 
 
 def test_what_does_not_fit_is_said_and_what_can_be_done(folder):

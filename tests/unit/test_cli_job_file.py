@@ -127,6 +127,7 @@ def test_a_rule_that_cannot_do_what_it_says_is_refused(rule: str, seats: int, sa
         ("groups = 3", 9, None),
         ("groups = 22", 9, "masks.groups: "),
         ("least = 3", 9, "masks.least is that of groups"),
+        ("groups = 3\nleast = 2", 9, "masks.least: 3 or more: of two whose updates are summed, each"),
     ],
 )
 def test_masks_need_room_in_every_group(masks: str, least: int, says: str | None, tmp_path: Path) -> None:

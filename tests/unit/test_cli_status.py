@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from deepledger.cli import status
-from deepledger.cli.status import _cause, _job, work_of
+from deepledger.cli.status import _cause, _job, _refused, work_of
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import Departure, JobEnded, Left, Outcome, Phase, Settled
 from deepledger.protocol.chain.ledger import Head
 from deepledger.protocol.errors import BlobMissing
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.metrics import WORST
+from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job import fetch
 
 from .scripted import FIRST, A, B, C, Script, digest
@@ -35,6 +36,16 @@ def test_a_bond_is_waited_for_only_where_the_job_asks_for_one(bond: int, said: s
     script.join(A)
     assert script.job is not None
     assert _cause(script.job, Phase.WAITING) == said
+
+
+def test_who_is_silent_is_told_to_be_counted_and_of_several_groups_which_one_it_is_in() -> None:
+    def refused(*updates: tuple[int, int | None, Verdict]) -> list[str]:
+        told = [SimpleNamespace(seat=seat, group=group, verdict=verdict) for seat, group, verdict in updates]
+        return _refused(SimpleNamespace(updates=told))  # type: ignore[arg-type]
+
+    assert refused((0, 0, Verdict.ACCEPTED), (2, 0, Verdict.SILENT)) == ["seat 2: silent, though counted"]
+    assert refused((0, 0, Verdict.ACCEPTED), (2, 1, Verdict.SKIPPED)) == ["seat 2 in group 1: skipped"]
+    assert refused((0, None, Verdict.COPY), (2, None, Verdict.ACCEPTED)) == ["seat 0: copy"]
 
 
 class Chain:

@@ -265,7 +265,10 @@ def _refused(audit: Audit) -> list[RenderableType]:
     if not refused:
         return []
     table = Table(title="Not accepted", title_justify="left", box=None, header_style="dim")
-    for column in ("round", "who", "verdict", "copy of", "length", "likeness", "profile", "alignment", "reputation"):
+    dealt = audit.spec is not None and audit.spec.masks is not None and audit.spec.masks.groups > 1
+    group = ("group",) if dealt else ()
+    signs_of = ("copy of", "length", "likeness", "profile", "alignment", "reputation")
+    for column in ("round", "who", *group, "verdict", *signs_of):
         table.add_column(column, justify="left" if column in ("who", "verdict", "copy of") else "right")
     for number, update in refused:
         signs = update.signs
@@ -274,7 +277,8 @@ def _refused(audit: Audit) -> list[RenderableType]:
         table.add_row(
             str(number),
             _short(update.participant),
-            update.verdict,
+            *((str(update.group),) if dealt else ()),
+            update.verdict.told,
             _short(copied) if copied else "",
             *("" if value is None else f"{value / 10_000:.0f} %" for value in measured),
         )

@@ -8,6 +8,9 @@ from math import prod
 from deepledger.cli.show import count
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.formats.spec import JobSpec, Masks, enough
+from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member
+from deepledger.protocol.privacy.masked_updates import letters_bytes, vector_bytes
+from deepledger.protocol.types import Address, JobId, RoundNumber
 
 SCATTER = 1.25
 """sqrt(pi / 2): how much more the median of many normal values scatters than their mean; trimmed means, and the median
@@ -55,6 +58,28 @@ def _exposed(size: int, participants: int, *, least: int) -> str:
 def together(some: int, size: int, participants: int) -> Fraction:
     """The chance that `some` participants are in one group, where all groups have this size."""
     return prod((Fraction(size - dealt, participants - dealt) for dealt in range(1, some)), start=Fraction(1))
+
+
+def of_masked_bytes(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
+    """How long updates are under masks when all seats are taken; nothing in other jobs."""
+    masks = spec.masks
+    if masks is None:
+        return {}
+    weight = max((1 << masks.weight_bits) - 1, 1)
+    full = Cohort(
+        MaskContext(0, Address(f"0x{0:040x}"), JobId(1), RoundNumber(0), 0),
+        tuple(Member(seat, Address(f"0x{seat:040x}"), bytes(32), weight) for seat in range(terms.max_participants)),
+        spec.update.bits,
+        bytes(32),
+        masks.groups,
+        masks.least,
+    )
+    vector, letters = vector_bytes(full, spec.model.coordinates), letters_bytes(full, full.members[0].seat)
+    alike = f"samples weigh as whole numbers up to {weight}" if masks.weight_bits else "all weigh alike"
+    return {
+        "masked update": f"up to {vector + letters:,} bytes a round, {letters:,} of them letters to others, and "
+        f"{full.modulus_bits} bits a coordinate; {alike} (masks.weight_bits = {masks.weight_bits})"
+    }
 
 
 def of_masked(masks: Masks) -> str:

@@ -297,7 +297,8 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
                 suffix=suffix_of(validation),
             ),
             **{name: getattr(job, name) for name in _TAKEN_OVER},
-        }
+        },
+        what="the job file",
     )
     model_bytes = vector.tobytes()
     made = Draft(

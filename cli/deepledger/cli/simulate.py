@@ -50,7 +50,7 @@ def simulate(
     """
     from deepledger.cli import agreement
     from deepledger.cli.job_file import draft, read_job_file
-    from deepledger.cli.simulation import Behaviour
+    from deepledger.cli.simulation import INFLATION, Behaviour
     from deepledger.protocol.formats.evaluation import figure, values
     from deepledger.protocol.formats.rules import MOST_IN_BUCKET
 
@@ -66,7 +66,15 @@ def simulate(
     prepared = draft(public, file.parent, data=data[0])
     whole = job.terms.rounds
     rounds = rounds or min(whole, MOST_ROUNDS)
-    played = _play(prepared, file.parent / job.task, file.parent / job.validation, data, rounds, workers)
+    played = _play(
+        prepared,
+        file.parent / job.task,
+        file.parent / job.validation,
+        data,
+        rounds=rounds,
+        workers=workers,
+        masked=job.masks is not None,
+    )
     metrics = prepared.spec.validation.metrics
     if json:
         behaviours = {outcome.behaviour: _json(outcome, metrics) for outcome in played}
@@ -87,9 +95,16 @@ def simulate(
     )
     show.note(f"pay of the first participant, and of what honest work would have earned it, {_over(rounds, whole)}")
     show.note(_fit(honest.fit, prepared.spec))
-    splitting = next(outcome for outcome in played if outcome.behaviour is Behaviour.SPLITTING)
-    for policy in honest.paid:
-        show.note(_deterrence(policy, splitting.paid[policy] - honest.paid[policy], rounds, prepared, interest))
+    by = {outcome.behaviour: outcome for outcome in played}
+    for policy, earned in honest.paid.items():
+        gain = by[Behaviour.SPLITTING].paid[policy] - earned
+        show.note(_deterrence(policy, gain, rounds, prepared, interest))
+        inflated = by[Behaviour.INFLATING].paid[policy] - earned
+        if inflated > 0:
+            show.note(
+                f"{policy}: declaring {INFLATION} times its samples pays {_eth(inflated)} more, up to "
+                f"max_samples = {prepared.spec.max_samples:,}"
+            )
 
 
 def _over(rounds: int, whole: int) -> str:
@@ -120,7 +135,14 @@ def _fit(fit: Fit, spec: JobSpec) -> str:
 
 
 def _play(
-    prepared: Draft, task: Path, validation: Path, data: Sequence[Path], rounds: int, workers: int | None
+    prepared: Draft,
+    task: Path,
+    validation: Path,
+    data: Sequence[Path],
+    *,
+    rounds: int,
+    workers: int | None,
+    masked: bool,
 ) -> list[Outcome]:
     import torch
     from rich.console import Console
@@ -143,8 +165,8 @@ def _play(
     played = []
     with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
         for behaviour in Behaviour:
-            if behaviour is Behaviour.COPYING and len(shards) < 2:
-                continue  # there is nobody to copy
+            if behaviour is Behaviour.COPYING and (len(shards) < 2 or masked):
+                continue  # there is nobody to copy, or nothing that can be read
             task_id = bar.add_task(behaviour, total=rounds)
             played.append(
                 play(

@@ -295,11 +295,16 @@ def _round_row(over: SettledRound, report: Report | None, metrics: Mapping[str, 
 
 
 def _refused(report: Report | None) -> list[str]:
-    """Why updates were not accepted, with the seats."""
+    """Why updates were not accepted, with the seats; of masked ones, also with the group, where there are several."""
     from deepledger.protocol.formats.verdicts import Verdict
 
     updates = report.updates if report else ()
-    return [f"seat {update.seat}: {update.verdict}" for update in updates if update.verdict is not Verdict.ACCEPTED]
+    dealt = len({update.group for update in updates}) > 1
+    return [
+        f"seat {update.seat}{f' in group {update.group}' if dealt else ''}: {update.verdict.told}"
+        for update in updates
+        if update.verdict is not Verdict.ACCEPTED
+    ]
 
 
 def _reported(blobs: BlobStore, over: SettledRound) -> Report | None:

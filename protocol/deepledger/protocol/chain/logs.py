@@ -24,6 +24,7 @@ _LOOKS: Final = (0.3, 1.0, 3.0)  # seconds between looks for logs that must be t
 _WITNESSES: Final = 8  # blocks in a range, at the most, whose headers are all looked at
 _REORGS: Final = 5
 _TIMESTAMPS_KEPT: Final = 4096
+_MOST_ALONE: Final = 2048  # receipts of a block that are asked for one by one
 
 
 class Logs:
@@ -97,12 +98,23 @@ class Logs:
                 f"{self._rpc.place} show different blocks {number}: one of them lies, or blocks were just taken back; "
                 "ask again, with another node"
             )
-        for receipts in self._rpc.each("eth_getBlockReceipts", numbered) if blocks else []:
-            if isinstance(receipts, list) and (logs := proved_logs(blocks[0], receipts)) is not None:
+        for receipts in self._receipts_of(blocks[0]) if blocks else ():
+            if (logs := proved_logs(blocks[0], receipts)) is not None:
                 wanted = {"address": self._address, "topics": [None, f"0x{job:064x}"]}
                 ours = [log for log in logs if _is_wanted(log, wanted)]
                 return self.decoded(ours, first_block=number, last_block=number, job=job)
         return None
+
+    def _receipts_of(self, block: Any) -> Iterator[list[Any]]:
+        """As each node shows them: all at once, or one by one, as nodes do that lack the method for a whole block."""
+        shown = wire.fields(block, "a block")
+        at_once = self._rpc.each("eth_getBlockReceipts", shown.get("number"))
+        yield from (receipts for receipts in at_once if isinstance(receipts, list))
+        transactions = wire.items(shown.get("transactions"), "a block's transactions")
+        if len(transactions) <= _MOST_ALONE:
+            alone = self._rpc.batch(*(("eth_getTransactionReceipt", [each]) for each in transactions))
+            if all(isinstance(each, dict) for each in alone):
+                yield alone
 
     def noted(self, head: Head) -> Head:
         self._timestamps[head.hash] = head.timestamp

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.canonical import canonical_json, describe, parse_json
@@ -148,7 +148,16 @@ class Masks(Part):
     weight_bits: Annotated[int, Field(ge=0, le=8)] = 4
     keys: Literal["x25519", "x25519+mlkem768"] = "x25519"
     groups: Annotated[int, Field(ge=1, le=MOST_GROUPS)] = 1
-    least: Annotated[int, Field(ge=LEAST_MASKED, le=MAX_SEATS)] = LEAST_MASKED
+    least: Annotated[int, Field(le=MAX_SEATS)] = LEAST_MASKED
+
+    @field_validator("least")
+    @classmethod
+    def _some_are_hidden(cls, least: int) -> int:
+        if least < LEAST_MASKED:
+            raise ValueError(
+                f"{LEAST_MASKED} or more: of two whose updates are summed, each learns the other's from the sum"
+            )
+        return least
 
     @property
     def hybrid(self) -> bool:
@@ -346,9 +355,9 @@ def parse_spec(data: bytes) -> JobSpec:
     return spec
 
 
-def build_spec(fields: Any) -> JobSpec:
-    """A spec from plain values. Raises `BadSpec` with every field that is wrong."""
+def build_spec(fields: Any, *, what: str = "the job spec") -> JobSpec:
+    """A spec from plain values. Raises `BadSpec` with every field that is wrong; `what` they come from."""
     try:
         return JobSpec.model_validate(fields)
     except ValidationError as error:
-        raise BadSpec("the job spec does not validate: " + describe(error)) from None
+        raise BadSpec(f"{what} does not validate: {describe(error)}") from None

@@ -58,3 +58,8 @@ class Verdict(StrEnum):
     SIGN_FLIPPED = Sign.SIGN_FLIPPED
     LABEL_FLIPPED = Sign.LABEL_FLIPPED
     HARMFUL = Sign.HARMFUL
+
+    @property
+    def told(self) -> str:
+        """For people: whoever is silent is not paid, and what it trained is in the sum all the same."""
+        return f"{self}, though counted" if self is Verdict.SILENT else f"{self}"
