@@ -10,7 +10,7 @@ INSTALL := $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.
 # Nothing is left out of `make test ALL=1`, nor where services are required (.ci/run).
 QUICK   := $(if $(filter 1,$(ALL) $(DEEPLEDGER_REQUIRE_SERVICES)),,--quick)
 
-.PHONY: demo test test-all artifacts mutations lint benchmarks clean
+.PHONY: demo dashboard test test-all artifacts mutations lint benchmarks clean
 
 demo: $(VENV)/.installed
 	$(PYTHON) examples/demo.py --dataset $(DATASET) --mode $(MODE)
@@ -20,6 +20,14 @@ test: $(VENV)/.installed
 
 test-all:
 	$(MAKE) test ALL=1
+
+# The page that `deepledger dashboard` serves; with Node.js 20.19 or newer. A wheel that is made afterwards carries it.
+dashboard: dashboard/node_modules/.installed-lock
+	npm --prefix dashboard run --silent build
+
+dashboard/node_modules/.installed-lock: dashboard/package-lock.json
+	npm --prefix dashboard ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	cp $< $@
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
     from deepledger.protocol.blobs.store import BlobStore
-    from deepledger.protocol.chain.ledger import Ledger, Reader
+    from deepledger.protocol.chain.ledger import Ledger
+    from deepledger.protocol.chain.reading import ChainReader
     from deepledger.protocol.types import Wei
 
 PASSWORD = "DEEPLEDGER_PASSWORD"  # noqa: S105
@@ -147,7 +148,7 @@ class Chain:
     chain_id: ChainId = None
     confirmations: Confirmations = 0
 
-    def reader(self, tell: Callable[[str], None] = show.note) -> Reader:
+    def reader(self, tell: Callable[[str], None] = show.note) -> ChainReader:
         """`tell` hears what keeps an answer of the node waiting."""
         from deepledger.protocol.chain.web3_ledger import connect
 

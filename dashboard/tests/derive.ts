@@ -1,0 +1,90 @@
+/**
+ * Derives what it is asked for on standard input, a JSON list of questions, and writes the answers: for
+ * tests/unit/test_dashboard_derivations.py, which holds them against those of the Python. Bytes are hexadecimal.
+ */
+import { readFileSync } from "node:fs";
+import { concatBytes, hexToBytes } from "@noble/hashes/utils";
+import type { Hex } from "viem";
+import { advance } from "../src/core/aggregate.ts";
+import { parseCanonical } from "../src/core/canonical.ts";
+import { commitmentFor, type Slot } from "../src/core/commitment.ts";
+import { cidOf, digestOf } from "../src/core/digest.ts";
+import type { Event, Opening } from "../src/core/events.ts";
+import { moneyOf } from "../src/core/money.ts";
+import { scoresOf, shares } from "../src/core/rewards.ts";
+import { chunkRoot } from "../src/core/roots.ts";
+import { readReport, readSpec } from "../src/core/spec.ts";
+import { apply, begin, phaseAt } from "../src/core/trail.ts";
+import { asModel, asUpdate, fitsNorm, squareLimit, sumOfSquares } from "../src/core/vectors.ts";
+
+type Update = { hex: string; weight: number };
+
+const ANSWERS: Record<string, (question: never) => unknown> = {
+  digest: ({ data, times = 1, more = "" }: { data: string; times?: number; more?: string }) => {
+    const part = hexToBytes(data);
+    return digestOf(concatBytes(...Array<Uint8Array>(times).fill(part), hexToBytes(more)));
+  },
+  cid: ({ digest }: { digest: Hex }) => cidOf(digest),
+  root: ({ data, bits }: { data: string; bits: number }) => chunkRoot(hexToBytes(data), bits),
+  commitment: ({ slot, opening }: { slot: Slot; opening: Opening }) =>
+    commitmentFor({ ...slot, job: BigInt(slot.job) }, opening),
+  canonical: ({ data }: { data: string }) => parseCanonical(hexToBytes(data)) !== undefined,
+  spec: ({ data }: { data: string }) => readSpec(hexToBytes(data)),
+  report: ({ data }: { data: string }) => readReport(hexToBytes(data)),
+  squares: ({ data, job }: { data: string; job: string }) => {
+    const spec = readSpec(hexToBytes(job));
+    const update = asUpdate(hexToBytes(data), spec.updateBits);
+    return { sum: sumOfSquares(update), limit: squareLimit(spec), fits: fitsNorm(update, spec) };
+  },
+  advance: ({ model, updates, job }: { model: string; updates: Update[]; job: string }) => {
+    const spec = readSpec(hexToBytes(job));
+    const after = asModel(hexToBytes(model));
+    const rows = updates.map(({ hex, weight }) => ({ weight, vector: asUpdate(hexToBytes(hex), spec.updateBits) }));
+    return { saturated: advance(after, rows, spec), model: [...after] };
+  },
+  shares: ({ pot, scores }: { pot: string; scores: number[] }) => shares(BigInt(pot), scores),
+  scores: ({ policy, weights }: { policy: string; weights: [number, number][] }) => scoresOf(policy, new Map(weights)),
+  trail: ({ events, times }: { events: Event[]; times: number[] }) => {
+    const [first, ...rest] = events.map(revived);
+    const job = begin(first);
+    const phases = [[phaseAt(job, times[0])]];
+    rest.forEach((event, index) => {
+      apply(job, event);
+      phases.push([0, 59, 61, 10_000].map((later) => phaseAt(job, times[index + 1] + later)));
+    });
+    const { escrow, credits, stakes, bonds, findings } = moneyOf(job);
+    return {
+      phases,
+      reputations: job.reputations,
+      seats: new Map([...job.participants].map(([address, { seat }]) => [address, seat])),
+      copies: job.history.map((over) => over.contributions.map(({ copyOf }) => copyOf)),
+      escrow,
+      credits,
+      stakes,
+      bonds,
+      findings: findings.length,
+    };
+  },
+};
+
+/** Amounts and bit masks come as texts like "12n". */
+function revived(event: Event): Event {
+  return JSON.parse(JSON.stringify(event), (_, value) =>
+    typeof value === "string" && /^\d+n$/.test(value) ? BigInt(value.slice(0, -1)) : value,
+  );
+}
+
+function plain(_: string, value: unknown): unknown {
+  if (typeof value === "bigint") return value.toString();
+  return value instanceof Map ? Object.fromEntries(value) : value;
+}
+
+const questions: ({ ask: string } & Record<string, unknown>)[] = JSON.parse(readFileSync(0, "utf8"));
+const answers = questions.map((question) => {
+  try {
+    return { is: ANSWERS[question.ask](question as never) };
+  } catch (error) {
+    return { refused: String(error) };
+  }
+});
+process.stdout.write(JSON.stringify(answers, plain));

@@ -1,0 +1,192 @@
+"""The dashboard derives in TypeScript what the rest derives in Python: the same bytes and wei, to the last bit."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepledger.protocol.blobs.digest import CHUNK, LINKS, cid_of, digest_of
+from deepledger.protocol.formats.canonical import canonical_json
+from deepledger.protocol.formats.commitment import Slot, commitment_for
+from deepledger.protocol.formats.policies import EqualRewards, SampleRewards
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.spec import JobSpec, spec_bytes
+from deepledger.protocol.formats.vectors import fits_norm, sum_of_squares, update_dtype
+from deepledger.protocol.settlement.aggregation import advance
+from deepledger.protocol.settlement.aggregation.context import Context
+from deepledger.protocol.settlement.aggregation.stack import Row, Stack
+from deepledger.protocol.settlement.rewards import scores, shares
+from tests.conftest import need
+from tests.dashboard_node import derived, node
+
+PARTICIPANT = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
+CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
+
+
+@pytest.fixture(autouse=True)
+def with_node() -> None:
+    need(node(), "the dashboard's Node.js")
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(14)
+
+
+def test_digests_and_cids(random):
+    blobs = [random.bytes(size) for size in (0, 1, 127, 128, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK)]
+    assert derived([{"ask": "digest", "data": blob.hex()} for blob in blobs]) == [
+        f"0x{digest_of(blob).hex()}" for blob in blobs
+    ]
+    digests = [digest_of(blob) for blob in blobs]
+    assert derived([{"ask": "cid", "digest": f"0x{each.hex()}"} for each in digests]) == [*map(cid_of, digests)]
+
+
+def test_digests_of_two_floors(random):
+    """One leaf more than a node has links."""
+    chunk = random.bytes(CHUNK)
+    question = {"ask": "digest", "data": chunk.hex(), "times": LINKS, "more": b"more".hex()}
+    assert derived([question]) == [f"0x{digest_of(chunk * LINKS + b'more').hex()}"]
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_chunk_roots(random, bits):
+    chunk = 256 * bits // 8
+    vectors = [random.bytes(size) for size in (4, chunk, chunk + 4, 2 * chunk, 3 * chunk, 7 * chunk + 8)]
+    assert derived([{"ask": "root", "data": each.hex(), "bits": bits} for each in vectors]) == [
+        f"0x{chunk_root(each, bits=bits).hex()}" for each in vectors
+    ]
+
+
+def test_commitments(random):
+    for number in (0, 2**24 - 1):
+        opening = {name: random.bytes(32) for name in ("digest", "root", "salt")}
+        slot = Slot(31337, CONTRACT, 2**200 + 1, number, PARTICIPANT)
+        question = {
+            "ask": "commitment",
+            "slot": {"chainId": 31337, "contract": CONTRACT, "job": str(2**200 + 1), "round": number,
+                     "participant": PARTICIPANT},
+            "opening": {name: f"0x{value.hex()}" for name, value in opening.items()},
+        }  # fmt: skip
+        assert derived([question]) == [f"0x{commitment_for(slot, **opening).hex()}"]
+
+
+NOT_CANONICAL = [
+    '{"b":1,"a":2}',
+    '{"a":1,"a":2}',
+    '{"a":1.0}',
+    '{"a": 1}',
+    '{"a":NaN}',
+    '["\\u00e4"]',
+    "\ufeff[]",
+    "[01]",
+]
+
+
+def test_what_is_not_canonical_is_refused():
+    found = derived([{"ask": "canonical", "data": text.encode().hex()} for text in NOT_CANONICAL])
+    assert {answer for answer, _ in found} == {"refused"}
+
+
+def test_what_is_canonical_is_taken(spec_of):
+    written = ['{"a":2,"b":[1e-7,1e+21,"ä\\n",null,true]}'.encode(), spec_bytes(spec_of(name="lo.b 1"))]
+    assert derived([{"ask": "canonical", "data": each.hex()} for each in written]) == [True, True]
+
+
+IMPOSSIBLE = [
+    {"privacy": "secret"},
+    {"update": {"bits": 12, "fraction_bits": 16, "norm_bound": 5.0}},
+    {"max_samples": -1},
+    {"model": []},
+]
+
+
+def test_specs_that_say_what_cannot_be_are_refused(spec_of):
+    whole = spec_of().model_dump(mode="json")
+    found = derived([{"ask": "spec", "data": canonical_json(whole | each).hex()} for each in IMPOSSIBLE])
+    assert {answer for answer, _ in found} == {"refused"}
+
+
+def vectors(random: np.random.Generator, spec: JobSpec, count: int, *, extreme: bool = False) -> list[np.ndarray]:
+    kind = update_dtype(spec.update)
+    limits = np.iinfo(kind)
+    drawn = [
+        random.integers(limits.min, limits.max, spec.model.coordinates, endpoint=True).astype(kind)
+        for _ in range(count)
+    ]
+    if extreme:
+        drawn[0][:] = limits.min
+    return drawn
+
+
+RULES = [
+    {"rule": "weighted_mean"},
+    {"rule": "median"},
+    {"rule": "trimmed_mean", "trim_percent": 30},
+]
+
+
+FORMATS = [(8, 6, 1000), (16, 16, 1000), (32, 18, 4000), (16, 0, 2**20 - 1)]
+"""Bits, fraction bits, the most samples: the last with sums beyond 2^53."""
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["rule"])
+def test_aggregates(random, spec_of, rule):
+    """Also at the ends of int32, and with variances, which stay above zero."""
+    layout = [
+        {"name": "w", "shape": [37], "offset": 0},
+        {"name": "mean", "shape": [3], "offset": 37, "kind": "statistic"},
+        {"name": "var", "shape": [3], "offset": 40, "kind": "variance"},
+    ]
+    questions: list[dict[str, Any]] = []
+    expected = []
+    for (bits, fraction_bits, max_samples), count in product(FORMATS, (1, 2, 5, 6)):
+        spec = spec_of(
+            model={"fraction_bits": 20, "least_variance": 4, "layout": layout},
+            update={"bits": bits, "fraction_bits": fraction_bits, "norm_bound": 1e6},
+            aggregation=rule,
+            max_samples=max_samples,
+        )
+        model = random.integers(-(2**31), 2**31, spec.model.coordinates).astype("<i4")
+        updates = vectors(random, spec, count, extreme=True)
+        weights = [int(each) for each in random.integers(1, max_samples + 1, count)]
+        shown = [
+            {"hex": update.tobytes().hex(), "weight": weight if rule["rule"] == "weighted_mean" else 1}
+            for update, weight in zip(updates, weights, strict=True)
+        ]
+        job = spec_bytes(spec).hex()
+        questions.append({"ask": "advance", "model": model.tobytes().hex(), "updates": shown, "job": job})
+        rows = tuple(Row(seat, PARTICIPANT, weights[seat], update) for seat, update in enumerate(updates))
+        stack = Stack(rows, spec.model.coordinates, spec.model.fraction_bits - spec.update.fraction_bits)
+        saturated = advance(model, stack, spec.aggregation, Context(bytes(32), spec.model))
+        expected.append({"saturated": saturated, "model": model.tolist()})
+    assert any(each["saturated"] for each in expected)
+    assert derived(questions) == expected
+
+
+def test_norms(random, spec_of):
+    questions, expected = [], []
+    for bits, bound in product((8, 16, 32), (0.3, 5.0, 1e-3, 123456.789, 1e9)):
+        spec = spec_of(coordinates=1000, update={"bits": bits, "fraction_bits": 16, "norm_bound": bound})
+        update = vectors(random, spec, 1)[0]
+        questions.append({"ask": "squares", "data": update.tobytes().hex(), "job": spec_bytes(spec).hex()})
+        limit = str(spec.update.square_limit)
+        expected.append({"sum": str(sum_of_squares(update)), "limit": limit, "fits": fits_norm(update, spec)})
+    assert len({each["fits"] for each in expected}) == 2
+    assert derived(questions) == expected
+
+
+def test_shares_and_scores(random):
+    for count in (0, 1, 3, 64):
+        pot, parts = int(random.integers(1, 2**62)) * 977, [int(each) for each in random.integers(0, 2**32, count)]
+        assert derived([{"ask": "shares", "pot": str(pot), "scores": parts}])[0] == [
+            str(share) for share in shares(pot, parts)
+        ]
+    weights = {0: 30, 5: 31, 63: 1}
+    for policy in (EqualRewards(), SampleRewards()):
+        question = {"ask": "scores", "policy": policy.policy, "weights": list(weights.items())}
+        assert derived([question])[0] == {str(seat): score for seat, score in scores(policy, weights, None).items()}
+    assert derived([{"ask": "scores", "policy": "contribution", "weights": []}]) == [None]
