@@ -109,14 +109,14 @@ def test_a_commitment_binds_what_its_training_kept_private(world, create):
         role.join()
     result = assert_audit_matches(world, job)
     (reveal,) = result.job.history[0].opened.reveals
-    run = parse_statement(world.store.read(reveal.salt, limit=1 << 20))
+    run = parse_statement(world.store.read(reveal.salt, limit=1 << 20)).run
     assert run.steps == (Steps(1 / 3, 2.0, 3),)
     assert (run.samples, run.past) == (30, None)
 
     cannot = "differential privacy cannot be checked, since noise inside training cannot be seen: {} of 1 updates bind"
     assert cannot.format(1) in result.notes[-1]
     files = [path for path in world.folder.rglob("*") if path.is_file()]
-    (stated,) = (path for path in files if path.read_bytes().startswith(b'{"clip_norm'))
+    (stated,) = (path for path in files if path.read_bytes().startswith(b'{"nonce'))
     stated.unlink()
     said = assert_audit_matches(world, job).notes
     assert cannot.format(0) in said[-2]

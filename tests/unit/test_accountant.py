@@ -55,8 +55,9 @@ def test_steps_with_all_samples_are_the_gaussian_mechanism(noise_multiplier: flo
     """Whose δ is known exactly (Balle and Wang 2018, theorem 8)."""
     epsilon, mu = 1.5, math.sqrt(count) / noise_multiplier
     exact = norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
-    found = Accountant([Steps(1.0, noise_multiplier, count)]).delta(epsilon)
-    assert exact <= found <= 1.01 * exact
+    spent = Accountant([Steps(1.0, noise_multiplier, count)])
+    assert spent.fits(epsilon, 1.01 * exact)
+    assert not spent.fits(epsilon, 0.9999 * exact)
 
 
 def test_rounds_and_jobs_compose_whatever_their_order() -> None:

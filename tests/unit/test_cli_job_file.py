@@ -144,6 +144,21 @@ def test_masks_need_room_in_every_group(masks: str, least: int, says: str | None
         read_job_file(path)
 
 
+@pytest.mark.parametrize(("honest", "groups", "says"), [(9, 1, None), (10, 1, "as few as 9"), (4, 3, "as few as 3")])
+def test_noise_needs_as_many_nodes_as_share_it(honest: int, groups: int, says: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    noise = f"clip_norm = 1.0\nnoise_multiplier = 1.0\ndelta = 1e-5\nhonest = {honest}"
+    sections = f'[masks]\ngroups = {groups}\n[participant_privacy]\nmechanism = "distributed"\n{noise}\n[model]'
+    text = JOB.replace("[model]", sections, 1).replace("max_samples", 'privacy = "masked"\nmax_samples', 1)
+    text = re.sub(r"max_participants = \d+", "max_participants = 20", text)
+    path.write_text(re.sub(r"min_participants = \d+", "min_participants = 9", text))
+    if says is None:
+        read_job_file(path)
+        return
+    with pytest.raises(BadSpec, match=f"participant_privacy.honest = {honest}: {says} may be counted in one sum"):
+        read_job_file(path)
+
+
 def test_a_percentage_too_small_for_any_number_of_seats_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     path.write_text(JOB.replace('rule = "weighted_mean"', 'rule = "trimmed_mean"\ntrim_percent = 1\n', 1))

@@ -19,11 +19,13 @@ from deepledger.node.private_run import any_number
 from deepledger.node.purse import Purse
 from deepledger.node.spending import SpendingLedger, fingerprint, ledgers_in
 from deepledger.protocol.errors import BadInput, BadSpec, PrivacySpent, StateError
-from deepledger.protocol.formats.private_run import PrivateRun, Steps, parse_statement, statement_of
+from deepledger.protocol.formats.participant_privacy import Release
+from deepledger.protocol.formats.private_run import PrivateRun, Statement, Steps, parse_statement, statement_of
 
 DELTA = 1e-5
 STEPS = (Steps(0.05, 1.0, 40),)
 RUN = PrivateRun(samples=100, clip_norm=1.0, steps=STEPS, past=None)
+RELEASE = Release(10**6, 10**6, 100)
 PAST = PrivateRun(samples=100, clip_norm=1.0, steps=STEPS, past="the model was changed")
 
 
@@ -124,9 +126,36 @@ def test_what_nothing_is_guaranteed_of_passes_every_budget(data: Path, tmp_path:
         mine.open()
 
 
+def test_noise_in_what_is_released_is_charged_and_ends_a_budget_before_training(data: Path, tmp_path: Path) -> None:
+    three = Accountant([RELEASE] * 3).epsilon(DELTA)
+    mine = purse(data, tmp_path, epsilon=three, release=RELEASE)
+    for number in range(3):
+        assert mine.open() is any_number
+        mine.check(None)  # noise is enough, whatever train does
+        spent = mine.charge(None, commitment=bytes([number]), round=number)
+    assert spent.epsilon(DELTA) == pytest.approx(three)
+    assert SpendingLedger(mine.ledger.path).read().lines == spent.lines
+    with pytest.raises(PrivacySpent, match="what a round of this job shows would pass it"):
+        mine.open()
+    with pytest.raises(PrivacySpent, match="this update would pass it"):
+        mine.charge(None, commitment=b"9", round=3)
+    assert len(mine.ledger.read().lines) == 3
+
+
+def test_of_two_ways_in_which_an_update_is_private_the_cheaper_one_counts(data: Path, tmp_path: Path) -> None:
+    little, much = Release(10**6, 10**4, 100), Release(10**6, 10**8, 100)
+    for release, costs in ((little, (little,)), (much, STEPS)):
+        mine = purse(data, tmp_path / str(release.squares), epsilon=20.0, release=release, by_steps=True)
+        mine.open()
+        assert mine.charge(RUN, commitment=b"1", round=0).lines[0].costs == costs
+    past = mine.charge(PAST, commitment=b"2", round=1) if (mine := purse(data, tmp_path, release=little)) else None
+    assert past is not None
+    assert past.is_bounded
+
+
 def test_a_statement_says_what_was_run_and_is_another_one_each_time() -> None:
-    for run in (RUN, PAST):
-        assert parse_statement(statement_of(run)) == run
+    for stated in (Statement(RUN), Statement(PAST), Statement(None, RELEASE), Statement(RUN, RELEASE)):
+        assert parse_statement(statement_of(stated.run, stated.release)) == stated
     assert statement_of(RUN) != statement_of(RUN)
     for bad in (b"{}", b"[1", statement_of(RUN).replace(b'"rate":0.05', b'"rate":1.5')):
         with pytest.raises(BadSpec):

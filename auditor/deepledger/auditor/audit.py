@@ -16,6 +16,7 @@ from typing_extensions import Buffer
 from deepledger.auditor.counts import check_count
 from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind, Unsigned
 from deepledger.auditor.key_blobs import wrong_key_blobs
+from deepledger.auditor.participant_noise import participant_noise
 from deepledger.auditor.proofs import with_proofs
 from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
 from deepledger.auditor.rounds import audit_round
@@ -104,6 +105,7 @@ def audit(
         notes += _first_of_task(bench, model)
         notes += wrong_key_blobs(events, spec, store)
         notes += statements(state, spec, store)
+        notes += participant_noise(state, spec, store)
         read = opener(spec, chain_id=reader.chain_id, contract=reader.address, job=job, secret=secret)
         with _evaluating(bench, workers) as evaluator:
             for number, over in enumerate(state.history):

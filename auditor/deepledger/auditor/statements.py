@@ -32,7 +32,7 @@ def statements(job: Job, spec: JobSpec, store: BlobStore) -> Iterator[str]:
     lacking = []
     for number, reveal in reveals:
         try:
-            run = parse_statement(store.read(Digest(reveal.salt), limit=MAX_STATEMENT_BYTES))
+            run = parse_statement(store.read(Digest(reveal.salt), limit=MAX_STATEMENT_BYTES)).run
             check_reaches(spec.differential_privacy, run)
         except (BlobMissing, BlobCorrupt, BadInput) as error:
             lacking.append(

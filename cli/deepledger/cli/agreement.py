@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from deepledger.cli.groups import is_dealt, of_groups, of_masked, of_masked_bytes
+from deepledger.cli.noise import of_noise
 from deepledger.cli.show import count, duration, eth
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import JobTerms
@@ -220,6 +221,7 @@ def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
         **({"withstands": withstood} if withstood else {}),
         **groups,
         **(of_masked_bytes(spec, terms) if spec else {}),
+        **(of_noise(spec, terms) if spec else {}),
         "windows": f"{duration(terms.commit_window)} to train and commit, "
         + (f"{duration(terms.settle_window)} to count, " if terms.masked else "")
         + f"{duration(terms.reveal_window)} to {show_it}, {duration(terms.settle_window)} to settle; each ends early "

@@ -26,6 +26,7 @@ from deepledger.protocol.formats.canonical import describe, shown
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.fields import Name
 from deepledger.protocol.formats.metrics import ACCURACY, BUILT_IN, LOSS, WORST, Metric
+from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy
 from deepledger.protocol.formats.policies import Rewards, Screening
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule
@@ -42,6 +43,7 @@ from deepledger.protocol.formats.spec import (
     Validation,
     Withheld,
     build_spec,
+    fewest_counted,
     spec_bytes,
 )
 from deepledger.protocol.formats.vectors import as_model, decode_model, encode_model
@@ -51,7 +53,10 @@ MAX_FILE_BYTES = 1 << 20
 MAX_COORDINATORS = 8
 MOST_WINDOW = 30 * 24 * 3600
 UNITS = {"wei": 0, "gwei": 9, "eth": 18}
-_TAKEN_OVER = ("update", "training", "aggregation", "rewards", "screening", "max_samples", "differential_privacy")
+_TAKEN_OVER = (
+    "update", "training", "aggregation", "rewards", "screening", "max_samples", "differential_privacy",
+    "participant_privacy",
+)  # fmt: skip
 _PUBLIC_KEY = re.compile(r"(0x)?0[23][0-9a-f]{64}", re.IGNORECASE)
 _ADDRESS_LENGTH = 42
 _AMOUNT = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,18})?) *(wei|gwei|eth)", re.IGNORECASE)
@@ -165,6 +170,7 @@ class JobFile(_Part):
     privacy: Literal["open", "sealed", "masked"] = "open"
     masks: Masks | None = None
     differential_privacy: DifferentialPrivacy | None = None
+    participant_privacy: ParticipantPrivacy | None = None
     auditors: Annotated[
         tuple[Annotated[str, BeforeValidator(public_key)], ...], Field(max_length=MAX_READERS, strict=False)
     ] = ()
@@ -222,6 +228,7 @@ def read_job_file(path: Path) -> JobFile:
     _check(job.terms, path)
     if job.privacy == "masked":
         _check_masks(job.masks or Masks(), job.terms, path)
+        _check_honest(job, path)
     _check_rule(job, path)
     return job
 
@@ -442,6 +449,19 @@ def _check_masks(masks: Masks, terms: TermsSection, path: Path) -> None:
         raise BadSpec(
             f"{path}: terms.min_participants = {least}: {count(masks.groups, 'group')} of {masks.least} or more each "
             f"take {masks.fewest}; set it to that or more, or masks.groups to fewer"
+        )
+
+
+def _check_honest(job: JobFile, path: Path) -> None:
+    """As many as noise takes are in every sum."""
+    privacy = job.participant_privacy
+    if privacy is None or privacy.mechanism == "local":
+        return
+    fewest = fewest_counted(job.masks or Masks(), participants=job.terms.min_participants)
+    if privacy.honest > fewest:
+        raise BadSpec(
+            f"{path}: participant_privacy.honest = {privacy.honest}: as few as {fewest} may be counted in one sum; "
+            "lower it to less than that by as many as may act together, or raise terms.min_participants"
         )
 
 

@@ -1,9 +1,15 @@
-"""What private steps cost together: (ε, δ) from privacy loss distributions. Needs dp-accounting once it is asked.
+"""What all that was released of some data costs of their privacy together: (ε, δ).
 
-Each step is the Gaussian mechanism on samples drawn by lot (Poisson); neighbours differ by one sample that is there or
-not; losses are rounded to multiples of `INTERVAL` so that what is said is an upper bound ("connect the dots",
-Doroshenko et al. 2022), whatever rounds and jobs the steps were taken in. Rényi accounting with the classical
-conversion gives more (the numbers of older tables), Gaussian differential privacy less than is true.
+Private steps are composed by privacy loss distributions, which need dp-accounting once there are any. Each step is the
+Gaussian mechanism on samples drawn by lot (Poisson); neighbours differ by one sample that is there or not; losses are
+rounded to multiples of `INTERVAL` so that what is said is an upper bound ("connect the dots", Doroshenko et al. 2022),
+whatever rounds and jobs the steps were taken in. Rényi accounting with the classical conversion gives more (the numbers
+of older tables), Gaussian differential privacy less than is true.
+
+Updates behind Skellam noise are composed by their Rényi divergences (`privacy.skellam`): what is released of data that
+differ by one sample differs by no more than of any two. Where there is both, each gets half of δ, and the two ε add up:
+so much holds for private mechanisms whose releases alternate, too (Lyu 2022, "Composition Theorems for Interactive
+Differential Privacy").
 """
 
 from __future__ import annotations
@@ -13,8 +19,12 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from deepledger.protocol.errors import BadInput
+from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.private_run import Steps
+from deepledger.protocol.privacy.skellam import ORDERS, Divergences, divergences, epsilon_of
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
@@ -22,28 +32,50 @@ if TYPE_CHECKING:
 INTERVAL = 1e-3
 
 
-class Accountant:
-    """Of some steps. Composition is a convolution, so that a round is added to what is known of all before."""
+Cost = Steps | Release
 
-    def __init__(self, steps: Iterable[Steps] = (), *, before: Accountant | None = None) -> None:
+
+class Accountant:
+    """Of some steps and releases. What is known of all before is kept, so that a round is added to it."""
+
+    def __init__(self, costs: Iterable[Cost] = (), *, before: Accountant | None = None) -> None:
+        costs = tuple(costs)
         self._loss: PrivacyLossDistribution | None = None if before is None else before._loss
-        for (rate, noise), count in alike(steps).items():
+        self._divergences: Divergences = np.zeros(len(ORDERS)) if before is None else before._divergences
+        self._releases: int = 0 if before is None else before._releases
+        for (rate, noise), count in alike(each for each in costs if isinstance(each, Steps)).items():
             more = _steps(rate, noise, count)
             self._loss = more if self._loss is None else self._loss.compose(more)
-        self._after: tuple[tuple[Steps, ...], Accountant] | None = None
+        for release, count in Counter(each for each in costs if isinstance(each, Release)).items():
+            self._divergences = self._divergences + count * divergences(release)
+            self._releases += count
+        self._after: tuple[tuple[Cost, ...], Accountant] | None = None
 
-    def plus(self, steps: Iterable[Steps]) -> Accountant:
+    def plus(self, costs: Iterable[Cost]) -> Accountant:
         """The last one is kept: what a round will cost is asked before it, and again when it did."""
-        steps = tuple(steps)
-        if self._after is None or self._after[0] != steps:
-            self._after = (steps, Accountant(steps, before=self))
+        costs = tuple(costs)
+        if self._after is None or self._after[0] != costs:
+            self._after = (costs, Accountant(costs, before=self))
         return self._after[1]
 
     def epsilon(self, delta: float) -> float:
-        return 0.0 if self._loss is None else float(self._loss.get_epsilon_for_delta(delta))
+        if self._loss is None:
+            return self._of_releases(delta)
+        if not self._releases:
+            return float(self._loss.get_epsilon_for_delta(delta))
+        return float(self._loss.get_epsilon_for_delta(delta / 2)) + self._of_releases(delta / 2)
 
-    def delta(self, epsilon: float) -> float:
-        return 0.0 if self._loss is None else float(self._loss.get_delta_for_epsilon(epsilon))
+    def fits(self, epsilon: float, delta: float) -> bool:
+        """Whether no more than this is spent."""
+        if self._loss is None:
+            return self._of_releases(delta) <= epsilon
+        if self._releases:
+            delta /= 2
+            epsilon -= self._of_releases(delta)
+        return epsilon >= 0 and float(self._loss.get_delta_for_epsilon(epsilon)) <= delta
+
+    def _of_releases(self, delta: float) -> float:
+        return epsilon_of(self._divergences, releases=self._releases, delta=delta) if self._releases else 0.0
 
 
 def alike(steps: Iterable[Steps]) -> Counter[tuple[float, float]]:
@@ -61,8 +93,8 @@ class Allowance:
         self._spent, self._epsilon, self._delta = spent, epsilon, delta
         self._fit: dict[tuple[tuple[Steps, ...], float, float], int] = {}
 
-    def fits(self, steps: Iterable[Steps]) -> bool:
-        return self._spent.plus(steps).delta(self._epsilon) <= self._delta
+    def fits(self, costs: Iterable[Cost]) -> bool:
+        return self._spent.plus(costs).fits(self._epsilon, self._delta)
 
     def expect(self, steps: tuple[Steps, ...]) -> bool:
         """As `fits`; where they do, so many are not looked at again."""

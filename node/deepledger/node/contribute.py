@@ -145,6 +145,7 @@ def commit(node: Node, attempt: Attempt) -> None:
     if node.joins is not None:
         node.joins.check(attempt.cohort)
     _check_linked(node, attempt)
+    _check_hidden(node, attempt)
     record = node.journal.read(attempt.round, attempt.attempt, _basis(node, attempt)) or _train(node, attempt)
     node.follower.update()
     check_alone(node)
@@ -231,7 +232,8 @@ def _train(node: Node, attempt: Attempt) -> Record:
     seconds, private = time.monotonic() - started, guard.last
     update = encoded.vector.data.cast("B")
     hide = _open_record if spec.masks is None else _masked_record
-    record = hide(node, attempt, update, encoded.residual, b"" if private is None else statement_of(private))
+    statement = b"" if private is None and spec.release is None else statement_of(private, spec.release)
+    record = hide(node, attempt, update, encoded.residual, statement)
     node.journal.write(record)
     node.observe(
         Trained(
@@ -241,6 +243,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
             clipped=encoded.clipped,
             saturated=encoded.saturated,
             private=private,
+            release=spec.release,
         )
     )
     if private is not None and private.past is not None:
@@ -254,7 +257,7 @@ def _charge(node: Node, record: Record) -> None:
     """Write down what the update costs of its data's privacy, before anything about it leaves this machine."""
     if not record.statement:
         return
-    run = parse_statement(record.statement)
+    run = parse_statement(record.statement).run
     spent = node.purse.charge(run, commitment=record.commitment, round=record.round)
     node.observe(
         PrivacyCharged(
@@ -276,7 +279,7 @@ def _open_record(node: Node, attempt: Attempt, update: memoryview, residual: Flo
     key = os.urandom(KEY_BYTES) if spec.privacy == "sealed" else b""
     blob = published(spec, slot, update, key=key)
     digest, root = digest_of(blob), chunk_root(blob, bits=spec.update.bits)
-    salt = os.urandom(SALT_BYTES) if spec.differential_privacy is None else digest_of(statement)
+    salt = digest_of(statement) if spec.binds_statements else os.urandom(SALT_BYTES)
     return Record(
         round=attempt.round,
         attempt=attempt.attempt,
@@ -322,6 +325,22 @@ def _check_linked(node: Node, attempt: Attempt) -> None:
         raise BlobMissing(
             f"nothing is committed to in round {attempt.round}, since too few could be counted together with this "
             f"account: there is no mask in common with {'; '.join(lacking.values())}"
+        )
+
+
+def _check_hidden(node: Node, attempt: Attempt) -> None:
+    """Raises `BlobMissing` while shares of noise may be fewer in the sum than hide a participant: keys that are none
+    may have made a group smaller than the job's terms let expect.
+    """
+    privacy = node.spec.participant_privacy
+    if privacy is None or privacy.mechanism == "local":
+        return
+    cohort, seat = cohort_in(attempt, node.spec, node.place), node.follower.job.participants[node.ledger.account].seat
+    fewest = cohort.fewest_counted(seat, least=attempt.least)
+    if fewest < privacy.honest:
+        raise BlobMissing(
+            f"nothing is committed to in round {attempt.round}: as few as {fewest} may be counted in one sum, and the "
+            f"noise of {privacy.honest} is what hides a participant"
         )
 
 
@@ -475,7 +494,7 @@ def publish(node: Node, attempt: Attempt) -> None:
 
 def _put(node: Node, record: Record, blob: Buffer) -> None:
     node.store.put(blob)
-    if node.spec.differential_privacy is not None:
+    if node.spec.binds_statements:
         node.store.put(record.statement)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.private_run import PrivateRun
 from deepledger.protocol.job.state import Attempt
 from deepledger.protocol.roles.notices import Acted, Notice
@@ -32,6 +33,7 @@ class Trained(Notice):
     clipped: bool  # the norm bound was reached
     saturated: int  # coordinates that did not fit
     private: PrivateRun | None = None  # what training kept private; None: nothing
+    release: Release | None = None  # what is shown behind noise; None: there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,7 +107,7 @@ def participate(
     hybrid = _hybrid_secret(follower, spec, ledger, mask_secret)
     slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
     journal = Journal(folder, slot, spec, spec_digest=follower.job.terms.spec_digest)
-    asked = spec.differential_privacy
+    asked = spec.differential_privacy or spec.participant_privacy
     with journal.held():
         node = Node(
             ledger=ledger,
@@ -134,6 +134,8 @@ def participate(
                 account=ledger.account,
                 epsilon=epsilon_budget,
                 delta=delta or (USUAL_DELTA if asked is None else asked.delta),
+                release=spec.release,
+                by_steps=spec.differential_privacy is not None,
             ),
             make_update=make_update,
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from deepledger.node.private_run import MayTake, any_number
 from deepledger.node.spending import Budget, Spending, SpendingLedger, Spent, ledger_of
 from deepledger.protocol.errors import BadInput, PrivacySpent
+from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.private_run import PrivateRun
 
 USUAL_DELTA = 1e-5
@@ -22,6 +23,8 @@ class Purse:
     account: str
     epsilon: float | None  # of the budget, if there is one
     delta: float  # by which ε is told
+    release: Release | None = None  # what every round of the job shows, where noise hides the participant in it
+    by_steps: bool = False  # the job asks for private steps
 
     @property
     def budget(self) -> Budget | None:
@@ -33,34 +36,48 @@ class Purse:
         return ledger_of(self.folder, self.data)
 
     def open(self) -> MayTake:
-        """How many steps the next training may take. Raises `PrivacySpent` where it will pass the budget if it takes as
-        many as the last one of this job.
+        """How many steps the next training may take. Raises `PrivacySpent` where it will pass the budget: if noise that
+        the job asks for does not keep it within, and it takes as many private steps as the last one of this job.
         """
         if self.budget is None:
             return any_number
         spent = self.ledger.read()
         left = spent.left_of(self.budget)
+        if self.release is not None and left.fits((self.release,)):
+            return any_number
         mine = (each.steps for each in reversed(spent.lines) if (each.job, each.account) == (self.job, self.account))
-        if (last := next(mine, None)) and not left.expect(last):
+        last = next(mine, None)
+        if self.release is not None and not last and not self.by_steps:
+            raise PrivacySpent(f"{spent.told(self.budget)}: what a round of this job shows would pass it")
+        if last and not left.expect(last):
             raise PrivacySpent(f"{spent.told(self.budget)}: a round like the last one would pass it")
         return left.may_take
 
     def check(self, run: PrivateRun | None) -> None:
         """Raises `BadInput` where a training cannot be held against the budget."""
-        if self.budget is None or (run is not None and run.past is None):
+        if self.budget is None or self.release is not None or (run is not None and run.past is None):
             return
         why = "it does not call deepledger.privacy.make_private" if run is None else run.past
         raise BadInput(f"there is a privacy budget, and nothing is guaranteed of what train does: {why}")
 
-    def charge(self, run: PrivateRun, *, commitment: bytes, round: int) -> Spent:
-        """Before the commitment is sent. Raises `PrivacySpent` as `SpendingLedger.charge`."""
-        spending = Spending(
+    def charge(self, run: PrivateRun | None, *, commitment: bytes, round: int) -> Spent:
+        """Before the commitment is sent. An update that is kept private in two ways costs what is less.
+
+        Raises `PrivacySpent` as `SpendingLedger.charge`.
+        """
+        steps = run.steps if run is not None and run.past is None else None
+        unbounded = Spending(
             commitment=commitment.hex(),
             job=self.job,
             round=round,
             account=self.account,
             data=self.data.name,
             delta=self.delta,
-            steps=run.steps if run.past is None else None,
+            steps=None,
         )
-        return self.ledger.charge(spending, budget=self.budget)
+        ways = [replace(unbounded, steps=steps)] if steps is not None or self.release is None else []
+        if self.release is not None:
+            ways.append(replace(unbounded, release=self.release))
+        spent = self.ledger.read()
+        cheapest = min(ways, key=lambda way: spent.plus(way).epsilon(self.delta)) if len(ways) > 1 else ways[0]
+        return self.ledger.charge(cheapest, budget=self.budget)

@@ -15,9 +15,10 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-from deepledger.node.accountant import Accountant, Allowance
+from deepledger.node.accountant import Accountant, Allowance, Cost
 from deepledger.node.journal import make_folder, sync
 from deepledger.protocol.errors import PrivacySpent, StateError
+from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.private_run import Steps
 from deepledger.protocol.local.locks import held
 
@@ -43,7 +44,13 @@ class Spending:
     account: str
     data: str  # the name that it had
     delta: float  # by which its ε was told
-    steps: tuple[Steps, ...] | None  # None: nothing is guaranteed
+    steps: tuple[Steps, ...] | None  # by which it is bounded; None: by no private steps
+    release: Release | None = None  # by which it is bounded instead
+
+    @property
+    def costs(self) -> tuple[Cost, ...] | None:
+        """None: nothing is guaranteed."""
+        return self.steps if self.release is None else (self.release,)
 
 
 class Spent:
@@ -54,14 +61,14 @@ class Spent:
 
     @property
     def is_bounded(self) -> bool:
-        return all(each.steps is not None for each in self.lines)
+        return all(each.costs is not None for each in self.lines)
 
     @cached_property
     def accountant(self) -> Accountant:
         before, self._after = self._after, None
         if before is None:
-            return Accountant(_steps(self.lines))
-        more = _steps(self.lines[len(before.lines) :])
+            return Accountant(_costs(self.lines))
+        more = _costs(self.lines[len(before.lines) :])
         return before.accountant.plus(more) if more else before.accountant
 
     def epsilon(self, delta: float) -> float:
@@ -72,7 +79,7 @@ class Spent:
         return Spent((*self.lines, spending), after=self)
 
     def fits(self, budget: Budget) -> bool:
-        return self.is_bounded and self.accountant.delta(budget.epsilon) <= budget.delta
+        return self.is_bounded and self.accountant.fits(budget.epsilon, budget.delta)
 
     def left_of(self, budget: Budget) -> Allowance:
         """Raises `PrivacySpent` where there is nothing left."""
@@ -174,11 +181,15 @@ def _digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def _steps(lines: Sequence[Spending]) -> tuple[Steps, ...]:
-    return tuple(steps for each in lines for steps in each.steps or ())
+def _costs(lines: Sequence[Spending]) -> tuple[Cost, ...]:
+    return tuple(cost for each in lines for cost in each.costs or ())
 
 
 def _parse(line: bytes) -> Spending:
     fields = json.loads(line)
-    steps = fields.pop("steps")
-    return Spending(**fields, steps=None if steps is None else tuple(Steps(**each) for each in steps))
+    steps, release = fields.pop("steps"), fields.pop("release", None)
+    return Spending(
+        **fields,
+        steps=None if steps is None else tuple(Steps(**each) for each in steps),
+        release=None if release is None else Release(**release),
+    )

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from deepledger.node.participant_noise import with_noise
 from deepledger.node.private_run import MayTake, Watch, any_number, watch_over
 from deepledger.protocol.errors import BadInput, PrivacySpent
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, check_unmoved, nowhere
@@ -220,7 +221,7 @@ def make_update(
     training_seed: int,
     rounding_seed: int,
 ) -> Encoded:
-    """Train from `before`, shape (d,), and encode the change, with the momentum that the spec asks for.
+    """Train from `before`, shape (d,), and encode the change, with the momentum and the noise that the spec asks for.
 
     `last` is what this node committed to in the latest earlier round. Raises `BadInput` if training fails.
     """
@@ -228,7 +229,7 @@ def make_update(
     change, _ = _train(trainer, decode_model(before, spec.model), round=round, seed=training_seed)
     trained = spec.model.trained
     _add_momentum(change[:trained], None if last is None else last[:trained], spec)
-    return encode_change(change, residual, spec=spec, seed=rounding_seed, out=change)
+    return with_noise(encode_change(change, residual, spec=spec, seed=rounding_seed, out=change), spec)
 
 
 def momentum_percent(spec: JobSpec) -> int:

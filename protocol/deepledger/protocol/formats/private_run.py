@@ -1,4 +1,4 @@
-"""What one training kept private, and the statement of it that a commitment binds.
+"""What one update keeps private, and the statement of it that a commitment binds.
 
 A commitment's salt is the digest of the statement, which begins with a nonce: the salt hides the update as well as any
 other, and once it is revealed everybody finds the statement under it in the blob store.
@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.formats.canonical import canonical_json, describe, parse_json
 from deepledger.protocol.formats.fields import Hex32, Part
+from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.spec import DifferentialPrivacy
 
 MAX_STATEMENT_BYTES = 1 << 20
@@ -45,27 +46,55 @@ class _Steps(Part):
     count: Annotated[int, Field(gt=0, lt=1 << 53)]
 
 
-class _Statement(Part):
-    nonce: Hex32
+@dataclass(frozen=True, slots=True)
+class Statement:
+    run: PrivateRun | None  # of samples, while it was trained; None: nothing was made private
+    release: Release | None = None  # of the participant, by noise in what is released
+
+
+class _Run(Part):
     samples: Annotated[int, Field(gt=0, lt=1 << 53)]
     clip_norm: Annotated[float, Field(ge=0)]
     steps: Annotated[tuple[_Steps, ...], Field(strict=False)]
     past: str | None
 
 
-def statement_of(run: PrivateRun) -> bytes:
+class _Release(Part):
+    variance: Annotated[int, Field(gt=0, lt=1 << 53)]
+    squares: Annotated[int, Field(gt=0, lt=1 << 53)]
+    coordinates: Annotated[int, Field(gt=0, lt=1 << 53)]
+
+
+class _Statement(Part):
+    nonce: Hex32
+    run: _Run | None
+    release: _Release | None
+
+
+def statement_of(run: PrivateRun | None, release: Release | None = None) -> bytes:
     """Another one each time."""
     return canonical_json(
-        {"nonce": os.urandom(32).hex()} | asdict(run) | {"steps": [asdict(each) for each in run.steps]}
+        {
+            "nonce": os.urandom(32).hex(),
+            "run": None if run is None else asdict(run) | {"steps": [asdict(each) for each in run.steps]},
+            "release": None if release is None else asdict(release),
+        }
     )
 
 
-def parse_statement(data: bytes) -> PrivateRun:
+def parse_statement(data: bytes) -> Statement:
     """Raises `BadSpec`."""
     try:
         found = _Statement.model_validate(parse_json(data))
     except ValidationError as error:
         raise BadSpec("a statement of privacy does not validate: " + describe(error)) from None
+    return Statement(
+        run=None if (run := found.run) is None else _run(run),
+        release=None if (release := found.release) is None else Release(**release.model_dump()),
+    )
+
+
+def _run(found: _Run) -> PrivateRun:
     return PrivateRun(
         samples=found.samples,
         clip_norm=found.clip_norm,

@@ -16,6 +16,7 @@ from deepledger.protocol.formats.canonical import canonical_json, describe, pars
 from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part, PublicKeyText
 from deepledger.protocol.formats.metrics import BUILT_IN, MOST_METRICS, Metric, MetricName
 from deepledger.protocol.formats.model import ModelFormat
+from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy, Release
 from deepledger.protocol.formats.policies import ContributionRewards, Rewards, Screening
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule, Median, SumShape, TrimmedMean, WeightedMean
 from deepledger.protocol.types import Digest
@@ -50,6 +51,11 @@ def threshold(holders: int) -> int:
 def enough(members: int, *, least: int) -> int:
     """So many of a group have to count for its sum to be made: two thirds, and no fewer than `least`."""
     return max(least, threshold(members))
+
+
+def fewest_counted(masks: Masks, *, participants: int) -> int:
+    """Of those whose updates are in one sum, where so many at the least are seated and counted."""
+    return participants if masks.groups == 1 else enough(participants // masks.groups, least=masks.least)
 
 
 class TaskPin(Part):
@@ -198,6 +204,8 @@ class JobSpec(Part):
     """Of masked updates."""
     differential_privacy: DifferentialPrivacy | None = None
     """None: not asked for; a task may train so all the same."""
+    participant_privacy: ParticipantPrivacy | None = None
+    """None: what travels is what was trained, without noise."""
     readers: Annotated[tuple[PublicKeyText, ...], Field(max_length=MAX_READERS, strict=False)] = ()
     """Of sealed updates: the job's coordinators and auditors."""
     validation: Validation
@@ -261,6 +269,49 @@ class JobSpec(Part):
             raise ValueError(f"masks.groups = {groups}: {rule.rule} over so few withstands no bad update; {mend}")
 
     @model_validator(mode="after")
+    def _noise_hides_all_that_travels(self) -> JobSpec:
+        """And is borne by what looks at updates: said with what to take instead."""
+        privacy = self.participant_privacy
+        if privacy is None:
+            return self
+        if measured := [entry.name for entry in self.model.layout if entry.kind != "trainable"]:
+            raise ValueError(
+                f"participant_privacy: {measured[0]!r} is a running statistic, which noise would spoil: take a "
+                "normalisation without any, such as torch.nn.GroupNorm or LayerNorm"
+            )
+        if privacy.mechanism == "distributed":
+            self._check_shares_add_up()
+        elif privacy.honest != 1:
+            raise ValueError('participant_privacy.honest is that of mechanism = "distributed": leave it out')
+        looked_at = self.screening and [
+            name for name in ("profile_percent", "opposed_percent", "harm_percent") if getattr(self.screening, name)
+        ]
+        if looked_at:
+            raise ValueError(
+                f"screening.{looked_at[0]}: with the noise of participant_privacy every update looks like "
+                "noise: turn it off with 0, or leave [screening] out"
+            )
+        privacy.check(
+            bits=self.update.bits,
+            fraction_bits=self.update.fraction_bits,
+            norm_bound=self.update.norm_bound,
+            coordinates=self.model.coordinates,
+        )
+        return self
+
+    def _check_shares_add_up(self) -> None:
+        if self.masks is None:
+            raise ValueError(
+                'participant_privacy: shares of noise add up under masks only: set privacy = "masked", or mechanism = '
+                '"local"'
+            )
+        if self.masks.weight_bits:
+            raise ValueError(
+                "participant_privacy: where updates weigh differently, shares of noise do not hide the heavier ones: "
+                'set masks.weight_bits = 0, or mechanism = "local"'
+            )
+
+    @model_validator(mode="after")
     def _sums_fit_int64(self) -> JobSpec:
         shift = self.model.fraction_bits - self.update.fraction_bits
         if shift < 0:
@@ -313,6 +364,34 @@ class JobSpec(Part):
         if isinstance(rewards, ContributionRewards) and rewards.metric in names:
             return rewards.metric
         return "accuracy" if "accuracy" in names else names[0] if names else "loss"
+
+    @property
+    def trained_format(self) -> UpdateFormat:
+        """What a training is encoded as: before noise, where there is some, which takes room within the norm bound."""
+        if self.participant_privacy is None:
+            return self.update
+        return self.update.model_copy(update={"norm_bound": self.participant_privacy.clip_norm})
+
+    @property
+    def release(self) -> Release | None:
+        """What one round shows of a participant, where noise hides it."""
+        if self.participant_privacy is None:
+            return None
+        return self.participant_privacy.release(self.update.fraction_bits, coordinates=self.model.coordinates)
+
+    @property
+    def binds_statements(self) -> bool:
+        """Whether a commitment's salt is the digest of a statement of what an update keeps private."""
+        return self.differential_privacy is not None or self.participant_privacy is not None
+
+    def colluders(self, *, participants: int) -> int | None:
+        """How many of those in one sum may act together without seeing more of another than its noise lets them, where
+        so many at the least are seated; below 0: noise does not even suffice without any. None: any number.
+        """
+        privacy, masks = self.participant_privacy, self.masks
+        if privacy is None or masks is None or privacy.mechanism == "local":
+            return None
+        return fewest_counted(masks, participants=participants) - privacy.honest
 
     @property
     def update_bytes(self) -> int:

@@ -175,19 +175,19 @@ def encode_update(
 
 def encode_change(change: Floats, residual: Floats, *, spec: JobSpec, seed: int, out: Floats | None = None) -> Encoded:
     """As `encode_update` with the job's format, what is trained and statistics each by itself: each has the norm bound,
-    so that a running variance of 100 does not cut down every weight.
+    so that a running variance of 100 does not cut down every weight. Noise that a job asks for comes after this.
 
     A statistic is measured anew in every round, so that what did not fit into an update is not carried to the next.
     """
-    trained = spec.model.trained
+    trained, update = spec.model.trained, spec.trained_format
     weights, statistics = slice(0, trained), slice(trained, len(change))
     out = np.empty_like(change) if out is None else out
-    encoded = encode_update(change[weights], residual[weights], update=spec.update, seed=seed, out=out[weights])
+    encoded = encode_update(change[weights], residual[weights], update=update, seed=seed, out=out[weights])
     if trained == len(change):
         return encoded
     measured = change[statistics].copy()
     further = encode_update(
-        measured, np.zeros_like(measured), update=spec.update, seed=(seed + trained * _GAMMA) % 2**64, out=measured
+        measured, np.zeros_like(measured), update=update, seed=(seed + trained * _GAMMA) % 2**64, out=measured
     )
     out[statistics] = 0
     return Encoded(

@@ -37,6 +37,11 @@ def fetch_spec(store: BlobStore, terms: JobTerms) -> JobSpec:
             f"rounds open with {terms.min_participants} participants, and groups in which masks hide "
             f"{spec.masks.least} or more take {spec.masks.fewest}; have nothing to do with this job"
         )
+    if (spec.colluders(participants=terms.min_participants) or 0) < 0:
+        raise BadSpec(
+            f"rounds open with {terms.min_participants} participants, and the noise that hides one is that of more "
+            "than may be counted then; have nothing to do with this job"
+        )
     if terms.admission != admission_root(spec.admitted):
         raise BadSpec("the job's terms admit others than its spec lists; have nothing to do with this job")
     return spec

@@ -171,6 +171,12 @@ class Cohort:
             raise BadInput("sums of so few updates hide nobody")
         return frozenset(summed)
 
+    def fewest_counted(self, seat: int, *, least: int) -> int:
+        """Of the group of `seat`, in a sum that is unmasked; `least`: members that a count has."""
+        group = self._groups[self.member(seat).seat]
+        fewest = enough(len(group), least=self.least)
+        return fewest if len(group) < len(self.members) else max(fewest, least)
+
     def _check_linked(self, part: AbstractSet[int]) -> None:
         apart, edge = set(part), {min(part)}
         while edge:

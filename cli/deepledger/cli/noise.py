@@ -1,0 +1,30 @@
+"""What the noise of a job keeps of participants, and what it costs, in words that a person can agree to."""
+
+from __future__ import annotations
+
+from deepledger.cli.show import count
+from deepledger.protocol.chain.events import JobTerms
+from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.privacy.skellam import epsilon_of_rounds
+
+
+def of_noise(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
+    """Nothing where a job asks for none."""
+    privacy, release = spec.participant_privacy, spec.release
+    if privacy is None or release is None:
+        return {}
+    one, whole = (epsilon_of_rounds(release, rounds=rounds, delta=privacy.delta) for rounds in (1, terms.rounds))
+    deviation = privacy.noise_multiplier * privacy.clip_norm
+    colluders = spec.colluders(participants=terms.min_participants)
+    if colluders is None:
+        whose = f"every node adds noise of {deviation:g} to every coordinate, which is enough alone"
+    else:
+        whose = (
+            f"noise of {deviation:g} in every coordinate of a sum, which the shares of {privacy.honest} nodes make; "
+            f"with {terms.min_participants} participants, {count(colluders, 'other')} in a sum may act together"
+        )
+    return {
+        "of participants": f"differential privacy: what is trained is clipped to length {privacy.clip_norm:g}, then "
+        f"{whose}. Whatever your data are, a round shows no more of them than ε = {one:.3g}, and all {terms.rounds} "
+        f"ε = {whole:.3g}, at δ = {privacy.delta:g}. That others draw their noise cannot be seen"
+    }

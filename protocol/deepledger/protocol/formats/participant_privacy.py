@@ -1,0 +1,125 @@
+"""Differential privacy of participants: what a job asks of every update, in integers.
+
+What a participant trained is clipped as an integer vector, and Skellam noise is added to it: by each enough for itself
+(`local`), or in shares that add up under masks (`distributed`). Whatever a participant's data were, what is released
+differs by a vector of at most twice the clip norm, behind noise of one and the same variance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import asinh, ceil, isqrt, log, sqrt
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from deepledger.protocol.formats.fields import Part
+from deepledger.protocol.formats.rules import MAX_SEATS
+
+DISTANCE: Final = 2.0**-50
+"""How far, in total variation, what a round releases may be from what is accounted for: noise that is drawn with 128
+bits (below 2^-54), and shares of noise that do not fit into an update (`MISFIT`), of all seats. It goes into δ.
+"""
+MISFIT: Final = 2.0**-64
+"""With this chance at the most does a coordinate of one honest update not fit into its bits."""
+MOST_DEVIATION: Final = 1 << 13
+"""Of noise, in units of the update: finer units would cost bits and time, and make nothing more exact."""
+
+_SHORT: Final = 40.0
+"""-log of the chance with which an honest update's length is beyond what `longest` and `shortest` say, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What everybody learns of one participant in a round: an integer vector with Skellam noise."""
+
+    variance: int  # of every coordinate's noise, which is enough for all that follows
+    squares: int  # the greatest squared L2 distance between two vectors that noise may have to hide
+    coordinates: int
+
+
+class ParticipantPrivacy(Part):
+    """`noise_multiplier`: the noise's standard deviation in clip norms, in every update (`local`), or in the sum of as
+    many as `honest` participants (`distributed`). By `delta` the ε of what was spent is told.
+    """
+
+    mechanism: Literal["local", "distributed"]
+    clip_norm: Annotated[float, Field(gt=0, le=1e9)]
+    noise_multiplier: Annotated[float, Field(gt=0, le=1e6)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    honest: Annotated[int, Field(ge=1, le=MAX_SEATS)] = 1
+    """Of those in a sum, so many keep their shares of noise to themselves; the others may act together."""
+
+    def squares(self, fraction_bits: int) -> int:
+        """The greatest sum of squared integers of what a participant trained."""
+        longest = Fraction(self.clip_norm) * (1 << fraction_bits)
+        return int(longest * longest)
+
+    def variance(self, fraction_bits: int) -> int:
+        """Of the noise that hides a participant."""
+        deviation = Fraction(self.noise_multiplier) * Fraction(self.clip_norm) * (1 << fraction_bits)
+        return ceil(deviation * deviation)
+
+    def share(self, fraction_bits: int) -> int:
+        """Variance of the noise that each participant adds."""
+        return -(-self.variance(fraction_bits) // self.honest)
+
+    def release(self, fraction_bits: int, *, coordinates: int) -> Release:
+        return Release(self.variance(fraction_bits), 4 * self.squares(fraction_bits), coordinates)
+
+    def check(self, *, bits: int, fraction_bits: int, norm_bound: float, coordinates: int) -> None:
+        """Raises `ValueError` where clip and noise do not fit into an update, with what to take instead."""
+        if not (squares := self.squares(fraction_bits)):
+            raise ValueError(
+                f"participant_privacy.clip_norm = {self.clip_norm:g} is less than a unit of an update, "
+                f"2^-{fraction_bits}: raise update.fraction_bits"
+            )
+        deviation = sqrt(share := self.share(fraction_bits))
+        if deviation > MOST_DEVIATION:
+            lower = fraction_bits - ceil(log(deviation / MOST_DEVIATION, 2))
+            mend = f"lower update.fraction_bits to {lower}" if lower >= 0 else "take less noise or a smaller clip norm"
+            raise ValueError(
+                f"participant_privacy: noise of {deviation:,.0f} units is finer than anything it hides; {mend}"
+            )
+        largest = isqrt(squares) + reach(share, chance=MISFIT / coordinates)
+        if (needed := largest.bit_length() + 1) > bits:
+            raise ValueError(
+                f"participant_privacy: clipped values and noise need up to {needed} bits, and update.bits is {bits}: "
+                f"raise it, or lower update.fraction_bits to {max(fraction_bits - needed + bits, 0)}"
+            )
+        if (length := longest(squares, share, coordinates) * 2.0**-fraction_bits) > norm_bound:
+            raise ValueError(
+                f"update.norm_bound = {norm_bound:g}: with the noise that participant_privacy asks for, an honest "
+                f"update is up to {ceil(100 * length) / 100:g} long; raise it to that or more. What is trained "
+                "is clipped to clip_norm"
+            )
+
+
+def reach(variance: int, *, chance: float) -> int:
+    """What |noise| exceeds with no more than this chance: Chernoff's bound for Skellam."""
+    needed, x = log(2 / chance), isqrt(variance)
+    while (room := _exponent(x, variance) - needed) < 0:
+        x += max(int(-room * x / needed / 4), 1)
+    return x
+
+
+def _exponent(x: int, variance: int) -> float:
+    """P(noise ≥ x) ≤ exp of the negative of this: x·t − variance·(cosh t − 1) at the best t."""
+    ratio = x / variance
+    return x * asinh(ratio) - variance * (ratio * ratio / (1 + sqrt(1 + ratio * ratio)))
+
+
+def longest(squares: int, share: int, coordinates: int) -> float:
+    """What the length of an honest update hardly ever exceeds, in units."""
+    return sqrt(squares) + sqrt(coordinates * share + _spread(share, coordinates))
+
+
+def shortest(squares: int, share: int, coordinates: int) -> float:
+    """What the length of an honest update is hardly ever below, in units; 0: nothing can be said."""
+    return max(sqrt(max(coordinates * share - _spread(share, coordinates), 0)) - sqrt(squares), 0)
+
+
+def _spread(share: int, coordinates: int) -> float:
+    """Of the noise's sum of squares, each of variance 2·share² + share (after Laurent and Massart 2000, lemma 1)."""
+    return 2 * sqrt(_SHORT * coordinates * (share * share + share)) + 2 * _SHORT * (share + 1)

@@ -1,0 +1,94 @@
+"""Whole jobs with differential privacy of participants: what is shown, what it costs, and what an audit says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deepledger.node import participant_noise
+from deepledger.node.notices import Finished, PrivacyCharged, Trained
+from deepledger.node.spending import ledger_of
+from deepledger.protocol.errors import BadSpec, PrivacySpent
+from deepledger.protocol.formats.vectors import as_update, sum_of_squares
+from deepledger.protocol.job.fetch import fetch_spec
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.privacy.skellam import epsilon_of_rounds
+from tests.integration.test_private_rounds import node
+from tests.integration.test_roles import assert_audit_matches, coordinator
+
+pytestmark = pytest.mark.one_chain
+
+LOCAL = {"mechanism": "local", "clip_norm": 0.5, "noise_multiplier": 1.0, "delta": 1e-4}
+DISTRIBUTED = LOCAL | {"mechanism": "distributed", "honest": 2}
+UPDATE = {"bits": 16, "fraction_bits": 10, "norm_bound": 15.0}
+MASKED = {"privacy": "masked", "masks": {"weight_bits": 0}, "rewards": {"policy": "equal"}}
+
+
+def job_with(world: Any, privacy: dict[str, Any], *, changes: Any = None, **terms: Any) -> int:
+    changes = {"update": UPDATE, "participant_privacy": privacy} | (changes or {})
+    return world.create_job(**{"rounds": 2, "spec_changes": changes} | terms)
+
+
+def test_an_open_job_shows_updates_behind_noise_and_ends_at_a_budget(world: Any) -> None:
+    job = job_with(world, LOCAL, min_participants=1, rounds=3)
+    spec = fetch_spec(world.store, Follower(world.reader(), job).job.terms)
+    assert spec.release is not None
+    costs = [epsilon_of_rounds(spec.release, rounds=rounds, delta=1e-4) for rounds in (1, 2)]
+    settling, other = coordinator(world, job), node(world, job, 0)
+    frugal = node(world, job, 1, epsilon_budget=costs[1] + 0.01)
+    with pytest.raises(PrivacySpent, match="what a round of this job shows would pass it"):
+        frugal.join()
+    for role in (settling, other):
+        role.join()
+    charged = [each for each in frugal.seen if isinstance(each, PrivacyCharged)]
+    assert [each.epsilon for each in charged] == pytest.approx(costs)
+    assert len([each for each in frugal.seen if isinstance(each, Trained)]) == 2, "it stopped before it trained"
+    lines = ledger_of(world.folder / "nodes/privacy", world.shards[1]).read().lines
+    assert [each.release for each in lines] == [spec.release] * 2
+
+    result = assert_audit_matches(world, job)
+    lengths = [
+        sum_of_squares(as_update(world.store.read(reveal.digest, limit=spec.update_bytes), spec)) ** 0.5 / 2**10
+        for over in result.job.history
+        for reveal in over.opened.reveals
+    ]
+    assert min(lengths) > 5, "about 0.5 times the root of 420 coordinates"
+    assert f"ε = {epsilon_of_rounds(spec.release, rounds=3, delta=1e-4):.3g} at δ = 0.0001" in result.notes[-2]
+    of_all = f"{len(lengths)} of {len(lengths)} updates bind a statement that noise was drawn and are as long as"
+    assert of_all in result.notes[-1]
+
+
+def test_an_audit_names_who_published_without_noise(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_with(world, LOCAL, min_participants=1, rounds=1)
+    monkeypatch.setattr(participant_noise, "skellam", lambda count, *, variance: [0] * count)
+    for role in [coordinator(world, job), node(world, job, 0)]:
+        role.join()
+    said = assert_audit_matches(world, job).notes
+    assert "0 of 1 updates bind a statement" in said[-2]
+    assert f"in round 0 {world.accounts[2].address} shows an update of length 0." in said[-1]
+    assert "or longer: it was not drawn" in said[-1]
+
+
+def test_shares_of_noise_add_up_in_a_masked_job(world: Any) -> None:
+    job = job_with(world, DISTRIBUTED, changes=MASKED, min_participants=3, max_participants=3, masked=True)
+    keys = [bytes(world.accounts[2 + number].key) for number in range(3)]
+    nodes = [node(world, job, each, secret=keys[each]) for each in range(3)]
+    for role in [coordinator(world, job), *nodes]:
+        role.join()
+    assert all(isinstance(each.seen[-1], Finished) for each in nodes)
+    result = assert_audit_matches(world, job)
+    assert "and so did 1 more in each sum" in result.notes[-2]
+    charged = [each for each in nodes[0].seen if isinstance(each, PrivacyCharged)]
+    assert len(charged) == 2
+
+
+def test_a_job_whose_terms_let_too_few_be_counted_is_not_joined(world: Any) -> None:
+    job = job_with(
+        world, DISTRIBUTED | {"honest": 4}, changes=MASKED, min_participants=3, max_participants=8, masked=True
+    )
+    with pytest.raises(BadSpec, match="the noise that hides one is that of more than may be counted then"):
+        fetch_spec(world.store, Follower(world.reader(), job).job.terms)
+    one = node(world, job, 0, secret=bytes(world.accounts[2].key))
+    with pytest.raises(BadSpec):
+        one.join()
