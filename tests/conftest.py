@@ -39,6 +39,7 @@ from deepledger.protocol.settlement.judging import inspect
 from deepledger.protocol.settlement.reporting import build_report
 from deepledger.protocol.settlement.settle import Settlement, settle
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads, here and in what tests start: tests share the cores
 settings.register_profile("thorough", deadline=None)  # machines are noisy: never assert a time
 settings.register_profile("quick", settings.get_profile("thorough"), max_examples=20)
 
