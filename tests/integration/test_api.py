@@ -125,6 +125,7 @@ def test_the_description_is_complete(client):
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {
         "/health", "/jobs", "/jobs/{job}", "/jobs/{job}/spec", "/jobs/{job}/participants", "/jobs/{job}/rounds",
+        "/jobs/{job}/privacy",
         "/jobs/{job}/rounds/{number}", "/jobs/{job}/rounds/{number}/report", "/jobs/{job}/events",
     }  # fmt: skip
     for path, methods in described["paths"].items():

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
+from deepledger.cli import status
+from deepledger.coordinator.api import build_app
 from deepledger.node import participant_noise
 from deepledger.node.notices import Finished, PrivacyCharged, Trained
 from deepledger.node.spending import ledger_of
@@ -55,6 +58,14 @@ def test_an_open_job_shows_updates_behind_noise_and_ends_at_a_budget(world: Any)
     ]
     assert min(lengths) > 5, "about 0.5 times the root of 420 coordinates"
     assert f"ε = {epsilon_of_rounds(spec.release, rounds=3, delta=1e-4):.3g} at δ = 0.0001" in result.notes[-2]
+    told = TestClient(build_app(world.reader(), world.store)).get(f"/jobs/{job}/privacy").json()
+    assert (told["updates"], told["examples"]) == ("open", None)
+    shown = {"mechanism": "local", "honest": 1, "colluders": None, "delta": 1e-4}
+    assert shown.items() <= told["participants"].items()
+    whole = epsilon_of_rounds(spec.release, rounds=3, delta=1e-4)
+    assert told["participants"]["epsilon"] == told["participants"]["epsilon_of_job"] == pytest.approx(whole)
+    assert status.spent_by_rounds(result.job, spec)["epsilon"] == pytest.approx(whole)
+
     of_all = f"{len(lengths)} of {len(lengths)} updates bind a statement that noise was drawn and are as long as"
     assert of_all in result.notes[-1]
 

@@ -17,6 +17,7 @@ from deepledger.protocol.evaluation.bench import prepare_bench
 from deepledger.protocol.evaluation.task import read_source
 from deepledger.protocol.evaluation.validation import fetch_validation
 from deepledger.protocol.evaluation.withheld import open_key
+from deepledger.protocol.formats.private_run import in_vain
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import parse_spec, spec_bytes
 from deepledger.protocol.job.fetch import check_keys, fetch_spec
@@ -305,11 +306,34 @@ def test_a_task_is_tried_as_it_will_be_run(fault: str, says: str | None, tmp_pat
             drafted(tmp_path, source)
 
 
-def drafted(tmp_path: Path, source: str) -> Draft:
+PRIVATELY = """optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = torch.utils.data.DataLoader(data, batch_size=1)
+    optimizer, loader = make_private(model, optimizer, loader, noise_multiplier=2.0, clip_norm=1.0)
+    for rows in loader:
+        optimizer.zero_grad()
+        model(rows).sum().backward()
+        optimizer.step()"""
+
+
+def test_a_training_that_is_less_private_than_the_job_asks_is_told_before_money_is_locked(tmp_path: Path) -> None:
+    private = "from deepledger.privacy import make_private\n" + TABLE.replace("FAULT", PRIVATELY)
+    asked = "[differential_privacy]\nnoise_multiplier = 2.0\nclip_norm = 1.0\ndelta = 1e-5\n[model]"
+    kept = private.replace("    with torch.no_grad():\n        model.weight += sum(steps)\n", "")
+    for source, says in ((TABLE, "makes nothing private"), (private, "nothing is guaranteed: 'weight' of the model")):
+        with pytest.raises(BadInput, match=f"the job asks for differential privacy, and .*{says}"):
+            drafted(tmp_path, source, asked=asked)
+    made = drafted(tmp_path, private)  # not asked for, and broken all the same
+    assert "nothing is guaranteed: 'weight' of the model was changed" in (in_vain(made.tried) or "")
+    made = drafted(tmp_path, kept, asked=asked)
+    assert made.tried is not None
+    assert in_vain(made.tried) is None
+
+
+def drafted(tmp_path: Path, source: str, *, asked: str = "[model]") -> Draft:
     """A job of `TABLE`, changed."""
     (tmp_path / "task.py").write_text(source.replace("FAULT", "pass"))
     (tmp_path / "v1.csv.gz").write_bytes(gzip.compress(b"1,2\n3,4\n"))
-    text = JOB.replace('"data/validation.safetensors"', '"v1.csv.gz"')
+    text = JOB.replace('"data/validation.safetensors"', '"v1.csv.gz"').replace("[model]", asked, 1)
     start, end = text.index("[training.hyperparameters]"), text.index("[aggregation]")
     (tmp_path / "job.toml").write_text(f"{text[:start]}[training.hyperparameters]\nsteps = [0.5, 1]\n\n{text[end:]}")
     return draft(read_job_file(tmp_path / "job.toml"), tmp_path)

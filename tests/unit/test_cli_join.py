@@ -13,6 +13,7 @@ from deepledger.cli.main import app
 from deepledger.cli.metrics import Metrics
 from deepledger.node.notices import Finished, PrivacyCharged, Trained
 from deepledger.protocol.errors import BadInput
+from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.private_run import PrivateRun, Steps
 from deepledger.protocol.types import Address, JobId, RoundNumber, Wei
 
@@ -65,6 +66,9 @@ def test_what_a_training_kept_private_and_what_was_spent_is_said_and_measured() 
     said = _line(Trained(**trained, private=run))
     assert said == "round 4: trained in 0.50 s, 40 private steps with noise of 2 × 1.5, 5.00% of the data each"
     assert _line(Trained(**trained, private=replace(run, past="…"))) == "round 4: trained in 0.50 s, not private"
+
+    release = Release(variance=100, squares=4, coordinates=9)
+    assert _line(Trained(**trained, release=release)) == "round 4: trained in 0.50 s, noise added"
 
     charged = PrivacyCharged(job=JobId(1), round=RoundNumber(4), epsilon=1.2345, delta=1e-5, budget=3.0)
     assert _line(charged) == "round 4: ε = 1.23 of 3 is spent of this data's privacy, at δ = 1e-05"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional as f
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
+from deepledger.cli import doctor
 from deepledger.node.secret_noise import SecretNoise
 from deepledger.node.training import Trainer, load_trainer, make_update
 from deepledger.privacy import finish_private, make_private
@@ -24,7 +26,7 @@ from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.private_run import PrivateRun, Steps
-from deepledger.protocol.formats.spec import build_spec
+from deepledger.protocol.formats.spec import TaskPin, build_spec
 from deepledger.protocol.formats.vectors import encode_model
 from deepledger.protocol.types import RoundNumber
 
@@ -350,6 +352,19 @@ def trainer_of(tmp_path: Path, spec_fields: Any) -> Callable[..., Trainer]:
         return load_trainer(build_spec(spec_fields(model=model, training=training)), source, path)
 
     return trainer
+
+
+def test_the_doctor_tells_of_a_training_that_is_private_in_vain(trainer_of: Any, tmp_path: Path) -> None:
+    store: Any = SimpleNamespace(open=lambda: None)
+    for past in (False, True):
+        trainer, path = trainer_of(past=past), tmp_path / "task.py"
+        pin = TaskPin(name="task", sha256=trainer.task.source.sha256)
+        spec = trainer.spec.model_copy(update={"task": pin})
+        if not past:
+            assert "which the task evaluates and trains on" in doctor._data(spec, [path], path, store)
+            continue
+        with pytest.raises(BadInput, match="nothing is guaranteed: the model was changed before make_private"):
+            doctor._data(spec, [path], path, store)
 
 
 @pytest.mark.parametrize("past", [False, True])

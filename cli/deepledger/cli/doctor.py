@@ -16,7 +16,7 @@ import typer
 from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.options import Chain, Home, Json, Signer, Store, TaskPlaces, places
-from deepledger.protocol.errors import BlobCorrupt, DeepledgerError, InsufficientFunds, StateError
+from deepledger.protocol.errors import BadInput, BlobCorrupt, DeepledgerError, InsufficientFunds, StateError
 from deepledger.protocol.types import Address, JobId, Seconds
 
 if TYPE_CHECKING:
@@ -243,9 +243,12 @@ def _data(spec: JobSpec, searched: list[Path], data: Path, store: Store) -> str:
     from deepledger.node.training import load_trainer, rehearse
     from deepledger.protocol.evaluation.blueprint import from_store
     from deepledger.protocol.evaluation.task import find_source
+    from deepledger.protocol.formats.private_run import in_vain
 
     trainer = load_trainer(spec, find_source(spec.task, searched), data, fetch=from_store(store.open()))
     rehearse(trainer)
+    if vain := in_vain(trainer.guard.last):
+        raise BadInput(f"{vain}. The job does not ask for it, and `join` goes on with a warning: mend the task first")
     return f"{data} holds {show.count(trainer.samples, 'sample')}, which the task evaluates and trains on"
 
 

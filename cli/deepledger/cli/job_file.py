@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from difflib import get_close_matches
 from math import isfinite
@@ -28,6 +28,7 @@ from deepledger.protocol.formats.fields import Name
 from deepledger.protocol.formats.metrics import ACCURACY, BUILT_IN, LOSS, WORST, Metric
 from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy
 from deepledger.protocol.formats.policies import Rewards, Screening
+from deepledger.protocol.formats.private_run import PrivateRun
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule
 from deepledger.protocol.formats.spec import (
@@ -195,6 +196,7 @@ class Draft:
     frozen: bytes | None  # the values of frozen entries
     validation: bytes  # as it is published: encrypted if it is withheld
     first: Evaluation  # of the first model
+    tried: PrivateRun | None = None  # what the training that was tried last kept private
 
     def publish(self, store: BlobStore) -> None:
         """Put everything that the terms point to into the store."""
@@ -317,8 +319,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
         validation=published,
         first=first,
     )
-    _try_out(made, source, blob, data)
-    return made
+    return replace(made, tried=_try_out(made, source, blob, data))
 
 
 def _check_first(first: Evaluation, loss: float) -> None:
@@ -362,9 +363,10 @@ def _public_keys(coordinators: Sequence[str], why: str) -> Sequence[str]:
     return coordinators
 
 
-def _try_out(made: Draft, source: TaskSource, validation: bytes, data: Path | None) -> None:
-    """Evaluate on the validation set as it is published, twice, and train some rounds. Raises `BadInput` where the task
-    fails.
+def _try_out(made: Draft, source: TaskSource, validation: bytes, data: Path | None) -> PrivateRun | None:
+    """Evaluate on the validation set as it is published, twice, and train some rounds; what the last one kept private.
+
+    Raises `BadInput` where the task fails, or keeps less private than the job asks for.
     """
     from deepledger.node.training import Trainer, rehearse_rounds
 
@@ -372,8 +374,9 @@ def _try_out(made: Draft, source: TaskSource, validation: bytes, data: Path | No
     model = as_model(made.model, made.spec.model)
     bench.check_repeats(bench.try_out(model), bench.try_out(model))
     own = bench.validation if data is None else bench.task.load_data(data)
+    trainer = Trainer(made.spec, bench.task, own, bench.frozen)
     try:
-        rehearse_rounds(Trainer(made.spec, bench.task, own, bench.frozen), model, rounds=made.terms.rounds)
+        rehearse_rounds(trainer, model, rounds=made.terms.rounds)
     except BadInput as error:
         if data is not None:
             raise
@@ -381,6 +384,7 @@ def _try_out(made: Draft, source: TaskSource, validation: bytes, data: Path | No
             f"{error}. This was tried with the validation set: if that is not what train takes, name a participant's "
             "data with --data"
         ) from error
+    return trainer.guard.last
 
 
 def _withhold(validation: bytes, coordinators: Sequence[str]) -> tuple[bytes, Withheld, bytes]:

@@ -69,8 +69,10 @@ def create(
     from deepledger.cli.groups import is_dealt, of_groups
     from deepledger.cli.job_file import coordinator as checked
     from deepledger.cli.job_file import draft, read_job_file
+    from deepledger.cli.noise import of_noise
     from deepledger.protocol.errors import BadInput, BadSpec, LedgerRejected
     from deepledger.protocol.formats.evaluation import in_words
+    from deepledger.protocol.formats.private_run import in_vain
     from deepledger.protocol.privacy.ecies import public_key_of
 
     try:
@@ -111,8 +113,11 @@ def create(
               + ", then ".join(coordinators))  # fmt: skip
     for fate, entries in of_fates(prepared.spec.model).items():
         show.note(f"{fate}: {entries}")
-    for what, text in of_groups(prepared.spec, prepared.terms).items():
+    told = of_groups(prepared.spec, prepared.terms) | of_noise(prepared.spec, prepared.terms)
+    for what, text in told.items():
         show.note(f"{what}: {text}")
+    if vain := in_vain(prepared.tried):
+        show.note(f"warning: {vain}")
     withstood = of_what_it_withstands(prepared.spec.aggregation, prepared.terms.max_participants)
     if withstood and not is_dealt(prepared.spec):
         show.note(f"{prepared.spec.aggregation.rule} withstands {withstood}")

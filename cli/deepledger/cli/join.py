@@ -255,6 +255,7 @@ def _line(notice: Notice) -> str | None:
             clipped = ", clipped to the norm bound" if notice.clipped else ""
             saturated = f", {show.count(notice.saturated, 'coordinate')} saturated" if notice.saturated else ""
             private = f", {_private(notice.private)}" if notice.private else ""
+            private += ", noise added" if notice.release else ""
             return f"round {notice.round}: trained in {notice.seconds:.2f} s{clipped}{saturated}{private}"
         case node.PrivacyCharged():
             of_all = "" if notice.budget is None else f" of {notice.budget:g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.chain.ledger import Reader
     from deepledger.protocol.formats.metrics import Metric
     from deepledger.protocol.formats.report import Report
+    from deepledger.protocol.formats.spec import JobSpec
     from deepledger.protocol.job.follow import Follower
     from deepledger.protocol.job.state import Job, Participant, SettledRound
     from deepledger.protocol.types import Address, Wei
@@ -176,9 +178,10 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
     follower = Follower(reader, number)
     job = follower.job
     reported = [_reported(blobs, over) for over in job.history]
-    metrics = _metrics(blobs, job)
+    spec = _spec(blobs, job)
+    metrics, shown = _metrics(spec), None if spec is None else spent_by_rounds(job, spec)
     if json:
-        show.as_json(_job_json(follower, reported, metrics))
+        show.as_json(_job_json(follower, reported, metrics) | {"participant_privacy": shown})
         return
     ends = deadline(job, follower.now())
     phase = show.phase_of(follower.phase(), masked=job.terms.masked)
@@ -194,6 +197,7 @@ def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None
             "coordinator": f"{job.coordinator}, {show.eth(bond_of(job, job.coordinator))} in deposit",
             **({"successors": ", then ".join(successors)} if successors else {}),
             **({"validation set": job.validation} if job.terms.withheld else {}),
+            **({"shown of participants": f"{_told(shown)}, by all rounds"} if shown else {}),
             "block": f"{follower.head.number}, {show.moment(follower.head.timestamp)}",
         },
     )
@@ -318,17 +322,35 @@ def _reported(blobs: BlobStore, over: SettledRound) -> Report | None:
         return None
 
 
-def _metrics(blobs: BlobStore, job: Job) -> Mapping[str, Metric]:
-    """What the spec pins, accuracy and loss first; these alone if it cannot be had."""
+def _spec(blobs: BlobStore, job: Job) -> JobSpec | None:
+    """None if it cannot be had."""
     from deepledger.protocol.errors import BadInput, BlobError
-    from deepledger.protocol.formats.metrics import BUILT_IN
     from deepledger.protocol.job.fetch import fetch_spec
 
     try:
-        pinned = fetch_spec(blobs, job.terms).validation.metrics
+        return fetch_spec(blobs, job.terms)
     except (BlobError, BadInput):
+        return None
+
+
+def _metrics(spec: JobSpec | None) -> Mapping[str, Metric]:
+    """What the spec pins, accuracy and loss first; these alone without one."""
+    from deepledger.protocol.formats.metrics import BUILT_IN
+
+    if spec is None:
         return BUILT_IN
-    return dict(sorted(pinned.items(), key=lambda item: item[0] not in BUILT_IN))
+    return dict(sorted(spec.validation.metrics.items(), key=lambda item: item[0] not in BUILT_IN))
+
+
+def spent_by_rounds(job: Job, spec: JobSpec) -> dict[str, Any] | None:
+    """What settled rounds show of who took part in all of them, where noise hides it; as `privacy_spent` says it."""
+    from deepledger.protocol.privacy.skellam import epsilon_of_rounds
+
+    if spec.participant_privacy is None or spec.release is None:
+        return None
+    delta = spec.participant_privacy.delta
+    epsilon = epsilon_of_rounds(spec.release, rounds=job.round, delta=delta)
+    return {"epsilon": epsilon if isfinite(epsilon) else None, "delta": delta}
 
 
 def _job_json(follower: Follower, reported: list[Report | None], metrics: Mapping[str, Metric]) -> dict[str, Any]:

@@ -161,6 +161,11 @@ def build_app(reader: Reader, store: BlobStore) -> FastAPI:
         digest = seen.job.terms.spec_digest
         return say.SpecResponse(block=say.block(seen.head), cid=cid_of(digest), spec=spec_of(digest))
 
+    @app.get("/jobs/{job}/privacy", summary="Who reads updates, and what noise keeps", responses=unknown)
+    def privacy(job: JobNumber) -> say.PrivacyResponse:
+        seen = trails.see(job)
+        return say.privacy(seen, spec_of(seen.job.terms.spec_digest))
+
     @app.get("/jobs/{job}/participants", summary="Who takes part, and has earned what", responses=unknown)
     def participants(job: JobNumber) -> say.ParticipantsResponse:
         seen = trails.see(job)

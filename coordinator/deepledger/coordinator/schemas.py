@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from math import isfinite
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -18,6 +19,7 @@ from deepledger.protocol.formats.report import Report
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.reputation import FULL
 from deepledger.protocol.job.state import Attempt, Job, Participant, SettledRound
+from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 from deepledger.protocol.settlement.rewards import pay, seats_of
 from deepledger.protocol.types import Address, Wei
 
@@ -183,6 +185,35 @@ class EventsResponse(Response):
     next: str | None = Field(description="Give this as `after` to go on; null: there are no more.")
 
 
+class ExamplesPrivacy(BaseModel):
+    """What every training has to keep of single samples: participants' word, which nobody can check."""
+
+    noise_multiplier: float
+    clip_norm: float
+    delta: float
+
+
+class ParticipantsPrivacy(BaseModel):
+    """How little updates, or their sums, show of any one participant, if it draws noise as the job asks."""
+
+    mechanism: Literal["local", "distributed"]
+    clip_norm: float
+    noise_multiplier: float
+    honest: int = Field(description="Of how many participants the noise of a sum is; 1: each one's is enough alone.")
+    colluders: int | None = Field(description="How many others in one sum may act together; null: any number.")
+    delta: float
+    epsilon: float | None = Field(description="Of who took part in every round that is settled; null: infinite.")
+    epsilon_of_job: float | None = Field(description="Of who takes part in all rounds.")
+
+
+class PrivacyResponse(Response):
+    updates: Literal["open", "sealed", "masked"] = Field(
+        description="Who reads one participant's update: everybody, the readers in the spec, or nobody."
+    )
+    examples: ExamplesPrivacy | None = Field(description="null: not asked for.")
+    participants: ParticipantsPrivacy | None = Field(description="null: not asked for.")
+
+
 class SpecResponse(Response):
     cid: str
     spec: JobSpec
@@ -209,6 +240,30 @@ def job_summary(seen: Seen) -> JobSummary:
         spec=cid_of(job.terms.spec_digest),
         model=cid_of(job.model_digest),
         validation=job.validation,
+    )
+
+
+def privacy(seen: Seen, spec: JobSpec) -> PrivacyResponse:
+    asked = spec.differential_privacy
+    return PrivacyResponse(
+        block=block(seen.head),
+        updates=spec.privacy,
+        examples=None if asked is None else ExamplesPrivacy(**asked.model_dump()),
+        participants=_participants_privacy(seen.job, spec),
+    )
+
+
+def _participants_privacy(job: Job, spec: JobSpec) -> ParticipantsPrivacy | None:
+    asked, release = spec.participant_privacy, spec.release
+    if asked is None or release is None:
+        return None
+    shown = (epsilon_of_rounds(release, rounds=rounds, delta=asked.delta) for rounds in (job.round, job.terms.rounds))
+    epsilon, epsilon_of_job = (each if isfinite(each) else None for each in shown)
+    return ParticipantsPrivacy(
+        **asked.model_dump(),
+        colluders=spec.colluders(participants=job.terms.min_participants),
+        epsilon=epsilon,
+        epsilon_of_job=epsilon_of_job,
     )
 
 

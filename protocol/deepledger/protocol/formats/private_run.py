@@ -59,6 +59,13 @@ class _Run(Part):
     past: str | None
 
 
+def in_vain(run: PrivateRun | None) -> str | None:
+    """What to say of a training that means to keep something private and does not; None: nothing."""
+    if run is None or run.past is None:
+        return None
+    return f"train calls deepledger.privacy.make_private, and nothing is guaranteed: {run.past}"
+
+
 class _Release(Part):
     variance: Annotated[int, Field(gt=0, lt=1 << 53)]
     squares: Annotated[int, Field(gt=0, lt=1 << 53)]
