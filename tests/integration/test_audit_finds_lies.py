@@ -825,8 +825,17 @@ def typed(play, job, script, *arguments, quiet=True):
     ("end", "status", "words"),
     [
         ("os._exit(0)", 1, ""),
-        ("os.execv('/bin/true', ['true'])", 1, "ended without a word (exit status 0): the task ends it. Once more"),
-        ("os.kill(os.getpid(), 9)", 1, "was killed by SIGKILL: too little memory, or the task does that. Once more"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                (
+                    "os.execv('/bin/true', ['true'])",
+                    1,
+                    "ended without a word (exit status 0): the task ends it. Once more",
+                ),
+                ("os.kill(os.getpid(), 9)", 1, "was killed by SIGKILL: too little memory, or the task does that. Once"),
+            )
+        ),
     ],
 )
 def test_a_task_that_ends_the_process_ends_no_audit_in_silence(world, monkeypatch, end, status, words):

@@ -99,6 +99,7 @@ def test_models_are_exported(runner: Runner, finished: int, tmp_path: Path) -> N
     assert (nowhere.exit_code, "cannot write" in nowhere.stderr) == (6, True)
 
 
+@pytest.mark.slow
 def test_a_withheld_validation_set_by_command_line(runner: Runner) -> None:
     shown = runner.json("account", "show", "coordinator")
     assert shown["address"] == dev_accounts()[3].address
@@ -357,6 +358,7 @@ def test_joining_is_refused_before_anything_is_staked(runner: Runner, tmp_path: 
     assert runner.json("status", job)["participants"] == []
 
 
+@pytest.mark.slow
 def test_training_that_fails_later_says_where_the_stake_is(runner: Runner, tmp_path: Path) -> None:
     """The rehearsal is the only training of a round that this task allows."""
     once = "assert round not in seen, 'no'\n    seen.append(round)\n"
@@ -412,6 +414,7 @@ def test_a_job_that_would_overflow_is_refused(runner: Runner, tmp_path: Path) ->
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_what_happens_is_told_as_json_and_as_metrics(runner: Runner) -> None:
     job = runner.create("--coordinator", dev_accounts()[3].address)
     coordinator = runner.start(
@@ -580,6 +583,7 @@ def test_the_doctor_looks_at_chain_and_clock_also_without_a_contract(runner: Run
 
 
 @pytest.mark.parametrize("step", ["release_bond", "withdraw"])
+@pytest.mark.slow
 def test_a_bond_of_a_job_that_ended_while_its_coordinator_was_down_comes_home(runner: Runner, step: str) -> None:
     """It is killed after JobEnded: before it asks for its bond, or before it is paid."""
     kill = f"import os; from deepledger.protocol.chain.web3_ledger import ChainLedger; ChainLedger.{step} = " + (
@@ -599,6 +603,7 @@ def test_a_bond_of_a_job_that_ended_while_its_coordinator_was_down_comes_home(ru
     assert deposits(runner, "coordinator-of-all", job) == ("0", "0")
 
 
+@pytest.mark.slow
 def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(runner: Runner) -> None:
     refused = runner.run("coordinator", "--account", "coordinator-of-all")
     assert (refused.exit_code, "--most-bonds AMOUNT" in refused.stderr) == (3, True)
@@ -611,6 +616,7 @@ def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(runner: Runner) 
     assert coordinator.status == 0
 
 
+@pytest.mark.slow
 def test_a_second_coordinator_of_the_same_account_is_refused(runner: Runner) -> None:
     job = runner.create()
     first = runner.start("coordinator", job, "--account", "sponsor")

@@ -668,6 +668,7 @@ def lying_predecessor(play, **claims):
     ],
     ids=["model", "report", "root"],
 )
+@pytest.mark.slow
 def test_a_successor_takes_its_bond_away_from_a_predecessor_that_lies(world, play_of, claims, error):
     play = play_of(participants=2, coordinators=(1, 8), settle_window=8)
     successor = Running(world, play.job, number=8)
@@ -685,6 +686,7 @@ def test_a_successor_takes_its_bond_away_from_a_predecessor_that_lies(world, pla
     assert world.accounts[8].address not in play.see().bonded, "nor does it come back"
 
 
+@pytest.mark.slow
 def test_a_successor_that_was_away_looks_at_what_was_settled_meanwhile(world, play_of):
     play = play_of(participants=2, coordinators=(1, 8), settle_window=8)
     post_bond(world.ledger(8), play.job, value=play.terms.bond)
@@ -706,6 +708,7 @@ def test_a_successor_goes_on_from_what_its_predecessor_settled(world, play_of):
     assert_audit_matches(play)
 
 
+@pytest.mark.slow
 def test_a_successor_has_what_screening_remembers_before_it_is_needed(world, play_of):
     """It looks after it when a round opens, and goes on without what was gone by then; so does the audit."""
     changes = {"spec_changes": {"screening": {"copy_percent": 3}}}
@@ -764,6 +767,7 @@ class Dripping(Real):
         self.real.read_into(digest, buffer)
 
 
+@pytest.mark.slow
 def test_blobs_that_never_end_cost_neither_the_others_nor_the_bond(world, play_of, monkeypatch):
     """Five of them, and four are fetched at a time: the honest one waits for its turn, and gets it."""
     monkeypatch.setattr(verify, "_TURN", 0.1)
@@ -950,6 +954,7 @@ def show_updates(play, updates):
 
 
 @pytest.mark.parametrize("devnet", ["embedded"], indirect=True)
+@pytest.mark.slow
 def test_a_model_that_kills_whatever_evaluates_it_costs_its_maker_the_round_and_nobody_a_bond(
     world, play_of, monkeypatch
 ):

@@ -396,12 +396,17 @@ def test_a_gateway_that_gives_up_on_many_blocks_is_asked_for_fewer(
 @pytest.mark.parametrize(
     ("message", "most"),
     [
-        ("block range is too wide", 40),
         ("Under the Free tier plan, you can make eth_getLogs requests with up to a 10 block range.", 9),
-        ("eth_getLogs is limited to a 10 block range", 9),
-        ("exceed maximum block range: 10", 9),
-        ("You can make eth_getLogs requests with up to a 10 block range. Based on your parameters, this block range "
-         "should work: [0x1, 0xa]", 9),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("block range is too wide", 40),
+                ("eth_getLogs is limited to a 10 block range", 9),
+                ("exceed maximum block range: 10", 9),
+                ("You can make eth_getLogs requests with up to a 10 block range. Based on your parameters, this block "
+                 "range should work: [0x1, 0xa]", 9),
+            )
+        ),
     ],
 )  # fmt: skip
 def test_a_width_that_works_is_remembered(stage: Stage, proxy: FaultyProxy, message: str, most: int) -> None:

@@ -393,6 +393,7 @@ def test_audit_a_job(tmp_path: Path) -> None:
             reader.follow()
 
 
+@pytest.mark.slow
 def test_privacy(tmp_path: Path) -> None:
     with start("embedded") as chain:
         contract, _ = deploy(chain.url, dev_accounts()[0], locks=tmp_path / "locks")

@@ -157,6 +157,7 @@ def everything(world: World) -> Masked:
     return masked
 
 
+@pytest.mark.slow
 def test_the_fold_is_what_the_contract_says_whatever_anybody_does(world: World) -> None:
     chance, done, phases, played = random.Random(12), Counter[str](), set[Phase](), [Masked(world)]
     for _ in range(240):

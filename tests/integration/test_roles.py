@@ -477,6 +477,7 @@ def test_a_node_that_is_shown_the_chain_before_it_joined_does_not_think_that_it_
     assert_audit_matches(world, job)
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_store_commits_no_more_until_it_can(world):
     """The first time nobody knows before it reveals; after that it costs gas and reputation, and nothing is paid."""
     job = world.create_job(min_participants=2, rounds=4, commit_window=8, reveal_window=4, settle_window=4)

@@ -96,7 +96,10 @@ def test_an_example_prepares_trains_and_evaluates(
     assert after.exact(metric) > max(least, before.exact(metric))
 
 
-@pytest.mark.parametrize("example", ["digits", "breast-cancer", "mnist", "diabetes"])
+@pytest.mark.parametrize(
+    "example",
+    ["digits", "mnist", *(pytest.param(name, marks=pytest.mark.slow) for name in ("breast-cancer", "diabetes"))],
+)
 def test_a_job_file_becomes_a_job(example: str, tmp_path: Path, mnist: Path) -> None:
     prepare(example, tmp_path / "data", *([mnist] if example == "mnist" else []))
     (tmp_path / "task.py").write_bytes((EXAMPLES / example / "task.py").read_bytes())

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from deepledger.cli.agreement import of_spec
 from deepledger.cli.job_file import draft, read_job_file
@@ -23,6 +24,7 @@ from deepledger.protocol.types import Address, RoundNumber
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
+@pytest.mark.slow
 def test_the_private_digits_are_as_accurate_at_their_epsilon_as_the_job_file_says(tmp_path: Path) -> None:
     command = [sys.executable, EXAMPLES / "digits/prepare.py", "--into", tmp_path / "data"]
     assert subprocess.run(command, capture_output=True).returncode == 0
