@@ -28,7 +28,8 @@ from deepledger.protocol.formats.evaluation import Coalition
 from deepledger.protocol.formats.report import Report, report_bytes
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec, build_spec, spec_bytes
-from deepledger.protocol.formats.vectors import as_update, encode_model
+from deepledger.protocol.formats.updates import parse_update
+from deepledger.protocol.formats.vectors import encode_model
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.privacy.ecies import public_key_of
@@ -252,7 +253,7 @@ class StoredSources:
 
     def earlier_update(self, earlier: Earlier) -> Any:
         try:
-            return as_update(self.store.read(earlier.digest, limit=self.spec.update_bytes), self.spec)
+            return parse_update(self.store.read(earlier.digest, limit=self.spec.update_bytes), self.spec)
         except BlobMissing:
             return None
 
@@ -300,7 +301,7 @@ class Play:
     def commit_all(self, updates: list[bytes]) -> list[tuple[Any, dict[str, bytes]]]:
         made = []
         for node, update in zip(self.nodes, updates, strict=False):
-            root = chunk_root(update, bits=16) if update else b"\1" * 32
+            root = chunk_root(update, bits=self.spec.update.bits) if update else b"\1" * 32
             opened = {"digest": digest_of(update), "root": root, "salt": self.random.bytes(32)}
             attempt = self.see().attempt
             slot = Slot(node.chain_id, node.address, self.job, attempt.round, node.account)

@@ -33,7 +33,8 @@ from deepledger.protocol.evaluation.task import Task, TaskSource, read_source
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, Report, parse_report
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec, build_spec, spec_bytes
-from deepledger.protocol.formats.vectors import as_model, as_update, decode_model, encode_change, encode_model
+from deepledger.protocol.formats.updates import encode_change
+from deepledger.protocol.formats.vectors import as_model, as_update, decode_model, encode_model
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.state import Job

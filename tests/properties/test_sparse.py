@@ -7,13 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from deepledger.protocol.errors import BadVector
 from deepledger.protocol.formats.sparse import SparseFormat, SparseVector, most_of, parse_sparse, write_sparse
+from deepledger.protocol.formats.spec import JobSpec, build_spec
+from deepledger.protocol.formats.updates import bytes_of, encode_change, fits_norm
+from deepledger.protocol.settlement.aggregation import advance
+from deepledger.protocol.settlement.aggregation.context import Context
+from deepledger.protocol.settlement.aggregation.stack import Stack
 
 Entries = dict[int, int]
+SpecOf = Callable[..., JobSpec]
+StackOf = Callable[..., Stack]
 
 
 @st.composite
@@ -95,7 +103,6 @@ def test_every_block_is_that_of_the_dense_update(update: Any, data: st.DataObjec
     assert made[:stop].tolist() == dense[:stop].tolist()
 
 
-@settings(max_examples=300)
 @given(update=updates(most_trained=200), data=st.data())
 def test_other_bytes_are_another_update_or_none(update: Any, data: st.DataObject) -> None:
     """What is accepted is written in the same bytes again: no two strings say the same."""
@@ -106,7 +113,6 @@ def test_other_bytes_are_another_update_or_none(update: Any, data: st.DataObject
     check_canonical(form, bytes(blob))
 
 
-@settings(max_examples=300)
 @given(form=formats(most_trained=40), data=st.data())
 def test_any_bytes_are_an_update_or_none(form: SparseFormat, data: st.DataObject) -> None:
     check_canonical(form, data.draw(st.binary(min_size=form.bytes, max_size=form.bytes)))
@@ -193,3 +199,110 @@ def test_a_large_update_is_read_across_pieces() -> None:
     read = written(form, dict(zip(places.tolist(), values.tolist(), strict=True)), [1, 2, 3])
     for start, stop in ((0, 65_536), (65_536, 131_072), (123, 999_999), (999_990, 1_000_003), (500, 501)):
         assert np.array_equal(read[start:stop][: form.trained - start], dense[start:stop])
+
+
+ROUND = st.integers(-(2**20), 2**20).map(lambda number: np.float32(number / 2**12))
+
+
+@st.composite
+def jobs(draw: st.DrawFn, spec_of: SpecOf) -> JobSpec:
+    trained, statistics = draw(st.integers(20, 300)), draw(st.sampled_from([0, 3]))
+    layout: list[dict[str, Any]] = [{"name": "w", "shape": [trained], "offset": 0}]
+    if statistics:
+        layout.append({"name": "mean", "shape": [statistics], "offset": trained, "kind": "statistic"})
+    update = {"bits": draw(st.sampled_from([4, 8, 16])), "fraction_bits": draw(st.integers(0, 8)), "norm_bound": 1e6}
+    return spec_of(
+        model={"fraction_bits": 12, "layout": layout}, update=update | {"share": draw(st.sampled_from([0.05, 0.2]))}
+    )
+
+
+@given(data=st.data())
+def test_what_moves_most_travels_and_all_else_is_kept(spec_of: SpecOf, data: st.DataObject) -> None:
+    """Over rounds, updates and the residual add up to all changes, exactly: all are multiples of 2^-12."""
+    spec = data.draw(jobs(spec_of))
+    trained, length = spec.model.trained, spec.model.coordinates
+    assert spec.sparse is not None
+    residual, sent, wanted = np.zeros(length, np.float32), np.zeros(length), np.zeros(length)
+    for number in range(data.draw(st.integers(1, 4))):
+        change = data.draw(arrays.arrays(np.float32, length, elements=ROUND))
+        sizes, before = np.abs(change + residual)[:trained], (change + residual)[:trained]
+        encoded = encode_change(change, residual, spec=spec, seed=number)
+        update = encoded.vector
+        assert isinstance(update, SparseVector)
+        assert update.count <= spec.sparse.most
+        moved, _ = update.entries(0, trained)
+        chosen = sorted(range(trained), key=lambda place: (-sizes[place], place))[: spec.sparse.most]
+        assert set(moved) <= set(chosen), "of equal ones the first"
+        kept = np.setdiff1d(np.arange(trained), chosen)
+        assert np.array_equal(encoded.residual[kept], before[kept])
+        assert not encoded.residual[trained:].any()
+        residual = encoded.residual
+        sent += update[0:length] * 2.0**-spec.update.fraction_bits
+        wanted += change
+    assert np.array_equal(sent[:trained] + residual[:trained], wanted[:trained])
+
+
+@given(data=st.data(), norm_bound=st.floats(0.5, 50))
+def test_the_norm_bound_holds_for_what_travels(spec_of: SpecOf, data: st.DataObject, norm_bound: float) -> None:
+    spec = data.draw(jobs(spec_of))
+    spec = spec.model_copy(update={"update": spec.update.model_copy(update={"norm_bound": norm_bound})})
+    change = data.draw(arrays.arrays(np.float32, spec.model.coordinates, elements=ROUND))
+    encoded = encode_change(change, np.zeros_like(change), spec=spec, seed=1)
+    dense, trained = encoded.vector[0 : len(change)], spec.model.trained
+    for part in dense[:trained], dense[trained:]:
+        assert sum(int(value) ** 2 for value in part) <= spec.update.square_limit
+    assert fits_norm(encoded.vector, spec)
+    again = encode_change(change, np.zeros_like(change), spec=spec, seed=1)
+    assert bytes_of(again.vector) == bytes_of(encoded.vector)
+    longest = max(abs(int(value)) for value in dense)
+    narrow = spec.update.model_copy(update={"norm_bound": max(longest - 1, 0.5) / 2**spec.update.fraction_bits})
+    assert not longest or not fits_norm(encoded.vector, spec.model_copy(update={"update": narrow}))
+
+
+def test_nan_is_refused_wherever_it_is(spec_of: SpecOf) -> None:
+    spec = spec_of(coordinates=100, update={"bits": 8, "fraction_bits": 4, "norm_bound": 9.0, "share": 0.05})
+    for broken in np.nan, np.inf:
+        change = np.zeros(100, np.float32)
+        change[50] = broken
+        with pytest.raises(BadVector, match="NaN or infinity"):
+            encode_change(change, np.zeros_like(change), spec=spec, seed=1)
+
+
+def test_four_bits_hold_what_they_can_and_keep_the_rest(spec_of: SpecOf) -> None:
+    spec = spec_of(coordinates=100, update={"bits": 4, "fraction_bits": 0, "norm_bound": 99.0, "share": 0.05})
+    change = np.zeros(100, np.float32)
+    change[[3, 50, 99]] = 30, -30, 5
+    encoded = encode_change(change, np.zeros_like(change), spec=spec, seed=1)
+    assert entries_of(encoded.vector) == {3: 7, 50: -8, 99: 5}
+    assert (encoded.residual[[3, 50, 99]].tolist(), encoded.saturated) == ([23, -22, 0], 2)
+
+
+RULES = {
+    "weighted_mean": {},
+    "multi_krum": {"byzantine_percent": 30},
+    "centered_clipping": {"radius": 0.01},
+    "dnc": {"byzantine_percent": 30},
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(data=st.data())
+def test_a_round_is_that_of_the_same_dense_updates(
+    spec_of: SpecOf, stack_of: StackOf, rule: str, data: st.DataObject
+) -> None:
+    """Exactly, with and without statistics, and whatever the rule looks at."""
+    spec = data.draw(jobs(spec_of))
+    bucket = data.draw(st.sampled_from([1, 2]))
+    spec = build_spec(spec.model_dump() | {"aggregation": {"rule": rule, "bucket_size": bucket} | RULES[rule]})
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    changes = random.normal(0, 5, (data.draw(st.integers(1, 5)), spec.model.coordinates)).astype(np.float32)
+    sparse = [encode_change(each, np.zeros_like(each), spec=spec, seed=1).vector for each in changes]
+    weights = [int(random.integers(1, 9)) for _ in sparse]
+    model = random.integers(-(2**20), 2**20, spec.model.coordinates).astype("<i4")
+    context = Context(b"seed" * 8, spec.model, drift=random.integers(-999, 999, len(model)))
+    after = []
+    for updates in sparse, [each[0 : len(model)] for each in sparse]:
+        moved = model.copy()
+        saturated = advance(moved, stack_of(spec, updates, weights), spec.aggregation, context)
+        after.append((moved.tolist(), saturated))
+    assert after[0] == after[1]

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from deepledger.protocol.formats import vectors
 from deepledger.protocol.formats.evaluation import Coalition
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import decode_model, encode_change, encode_model, fits_norm, sum_of_squares
+from deepledger.protocol.formats.updates import encode_change, fits_norm
+from deepledger.protocol.formats.vectors import decode_model, encode_model, sum_of_squares
 from deepledger.protocol.settlement.aggregation import RULES, advance
 from deepledger.protocol.settlement.aggregation.context import Context
 from deepledger.protocol.settlement.aggregation.stack import Scaled

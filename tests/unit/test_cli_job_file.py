@@ -58,7 +58,7 @@ def test_what_is_no_amount(text: object) -> None:
         ('name = "digits"', "", "name: is missing"),
         ("rounds = 10", 'rounds = "ten"', "terms.rounds: 'ten' is not a whole number"),
         ("rounds = 10", "rounds = 0", "terms.rounds: 0 is less than 1"),
-        ("bits = 16", "bits = 12", "update.bits: 12 is not 8, 16 or 32"),
+        ("bits = 16", "bits = 12", "update.bits: 12 is not 4, 8, 16 or 32"),
         ('rule = "weighted_mean"', 'rule = "medain"', "aggregation: 'medain' is none of 'weighted_mean', 'median', "),
         ('rule = "weighted_mean"', 'rule = "medain"', "did you mean median, not medain?"),
         ('rule = "weighted_mean"', "", "aggregation: 'rule' is missing"),

@@ -14,7 +14,8 @@ from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.formats.policies import EqualRewards, SampleRewards
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec, spec_bytes
-from deepledger.protocol.formats.vectors import fits_norm, sum_of_squares, update_dtype
+from deepledger.protocol.formats.updates import fits_norm
+from deepledger.protocol.formats.vectors import sum_of_squares, update_dtype
 from deepledger.protocol.settlement.aggregation import advance
 from deepledger.protocol.settlement.aggregation.context import Context
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack

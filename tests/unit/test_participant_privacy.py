@@ -18,7 +18,8 @@ from deepledger.node.participant_noise import clip, with_noise
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.participant_privacy import Release, longest, shortest
 from deepledger.protocol.formats.spec import JobSpec, Masks, build_spec, fewest_counted, parse_spec, spec_bytes
-from deepledger.protocol.formats.vectors import Encoded, encode_change, fits_norm, sum_of_squares
+from deepledger.protocol.formats.updates import encode_change, fits_norm
+from deepledger.protocol.formats.vectors import Encoded, sum_of_squares
 from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 

@@ -26,6 +26,20 @@ def test_a_spec_is_one_byte_string(spec_of):
     assert spec.validation_digest == bytes.fromhex("cd" * 32)
 
 
+def test_a_share_of_the_coordinates_is_said_only_where_there_is_one(spec_of):
+    """All of them is what every spec says that says nothing: there is one way to write it."""
+    update = {"bits": 8, "fraction_bits": 4, "norm_bound": 1.0}
+    whole, same = spec_of(update=update), spec_of(update=update | {"share": 1})
+    assert (whole.sparse, whole.update_bytes) == (None, 10)
+    assert spec_bytes(whole) == spec_bytes(same)
+    assert b"share" not in spec_bytes(whole)
+    with pytest.raises(BadSpec, match="canonical form"):
+        parse_spec(spec_bytes(whole).replace(b'"norm_bound":1', b'"norm_bound":1,"share":1'))
+    some = spec_of(coordinates=1000, update=update | {"share": 0.02})
+    assert (some.sparse.most, some.update_bytes, some.blob_bytes) == (20, 40, 40)  # 20 bytes are values
+    assert parse_spec(spec_bytes(some)) == some
+
+
 @pytest.mark.parametrize(
     ("screening", "rounds"),
     [(None, 0), ({}, 2), ({"memory_rounds": 4}, 4), ({"memory_rounds": 0}, 0), ({"copy_percent": 0}, 0)],
@@ -55,6 +69,7 @@ def measured(**changes):
     return {"metrics": metrics | {name: metrics.get(name, {}) | change for name, change in changes.items()}}
 
 
+SHARE = {"bits": 8, "fraction_bits": 4, "norm_bound": 1.0, "share": 0.1}
 WRONG = {
     "unknown field": ({"extra": 1}, "extra: there is no such key"),
     "missing part": ({"rewards": None}, "rewards: "),
@@ -71,6 +86,44 @@ WRONG = {
     "list in a list": ({"training": {"seed": 1, "hyperparameters": {"a": [[1]]}}}, "training.hyperparameters.a"),
     "suffix that leaves": ({"validation": VALIDATION | {"suffix": "/../x"}}, "validation.suffix"),
     "rule": ({"aggregation": {"rule": "magic"}}, "aggregation"),
+    "a share of nothing": ({"update": SHARE | {"share": 0.0}}, "update.share: 0.0 is not more than 0"),
+    "more than all": ({"update": SHARE | {"share": 1.5}}, "update.share: 1.5 is more than 1"),
+    "four bits of all": (
+        {"update": SHARE | {"share": 1, "bits": 4}},
+        "is for updates of which a share travels: set update.share",
+    ),
+    "longer than all": (
+        {"update": SHARE | {"share": 0.8}},
+        "11 bytes, and all of them without take 10",
+    ),
+    "median of a share": (
+        {"update": SHARE, "aggregation": {"rule": "median"}},
+        'median looks at one coordinate of all updates, of which most have nothing there: take rule = "weighted_mean"',
+    ),
+    "trimmed mean of a share": (
+        {"update": SHARE, "aggregation": {"rule": "trimmed_mean", "trim_percent": 20}},
+        "trimmed_mean looks at one coordinate",
+    ),
+    "trusted share": (
+        {"update": SHARE, "aggregation": {"rule": "fltrust", "trusted": "0x" + "f" * 40}},
+        "fltrust looks at one coordinate",
+    ),
+    "momentum of a share": (
+        {"update": SHARE, "aggregation": {"rule": "centered_clipping", "radius": 1.0, "momentum_percent": 50}},
+        "set aggregation.momentum_percent to 0",
+    ),
+    "a share behind noise": (
+        {
+            "update": SHARE | {"bits": 16, "norm_bound": 9.0},
+            "participant_privacy": {"mechanism": "local", "clip_norm": 1.0, "noise_multiplier": 1.0, "delta": 1e-5},
+        },
+        "the noise of participant_privacy hides only how far they move",
+    ),
+    "masked share": (
+        {"update": SHARE, "privacy": "masked", "masks": {}, "rewards": {"policy": "equal"}},
+        "masks add up only where everybody sends the same coordinates, and here each sends those that its own data "
+        'move: leave it out, or take privacy = "sealed"',
+    ),
     "trims all": ({"aggregation": {"rule": "trimmed_mean", "trim_percent": 50}}, "trim_percent"),
     "gap": ({"model": layout(("a", [3], 0), ("b", [1], 4))}, "layout entry 'b' starts at 4, expected 3"),
     "overlap": ({"model": layout(("a", [3], 0), ("b", [1], 2))}, "starts at 2, expected 3"),

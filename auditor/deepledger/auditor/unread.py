@@ -23,7 +23,7 @@ from deepledger.protocol.settlement.valuation import mask_of
 from deepledger.protocol.types import Address, Digest
 
 _OF_CONTENTS = frozenset(
-    {Verdict.ACCEPTED, Verdict.BADLY_SEALED, Verdict.NORM_EXCEEDED, Verdict.COPY, Verdict.DIVERGED}
+    {Verdict.ACCEPTED, Verdict.BADLY_SEALED, Verdict.MALFORMED, Verdict.NORM_EXCEEDED, Verdict.COPY, Verdict.DIVERGED}
     | {Verdict(sign.value) for sign in Sign}
 )
 """Verdicts that only a reader can tell."""

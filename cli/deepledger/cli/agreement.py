@@ -49,8 +49,7 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         "task": f"{spec.task.name}, source SHA-256 {spec.task.sha256}",
         "model": f"{spec.model.coordinates:,} weights in {len(spec.model.layout)} tensors, {spec.model_bytes:,} bytes",
         **of_fates(spec.model),
-        "update": f"int{spec.update.bits}, {spec.update_bytes:,} bytes a round, "
-        f"L2 norm at most {spec.update.norm_bound:g}",
+        "update": of_update(spec),
         "training": f"{hyperparameters or 'no hyperparameters'}; seed {spec.training.seed}",
         "aggregation": of_rule(spec.aggregation),
         "screening": "none: nobody sees single updates" if spec.masks else of_screening(spec.screening),
@@ -62,6 +61,20 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         **({"of single samples": of_samples(asked)} if (asked := spec.differential_privacy) else {}),
         **({"mask keys": MASK_KEYS[spec.masks.keys]} if spec.masks else {}),
     }
+
+
+def of_update(spec: JobSpec) -> str:
+    """What everybody sends in every round."""
+    update, sparse = spec.update, spec.sparse
+    text = f"int{update.bits}, {spec.update_bytes:,} bytes a round, L2 norm at most {update.norm_bound:g}"
+    if sparse is None:
+        return text
+    statistics = ", and all statistics" if sparse.statistics else ""
+    return (
+        f"{text}: which {sparse.most:,} of {sparse.trained:,} weights move most, and how far{statistics}; "
+        f"{100 * spec.update_bytes / spec.model_bytes:.2g} % of what all would take as float32. The rest is kept for "
+        "the next round"
+    )
 
 
 def of_samples(asked: DifferentialPrivacy) -> str:

@@ -23,14 +23,12 @@ from deepledger.protocol.evaluation.samples import count, take
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.policies import ContributionRewards, EqualRewards, Rewards, SampleRewards
 from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.updates import Update, bytes_of, encode_change, moves
 from deepledger.protocol.formats.vectors import (
     Encoded,
     Floats,
     ModelVector,
-    UpdateVector,
     count_least_variances,
-    encode_change,
-    update_dtype,
 )
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.reputation import FULL, after
@@ -75,7 +73,7 @@ class _Seat:
     trainer: Trainer
     samples: int
     residual: Floats
-    last: UpdateVector | None = None
+    last: Update | None = None
     reputation: int = FULL
 
     @property
@@ -110,17 +108,17 @@ class Fit:
 
 @dataclass(slots=True)
 class _Sources:
-    updates: Mapping[Digest, UpdateVector]
+    updates: Mapping[Digest, Update]
     models: Mapping[Digest, ModelVector]
     evaluator: Evaluator
-    trained: int  # coordinates
+    spec: JobSpec
     known: dict[tuple[int, Coalition], Evaluation] = field(default_factory=dict)  # by number of updates
 
-    def update(self, contribution: Contribution) -> UpdateVector | Verdict:
+    def update(self, contribution: Contribution) -> Update | Verdict:
         update = self.updates[contribution.digest]
-        return update if update[: self.trained].any() else Verdict.UNCHANGED
+        return update if moves(update, self.spec) else Verdict.UNCHANGED
 
-    def earlier_update(self, earlier: Earlier) -> UpdateVector:
+    def earlier_update(self, earlier: Earlier) -> Update:
         return self.updates[earlier.digest]
 
     def earlier_model(self, digest: Digest) -> ModelVector:
@@ -147,7 +145,7 @@ class _Game:
     policies: Mapping[str, Rewards]
     model: ModelVector
     before: Digest | None = None
-    updates: dict[Digest, UpdateVector] = field(default_factory=dict)
+    updates: dict[Digest, Update] = field(default_factory=dict)
     models: dict[Digest, ModelVector] = field(default_factory=dict)
     history: list[list[Earlier]] = field(default_factory=list)  # accepted ones
     fit: Fit = field(default_factory=Fit)
@@ -212,7 +210,7 @@ def _play_round(game: _Game, number: int) -> dict[str, Settlement]:
         earlier=_remembered(game),
         model_before_last=game.before,
     )
-    sources = _Sources(game.updates, game.models, game.evaluator, spec.model.trained)
+    sources = _Sources(game.updates, game.models, game.evaluator, spec)
     game.before = Digest(sha256(game.model.tobytes()).digest())
     game.models[game.before] = start = game.model
     settlements: dict[str, Settlement] = {}
@@ -251,9 +249,7 @@ def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
     if game.copying and seat.number in game.operated:
         latest = game.history[-1] if game.history else []
         copied = next((game.updates[each.digest] for each in latest if each.participant != seat.address), None)
-        encoded = _noisy(
-            np.zeros(spec.model.coordinates, update_dtype(spec.update)) if copied is None else copied, spec, seed
-        )
+        encoded = _noisy(copied, spec, seed)
     else:
         encoded = make_update(
             seat.trainer,
@@ -268,7 +264,7 @@ def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
     game.fit.updates += 1
     game.fit.clipped += encoded.clipped
     game.fit.saturated += encoded.saturated > 0
-    digest = Digest(sha256(encoded.vector.tobytes() + bytes([seat.number])).digest())
+    digest = Digest(sha256(bytes(bytes_of(encoded.vector)) + bytes([seat.number])).digest())
     game.updates[digest] = encoded.vector
     return Contribution(
         participant=seat.address,
@@ -282,10 +278,15 @@ def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
     )
 
 
-def _noisy(copied: UpdateVector, spec: JobSpec, seed: int) -> Encoded:
-    values = copied.astype(np.float32) * np.float32(2.0**-spec.update.fraction_bits)
+def _noisy(copied: Update | None, spec: JobSpec, seed: int) -> Encoded[Update]:
+    """With noise where the copied update moves something, which is everywhere unless few coordinates travel."""
+    values = np.zeros(spec.model.coordinates, np.float32)
+    if copied is not None:
+        values += copied[0 : len(values)] * np.float32(2.0**-spec.update.fraction_bits)
     noise = np.random.default_rng(seed).standard_normal(len(values), dtype=np.float32)
-    values += noise * np.float32(COPY_NOISE * np.linalg.norm(values) / np.linalg.norm(noise))
+    if spec.sparse is not None:
+        noise *= values != 0
+    values += noise * np.float32(COPY_NOISE * np.linalg.norm(values) / (np.linalg.norm(noise) or 1))
     return encode_change(values, np.zeros_like(values), spec=spec, seed=seed)
 
 

@@ -14,7 +14,6 @@ from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from deepledger.protocol.blobs import cid_of
-from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing
 from deepledger.protocol.formats.spec import JobSpec
@@ -23,7 +22,7 @@ from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.roles.retry import Stopped
 from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate, Revealed
-from deepledger.protocol.settlement.reading import read_earlier, read_masked, read_release, read_update
+from deepledger.protocol.settlement.reading import FiledUpdate, read_earlier, read_masked, read_release, read_update
 from deepledger.protocol.types import Digest, Root
 
 _AT_ONCE = 4  # updates fetched and inspected at the same time, at most
@@ -34,7 +33,7 @@ _GLANCE = 0.5  # seconds until `stop` is looked at again
 _LAST_CALL = 2.0  # seconds for all that are asked for once more when it is too late
 _TURN, _USUAL = 5.0, 4 << 20  # seconds, and bytes a second, after which the next may begin
 
-Found: TypeAlias = FileVector | MaskedUpdate | bytes | Verdict
+Found: TypeAlias = FiledUpdate | MaskedUpdate | bytes | Verdict
 """An update; a masked one; what a holder released; or why there is none."""
 _GONE = (BlobMissing, BlobCorrupt)
 
@@ -53,7 +52,7 @@ class _Key(NamedTuple):
 class Known(NamedTuple):
     """An update that an attempt before has fetched."""
 
-    vector: FileVector
+    vector: FiledUpdate
     kept: bool  # the store has it pinned
 
 
@@ -136,22 +135,22 @@ class Verifier:
             elif key not in self._found:
                 self._adopt(key, known[each.digest])
 
-    def fetch(self, contribution: Contribution) -> FileVector | Verdict:
+    def fetch(self, contribution: Contribution) -> FiledUpdate | Verdict:
         """What `settle` asks for. Blocks until the update is there or given up. Raises `Stopped`, `StateError`.
 
         It is given up here, too: a fetch that neither ends nor fails must not make us miss the deadline.
         """
         found = self._await(_key(contribution), _name(contribution), enough=())
-        assert isinstance(found, FileVector | Verdict)  # noqa: S101 (it was expected as one)
+        assert isinstance(found, FiledUpdate | Verdict)  # noqa: S101 (it was expected as one)
         return found
 
-    def recall(self, earlier: Earlier) -> FileVector | None:
+    def recall(self, earlier: Earlier) -> FiledUpdate | None:
         """As `fetch`, for an earlier update; None if the store does not find it.
 
         It has been asked for since the attempt began: no pay depends on it, and it is not waited for.
         """
         found = self._await(_Key(earlier.digest, None), _name(earlier), enough=_GONE)
-        return found if isinstance(found, FileVector) else None
+        return found if isinstance(found, FiledUpdate) else None
 
     def found(self) -> dict[Digest, Known]:
         """What is here, by digest."""
@@ -159,7 +158,7 @@ class Verifier:
         return {
             key.digest: Known(found, self._kept[key].is_set())
             for key, found in results.items()
-            if isinstance(found, FileVector)
+            if isinstance(found, FiledUpdate)
         }
 
     def _adopt(self, key: _Key, known: Known) -> None:

@@ -55,6 +55,7 @@ from deepledger.protocol.formats.commitment import SALT_BYTES, Slot, commitment_
 from deepledger.protocol.formats.private_run import parse_statement, statement_of
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.updates import bytes_of, moves, parse_update
 from deepledger.protocol.formats.vectors import Floats, as_update
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.follow import Follower
@@ -156,9 +157,8 @@ def commit(node: Node, attempt: Attempt) -> None:
     if node.follower.phase() is not Phase.COMMITTING:
         node.warn(f"Training took longer than the commit window of round {attempt.round}; it is missed.")
         return
-    trained = slice(node.spec.model.trained)
-    if not as_update(record.update, node.spec)[trained].any():
-        rounded = bool(record.residual[trained].any())
+    if not moves(parse_update(record.update, node.spec), node.spec):
+        rounded = bool(record.residual[: node.spec.model.trained].any())
         if not _commits_to_nothing(node, current, rounded=rounded):
             return
     _charge(node, record)
@@ -222,7 +222,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
             model,
             node.journal.residual_before(attempt.round, committed=committed),
             round=attempt.round,
-            last=None if last is None else as_update(last, spec),
+            last=None if last is None else parse_update(last, spec),
             training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
             rounding_seed=int.from_bytes(os.urandom(8), "big"),
         )
@@ -230,7 +230,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
     except BadInput as error:
         raise _with_stake_in(error, job.job) from error
     seconds, private = time.monotonic() - started, guard.last
-    update = encoded.vector.data.cast("B")
+    update = bytes_of(encoded.vector)
     hide = _open_record if spec.masks is None else _masked_record
     statement = b"" if private is None and spec.release is None else statement_of(private, spec.release)
     record = hide(node, attempt, update, encoded.residual, statement)

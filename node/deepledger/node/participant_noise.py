@@ -14,18 +14,20 @@ import numpy as np
 
 from deepledger.node.skellam_noise import skellam
 from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.updates import Update
 from deepledger.protocol.formats.vectors import Encoded, UpdateVector, sum_of_squares
 from deepledger.protocol.kernels.cores import BLOCK
 
 _ONE: Final = 1 << 30
 
 
-def with_noise(encoded: Encoded, spec: JobSpec) -> Encoded:
+def with_noise(encoded: Encoded[Update], spec: JobSpec) -> Encoded[Update]:
     """What may be shown of an update: what the job asks for; the update itself where it asks for nothing."""
     privacy = spec.participant_privacy
     if privacy is None:
         return encoded
     vector = encoded.vector
+    assert isinstance(vector, np.ndarray)  # noqa: S101 (such a job sends all coordinates)
     clipped = clip(vector, squares=privacy.squares(spec.update.fraction_bits))
     variance, limits = privacy.share(spec.update.fraction_bits), np.iinfo(vector.dtype)
     noise, saturated = skellam(len(vector), variance=variance), 0

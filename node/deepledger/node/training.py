@@ -32,13 +32,12 @@ from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.private_run import PrivateRun, check_reaches
 from deepledger.protocol.formats.rules import CenteredClipping
 from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.updates import Update, encode_change
 from deepledger.protocol.formats.vectors import (
     Encoded,
     Floats,
     ModelVector,
-    UpdateVector,
     decode_model,
-    encode_change,
 )
 from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.types import Address, RoundNumber
@@ -87,10 +86,10 @@ class MakeUpdate(Protocol):
         residual: Floats,
         *,
         round: RoundNumber,
-        last: UpdateVector | None,
+        last: Update | None,
         training_seed: int,
         rounding_seed: int,
-    ) -> Encoded: ...
+    ) -> Encoded[Update]: ...
 
 
 def load_trainer(
@@ -217,18 +216,17 @@ def make_update(
     residual: Floats,
     *,
     round: RoundNumber,
-    last: UpdateVector | None,
+    last: Update | None,
     training_seed: int,
     rounding_seed: int,
-) -> Encoded:
+) -> Encoded[Update]:
     """Train from `before`, shape (d,), and encode the change, with the momentum and the noise that the spec asks for.
 
     `last` is what this node committed to in the latest earlier round. Raises `BadInput` if training fails.
     """
     spec = trainer.spec
     change, _ = _train(trainer, decode_model(before, spec.model), round=round, seed=training_seed)
-    trained = spec.model.trained
-    _add_momentum(change[:trained], None if last is None else last[:trained], spec)
+    _add_momentum(change[: spec.model.trained], last, spec)
     return with_noise(encode_change(change, residual, spec=spec, seed=rounding_seed, out=change), spec)
 
 
@@ -236,7 +234,7 @@ def momentum_percent(spec: JobSpec) -> int:
     return spec.aggregation.momentum_percent if isinstance(spec.aggregation, CenteredClipping) else 0
 
 
-def _add_momentum(change: Floats, last: UpdateVector | None, spec: JobSpec) -> None:
+def _add_momentum(change: Floats, last: Update | None, spec: JobSpec) -> None:
     """Make m_t = (1 - b)·change + b·m_{t-1} of `change`, in place (Karimireddy et al. 2021, algorithm 2).
 
     m_{t-1} is the update as it was sent: what its rounding left out comes with the residual. It is 0 at first: a change
@@ -250,7 +248,8 @@ def _add_momentum(change: Floats, last: UpdateVector | None, spec: JobSpec) -> N
         return
     scale = percent / 100 * 2.0**-spec.update.fraction_bits
     for start in range(0, len(change), BLOCK):
-        change[start : start + BLOCK] += np.multiply(last[start : start + BLOCK], scale, dtype=np.float64)
+        part = slice(start, min(start + BLOCK, len(change)))
+        change[part] += np.multiply(last[part], scale, dtype=np.float64)
 
 
 def training_seed(spec: JobSpec, round: RoundNumber, *, attempt: int, participant: Address) -> int:

@@ -13,7 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,7 @@ def fetch(store: BlobStore, digest: Digest, file: IO[bytes], size: int) -> None:
     store.read_into(digest, _mapped(file, size, mmap.ACCESS_WRITE))
 
 
-def keep(data: Buffer, dtype: np.dtype[np.signedinteger]) -> FileVector:
+def keep(data: Buffer, dtype: np.dtype[Any]) -> FileVector:
     """Bytes as a vector in a file of its own. Raises `StateError` without room for it."""
     rest = memoryview(data).cast("B")
     with room_for(len(rest)) as file, file:
@@ -82,14 +82,14 @@ class FileVector:
     It has a descriptor of its own, closed with it: the file may be closed before. Raises `StateError` if there is none.
     """
 
-    def __init__(self, file: IO[bytes], dtype: np.dtype[np.signedinteger]) -> None:
+    def __init__(self, file: IO[bytes], dtype: np.dtype[Any]) -> None:
         try:
             self._descriptor, self.dtype = os.dup(file.fileno()), dtype
         except OSError as error:
             raise _no_room(os.fstat(file.fileno()).st_size, error) from error
         weakref.finalize(self, os.close, self._descriptor)
 
-    def __getitem__(self, part: slice) -> npt.NDArray[np.signedinteger]:
+    def __getitem__(self, part: slice) -> npt.NDArray[Any]:
         values = np.empty(part.stop - part.start, self.dtype)
         rest, start = values.data.cast("B"), part.start * self.dtype.itemsize
         while rest:  # one read takes at most 2 GiB

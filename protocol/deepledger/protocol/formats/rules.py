@@ -25,6 +25,8 @@ class Rule(Part):
     """`bucket_size`: that many updates, drawn by lot, are averaged before the rule sees them (1: none)."""
 
     believes_samples: ClassVar[bool] = False
+    takes_sparse: ClassVar[bool] = True
+    """Whether it makes anything of updates of which most coordinates are 0, and not the same of each."""
     bucket_size: Annotated[int, Field(ge=1, le=MOST_IN_BUCKET)] = 1
 
     def largest(self, shape: SumShape) -> int:
@@ -55,6 +57,7 @@ class WeightedMean(Rule):
 class Median(Rule):
     """Coordinate-wise median (Yin et al. 2018)."""
 
+    takes_sparse: ClassVar[bool] = False
     rule: Literal["median"] = "median"
 
     def _bad_rows(self, rows: int) -> int:
@@ -64,6 +67,7 @@ class Median(Rule):
 class TrimmedMean(Rule):
     """Coordinate-wise trimmed mean (Yin et al. 2018): drops the `trim_percent` largest and smallest values."""
 
+    takes_sparse: ClassVar[bool] = False
     rule: Literal["trimmed_mean"] = "trimmed_mean"
     trim_percent: Minority
 
@@ -101,8 +105,11 @@ class CenteredClipping(Rule):
 
 
 class FLTrust(Rule):
-    """Updates count as far as they point where that of the participant `trusted` does (Cao et al. 2021)."""
+    """Updates count as far as they point where that of the participant `trusted` does (Cao et al. 2021); without it,
+    by their median.
+    """
 
+    takes_sparse: ClassVar[bool] = False
     rule: Literal["fltrust"] = "fltrust"
     trusted: AddressText
 

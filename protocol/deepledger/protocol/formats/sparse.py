@@ -83,6 +83,14 @@ def most_of(trained: int, *, share: float) -> int:
     return ceil(Fraction(repr(share)) * trained)
 
 
+def largest(values: npt.NDArray[np.float32], most: int) -> Int64s:
+    """The places, ascending, of so many values that are largest in size; of equal ones, of the first."""
+    sizes = np.abs(values)
+    least = np.partition(sizes, len(sizes) - most)[len(sizes) - most]
+    larger = np.flatnonzero(sizes > least)
+    return np.union1d(larger, np.flatnonzero(sizes == least)[: most - len(larger)])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseVector:
     """A sparse update as it travels, read block by block as a vector of shape (d,): see `aggregation.stack.Vector`."""

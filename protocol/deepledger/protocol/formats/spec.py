@@ -18,7 +18,16 @@ from deepledger.protocol.formats.metrics import BUILT_IN, MOST_METRICS, Metric, 
 from deepledger.protocol.formats.model import ModelFormat
 from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy, Release
 from deepledger.protocol.formats.policies import ContributionRewards, Rewards, Screening
-from deepledger.protocol.formats.rules import MAX_SEATS, AggregationRule, Median, SumShape, TrimmedMean, WeightedMean
+from deepledger.protocol.formats.rules import (
+    MAX_SEATS,
+    AggregationRule,
+    CenteredClipping,
+    Median,
+    SumShape,
+    TrimmedMean,
+    WeightedMean,
+)
+from deepledger.protocol.formats.sparse import SparseFormat, most_of
 from deepledger.protocol.types import Digest
 
 MAX_SPEC_BYTES = 1 << 20
@@ -31,6 +40,7 @@ MAX_READERS = 24
 SEAL_BYTES, SHARE_BYTES = 49, 48
 """How much longer an update is sealed than plain: once, and for each reader."""
 
+LEAST_BITS = 4
 MOST_MASKED_BITS = 16
 MOST_LETTERS_BYTES = 1 << 16
 LEAST_MASKED = 3
@@ -67,12 +77,13 @@ class TaskPin(Part):
 
 class UpdateFormat(Part):
     """int`bits` in units of 2^-fraction_bits. `norm_bound`: the greatest L2 norm of an accepted update, of what it
-    trains, and of its statistics.
+    trains, and of its statistics. `share`: of the trained coordinates, that which moves most travels, see `sparse`.
     """
 
-    bits: Literal[8, 16, 32] = 16
+    bits: Literal[4, 8, 16, 32] = 16
     fraction_bits: Annotated[int, Field(ge=0, le=30)]
     norm_bound: Annotated[float, Field(gt=0, le=1e9)]
+    share: Annotated[float, Field(gt=0, le=1, exclude_if=lambda share: share == 1)] = 1
 
     @property
     def square_limit(self) -> int:
@@ -269,6 +280,43 @@ class JobSpec(Part):
             raise ValueError(f"masks.groups = {groups}: {rule.rule} over so few withstands no bad update; {mend}")
 
     @model_validator(mode="after")
+    def _few_coordinates_travel(self) -> JobSpec:
+        """What needs all coordinates, or the same ones of everybody, is said with what to take instead."""
+        update, rule, sparse = self.update, self.aggregation, self.sparse
+        if sparse is None:
+            if update.bits == LEAST_BITS:
+                raise ValueError(
+                    f"update.bits = {LEAST_BITS} is for updates of which a share travels: set update.share"
+                )
+            return self
+        if self.masks is not None:
+            raise ValueError(
+                "update.share: masks add up only where everybody sends the same coordinates, and here each sends those "
+                'that its own data move: leave it out, or take privacy = "sealed"'
+            )
+        if self.participant_privacy is not None:
+            raise ValueError(
+                "update.share: which coordinates travel tells of the data, and the noise of participant_privacy hides "
+                "only how far they move: leave either out"
+            )
+        if not rule.takes_sparse:
+            raise ValueError(
+                f"update.share: {rule.rule} looks at one coordinate of all updates, of which most have nothing there: "
+                'take rule = "weighted_mean", "multi_krum" or "dnc", or leave update.share out'
+            )
+        if isinstance(rule, CenteredClipping) and rule.momentum_percent:
+            raise ValueError(
+                "update.share: momentum is made of all coordinates, and few travel: set "
+                "aggregation.momentum_percent to 0, or leave update.share out"
+            )
+        if sparse.bytes >= (dense := self.model.coordinates * max(update.bits, 8) // 8):
+            raise ValueError(
+                f"update.share = {update.share:g}: with their places, so many coordinates take {sparse.bytes:,} bytes, "
+                f"and all of them without take {dense:,}: leave it out, or lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _noise_hides_all_that_travels(self) -> JobSpec:
         """And is borne by what looks at updates: said with what to take instead."""
         privacy = self.participant_privacy
@@ -394,8 +442,22 @@ class JobSpec(Part):
         return fewest_counted(masks, participants=participants) - privacy.honest
 
     @property
+    def sparse(self) -> SparseFormat | None:
+        """How updates are written of which a share travels; None: all coordinates do."""
+        if self.update.share == 1:
+            return None
+        trained = self.model.trained
+        return SparseFormat(
+            trained=trained,
+            statistics=self.model.coordinates - trained,
+            most=most_of(trained, share=self.update.share),
+            bits=self.update.bits,
+        )
+
+    @property
     def update_bytes(self) -> int:
-        return self.model.coordinates * self.update.bits // 8
+        sparse = self.sparse
+        return self.model.coordinates * self.update.bits // 8 if sparse is None else sparse.bytes
 
     @property
     def blob_bytes(self) -> int:

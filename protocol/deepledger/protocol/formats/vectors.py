@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,10 @@ FAST_FROM = 1 << 22
 
 LANES = 1 << 10
 
-_GAMMA = 0x9E3779B97F4A7C15
+GAMMA = 0x9E3779B97F4A7C15
+NOT_FINITE = (
+    "training produced NaN or infinity: is one, or a huge value, in the data, or is the learning rate too high?"
+)
 
 
 def as_model(data: Buffer, model: ModelFormat) -> ModelVector:
@@ -45,7 +49,7 @@ def as_update(data: Buffer, spec: JobSpec) -> UpdateVector:
 
 
 def update_dtype(update: UpdateFormat) -> np.dtype[np.signedinteger]:
-    return np.dtype(f"<i{update.bits // 8}")
+    return np.dtype(f"<i{max(update.bits, 8) // 8}")
 
 
 def _view(data: Buffer, dtype: np.dtype[np.signedinteger], coordinates: int) -> npt.NDArray[np.signedinteger]:
@@ -128,11 +132,14 @@ def float_squares(values: Floats) -> float:
     return math.fsum(sums) if np.isfinite(sums).all() else math.nan
 
 
+V = TypeVar("V")
+
+
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(Generic[V]):
     """An update ready to be committed to."""
 
-    vector: UpdateVector  # shape (d,)
+    vector: V  # shape (d,)
     residual: Floats  # shape (d,); what rounding left out, to be added to the next round's change
     clipped: bool  # the norm bound was reached
     saturated: int  # coordinates that did not fit
@@ -140,7 +147,7 @@ class Encoded:
 
 def encode_update(
     change: Floats, residual: Floats, *, update: UpdateFormat, seed: int, out: Floats | None = None
-) -> Encoded:
+) -> Encoded[UpdateVector]:
     """Turn a model change, shape (d,), into update integers.
 
     Adds the last residual (error feedback, Karimireddy et al. 2019), clips the L2 norm to the bound, rounds
@@ -153,9 +160,7 @@ def encode_update(
     wanted, squares = _add(change, residual, out)
     norm = math.sqrt(squares)
     if not math.isfinite(norm):
-        raise BadVector(
-            "training produced NaN or infinity: is one, or a huge value, in the data, or is the learning rate too high?"
-        )
+        raise BadVector(NOT_FINITE)
     # Rounding moves a coordinate by less than one unit. Where even that cannot reach the bound, one pass does it all.
     if ((norm * 2.0**update.fraction_bits + math.sqrt(len(wanted))) * (1 + 1e-9)) ** 2 < update.square_limit:
         vector, saturated = _round(wanted, update, seed, subtract=True)
@@ -171,38 +176,6 @@ def encode_update(
             vector, saturated = _round(wanted, update, None)
     _subtract(wanted, vector, update)
     return Encoded(vector=vector, residual=wanted, clipped=clipped, saturated=saturated)
-
-
-def encode_change(change: Floats, residual: Floats, *, spec: JobSpec, seed: int, out: Floats | None = None) -> Encoded:
-    """As `encode_update` with the job's format, what is trained and statistics each by itself: each has the norm bound,
-    so that a running variance of 100 does not cut down every weight. Noise that a job asks for comes after this.
-
-    A statistic is measured anew in every round, so that what did not fit into an update is not carried to the next.
-    """
-    trained, update = spec.model.trained, spec.trained_format
-    weights, statistics = slice(0, trained), slice(trained, len(change))
-    out = np.empty_like(change) if out is None else out
-    encoded = encode_update(change[weights], residual[weights], update=update, seed=seed, out=out[weights])
-    if trained == len(change):
-        return encoded
-    measured = change[statistics].copy()
-    further = encode_update(
-        measured, np.zeros_like(measured), update=update, seed=(seed + trained * _GAMMA) % 2**64, out=measured
-    )
-    out[statistics] = 0
-    return Encoded(
-        vector=np.concatenate([encoded.vector, further.vector]),
-        residual=out,
-        clipped=encoded.clipped or further.clipped,
-        saturated=encoded.saturated + further.saturated,
-    )
-
-
-def fits_norm(vector: UpdateVector, spec: JobSpec) -> bool:
-    """Whether the norm of what an update trains, and that of its statistics, are within the job's bound."""
-    trained = spec.model.trained
-    parts = (vector[:trained], vector[trained:])
-    return all(sum_of_squares(part) <= spec.update.square_limit for part in parts)
 
 
 def _add(change: Floats, residual: Floats, out: Floats | None) -> tuple[Floats, float]:
@@ -225,14 +198,14 @@ def _round(
     vector = np.empty(len(values), update_dtype(update))
     scale = 2.0**update.fraction_bits
     if fast := compiled(len(values)):
-        return vector, fast.round_into(vector, values, scale=scale, seed=seed, subtract=subtract)
-    limits = np.iinfo(vector.dtype)
+        return vector, fast.round_into(vector, values, bits=update.bits, scale=scale, seed=seed, subtract=subtract)
+    most = (1 << update.bits - 1) - 1
     saturated = 0
     for start in range(0, len(values), BLOCK):
         scaled = values[start : start + BLOCK] * np.float64(scale)
         scaled = np.trunc(scaled) if seed is None else np.floor(scaled + uniform(seed, start, len(scaled)))
-        saturated += int(np.count_nonzero((scaled < limits.min) | (scaled > limits.max)))
-        vector[start : start + BLOCK] = np.clip(scaled, limits.min, limits.max).astype(vector.dtype)
+        saturated += int(np.count_nonzero((scaled < -most - 1) | (scaled > most)))
+        vector[start : start + BLOCK] = np.clip(scaled, -most - 1, most).astype(vector.dtype)
     if subtract:
         _subtract(values, vector, update)
     return vector, saturated
@@ -253,7 +226,7 @@ def uniform(seed: int, start: int, count: int) -> npt.NDArray[np.float64]:
 
     SplitMix64 (Steele, Lea, Flood 2014): a mixed counter, so any block can be drawn by itself.
     """
-    z = np.uint64(seed % 2**64) + np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
+    z = np.uint64(seed % 2**64) + np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(GAMMA)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)

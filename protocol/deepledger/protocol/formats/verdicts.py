@@ -40,6 +40,7 @@ class Verdict(StrEnum):
     UNAVAILABLE = "unavailable"  # no blob of the right length with this digest could be had
     WRONG_ROOT = "wrong root"  # the bytes do not have the chunk root that was revealed
     BADLY_SEALED = "badly sealed"  # not what every reader of a sealed job can open
+    MALFORMED = "malformed"  # not how an update of the job is written, of which a share of the coordinates travels
     NORM_EXCEEDED = "norm exceeded"  # the L2 norm is over the job's bound
     REMOVED = "removed"  # the reputation is below what the job asks for
     # In masked rounds.

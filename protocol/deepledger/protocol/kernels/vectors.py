@@ -34,10 +34,9 @@ def sum_of_squares(update: Vector) -> int:
     return sum((int(high) << 32) + (int(cross) << 17) + int(low) for high, cross, low in parts)
 
 
-def round_into(vector: Vector, values: Vector, *, scale: float, seed: int | None, subtract: bool) -> int:
+def round_into(vector: Vector, values: Vector, *, bits: int, scale: float, seed: int | None, subtract: bool) -> int:
     """Round as `vectors.encode_update` does; returns how many saturated."""
-    limits = np.iinfo(vector.dtype)
-    least, most = float(limits.min), float(limits.max)
+    least, most = -float(1 << bits - 1), float((1 << bits - 1) - 1)
     loop = _round_and_subtract if subtract else _round
 
     def work(start: int, stop: int) -> int:

@@ -9,9 +9,10 @@ from fractions import Fraction
 import numpy as np
 from typing_extensions import Buffer
 
+from deepledger.protocol.errors import BadVector
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import UpdateVector, as_update, fits_norm
+from deepledger.protocol.formats.updates import Update, fits_norm, moves, parse_update
 from deepledger.protocol.formats.verdicts import UNMEASURED, Signs, Verdict
 from deepledger.protocol.job.reputation import FULL
 from deepledger.protocol.kernels.cores import BLOCK
@@ -41,21 +42,21 @@ class Judged:
         return self.contribution.seat if self.group is None else self.group
 
 
-def inspect(
-    blob: Buffer, contribution: Contribution, spec: JobSpec, *, open: Open = as_it_is
-) -> UpdateVector | Verdict:
+def inspect(blob: Buffer, contribution: Contribution, spec: JobSpec, *, open: Open = as_it_is) -> Update | Verdict:
     """Judge a revealed blob, which has the right digest and length. Returns the update, a view of it where it is open,
     if it passes.
     """
     if chunk_root(blob, bits=spec.update.bits) != contribution.root:
         return Verdict.WRONG_ROOT
     try:
-        update = as_update(open(blob, contribution.participant), spec)
+        update = parse_update(open(blob, contribution.participant), spec)
     except BadlySealed:
         return Verdict.BADLY_SEALED
+    except BadVector:
+        return Verdict.MALFORMED
     if not fits_norm(update, spec):
         return Verdict.NORM_EXCEEDED
-    return update if update[: spec.model.trained].any() else Verdict.UNCHANGED
+    return update if moves(update, spec) else Verdict.UNCHANGED
 
 
 def inspect_all(spec: JobSpec, revealed: Revealed, sources: Sources) -> tuple[list[Judged], list[Row]]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.spool import FileVector, fetch, keep, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobError
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
+from deepledger.protocol.formats.sparse import SparseVector
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import UpdateVector, as_update, update_dtype
+from deepledger.protocol.formats.updates import Update, bytes_of, parse_update
+from deepledger.protocol.formats.vectors import update_dtype
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.state import Job, SettledRound
 from deepledger.protocol.privacy.cohort import Cohort
@@ -33,17 +38,21 @@ from deepledger.protocol.types import Address, Digest, RoundNumber
 _TO_BLAME = (Verdict.BADLY_SHARED, Verdict.BAD_SHARES)
 
 
-def read_update(store: BlobStore, contribution: Contribution, spec: JobSpec, open: Open) -> FileVector | Verdict:
+FiledUpdate = FileVector | SparseVector
+"""An update of which only what is looked at is in memory."""
+
+
+def read_update(store: BlobStore, contribution: Contribution, spec: JobSpec, open: Open) -> FiledUpdate | Verdict:
     """The update, or the verdict that it is none. Raises as `BlobStore.read_into`, and `StateError` without room."""
     return _read(store, contribution.digest, spec, lambda blob: inspect(blob, contribution, spec, open=open))
 
 
-def read_earlier(store: BlobStore, earlier: Earlier, spec: JobSpec, open: Open) -> FileVector | Verdict:
+def read_earlier(store: BlobStore, earlier: Earlier, spec: JobSpec, open: Open) -> FiledUpdate | Verdict:
     """As `read_update`, for what is not judged any more. A badly sealed one is nothing that anybody could copy."""
 
-    def opened(blob: Buffer) -> UpdateVector | Verdict:
+    def opened(blob: Buffer) -> Update | Verdict:
         try:
-            return as_update(open(blob, earlier.participant), spec)
+            return parse_update(open(blob, earlier.participant), spec)
         except BadlySealed:
             return Verdict.BADLY_SEALED
 
@@ -133,12 +142,14 @@ def _to_blame(store: BlobStore, job: Job, over: SettledRound, spec: JobSpec, pla
 
 
 def _read(
-    store: BlobStore, digest: Digest, spec: JobSpec, judge: Callable[[Buffer], UpdateVector | Verdict]
-) -> FileVector | Verdict:
+    store: BlobStore, digest: Digest, spec: JobSpec, judge: Callable[[Buffer], Update | Verdict]
+) -> FiledUpdate | Verdict:
     """Room is taken while it is looked at, and kept only by what counts: a reveal costs its author nothing."""
     with room_for(spec.blob_bytes) as file, file:
         fetch(store, digest, file, spec.blob_bytes)
-        judged, dtype = judge(view(file, spec.blob_bytes)), update_dtype(spec.update)
+        judged = judge(view(file, spec.blob_bytes))
         if isinstance(judged, Verdict):
             return judged
-        return FileVector(file, dtype) if spec.privacy == "open" else keep(judged.data, dtype)
+        dtype: np.dtype[Any] = np.dtype(np.uint8) if spec.sparse else update_dtype(spec.update)
+        filed = FileVector(file, dtype) if spec.privacy == "open" else keep(bytes_of(judged), dtype)
+        return replace(judged, data=filed) if isinstance(judged, SparseVector) else filed

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from deepledger.protocol.formats.sparse import Int32s, Int64s, SparseVector
 from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.types import Address
 
@@ -152,6 +153,18 @@ class Section:
 
     def __getitem__(self, part: slice) -> npt.NDArray[np.signedinteger]:
         return self.vector[self.start + part.start : self.start + part.stop]
+
+
+def entries_in(vector: Vector, start: int, stop: int) -> tuple[Int64s, Int32s] | None:
+    """Places, counted from `start`, and values of what is not 0 in a sparse update; None where all of it is read."""
+    offset = 0
+    while isinstance(vector, Section):
+        offset += vector.start
+        vector = vector.vector
+    if not isinstance(vector, SparseVector) or offset + stop > vector.format.trained:
+        return None
+    places, values = vector.entries(offset + start, offset + stop)
+    return places - (offset + start), values
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ import numpy as np
 from deepledger.protocol.formats.rules import WeightedMean
 from deepledger.protocol.formats.vectors import compiled
 from deepledger.protocol.settlement.aggregation.context import Context
-from deepledger.protocol.settlement.aggregation.stack import Stack
+from deepledger.protocol.settlement.aggregation.stack import Stack, entries_in
 from deepledger.protocol.settlement.aggregation.step import Int64s, Mean
 
 
@@ -23,6 +23,10 @@ def mean_of(stack: Stack) -> Mean:
     def mean(start: int, stop: int) -> tuple[Int64s, int]:
         sums = np.zeros(stop - start, np.int64)
         for row in stack.rows:
+            if (entries := entries_in(row.vector, start, stop)) is not None:
+                places, values = entries
+                sums[places] += np.multiply(values, row.weight, dtype=np.int64)
+                continue
             part = row.vector[start:stop]
             if fast:
                 fast.add_weighted(sums, part, weight=row.weight)
