@@ -45,7 +45,8 @@ def test_every_command_is_there() -> None:
     assert {" ".join(path) for path, _ in LEAVES} == {
         "devnet", "deploy", "account new", "account import", "account show", "account list",
         "job create", "job simulate", "job show", "job list", "job close", "job disclose", "join", "coordinator",
-        "audit", "dashboard", "status", "withdraw", "leave", "model export", "doctor",
+        "audit", "dashboard", "status", "withdraw", "leave", "model export", "privacy attack",
+        "doctor",
     }  # fmt: skip
 
 

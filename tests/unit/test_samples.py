@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
 
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.evaluation.samples import count, take
+from deepledger.protocol.evaluation.samples import concatenate, count, take
 
 X, Y = torch.arange(30.0).reshape(10, 3), torch.arange(10)
 ROWS = TensorDataset(X, Y)
@@ -180,3 +180,27 @@ def test_what_fails_where_it_is_divided_is_told() -> None:
 
     with pytest.raises(BadInput, match="a Broken, which cannot be divided: TypeError: 'NoneType'"):
         take(Broken(), [1])
+
+
+@pytest.mark.parametrize("kind", ["dataset", "tuple", "mapping", "list", "subset", "array"])
+def test_data_of_a_kind_are_joined_to_data_of_that_kind(kind):
+    x, y = torch.arange(10.0).reshape(5, 2), torch.arange(5)
+    data = {
+        "dataset": TensorDataset(x, y), "tuple": (x, y), "mapping": {"x": x, "y": y}, "list": [*zip(x, y, strict=True)],
+        "subset": Subset(TensorDataset(x, y), range(5)), "array": x.numpy(),
+    }[kind]  # fmt: skip
+    joined = concatenate([take(data, [3, 1]), take(data, [2])])
+    assert count(joined) == 3
+    if kind in ("tuple", "dataset", "mapping", "list"):
+        assert type(joined) is type(data)
+    if kind == "dataset":
+        assert torch.equal(joined.tensors[1], torch.tensor([3, 1, 2]))
+    if kind == "mapping":
+        assert torch.equal(joined["y"], torch.tensor([3, 1, 2]))
+    if kind == "array":
+        assert np.array_equal(joined, x.numpy()[[3, 1, 2]])
+
+
+def test_data_that_cannot_be_joined_are_refused_by_name():
+    with pytest.raises(BadInput, match="returns a set, which cannot be joined"):
+        concatenate([{1}, {2}])

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from deepledger.cli import accounts, audit, chains, coordinator, dashboard, doctor, jobs, join, model, money, status
+from deepledger.cli import (
+    accounts,
+    audit,
+    chains,
+    coordinator,
+    dashboard,
+    doctor,
+    jobs,
+    join,
+    model,
+    money,
+    privacy,
+    status,
+)
 from deepledger.cli.commands import Commands
 
 app = typer.Typer(
@@ -23,7 +36,7 @@ app = typer.Typer(
         "7 the audit could not check everything; 8 the model diverged; 130 interrupted at once."
     ),
 )
-for room in (chains, accounts, jobs, join, coordinator, audit, dashboard, status, money, model, doctor):
+for room in (chains, accounts, jobs, join, coordinator, audit, dashboard, status, money, model, privacy, doctor):
     room.add_to(app)
 
 

@@ -84,6 +84,40 @@ def take(data: Any, rows: Sequence[int]) -> Any:
         ) from error
 
 
+def concatenate(parts: Sequence[Any]) -> Any:
+    """Data of one kind, one after the other, as data of that kind where it is known. Raises `BadInput` else."""
+    from torch import cat
+    from torch.utils.data import ConcatDataset, Dataset, TensorDataset
+
+    first = parts[0]
+    try:
+        if all(type(part) is TensorDataset for part in parts):
+            return TensorDataset(*map(cat, zip(*(part.tensors for part in parts), strict=True)))
+        if isinstance(first, Mapping):
+            whole: Any = copy(first)
+            for name in first:
+                whole[name] = _joined([part[name] for part in parts])
+            return whole
+        if isinstance(first, tuple):
+            columns = [_joined(each) for each in zip(*parts, strict=True)]
+            return first._make(columns) if hasattr(first, "_make") else tuple(columns)
+        if isinstance(first, list):
+            return [sample for part in parts for sample in part]
+        if isinstance(first, Dataset):
+            return ConcatDataset(parts)
+        return _joined(parts)
+    except Exception as error:
+        raise BadInput(
+            f"load_data returns a {type(first).__name__}, which cannot be joined: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _joined(columns: Sequence[Any]) -> Any:
+    from torch import Tensor, cat
+
+    return cat(list(columns)) if isinstance(columns[0], Tensor) else np.concatenate(columns)
+
+
 def _take(data: Any, rows: Sequence[int]) -> Any:
     from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 

@@ -1,0 +1,226 @@
+"""What did the records look like? Inputs are sought whose gradient is that of an update.
+
+`match_distance` is Deep Leakage from Gradients (DLG, Zhu et al. 2019), which needs the gradient itself.
+`match_direction` is Geiping et al. (2020): the cosine between gradients, and a prior of smoothness for images. The
+direction is all that it needs, and an update has about that of the gradient halfway. `read_first_layer` is Phong et al.
+(2018): what a linear layer with a bias was given stands in its gradient, exactly where one record alone moved a row.
+
+Labels are taken to be known, since the last layer's gradient betrays them (Zhao et al. 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from deepledger.node.attacks.measures import psnr
+from deepledger.node.attacks.scene import Scene, Sight, columns_of, losses, model_with, usual_loss
+from deepledger.protocol.evaluation.samples import count, take
+from deepledger.protocol.formats.model import LayoutEntry
+from deepledger.protocol.formats.vectors import Floats
+
+MOST_SOUGHT = 8
+"""Records that are sought at a time."""
+NEARER = 3.0
+"""dB that a guess must be nearer to a record than to all that were not trained on, to be told as found."""
+_OTHERS = 20
+"""Records that were not trained on and are compared, at the least: chance is near to one of many."""
+_STEPS, _RATE, _SMOOTH = 400, 0.1, 1e-3
+_ON_THE_WAY = (0.0, 0.25, 0.5)
+"""Parts of an update after which the model's gradient is held against it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clue:
+    """What an attacker holds a gradient against: one for every trained entry, of the round's model with `change`."""
+
+    gradient: list[torch.Tensor]
+    change: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """`guess` is the one that comes nearest to one of the records, `truth`."""
+
+    guess: torch.Tensor
+    truth: torch.Tensor
+    nearest: float  # dB
+    nearest_other: float  # dB, of the guess that comes nearest to a record that was not trained on
+
+    @property
+    def found(self) -> bool:
+        return self.nearest >= self.nearest_other + NEARER
+
+
+def unsuited(scene: Scene) -> str | None:
+    """Why this attack says nothing of the task; None: it may."""
+    few = take(scene.own, range(min(count(scene.own), 8)))
+    columns = columns_of(few)
+    if columns is None:
+        return "the data are no pairs of an input and a target"
+    if not columns[0].is_floating_point():
+        return f"inputs are {str(columns[0].dtype).removeprefix('torch.')}, which no gradient reaches"
+    model = model_with(scene)
+    named = dict(model.named_parameters())
+    if any(entry.name not in named or entry.is_complex for entry in _entries(scene)):
+        return "what is trained are no parameters of the model, or complex ones"
+    with torch.no_grad():
+        loss = usual_loss(model, *columns)
+    if loss is None or not np.allclose(losses(scene, None, few), loss.numpy(), rtol=1e-3, atol=1e-4):
+        return "the task's loss is neither a cross-entropy nor a squared error"
+    return None
+
+
+def has_images(inputs: torch.Tensor) -> bool:
+    """One sample a row: height and width, with or without channels."""
+    return inputs.dim() in (3, 4) and min(inputs.shape[-2:]) > 2
+
+
+def one_step(scene: Scene, rows: Sequence[int]) -> list[Clue]:
+    """The gradient of these records of the victim's: what one step on them would send."""
+    model = model_with(scene)
+    return [Clue([each.detach() for each in _gradient(model, scene, *_columns(scene.own, rows))])]
+
+
+def clues_in(scene: Scene, sight: Sight) -> list[Clue]:
+    """An update taken for one step, from where it began or from further on its way."""
+    gradient = [
+        -torch.from_numpy(sight.change[entry.offset : entry.offset + entry.size]).reshape(entry.shape)
+        for entry in _entries(scene)
+    ]
+    return [Clue(gradient, sight.change * part if part else None) for part in _ON_THE_WAY]
+
+
+def reconstruct(scene: Scene, clues: Sequence[Clue], rows: Sequence[int]) -> Reconstruction:
+    """Seek records behind clues that these rows of the victim's left, and say how near to them the best one comes."""
+    inputs, targets = _columns(scene.own, rows)
+    drawn = scene.random("sought").permutation(len(rows))[:MOST_SOUGHT].tolist()
+    tried = [match_direction(scene, clue, targets[drawn], inputs, seed=scene.seed) for clue in clues]
+    guesses, _ = min(tried, key=lambda each: each[1])
+    candidates = torch.cat([guesses, read_first_layer(scene, clues[0], inputs)])
+    return compare(candidates, inputs, columns_of(scene.similar)[0])  # type: ignore[index]
+
+
+def match_direction(
+    scene: Scene, clue: Clue, targets: torch.Tensor, like: torch.Tensor, *, seed: int, steps: int = _STEPS
+) -> tuple[torch.Tensor, float]:
+    """Inputs of the shape and the span of `like`, one a target, and how far off the direction they are: 0 to 2.
+
+    Adam on signs, as Geiping et al. do.
+    """
+    model, images, span = model_with(scene, clue.change), has_images(like), _span(like)
+    guess = _noise((len(targets), *like.shape[1:]), *span, seed).requires_grad_()
+    optimizer = torch.optim.Adam([guess], lr=_RATE * (span[1] - span[0]))
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps * 3 // 8, steps * 5 // 8, steps * 7 // 8])
+    length, away = _norm(clue.gradient), torch.tensor(2.0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        own = _gradient(model, scene, guess, targets)
+        along = torch.stack([(a * b).sum() for a, b in zip(own, clue.gradient, strict=True)]).sum()
+        away = 1 - along / (length * _norm(own) + 1e-12)
+        torch.autograd.backward(away + (_SMOOTH * _roughness(guess) / (span[1] - span[0]) if images else 0))
+        _sign(guess)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            guess.clamp_(*span)
+    return guess.detach(), float(away.detach())
+
+
+def match_distance(
+    scene: Scene, clue: Clue, targets: torch.Tensor, like: torch.Tensor, *, seed: int, steps: int = 200
+) -> torch.Tensor:
+    """As `match_direction`, by L-BFGS on the squared distance; the gradient has its true length."""
+    model, span = model_with(scene, clue.change), _span(like)
+    guess = _noise((len(targets), *like.shape[1:]), *span, seed).requires_grad_()
+    optimizer = torch.optim.LBFGS([guess], lr=1.0, max_iter=steps, line_search_fn="strong_wolfe")
+
+    def distance() -> torch.Tensor:
+        optimizer.zero_grad()
+        own = _gradient(model, scene, guess, targets)
+        apart = torch.stack([(a - b).square().sum() for a, b in zip(own, clue.gradient, strict=True)]).sum()
+        torch.autograd.backward(apart)
+        return apart
+
+    optimizer.step(distance)  # type: ignore[no-untyped-call]
+    return guess.detach().nan_to_num().clamp(*span)
+
+
+def read_first_layer(scene: Scene, clue: Clue, like: torch.Tensor) -> torch.Tensor:
+    """Candidates of the shape of `like`; none where the first layer with parameters is no linear one on inputs."""
+    model = model_with(scene)
+    first = next((each for each in model.modules() if any(True for _ in each.parameters(recurse=False))), None)
+    if not (isinstance(first, nn.Linear) and first.in_features == math.prod(like.shape[1:])):
+        return like[:0]
+    moved = {id(each): part for each, part in zip(_trained(model, scene), clue.gradient, strict=True)}
+    weight, bias = moved.get(id(first.weight)), moved.get(id(first.bias))
+    if weight is None or bias is None:
+        return like[:0]
+    strong = bias.abs() > 1e-3 * bias.abs().max()
+    return (weight[strong] / bias[strong, None]).reshape(-1, *like.shape[1:]).clamp(*_span(like))
+
+
+def compare(guesses: torch.Tensor, records: torch.Tensor, others: torch.Tensor) -> Reconstruction:
+    """`others` were not trained on; as many of them are looked at, and no fewer than `_OTHERS`."""
+    low, high = _span(records)
+    nearest, guess, record = _nearest(guesses, records, high - low)
+    beside = _nearest(guesses, others[: max(len(records), _OTHERS)], high - low)[0]
+    return Reconstruction(guesses[guess], records[record], nearest, beside)
+
+
+def _nearest(guesses: torch.Tensor, records: torch.Tensor, span: float) -> tuple[float, int, int]:
+    apart = torch.cdist(guesses.flatten(1).double(), records.flatten(1).double())
+    guess, record = divmod(int(apart.argmin()), len(records))
+    return psnr(guesses[guess].double().numpy(), records[record].double().numpy(), span=span), guess, record
+
+
+def _columns(data: Any, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    columns = columns_of(take(data, list(rows)))
+    assert columns is not None  # noqa: S101 (`unsuited` has looked)
+    return columns
+
+
+def _entries(scene: Scene) -> list[LayoutEntry]:
+    return [entry for entry in scene.trainer.spec.model.layout if entry.kind == "trainable"]
+
+
+def _trained(model: nn.Module, scene: Scene) -> list[nn.Parameter]:
+    named = dict(model.named_parameters())
+    return [named[entry.name] for entry in _entries(scene)]
+
+
+def _gradient(model: nn.Module, scene: Scene, inputs: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Of the mean loss, for every trained entry; it may be differentiated again."""
+    loss, parameters = usual_loss(model, inputs, targets), _trained(model, scene)
+    assert loss is not None  # noqa: S101 (`unsuited` has looked)
+    return torch.autograd.grad(loss.mean(), parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+
+
+def _sign(guess: torch.Tensor) -> None:
+    if guess.grad is not None:
+        guess.grad.sign_()
+
+
+def _span(inputs: torch.Tensor) -> tuple[float, float]:
+    """The least and the greatest value, which differ."""
+    low, high = float(inputs.min()), float(inputs.max())
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def _noise(shape: tuple[int, ...], low: float, high: float, seed: int) -> torch.Tensor:
+    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _roughness(images: torch.Tensor) -> torch.Tensor:
+    """Total variation: the mean step between neighbours."""
+    return (images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()) / 2
+
+
+def _norm(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.sqrt(torch.stack([part.square().sum() for part in parts]).sum())

@@ -1,0 +1,83 @@
+"""`privacy attack`: what an update would betray, on a job as it stands on chain, before anything is shared."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from deepledger.devnet import dev_accounts
+from deepledger.protocol.privacy.ecies import public_key_of
+
+
+@pytest.fixture(scope="module")
+def job(runner):
+    return runner.create("--coordinator", dev_accounts()[3].address)
+
+
+def attack(runner, job, *options):
+    data = runner.folder / "data-1.safetensors"
+    return runner.run("privacy", "attack", job, "--data", data, "--shadows", 4, "--plays", 9, *options)
+
+
+def test_an_update_is_attacked_before_it_is_shared_and_nothing_leaves_the_machine(runner, job, tmp_path):
+    block, blobs = runner.ledger(1).head().number, sorted((runner.folder / "store").rglob("*"))
+    data = runner.folder / "data-1.safetensors"
+    told = runner.json(
+        "privacy", "attack", job, "--data", data, "--shadows", 4, "--plays", 9, "--participants", 3, "--to", tmp_path
+    )
+    assert (told["participants"], told["samples"], told["beside"], told["private"]) == (3, 40, 20, False)
+    assert list(told["attacks"]) == ["inversion", "threshold", "lira", "shares"]
+    assert told["attacks"]["inversion"]["control"]["found"], "one record and one step of a linear layer"
+    for name in ("update", "sum"):
+        assert set(told["attacks"]["shares"][name]["true"]) == {"0", "1"}
+        assert 0 <= told["attacks"]["lira"][name]["low"] <= told["attacks"]["lira"][name]["auc"] <= 1
+    assert told["not_tried"] == {}
+    drawn = ["membership.svg", "shares-update.svg", "shares-sum.svg", "inversion.svg"]
+    assert told["pictures"] == [str(tmp_path / name) for name in drawn]
+    for path in told["pictures"]:
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+    assert runner.ledger(1).head().number == block
+    assert sorted((runner.folder / "store").rglob("*")) == blobs
+
+
+def test_the_table_says_who_sees_what_and_promises_nothing(runner, job):
+    done = attack(runner, job, "--attack", "threshold", "--attack", "inversion")
+    assert done.exit_code == 0, done.output
+    text = " ".join(done.output.split())
+    assert "a sum of 2" in text
+    assert "this job is open: everybody reads your update" in text
+    assert "nothing is private by noise here" in text
+    assert "nothing here shows that an update is safe to share" in text
+    assert "lira" not in text
+
+
+def test_a_job_with_other_hyperparameters_and_other_data_can_be_tried(runner, job):
+    beside = [part for number in (0, 2) for part in ("--beside", runner.folder / f"data-{number}.safetensors")]
+    options = ("--attack", "threshold", "--set", "learning_rate=100.0", *beside, "--json")
+    assert '"beside": 40' in attack(runner, job, *options).output
+
+
+def test_what_is_not_possible_is_said(runner, job, tmp_path):
+    for options, said in (
+        (("--attack", "telepathy"), "--attack telepathy: there is inversion, threshold, lira, shares"),
+        (("--shadows", "5"), "give an even number"),
+        (("--set", "epochs"), "give a name and a value"),
+        (("--set", "epochs=3"), "no 'epochs' that can be set; it has learning_rate"),
+        (("--data", tmp_path / "none"), "there is no data at"),
+    ):
+        done = attack(runner, job, *options)
+        assert done.exit_code == 3, done.output
+        assert said in done.stderr
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    done = attack(runner, job, "--attack", "threshold", "--to", taken)
+    assert "correct --to" in done.stderr
+
+
+def test_where_the_validation_set_is_withheld_other_data_are_asked_for(runner):
+    job_file = (runner.folder / "job.toml").read_text()
+    (runner.folder / "withheld.toml").write_text("validation_withheld = true\n" + job_file)
+    key = "0x" + public_key_of(bytes(dev_accounts()[3].key)).hex()
+    job = runner.create("--coordinator", key, file="withheld.toml")
+    done = attack(runner, job)
+    assert done.exit_code == 3
+    assert "with --beside" in done.stderr
