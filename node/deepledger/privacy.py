@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deepledger.node.dp_sgd import PrivateLoader, PrivateOptimizer
     from deepledger.protocol.formats.private_run import PrivateRun
 
-__all__ = ["finish_private", "make_private"]
+__all__ = ["finish_private", "make_private", "perturb_inputs"]
 
 
 def make_private(
@@ -57,8 +57,26 @@ def make_private(
     )
 
 
+def perturb_inputs(
+    model: torch.nn.Module, *tensors: torch.Tensor, noise_multiplier: float, clip_norm: float
+) -> tuple[torch.Tensor, ...]:
+    """The same tensors with noise, to train `model` on as one likes: for models of which no gradients of single samples
+    can be had. Call it anew in every `train`, before anything else, and use nothing but what it returns.
+
+    Each has a row for each sample: inputs, and targets as floats. All numbers of a sample together are shortened to the
+    L2 norm `clip_norm`, and each gets Gaussian noise of `noise_multiplier` times that. Raises `BadInput` for what noise
+    cannot fall on, such as integer labels.
+    """
+    lacking = [name for name in ("torch", "dp_accounting") if find_spec(name) is None]
+    if lacking:
+        raise BadInput(f"perturb_inputs needs {lacking[0]}: pip install 'deepledger[node,privacy]'")
+    from deepledger.node.input_noise import perturb
+
+    return perturb(model, tensors, noise_multiplier=noise_multiplier, clip_norm=clip_norm)
+
+
 def finish_private(model: torch.nn.Module) -> PrivateRun | None:
-    """What was run since `make_private`, and the model without hooks; None where nothing was made private.
+    """What was run since `make_private` or `perturb_inputs`, and the model without hooks; None where nothing was.
 
     A node does this when `train` returns; only who trains without one has to.
     """

@@ -17,7 +17,7 @@ from deepledger.node import participant_noise
 from deepledger.node.participant_noise import clip, with_noise
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.participant_privacy import Release, longest, shortest
-from deepledger.protocol.formats.spec import JobSpec, Masks, build_spec, fewest_counted, parse_spec, spec_bytes
+from deepledger.protocol.formats.spec import JobSpec, Masks, fewest_counted, parse_spec, spec_bytes
 from deepledger.protocol.formats.updates import encode_change, fits_norm
 from deepledger.protocol.formats.vectors import Encoded, sum_of_squares
 from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member
@@ -211,5 +211,6 @@ def test_the_agreement_says_what_it_costs_before_a_stake(spec_of: SpecOf) -> Non
     assert of_noise(spec_of(), terms) == {}
 
 
-def test_specs_from_before_need_no_change(spec_fields: Any) -> None:
-    assert build_spec(spec_fields()).participant_privacy is None
+def test_specs_from_before_keep_their_bytes(spec_of: SpecOf) -> None:
+    assert b"participant_privacy" not in spec_bytes(spec_of())
+    assert b"participant_privacy" in spec_bytes(noisy(spec_of))

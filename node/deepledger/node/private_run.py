@@ -47,6 +47,7 @@ class Watch:
         self._counts: Counter[tuple[float, float]] = Counter()
         self._samples, self._rate, self._clip_norm = 0, 0.0, 0.0
         self._clean: Callable[[], None] = lambda: None
+        self._perturbs = False
         self.past: str | None = None
         self.refused = False
 
@@ -62,6 +63,13 @@ class Watch:
         self._entries = _entries(self._model)
         self._keep()
 
+    def perturbed(self, *, samples: int, noise_multiplier: float, clip_norm: float) -> None:
+        """All samples got noise, before anything is trained on them. Raises `StepRefused`."""
+        if not self._is_untouched():
+            self._note("the model was changed before perturb_inputs")
+        self._samples, self._clip_norm, self._perturbs = samples, max(self._clip_norm, clip_norm), True
+        self._count(1.0, noise_multiplier)
+
     def drew(self, size: int) -> None:
         if self._pending is not None:
             self._note("no step was taken with a batch: take one with every batch, also an empty one")
@@ -75,14 +83,17 @@ class Watch:
         elif sizes != {self._pending}:
             found = ", ".join(map(str, sorted(sizes)))
             self._note(f"a step's gradients are of {found} samples, and the batch that was drawn has {self._pending}")
-        key = (self._rate, noise_multiplier)
+        self._count(self._rate, noise_multiplier)
+        self._pending = None
+        self._clip_norm = max(self._clip_norm, clip_norm)
+
+    def _count(self, rate: float, noise_multiplier: float) -> None:
+        key = (rate, noise_multiplier)
         others = tuple(Steps(*each, count) for each, count in self._counts.items() if each != key)
         if not self._may_take(others, *key, self._counts[key] + 1):
             self.refused = True
             raise StepRefused("the privacy budget leaves no further step")
-        self._pending = None
         self._counts[key] += 1
-        self._clip_norm = max(self._clip_norm, clip_norm)
 
     def after_step(self) -> None:
         self._keep()
@@ -90,10 +101,11 @@ class Watch:
     def finish(self) -> PrivateRun | None:
         """None: nothing was made private. The model is as if nothing had hung on it."""
         _WATCHES.pop(self._model, None)
-        if self._left is None:
+        if self._left is None and not self._perturbs:
             return None
         self._clean()
-        self._check_unchanged(whole=True)
+        if self._left is not None:  # else samples have the noise, and any training may be made of them
+            self._check_unchanged(whole=True)
         if not self._counts:
             self._note("no private step was taken")
         steps = tuple(Steps(rate, noise, count) for (rate, noise), count in self._counts.items())

@@ -215,7 +215,7 @@ class JobSpec(Part):
     """Of masked updates."""
     differential_privacy: DifferentialPrivacy | None = None
     """None: not asked for; a task may train so all the same."""
-    participant_privacy: ParticipantPrivacy | None = None
+    participant_privacy: Annotated[ParticipantPrivacy | None, Field(exclude_if=lambda asked: asked is None)] = None
     """None: what travels is what was trained, without noise."""
     readers: Annotated[tuple[PublicKeyText, ...], Field(max_length=MAX_READERS, strict=False)] = ()
     """Of sealed updates: the job's coordinators and auditors."""
