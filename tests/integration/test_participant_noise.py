@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from deepledger.protocol.formats.vectors import as_update, sum_of_squares
 from deepledger.protocol.job.fetch import fetch_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
+from tests.integration.cli_runner import JOB, Runner
 from tests.integration.test_private_rounds import node
 from tests.integration.test_roles import assert_audit_matches, coordinator
 
@@ -103,3 +105,18 @@ def test_a_job_whose_terms_let_too_few_be_counted_is_not_joined(world: Any) -> N
     one = node(world, job, 0, secret=bytes(world.accounts[2].key))
     with pytest.raises(BadSpec):
         one.join()
+
+
+def test_the_command_line_tells_what_noise_keeps_before_a_stake(runner: Runner) -> None:
+    section = "\n".join(["[participant_privacy]", *(f"{name} = {json.dumps(value)}" for name, value in LOCAL.items())])
+    job = JOB.replace("fraction_bits = 14, norm_bound = 8.0", "fraction_bits = 10, norm_bound = 15.0")
+    (runner.folder / "noisy.toml").write_text(job.replace("[terms]", f"{section}\n\n[terms]"))
+    created = runner.run("job", "create", runner.folder / "noisy.toml", "--account", "sponsor")
+    assert created.exit_code == 0, created.stderr
+    told = "what is trained is clipped to length 0.5, then every node adds noise of 0.5 to every coordinate"
+    assert told in " ".join(created.stderr.split())
+    number = int(created.stdout)
+    assert told in " ".join(runner.run("job", "show", number).stdout.split())
+    checks = {each["check"]: each["found"] for each in runner.json("doctor", number, "--account", "ann")}
+    assert told in checks["of participants"]
+    assert runner.json("status", number)["participant_privacy"] == {"epsilon": 0.0, "delta": 1e-4}

@@ -61,6 +61,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "honest alone": ({"participant_privacy": LOCAL | {"honest": 2}}, 'honest is that of mechanism = "distributed"'),
     "screening": ({"screening": {}}, "screening.profile_percent: with the noise of participant_privacy"),
+    "momentum": (
+        {"aggregation": {"rule": "centered_clipping", "radius": 1.0, "momentum_percent": 50}},
+        "aggregation.momentum_percent: what is kept of earlier updates has their noise",
+    ),
+    "a clip of too many units": (
+        {"participant_privacy": LOCAL | {"clip_norm": 1e8}},
+        "clip_norm = 1e+08 is 25,600,000,000 units of an update",
+    ),
     "a clip below a unit": (
         {"participant_privacy": LOCAL | {"clip_norm": 1e-3}},
         "clip_norm = 0.001 is less than a unit of an update, 2^-8: raise update.fraction_bits",

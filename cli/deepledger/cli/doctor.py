@@ -99,8 +99,10 @@ def _checks(
     yield check
     spec = None
     if number is not None and reader is not None:
-        check, spec = _tried(f"job {number}", lambda: _job(store, reader, JobId(number)))
+        check, found = _tried(f"job {number}", lambda: _job(store, reader, JobId(number)))
         yield check
+        spec, noise = found if found is not None else (None, {})
+        yield from (Check(name, text) for name, text in noise.items())
         if spec is not None and account is not None:
             yield _tried("deposit", lambda: (_deposit(reader, JobId(number), account), None))[0]
     if spec is not None:
@@ -210,7 +212,9 @@ def _deposit(reader: Reader, number: JobId, account: Address) -> str:
     return f"{what} is {show.eth(amount)}, which the account has"
 
 
-def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, JobSpec]:
+def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, tuple[JobSpec, dict[str, str]]]:
+    """Also the spec, and what its noise keeps of participants."""
+    from deepledger.cli.noise import of_noise
     from deepledger.protocol.job.fetch import fetch_model, fetch_spec
     from deepledger.protocol.job.follow import Follower
 
@@ -219,7 +223,8 @@ def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, JobSpec]:
     spec = fetch_spec(blobs, job.terms)
     fetch_model(blobs, job.model_digest, spec)
     at = f"round {job.round} of {job.terms.rounds}, {show.phase_of(follower.phase(), masked=job.terms.masked)}"
-    return f"{spec.name}, {at}, {len(job.participants)} seated; spec and current model are there", spec
+    told = f"{spec.name}, {at}, {len(job.participants)} seated; spec and current model are there"
+    return told, (spec, of_noise(spec, job.terms))
 
 
 def _mask_keys(spec: JobSpec, signer: Signer) -> str:

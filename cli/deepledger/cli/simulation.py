@@ -287,7 +287,8 @@ def _noisy(copied: Update | None, spec: JobSpec, seed: int) -> Encoded[Update]:
     if spec.sparse is not None:
         noise *= values != 0
     values += noise * np.float32(COPY_NOISE * np.linalg.norm(values) / (np.linalg.norm(noise) or 1))
-    return encode_change(values, np.zeros_like(values), spec=spec, seed=seed)
+    sent = spec.model_copy(update={"participant_privacy": None})  # who copies sends noise, and adds none
+    return encode_change(values, np.zeros_like(values), spec=sent, seed=seed)
 
 
 def _seats(bench: Bench, shards: Sequence[Any], behaviour: Behaviour) -> Iterator[_Seat]:

@@ -26,6 +26,9 @@ MISFIT: Final = 2.0**-64
 MOST_DEVIATION: Final = 1 << 13
 """Of noise, in units of the update: finer units would cost bits and time, and make nothing more exact."""
 
+MOST_SQUARES: Final = 1 << 50
+"""Of a clip norm in such units; JSON holds four times that."""
+
 _SHORT: Final = 40.0
 """-log of the chance with which an honest update's length is beyond what `longest` and `shortest` say, about."""
 
@@ -74,6 +77,11 @@ class ParticipantPrivacy(Part):
             raise ValueError(
                 f"participant_privacy.clip_norm = {self.clip_norm:g} is less than a unit of an update, "
                 f"2^-{fraction_bits}: raise update.fraction_bits"
+            )
+        if squares >= MOST_SQUARES:
+            raise ValueError(
+                f"participant_privacy.clip_norm = {self.clip_norm:g} is {sqrt(squares):,.0f} units of an update, finer "
+                "than anything that noise hides: lower update.fraction_bits"
             )
         deviation = sqrt(share := self.share(fraction_bits))
         if deviation > MOST_DEVIATION:

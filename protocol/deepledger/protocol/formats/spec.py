@@ -331,6 +331,11 @@ class JobSpec(Part):
             self._check_shares_add_up()
         elif privacy.honest != 1:
             raise ValueError('participant_privacy.honest is that of mechanism = "distributed": leave it out')
+        if getattr(self.aggregation, "momentum_percent", 0):
+            raise ValueError(
+                "aggregation.momentum_percent: what is kept of earlier updates has their noise, which the clip would "
+                "leave in the place of what is trained: set it to 0"
+            )
         looked_at = self.screening and [
             name for name in ("profile_percent", "opposed_percent", "harm_percent") if getattr(self.screening, name)
         ]
