@@ -31,7 +31,9 @@ from rich.table import Table
 from deepledger.protocol.blobs import BlobStore, digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.sparse import write_sparse
 from deepledger.protocol.formats.spec import JobSpec, build_spec
+from deepledger.protocol.formats.updates import bytes_of
 from deepledger.protocol.formats.vectors import Encoded, encode_update, update_dtype
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.settlement.aggregation import advance
@@ -48,14 +50,20 @@ FAR, NEAR = 1e6, 1.0  # norm bounds: one that is never reached, one to which eve
 
 
 def spec_of(
-    coordinates: int, *, bits: int, rule: str = "weighted_mean", norm_bound: float = FAR, max_samples: int = 1000
+    coordinates: int,
+    *,
+    bits: int,
+    rule: str = "weighted_mean",
+    norm_bound: float = FAR,
+    max_samples: int = 1000,
+    share: float = 1,
 ) -> JobSpec:
     return build_spec(
         {
             "name": "benchmark",
             "task": {"name": "none", "sha256": "00" * 32},
             "model": {"layout": [{"name": "w", "shape": [coordinates], "offset": 0}]},
-            "update": {"bits": bits, "fraction_bits": FRACTION_BITS[bits], "norm_bound": norm_bound},
+            "update": {"bits": bits, "fraction_bits": FRACTION_BITS[bits], "norm_bound": norm_bound, "share": share},
             "training": {"seed": 0, "hyperparameters": {}},
             "aggregation": {"rule": rule} | ({"trim_percent": 25} if rule == "trimmed_mean" else {}),
             "rewards": {"policy": "equal"},
@@ -138,20 +146,21 @@ class Peak:
 
     own: float  # what only this process can give back
     resident: float  # and mapped files, which the kernel writes out and drops when it needs room
+    seconds: float
 
 
-def peak_of_settling(coordinates: int, *, bits: int, rule: str, participants: int) -> Peak:
+def peak_of_settling(coordinates: int, *, bits: int, rule: str, participants: int, share: float = 1) -> Peak:
     """In a process of its own."""
-    arguments = [str(coordinates), str(bits), rule, str(participants)]
+    arguments = [str(coordinates), str(bits), rule, str(participants), str(share)]
     command = [sys.executable, str(Path(__file__).resolve()), "--settle", *arguments]
     return Peak(**json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def settle_and_print_peak(coordinates: int, bits: int, rule: str, participants: int) -> None:
+def settle_and_print_peak(coordinates: int, bits: int, rule: str, participants: int, share: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = DirectoryStore(folder)
-        settle_once(store, spec_of(1 << 23, bits=bits, rule=rule), 1)  # loads what is compiled
-        spec = spec_of(coordinates, bits=bits, rule=rule, max_samples=1 << 24)
+        settle_once(store, spec_of(1 << 23, bits=bits, rule=rule, share=share), 1)  # loads what is compiled
+        spec = spec_of(coordinates, bits=bits, rule=rule, max_samples=1 << 24, share=share)
         print(json.dumps(asdict(settle_once(store, spec, participants))))
 
 
@@ -165,7 +174,7 @@ def settle_once(store: BlobStore, spec: JobSpec, participants: int) -> Peak:
     coordinates, bits = spec.model.coordinates, spec.update.bits
     revealed = []
     for seat in range(participants):
-        data = np.random.default_rng(seat).integers(-9, 9, coordinates, update_dtype(spec.update))
+        data = _drawn(spec, seat)
         digest, root = store.put(data), chunk_root(data, bits=bits)
         revealed.append(Contribution(participant="0x0", seat=seat, weight=1, digest=digest, root=root, copy_of=None))
     before = store.put(np.zeros(coordinates, "<i4"))
@@ -182,16 +191,26 @@ def settle_once(store: BlobStore, spec: JobSpec, participants: int) -> Peak:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    started = time.monotonic()
     verifier = Verifier(store, spec, too_late=lambda _: False, warn=print, stop=done)
     for contribution in revealed:
         verifier.expect(contribution)
     model = fetch_model(store, before, spec)
     sources = _Sources(store, spec, verifier, None, 0.0)  # nothing is evaluated here
     assert len(settle(spec, model, Revealed(tuple(revealed), bytes(32)), sources).scores) == participants
+    seconds = time.monotonic() - started
     verifier.close()
     done.set()
     watcher.join()
-    return Peak(own=own / spec.model_bytes, resident=resident / spec.model_bytes)
+    return Peak(own=own / spec.model_bytes, resident=resident / spec.model_bytes, seconds=seconds)
+
+
+def _drawn(spec: JobSpec, seat: int) -> memoryview:
+    random, sparse = np.random.default_rng(seat), spec.sparse
+    if sparse is None:
+        return random.integers(-9, 9, spec.model.coordinates, update_dtype(spec.update)).data
+    places = np.unique(random.integers(0, sparse.trained, sparse.most))
+    return bytes_of(write_sparse(places, random.integers(1, 9, len(places), np.int32), sparse))
 
 
 def main() -> None:
@@ -199,11 +218,11 @@ def main() -> None:
     parser.add_argument("--coordinates", type=int, default=1 << 24)
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--settle", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--settle", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.settle:
-        coordinates, bits, rule, participants = options.settle
-        settle_and_print_peak(int(coordinates), int(bits), rule, int(participants))
+        coordinates, bits, rule, participants, share = options.settle
+        settle_and_print_peak(int(coordinates), int(bits), rule, int(participants), float(share))
         return
     seconds = {bits: measure(options.coordinates, bits=bits, runs=options.runs) for bits in FRACTION_BITS}
     peaks = {
@@ -211,6 +230,11 @@ def main() -> None:
             options.coordinates, bits=bits, rule=rule, participants=participants
         )
         for bits, rule in ((16, "weighted_mean"), (32, "weighted_mean"), (16, "trimmed_mean"))
+        for participants in (4, 16)
+    } | {
+        f"1 % of them, int8, weighted_mean, {participants} participants": peak_of_settling(
+            options.coordinates, bits=8, rule="weighted_mean", participants=participants, share=0.01
+        )
         for participants in (4, 16)
     }
     if options.json:
@@ -233,9 +257,9 @@ def main() -> None:
         rates = {bits: options.coordinates * bits / 8e6 / taken[stage] for bits, taken in seconds.items()}
         ratios = {bits: taken["SHA-256"] / taken[stage] for bits, taken in seconds.items()}
         table.add_row(stage, *(f"{rates[bits]:,.0f} ({ratios[bits]:.2f})" for bits in seconds))
-    memory = Table("settling: peak above idle, in models", "own", "with mapped files")
+    memory = Table("settling: peak above idle, in models", "own", "with mapped files", "seconds")
     for name, peak in peaks.items():
-        memory.add_row(name, f"{peak.own:.2f}", f"{peak.resident:.2f}")
+        memory.add_row(name, f"{peak.own:.2f}", f"{peak.resident:.2f}", f"{peak.seconds:.2f}")
     Console().print(table, memory)
 
 

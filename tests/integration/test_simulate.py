@@ -118,6 +118,21 @@ def test_honest_work_is_compared_with_less_and_with_more_seats(folder):
             assert int(amount) + others * int(outcome["others"][policy]) <= whole
 
 
+@pytest.mark.slow
+def test_a_job_of_few_coordinates_is_played_as_it_would_be(folder):
+    """A copy with noise has it where the other's update moves something, and is one all the same."""
+    job = JOB.replace(
+        "bits = 16, fraction_bits = 12, norm_bound = 50.0",
+        "bits = 8, fraction_bits = 6, norm_bound = 50.0, share = 0.2",
+    )
+    (folder / "job.toml").write_text(job)
+    done = simulate(folder, 0, 1, 2, options=["--rounds", "2", "--json"])
+    assert done.exit_code == 0, done.output
+    played = json.loads(done.stdout)["behaviours"]
+    assert played["copying"]["verdicts"] == ["unchanged", "near copy"]
+    assert (played["honest"]["accepted"], played["honest"]["sent"]) == (2, 2)
+
+
 def test_the_table_says_what_deters_splitting(folder):
     done = simulate(folder, 0, 1, 2, options=["--rounds", "1"])
     assert done.exit_code == 0, done.output
