@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 from dataclasses import replace
@@ -22,7 +24,7 @@ from deepledger.protocol.evaluation.evaluators import InProcesses, OneByOne, OnR
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.evaluation import Coalition
-from deepledger.protocol.formats.spec import build_spec
+from deepledger.protocol.formats.spec import build_spec, spec_bytes
 from deepledger.protocol.formats.vectors import encode_model
 from deepledger.protocol.local.temporary import remove_folder
 from deepledger.protocol.settlement.aggregation.context import Context
@@ -203,6 +205,34 @@ def test_handing_updates_to_workers_takes_no_more_memory_with_more_of_them(coali
     remove_folder(folder)
     assert [row.vector[0:3].tolist() for row in read.stack.rows] == [[seat] * 3 for seat in range(16)]
     assert np.array_equal(read.before, large.before)
+
+
+ASK = """
+import sys
+from pathlib import Path
+from deepledger.protocol.evaluation.bench import bench_with
+from deepledger.protocol.evaluation.task import read_source
+from deepledger.protocol.formats.spec import parse_spec
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    validation = (folder / "validation.tensors").read_bytes()
+    spec, source = parse_spec((folder / "spec.json").read_bytes()), read_source(folder / "task.py")
+    bench = bench_with(spec, source, validation, apart=print)
+    first = bench.first_model()
+    evaluation = bench.evaluate(first)
+    with bench.threads(1):
+        bench.check_repeats(evaluation, bench.try_out(first))
+    print(bench.samples, evaluation.samples, bench.draws(first, evaluation), "torch" in sys.modules)
+    bench.close()
+"""
+
+
+def test_a_process_that_has_its_models_evaluated_apart_has_no_torch(bench, tmp_path):
+    (tmp_path / "spec.json").write_bytes(spec_bytes(bench.spec))
+    (tmp_path / "ask.py").write_text(ASK)
+    done = subprocess.run([sys.executable, tmp_path / "ask.py", tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout == "50 50 False False\n"
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

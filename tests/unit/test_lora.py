@@ -110,15 +110,27 @@ def test_a_base_that_nobody_serves_is_missing(made: Draft, elsewhere: TaskSource
     assert frozen is not None
     other = frozen.model_copy(update={"digest": "ab" * 32})
     spec = made.spec.model_copy(update={"model": made.spec.model.model_copy(update={"frozen": other})})
-    with pytest.raises(BlobMissing):
-        prepare_bench(store, spec, elsewhere)
+    for apart in (None, print):
+        with pytest.raises(BlobMissing):
+            prepare_bench(store, spec, elsewhere, apart=apart)
+
+
+def test_in_another_process_the_base_is_the_sponsors_too(
+    made: Draft, elsewhere: TaskSource, store: DirectoryStore
+) -> None:
+    model = as_model(made.model, made.spec.model)
+    apart = prepare_bench(store, made.spec, elsewhere, apart=print)
+    assert apart.frozen == made.frozen
+    assert apart.evaluate(model) == prepare_bench(store, made.spec, elsewhere).evaluate(model) == made.first
+    apart.close()
 
 
 def test_another_layout_is_named(made: Draft, folder: Path, store: DirectoryStore) -> None:
     wider = folder / "wider.py"
     wider.write_text((folder / "task.py").read_text().replace("RANK = 64, 2, 4, 4", "RANK = 64, 2, 4, 5"))
-    with pytest.raises(BadSpec, match=r"entry 'blocks.0.query.down' is another one"):
-        prepare_bench(store, made.spec, read_source(wider))
+    for apart in (None, print):
+        with pytest.raises(BadSpec, match=r"entry 'blocks.0.query.down' is another one"):
+            prepare_bench(store, made.spec, read_source(wider), apart=apart)
 
 
 def test_what_is_exported_is_the_whole_model(made: Draft, elsewhere: TaskSource, store: DirectoryStore) -> None:

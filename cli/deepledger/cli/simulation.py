@@ -17,7 +17,7 @@ import numpy as np
 
 from deepledger.node.training import Trainer, make_update
 from deepledger.protocol.errors import BadInput
-from deepledger.protocol.evaluation.bench import Bench
+from deepledger.protocol.evaluation.bench import BenchHere
 from deepledger.protocol.evaluation.evaluators import Evaluator
 from deepledger.protocol.evaluation.samples import count, take
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
@@ -137,7 +137,7 @@ class _Sources:
 class _Game:
     """A job that is being played; what it carries from round to round."""
 
-    bench: Bench
+    bench: BenchHere
     evaluator: Evaluator
     seats: list[_Seat]
     operated: set[int]  # seats of the operator whose behaviour varies
@@ -152,7 +152,7 @@ class _Game:
 
 
 def simulate(
-    bench: Bench,
+    bench: BenchHere,
     evaluator: Evaluator,
     first: ModelVector,
     shards: Sequence[Any],
@@ -291,7 +291,7 @@ def _noisy(copied: Update | None, spec: JobSpec, seed: int) -> Encoded[Update]:
     return encode_change(values, np.zeros_like(values), spec=sent, seed=seed)
 
 
-def _seats(bench: Bench, shards: Sequence[Any], behaviour: Behaviour) -> Iterator[_Seat]:
+def _seats(bench: BenchHere, shards: Sequence[Any], behaviour: Behaviour) -> Iterator[_Seat]:
     spec, task, own = bench.spec, bench.task, shards[0]
     parts: list[tuple[Any, int]] = [(own, task.count_samples(own))]
     if behaviour is Behaviour.LAZY:

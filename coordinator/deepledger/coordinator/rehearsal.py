@@ -67,18 +67,10 @@ def time_evaluation(
     bench: Bench, model: ModelVector, *, workers: int, clock: Clock = time.monotonic
 ) -> tuple[Evaluation, float]:
     """What one of the processes that evaluate gets, and how many seconds it takes."""
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        if workers > 1:
-            torch.set_num_threads(1)
-        with _as_one_of(workers):
-            started = clock()
-            evaluation = bench.evaluate(model)
-            return evaluation, clock() - started
-    finally:
-        torch.set_num_threads(threads)
+    with _as_one_of(workers), bench.threads(1) if workers > 1 else nullcontext():
+        started = clock()
+        evaluation = bench.evaluate(model)
+        return evaluation, clock() - started
 
 
 def _as_one_of(workers: int) -> AbstractContextManager[None]:

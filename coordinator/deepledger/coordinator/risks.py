@@ -102,7 +102,7 @@ def check_draws(bench: Bench, model: ModelVector, evaluation: Evaluation) -> Non
     """
     if not evaluation.failed and bench.draws(model, evaluation):
         raise BadInput(
-            f"the task {bench.task.source.path} draws at random, by generators that all jobs of a process share, and "
+            f"the task {bench.source.path} draws at random, by generators that all jobs of a process share, and "
             "its results depend on it: settle the job in a process of its own, with 'deepledger coordinator' and its "
             "number alone"
         )

@@ -1,8 +1,8 @@
-"""Evaluating in a process of its own, whose end is noticed: a task can end its process in ways that nothing in it can
+"""A task in a process of its own, whose end is noticed: a task can end its process in ways that nothing in it can
 catch, and the system does so where memory is short.
 
-It costs a process that holds torch and the validation set once more. Nothing else does: it is started at the first
-evaluation, and again after each end.
+That process holds torch and the validation set, and the one that asks neither. It is started at the first call, and
+again after each end.
 """
 
 from __future__ import annotations
@@ -10,42 +10,50 @@ from __future__ import annotations
 import atexit
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import numpy as np
 
-from deepledger.protocol.errors import BadInput, DeepledgerError
-from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.errors import BadInput, BadSpec, DeepledgerError, StateError
 from deepledger.protocol.formats.vectors import ModelVector
-
-TryOut = Callable[[ModelVector], Evaluation]
 
 _LOOKS = 0.5  # seconds after which it is asked whether the process still lives
 
 
+class LacksFrozen(BadInput):
+    """The task builds other frozen entries than the job pins: whoever has a store has to fetch those."""
+
+
+_SAID_AGAIN = (LacksFrozen, BadSpec, BadInput, StateError)
+
+
 class Apart:
-    """Tries models out in another process: by what `begin` returns there, which must be picklable and may raise
-    `BadInput`. `warn` hears when that process ends, and how.
+    """An object whose methods are called in another process, where `begin`, which must be picklable, makes it.
+
+    What it raises has to be a `DeepledgerError`: anything else ends that process. `warn` hears when it ends, and how.
     """
 
-    def __init__(self, begin: Callable[[], TryOut], *, warn: Callable[[str], None]) -> None:
+    def __init__(self, begin: Callable[[], object], *, warn: Callable[[str], None]) -> None:
         self._begin, self._warn = begin, warn
         self._alone = threading.Lock()
         self._running: tuple[BaseProcess, Connection] | None = None
+        self._threads: int | None = None
 
-    def try_out(self, model: ModelVector) -> Evaluation:
-        """Raises `BadInput` where the task fails, or ends the process."""
-        import torch
-
+    def call(self, method: str, *arguments: Any, model: ModelVector | None = None) -> Any:
+        """What the method returns, given `model` first. Raises what it raises, and `BadInput` where the task ends the
+        process.
+        """
         with self._alone:
             process, pipe = self._running = self._running or self._start()
             try:
-                pipe.send(torch.get_num_threads())
-                pipe.send_bytes(model.data.cast("B"))
+                pipe.send((method, arguments, self._threads, model is not None))
+                if model is not None:
+                    pipe.send_bytes(model.data.cast("B"))
                 while not pipe.poll(_LOOKS):
                     if not process.is_alive() and not pipe.poll():
                         raise EOFError
@@ -58,8 +66,16 @@ class Apart:
                 raise BadInput(why) from None
         if isinstance(answer, DeepledgerError):
             raise answer
-        assert isinstance(answer, Evaluation)  # noqa: S101 (our own code answers)
         return answer
+
+    @contextmanager
+    def threads(self, number: int) -> Iterator[None]:
+        """So many are used meanwhile."""
+        self._threads = number
+        try:
+            yield
+        finally:
+            self._threads = None
 
     def close(self) -> None:
         """May be used again afterwards."""
@@ -90,19 +106,25 @@ def way_out(status: int | None) -> str:
     return f"was killed by signal {-status}: too little memory, or the task does that"
 
 
-def _serve(pipe: Connection, begin: Callable[[], TryOut]) -> None:
+def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
     """Until whoever asks is gone."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the whole group; whoever asks will close the pipe
-    try_out: TryOut | None = None
+    usual, made = torch.get_num_threads(), None
     with suppress(EOFError, OSError):
         while True:
-            threads, model = pipe.recv(), np.frombuffer(pipe.recv_bytes(), np.int32)
-            torch.set_num_threads(threads)
+            method, arguments, threads, follows = pipe.recv()
+            models = [np.frombuffer(pipe.recv_bytes(), np.int32)] if follows else []
+            torch.set_num_threads(threads or usual)
             try:
-                try_out = try_out or begin()
-                answer: Evaluation | DeepledgerError = try_out(model)
+                made = made or begin()
+                answer = getattr(made, method)(*models, *arguments)
             except DeepledgerError as error:
-                answer = BadInput(str(error))
+                answer = _said_again(error)
             pipe.send(answer)
+
+
+def _said_again(error: DeepledgerError) -> DeepledgerError:
+    """Of a kind that one sentence is enough for: what else an exception carries does not survive the way."""
+    return next((kind for kind in _SAID_AGAIN if isinstance(error, kind)), BadInput)(str(error))

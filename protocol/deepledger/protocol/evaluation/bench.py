@@ -1,20 +1,23 @@
-"""Evaluating models on a job's validation set, as the coordinator does and the auditor does again. Needs torch."""
+"""Evaluating models on a job's validation set, as the coordinator does and the auditor does again: in this process, or
+in another one, which then alone holds torch.
+"""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
-from deepledger.protocol.evaluation.apart import Apart, TryOut
+from deepledger.protocol.evaluation.apart import Apart, LacksFrozen
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, from_store, given, nowhere
 from deepledger.protocol.evaluation.state_dict import read_floats, write_floats, write_frozen
 from deepledger.protocol.evaluation.task import Task, TaskSource
@@ -36,16 +39,46 @@ ROUNDING = 4e-6
 see benchmarks/tolerance.py, and what telling millionths adds."""
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Bench:
-    """A loaded task with a job's validation set."""
+class Bench(ABC):
+    """A task with a job's validation set."""
 
     spec: JobSpec
-    task: Task
-    validation: Any
     path: Path  # of the validation set
-    frozen: bytes | None = None  # see `Blueprint`
-    apart: Apart | None = None  # the process in which models are evaluated; None: this one
+    frozen: bytes | None  # see `Blueprint`
+
+    @property
+    @abstractmethod
+    def source(self) -> TaskSource:
+        """The task's."""
+
+    @property
+    @abstractmethod
+    def samples(self) -> int:
+        """In the validation set."""
+
+    @abstractmethod
+    def try_out(self, model: ModelVector) -> Evaluation:
+        """Raises `BadInput` where the task fails: for whoever must know that it did."""
+
+    @abstractmethod
+    def try_first(self) -> Evaluation:
+        """The model that the task begins with, before it is rounded. Raises `BadInput`."""
+
+    @abstractmethod
+    def first_model(self) -> ModelVector:
+        """What the task begins with, by the job's seed. Raises `BadInput`."""
+
+    @abstractmethod
+    def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
+        """Whether another seed than that of the model's `evaluation` leads to another result. Raises `BadInput`."""
+
+    @abstractmethod
+    def threads(self, number: int) -> AbstractContextManager[None]:
+        """So many are what torch evaluates with, meanwhile."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the process in which models are evaluated, if there is one; it is started again when it is needed."""
 
     def evaluate(self, model: ModelVector, *, sound: bool = False) -> Evaluation:
         """A model on which the task's own code fails has the worst result, and one that says so: no update may stop a
@@ -57,39 +90,15 @@ class Bench:
         for _ in range(TRIES):
             with suppress(BadInput):
                 return self.try_out(model)
-        if sound:
-            return self.worst
-        try:
-            self._evaluate(self.build()) if self.apart is None else self.apart.try_out(self.first_model())
-        except BadInput as error:
-            raise StateError(
-                f"the task fails here on the job's first model, too: {error}. Is there memory, and the validation set "
-                f"still in {self.path}? If not, start again"
-            ) from error
+        if not sound:
+            try:
+                self.try_first()
+            except BadInput as error:
+                raise StateError(
+                    f"the task fails here on the job's first model, too: {error}. Is there memory, and the validation "
+                    f"set still in {self.path}? If not, start again"
+                ) from error
         return self.worst
-
-    def try_out(self, model: ModelVector) -> Evaluation:
-        """Raises `BadInput` where the task fails: for whoever must know that it did."""
-        if self.apart is not None:
-            return self.apart.try_out(model)
-        module = self.build()
-        write_floats(module, decode_model(model, self.spec.model), self.spec.model.layout)
-        return self._evaluate(module)
-
-    def close(self) -> None:
-        """End the process in which models are evaluated, if there is one; it is started again when it is needed."""
-        if self.apart is not None:
-            self.apart.close()
-
-    def build(self) -> torch.nn.Module:
-        """The job's first model, a new one each time: what `evaluate` does to a model is gone with it, so that no
-        result depends on how many came before. Raises `BadInput`.
-        """
-        return Blueprint(self.spec, self.task, self.frozen).build()
-
-    def first_model(self) -> ModelVector:
-        """What the task begins with, by the job's seed. Raises `BadInput`."""
-        return encode_model(read_floats(self.build(), self.spec.model.layout), self.spec.model)
 
     def check_repeats(self, first: Evaluation, second: Evaluation) -> None:
         """Two evaluations of one model. Raises `BadInput` where no audit could get again what the first one says."""
@@ -102,8 +111,58 @@ class Bench:
                 "torch's generator only, which is seeded"
             )
 
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        return self.spec.validation.metrics
+
+    @property
+    def worst(self) -> Evaluation:
+        return failure(self.metrics, samples=self.samples)
+
+    @property
+    def _evaluate_of(self) -> str:
+        return f"evaluate of task {self.source.path}"
+
+
+@dataclass(frozen=True, eq=False)
+class BenchHere(Bench):
+    """In this process. Needs torch."""
+
+    spec: JobSpec
+    task: Task
+    validation: Any
+    path: Path
+    frozen: bytes | None = None
+
+    @property
+    def source(self) -> TaskSource:
+        return self.task.source
+
+    @property
+    def samples(self) -> int:
+        return self.count_samples()
+
+    def count_samples(self) -> int:
+        return self.task.count_samples(self.validation)
+
+    def try_out(self, model: ModelVector) -> Evaluation:
+        module = self.build()
+        write_floats(module, decode_model(model, self.spec.model), self.spec.model.layout)
+        return self._evaluate(module)
+
+    def try_first(self) -> Evaluation:
+        return self._evaluate(self.build())
+
+    def first_model(self) -> ModelVector:
+        return encode_model(read_floats(self.build(), self.spec.model.layout), self.spec.model)
+
+    def build(self) -> torch.nn.Module:
+        """The job's first model, a new one each time: what `evaluate` does to a model is gone with it, so that no
+        result depends on how many came before. Raises `BadInput`.
+        """
+        return Blueprint(self.spec, self.task, self.frozen).build()
+
     def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
-        """Whether another seed than that of the model's `evaluation` leads to another result. Raises `BadInput`."""
         seed = self.spec.training.seed + 1
         module = self.task.build_model(seed)
         write_floats(module, decode_model(model, self.spec.model), self.spec.model.layout)
@@ -111,6 +170,20 @@ class Bench:
             write_frozen(module, self.spec.model.frozen, self.frozen)
         other = self.task.evaluate(module, self.validation, seed=seed)
         return any(relative(other.exact(name), evaluation.exact(name)) > ROUNDING for name in evaluation.names)
+
+    @contextmanager
+    def threads(self, number: int) -> Iterator[None]:
+        import torch
+
+        usual = torch.get_num_threads()
+        torch.set_num_threads(number)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(usual)
+
+    def close(self) -> None:
+        pass
 
     def _evaluate(self, module: torch.nn.Module) -> Evaluation:
         evaluation, pinned = self.task.evaluate(module, self.validation, seed=self.spec.training.seed), self.metrics
@@ -120,17 +193,73 @@ class Bench:
             )
         return evaluation
 
-    @property
-    def _evaluate_of(self) -> str:
-        return f"evaluate of task {self.task.source.path}"
+
+class BenchApart(Bench):
+    """In another process, which alone needs torch, and whose end costs no more than what it was asked."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        source: TaskSource,
+        path: Path,
+        *,
+        fetch: Callable[[Frozen], bytes],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.spec, self.path, self.frozen, self._source = spec, path, None, source
+        try:
+            self._apart, self._samples = self._opened(warn)
+        except LacksFrozen:
+            assert spec.model.frozen is not None  # noqa: S101 (that was asked for)
+            self.frozen = fetch(spec.model.frozen)
+            self._apart, self._samples = self._opened(warn)
+        weakref.finalize(self, self._apart.close)
+
+    def _opened(self, warn: Callable[[str], None]) -> tuple[Apart, int]:
+        begin = partial(_open, self.spec, self._source, self.path, self.frozen)
+        apart = Apart(begin, warn=warn)
+        try:
+            return apart, apart.call("count_samples")
+        except BaseException:
+            apart.close()
+            raise
 
     @property
-    def metrics(self) -> Mapping[str, Metric]:
-        return self.spec.validation.metrics
+    def source(self) -> TaskSource:
+        return self._source
 
     @property
-    def worst(self) -> Evaluation:
-        return failure(self.metrics, samples=self.task.count_samples(self.validation))
+    def samples(self) -> int:
+        return self._samples
+
+    def try_out(self, model: ModelVector) -> Evaluation:
+        evaluation: Evaluation = self._apart.call("try_out", model=model)
+        return evaluation
+
+    def try_first(self) -> Evaluation:
+        evaluation: Evaluation = self._apart.call("try_first")
+        return evaluation
+
+    def first_model(self) -> ModelVector:
+        model: ModelVector = self._apart.call("first_model")
+        return model
+
+    def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
+        return bool(self._apart.call("draws", evaluation, model=model))
+
+    def threads(self, number: int) -> AbstractContextManager[None]:
+        return self._apart.threads(number)
+
+    def close(self) -> None:
+        self._apart.close()
+
+
+def _open(spec: JobSpec, source: TaskSource, path: Path, frozen: bytes | None) -> BenchHere:
+    return open_bench(spec, source, path, fetch=_lacking if frozen is None else given(frozen))
+
+
+def _lacking(frozen: Frozen) -> bytes:
+    raise LacksFrozen(f"the task builds other frozen entries ({frozen.entries[0].name!r} or another) than the job pins")
 
 
 def prepare_bench(
@@ -145,6 +274,23 @@ def prepare_bench(
     `fetch_validation`.
     """
     return bench_with(spec, source, fetch_validation(store, spec, key), fetch=from_store(store), apart=apart)
+
+
+@overload
+def bench_with(
+    spec: JobSpec, source: TaskSource, validation: Buffer, *, fetch: Callable[[Frozen], bytes] = nowhere
+) -> BenchHere: ...
+
+
+@overload
+def bench_with(
+    spec: JobSpec,
+    source: TaskSource,
+    validation: Buffer,
+    *,
+    fetch: Callable[[Frozen], bytes] = nowhere,
+    apart: Callable[[str], None] | None,
+) -> Bench: ...
 
 
 def bench_with(
@@ -171,28 +317,25 @@ def bench_with(
             path.write_bytes(validation)
         except OSError as error:
             raise _no_room(error) from error
-        bench = open_bench(spec, source, path, fetch=fetch)
-        if apart is not None:
-            bench = replace(bench, apart=Apart(partial(_elsewhere, spec, source, path, bench.frozen), warn=apart))
+        if apart is None:
+            bench: Bench = open_bench(spec, source, path, fetch=fetch)
+        else:
+            bench = BenchApart(spec, source, path, fetch=fetch, warn=apart)
     except BaseException:
         remove_folder(folder)
         raise
     weakref.finalize(bench, remove_folder, folder)  # at the latest when Python ends
-    if bench.apart is not None:
-        weakref.finalize(bench, bench.apart.close)
     return bench
 
 
-def open_bench(spec: JobSpec, source: TaskSource, path: Path, *, fetch: Callable[[Frozen], bytes] = nowhere) -> Bench:
+def open_bench(
+    spec: JobSpec, source: TaskSource, path: Path, *, fetch: Callable[[Frozen], bytes] = nowhere
+) -> BenchHere:
     """With a validation set that is in a file here. `fetch` is as of `blueprint`; raises as `prepare_bench`."""
     task = Task(source)
     plan = blueprint(spec, task, fetch)
     _check_metrics(spec, task)
-    return Bench(spec, task, task.load_data(path), path, plan.frozen)
-
-
-def _elsewhere(spec: JobSpec, source: TaskSource, path: Path, frozen: bytes | None) -> TryOut:
-    return open_bench(spec, source, path, fetch=given(frozen)).try_out
+    return BenchHere(spec, task, task.load_data(path), path, plan.frozen)
 
 
 def _check_metrics(spec: JobSpec, task: Task) -> None:

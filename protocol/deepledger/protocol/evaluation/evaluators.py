@@ -121,7 +121,7 @@ class InProcesses:
 
     def _start(self) -> ProcessPoolExecutor:
         bench = self._bench
-        arguments = (bench.spec, bench.task.source, bench.path, bench.frozen)
+        arguments = (bench.spec, bench.source, bench.path, bench.frozen)
         return ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=_open, initargs=arguments)
 
 
@@ -142,7 +142,7 @@ class OnRay:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
             except (OSError, RuntimeError, ValueError) as error:
                 raise BadInput(f"there is no Ray cluster at {address}: {error}") from None
-        source = bench.task.source
+        source = bench.source
         self._bench = ray.put(
             (spec_bytes(bench.spec), source.source, source.path.name, bench.path.read_bytes(), bench.frozen)
         )
