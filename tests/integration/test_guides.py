@@ -27,7 +27,8 @@ from deepledger.protocol.chain.web3_ledger import connect, deploy
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.local.keystore import import_key
 from deepledger.protocol.types import JobId
-from tests.conftest import Claim, Play, World
+from tests.conftest import Claim, Play, World, need
+from tests.dashboard_node import page
 
 from .guides import ROOT, Block, Reader, blocks, commands, reading
 from .test_sealed import AUDITOR, Sealed
@@ -39,8 +40,10 @@ CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"  # the first that the fi
 SETTING = r"\bDEEPLEDGER_[A-Z_]+\b"
 NOT_RUN = {
     "make demo": "tests/e2e/test_whole_runs.py runs the demo",
+    "make demo VIEW=1": "tests/e2e/test_whole_runs.py runs the demo, tests/integration/test_dashboard.py the page",
     "make demo MODE=masked": "tests/e2e/test_whole_runs.py runs the demo",
     "make demo DATASET=breast-cancer": "tests/e2e/test_whole_runs.py runs the demo",
+    "make dashboard": "tests/services/install-dashboard.sh runs it",
     "make test": "is what runs this",
     "make test-all": "is what runs this",
     "docker compose up --build --detach": "tests/e2e/test_compose.py does it where there is a Docker engine",
@@ -390,6 +393,20 @@ def test_audit_a_job(tmp_path: Path) -> None:
             },
         ) as reader:  # fmt: skip
             shutil.copy(world.task, reader.home("") / "task.py")
+            reader.follow()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_dashboard(tmp_path: Path) -> None:
+    need(page(), "the dashboard's page")
+    with start("embedded") as chain:
+        contract, _ = deploy(chain.url, dev_accounts()[0], locks=tmp_path / "locks")
+        assert contract == CONTRACT
+        with reading(
+            "docs/dashboard.md", tmp_path, not_run=NOT_RUN, settings={"DEEPLEDGER_DASHBOARD_PORT": str(free_port())},
+            instead={"https://rpc.example.org": chain.url, "ipfs+http://127.0.0.1:5001": str(tmp_path / "store")},
+        ) as reader:  # fmt: skip
             reader.follow()
 
 

@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic_core import from_json  # bounds nesting; web3 lifts Python's limit, so that json.loads would crash
+
 from deepledger.protocol.blobs.digest import digest_from_cid
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.rpc import NodeRefused, Rpc
@@ -106,7 +108,7 @@ class _Page:
 
     def ask(self, body: bytes) -> tuple[HTTPStatus, str, bytes]:
         """Passes JSON-RPC on, one question or several. Raises `ValueError` for what is none."""
-        asked = json.loads(body)
+        asked = from_json(body)
         questions = asked if isinstance(asked, list) else [asked]
         if not 0 < len(questions) <= _MOST_QUESTIONS or not all(isinstance(each, dict) for each in questions):
             raise ValueError("not JSON-RPC")

@@ -17,6 +17,12 @@ export interface Metric {
   scale: number;
 }
 
+export interface Noise {
+  multiplier: number; // its standard deviation, in clip norms
+  clipNorm: number;
+  delta: number;
+}
+
 export interface Spec {
   name: string;
   task: string;
@@ -36,10 +42,17 @@ export interface Spec {
   removeBelow: number; // reputation, parts per million; 0: nobody is removed
   screens: boolean;
   privacy: Privacy;
-  differentialPrivacy: { noiseMultiplier: number; clipNorm: number; delta: number } | null;
+  privateSamples: Noise | null;
+  privateParticipants: Noise | null;
   maxSamples: number;
   metrics: Map<string, Metric>;
 }
+
+const KNOWN = [
+  ..."version name task model update training aggregation rewards screening privacy masks".split(" "),
+  ..."differential_privacy participant_privacy readers validation max_samples admitted".split(" "),
+];
+const KNOWN_OF_UPDATES = ["bits", "fraction_bits", "norm_bound"];
 
 export function updateBytes(spec: Spec): number {
   return (spec.coordinates * spec.updateBits) / 8;
@@ -79,7 +92,6 @@ function specOf(spec: Fields): Spec {
   const modelFraction = model.whole("fraction_bits", 30);
   const updateFraction = update.whole("fraction_bits", modelFraction);
   const aggregation = spec.table("aggregation");
-  const noise = spec.has("differential_privacy") ? spec.table("differential_privacy") : null;
   const metrics = spec.table("validation").table("metrics");
   return {
     name: spec.text("name"),
@@ -91,7 +103,7 @@ function specOf(spec: Fields): Spec {
     modelFraction,
     updateFraction,
     updateBits: bits,
-    plain: update.keys.every((key) => ["bits", "fraction_bits", "norm_bound"].includes(key) || !update.has(key)),
+    plain: saysNoMoreThan(KNOWN, spec) && saysNoMoreThan(KNOWN_OF_UPDATES, update),
     normBound: update.number("norm_bound"),
     rule: aggregation.text("rule"),
     trimPercent: aggregation.has("trim_percent") ? aggregation.whole("trim_percent", 49) : 0,
@@ -100,11 +112,8 @@ function specOf(spec: Fields): Spec {
     removeBelow: spec.has("screening") ? spec.table("screening").whole("remove_percent", 99) * 10_000 : 0,
     screens: spec.has("screening"),
     privacy,
-    differentialPrivacy: noise && {
-      noiseMultiplier: noise.number("noise_multiplier"),
-      clipNorm: noise.number("clip_norm"),
-      delta: noise.number("delta"),
-    },
+    privateSamples: noiseOf(spec, "differential_privacy"),
+    privateParticipants: noiseOf(spec, "participant_privacy"),
     maxSamples: spec.whole("max_samples", 2 ** 32 - 1),
     metrics: new Map(
       metrics.keys.map((name) => [
@@ -113,6 +122,18 @@ function specOf(spec: Fields): Spec {
       ]),
     ),
   };
+}
+
+function saysNoMoreThan(known: string[], fields: Fields): boolean {
+  return fields.keys.every((key) => known.includes(key) || !fields.has(key));
+}
+
+/** What a job asks of noise, inside training or in what is released. */
+function noiseOf(spec: Fields, key: string): Noise | null {
+  if (!spec.has(key)) return null;
+  const noise = spec.table(key);
+  const [multiplier, clipNorm] = [noise.number("noise_multiplier"), noise.number("clip_norm")];
+  return { multiplier, clipNorm, delta: noise.number("delta") };
 }
 
 export interface JudgedUpdate {

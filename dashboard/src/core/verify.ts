@@ -62,10 +62,10 @@ export async function verifyRound(input: RoundInput, read: Read): Promise<Checke
   const { over, place } = input;
   const checks: Check[] = [];
   const found: CheckedRound = { checks, updates: [], results: new Map() };
-  checks.push(checkPayouts(input));
   if (!input.terms.masked) checks.push(checkCommitments(over, place));
+  const payouts = checkPayouts(input);
   const spec = await specOf(input, read, checks);
-  if (!spec) return found;
+  if (!spec) return { ...found, checks: [...checks, payouts] };
   const report = await reportOf(input, read, checks);
   if (report) {
     found.updates = report.updates;
@@ -78,9 +78,10 @@ export async function verifyRound(input: RoundInput, read: Read): Promise<Checke
     checks.push(leftOut("model", what), leftOut("scores", pay));
   } else {
     const judged = await judge(input, spec, report, read);
-    checks.push(...judged.checks, checkVerdicts(input, judged, report), checkScores(input, spec, judged));
-    checks.push(await checkModel(input, spec, judged, read));
+    checks.push(...judged.checks, checkVerdicts(input, judged, report));
+    checks.push(await checkModel(input, spec, judged, read), checkScores(input, spec, judged));
   }
+  checks.push(payouts);
   checks.push(leftOut("evaluation", "results of models, which take torch and the job's task"));
   return found;
 }

@@ -33,6 +33,7 @@ function draw(name: string, values: (number | null)[]): void {
     {
       width: place.clientWidth,
       height: 200,
+      legend: { show: false },
       scales: { x: { time: false } },
       axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, axis],
       series: [{ label: "round" }, { label: name, stroke: line, width: 2, points: { show: values.length < 60 } }],

@@ -14,7 +14,7 @@ interface Band extends Stream {
   height: number;
 }
 
-const [LEFT, RIGHT, WIDTH] = [190, 430, 700];
+const [LEFT, RIGHT, WIDTH] = [190, 390, 700];
 const THICK = 8;
 const LEAST = 18; // so that names do not lie on each other
 const ROOM = 160; // that is divided in proportion

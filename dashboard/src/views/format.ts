@@ -3,6 +3,7 @@ import { formatEther } from "viem";
 import { DEPARTURES, OUTCOMES } from "../core/events.ts";
 
 export function eth(wei: bigint): string {
+  if (wei && wei < 10n ** 9n) return `${wei} wei`;
   const text = formatEther(wei);
   const [whole, part = ""] = text.split(".");
   return part.length > 6 ? `${whole}.${part.slice(0, 6)}… ETH` : `${text} ETH`;

@@ -105,8 +105,16 @@ function participants(job: Job, money: Money): TemplateResult {
 }
 
 /** What the spec asks of noise; what was spent only nodes can tell. */
-function privacy(page: Page, job: Job): TemplateResult | typeof nothing {
-  const asked = page.spec(job)?.differentialPrivacy;
-  if (!asked) return nothing;
-  return html`<dt>privacy</dt><dd>noise of at least ${asked.noiseMultiplier} clip norms of ${asked.clipNorm}, ε at δ = ${asked.delta}: ${mark("unchecked")} nobody can, noise inside training cannot be seen; what a node spent, <code>deepledger status</code> tells it</dd>`;
+function privacy(page: Page, job: Job): (TemplateResult | typeof nothing)[] {
+  const spec = page.spec(job);
+  const asked = [
+    ["samples", spec?.privateSamples],
+    ["participants", spec?.privateParticipants],
+  ] as const;
+  return asked.map(([whose, noise]) =>
+    noise
+      ? html`<dt>privacy of ${whose}</dt><dd>the job asks for noise of ${noise.multiplier} clip norms of ${noise.clipNorm}, and tells ε at
+          δ = ${noise.delta}. ${mark("unchecked", { words: true })}: nobody sees what noise was drawn; a node's own ε tells <code>deepledger status</code></dd>`
+      : nothing,
+  );
 }

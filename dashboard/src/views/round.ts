@@ -58,13 +58,12 @@ function updates(page: Page, job: Job, over: SettledRound, round: number): Templ
     .filter(({ address }) => over.opened.reveals.some((each) => each.participant === address))
     .sort((a, b) => a.seat - b.seat);
   return html`<div class="scroll"><table>
-    <thead><tr><th scope="col">Participant</th><th scope="col">Seat</th><th scope="col">Verdict, reported</th><th scope="col">Signs</th><th scope="col">Score</th><th scope="col">Paid</th></tr></thead>
+    <thead><tr><th scope="col">Participant</th><th scope="col">Seat</th><th scope="col">Verdict, reported</th><th scope="col">Score</th><th scope="col">Paid</th></tr></thead>
     <tbody>${rows.map(
       ({ address, seat }) => html`<tr>
       <th scope="row"><a class="hash" href=${href({ view: "participant", job: job.id, who: address })}>${short(address)}</a></th>
       <td>${seat}</td>
-      <td>${judged.get(seat)?.verdict ?? ""}${judged.get(seat)?.copyOf ? html` of <span class="hash">${short(judged.get(seat)!.copyOf!)}</span>` : nothing}</td>
-      <td>${signs(judged.get(seat)?.signs ?? {})}</td>
+      <td>${judged.get(seat)?.verdict ?? ""}${judged.get(seat)?.copyOf ? html` of <span class="hash">${short(judged.get(seat)!.copyOf!)}</span>` : nothing}<small class="quiet">${signs(judged.get(seat)?.signs ?? {})}</small></td>
       <td>${paid.get(seat)?.score.toLocaleString("en") ?? "not accepted"}</td>
       <td>${eth(paid.get(seat)?.amount ?? 0n)}</td>
     </tr>`,

@@ -1,0 +1,165 @@
+"""What the dashboard's server passes on, and to whom: only to its own page, and only what reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepledger.cli import page_server
+from deepledger.cli.page_server import page_folder, serving
+from deepledger.protocol.blobs import cid_of, digest_of
+from deepledger.protocol.blobs.directory import DirectoryStore
+from deepledger.protocol.chain.rpc import NodeRefused
+from deepledger.protocol.errors import BadInput, ChainUnreachable, StateError
+
+CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
+
+
+class Rpc:
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.away = False
+
+    def batch(self, *requests: Any) -> list[Any]:
+        if self.away:
+            raise ChainUnreachable("the node is away")
+        self.asked += requests
+        refused = NodeRefused("execution reverted", code=3, data="0x12")
+        return [refused if method == "eth_call" else "0x7a69" for method, _ in requests]
+
+
+class Client:
+    def __init__(self, url: str, rpc: Rpc, store: DirectoryStore) -> None:
+        self.rpc, self.store, self.port = rpc, store, int(url.rpartition(":")[2])
+
+    def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        return self._exchange("GET", path, None, headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self._exchange("POST", path, sent, {"Content-Type": "application/json", **headers})
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = HTTPConnection("127.0.0.1", self.port)
+        connection.putrequest(method, path, skip_host="Host" in headers)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        if body is not None and "Content-Length" not in headers:
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        found = answer.status, dict(answer.headers), answer.read()
+        connection.close()
+        return found
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    folder = tmp_path / "page"
+    (folder / "assets").mkdir(parents=True)
+    (folder / "index.html").write_text("<!doctype html>")
+    (folder / "assets/app.js").write_text("1")
+    (tmp_path / "secret").write_text("not for the page")
+    rpc, store = Rpc(), DirectoryStore(tmp_path / "store")
+    with serving(folder, CONTRACT, rpc, store, port=0) as url:  # type: ignore[arg-type]
+        yield Client(url, rpc, store)
+
+
+def test_it_serves_the_page_and_nothing_beside_it(client):
+    status, headers, data = client.get("/?rpc=http://127.0.0.1:1")
+    assert (status, headers["Content-Type"], data) == (200, "text/html; charset=utf-8", b"<!doctype html>")
+    assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    assert client.get("/assets/app.js")[1]["Content-Type"] == "text/javascript"
+    for path in ("/../secret", "/assets/../../secret", "/%2e%2e/secret", "//secret", "/assets", "/nothing"):
+        assert client.get(path)[0] == 404, path
+    assert json.loads(client.get("/source.json")[2]) == {"rpc": "rpc", "contract": CONTRACT, "blobs": "blobs/"}
+
+
+def test_it_serves_blobs_by_their_cid(client):
+    digest = client.store.put(b"a blob")
+    assert client.get(f"/blobs/{cid_of(digest)}")[::2] == (200, b"a blob")
+    assert client.get(f"/blobs/{cid_of(digest_of(b'another'))}")[0] == 404
+    assert client.get("/blobs/../page/index.html")[0] == 404
+    (client.store.path / cid_of(digest)).write_bytes(b"altered")
+    status, _, why = client.get(f"/blobs/{cid_of(digest)}")
+    assert status == 502
+    assert b"was altered" in why
+
+
+def test_it_passes_on_what_reads_and_nothing_that_sends(client):
+    one = {"jsonrpc": "2.0", "id": 7, "method": "eth_chainId", "params": []}
+    assert json.loads(client.post("/rpc", one)[2]) == {"jsonrpc": "2.0", "id": 7, "result": "0x7a69"}
+    several = [
+        {"id": 1, "method": "eth_sendRawTransaction", "params": ["0x"]},
+        {"id": 2, "method": "eth_chainId"},
+        {"id": 3, "method": "eth_call", "params": [{}, "latest"]},
+        {"id": 4, "method": "personal_unlockAccount"},
+    ]
+    answers = json.loads(client.post("/rpc", several)[2])
+    assert [answer["id"] for answer in answers] == [1, 2, 3, 4]
+    assert [answer.get("error", {}).get("code") for answer in answers] == [-32601, None, 3, -32601]
+    assert answers[2]["error"]["data"] == "0x12"
+    assert {method for method, _ in client.rpc.asked} == {"eth_chainId", "eth_call"}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"x", b"1", b"[]", b"[1]", b"[" * 100_000, b'{"method": "eth_call", "params": 1}', b'{"method": []}']
+)
+def test_what_is_no_question_is_refused(client, body):
+    assert client.post("/rpc", body)[0] == 400
+    assert client.rpc.asked == []
+
+
+def test_questions_without_end_are_refused(client):
+    assert client.post("/rpc", b"{}", **{"Content-Length": str(1 << 40)})[0] == 413
+    assert client.post("/rpc", [{"method": "eth_chainId"}] * 1001)[0] == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "rebound.example.org"},
+        {"Host": "127.0.0.1:1"},
+        {"Origin": "https://example.org"},
+        {"Origin": "null"},
+    ],
+)
+def test_other_pages_in_the_same_browser_get_nothing(client, headers):
+    question = {"id": 1, "method": "eth_chainId"}
+    assert client.get("/source.json", **headers)[0] == 403
+    assert client.post("/rpc", question, **headers)[0] == 403
+    assert client.post("/rpc", question, **{"Content-Type": "text/plain"})[0] == 404, "no question without a preflight"
+    assert client.rpc.asked == []
+
+
+def test_its_own_page_is_answered(client):
+    place = f"localhost:{client.port}"
+    assert client.get("/source.json", Host=place, Origin=f"http://{place}")[0] == 200
+
+
+def test_a_node_that_is_away(client):
+    client.rpc.away = True
+    status, _, why = client.post("/rpc", {"id": 1, "method": "eth_chainId"})
+    assert (status, why) == (502, b"the node is away")
+
+
+def test_a_port_that_is_taken(client, tmp_path):
+    with (
+        pytest.raises(StateError, match=f"port {client.port} cannot be had"),
+        serving(tmp_path / "page", CONTRACT, client.rpc, client.store, port=client.port),
+    ):
+        pass
+
+
+def test_a_page_that_is_not_built_says_how(monkeypatch, tmp_path):
+    monkeypatch.setattr(page_server, "__file__", str(tmp_path / "cli/deepledger/cli/page_server.py"))
+    with pytest.raises(BadInput, match=re.escape("run `make dashboard` in the checkout")):
+        page_folder()
