@@ -119,8 +119,8 @@ function sources(): TemplateResult {
 }
 
 function legend(): TemplateResult {
-  return html`<p>✓ was recomputed in this page, from blobs whose digests were computed here, too. ✗ does not hold. ? could not be
-    had, which accuses nobody. – is not checked here. Events come from one RPC node: what it leaves out shows in the contract's
+  return html`<p>✓ was recomputed in this page, from blobs whose digests were computed here, too; ◐ in part. ✗ does not hold. ?
+    could not be had, which accuses nobody. – is not checked here. Events come from one RPC node: what it leaves out shows in the contract's
     own state, which it tells as well. <code>deepledger audit</code> asks several, and redoes evaluations.</p>`;
 }
 

@@ -44,6 +44,8 @@ from .test_audit_finds_lies import (
     tell_of_another_job,
     weigh_wrongly,
 )
+from .test_masked import Play as MaskedPlay
+from .test_sealed import Sealed
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -69,6 +71,8 @@ class Stage:
     lying: Play
     troubled: Play
     unchecked: Play
+    masked: MaskedPlay
+    sealed: Play
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         lying.round()
         for lie, _, _ in LIES:
             lying.round(lie=lie)
-        yield Stage(world, honest, lying, troubled(world), unchecked(world))
+        masked, sealed = MaskedPlay(world), Sealed(world)
+        masked.round((0, 1, 2))
+        sealed.play.round([sealed.close(number) for number in range(3)])
+        yield Stage(world, honest, lying, troubled(world), unchecked(world), masked, sealed.play)
 
 
 def troubled(world: World) -> Play:
@@ -123,7 +130,7 @@ def unchecked(world: World) -> Play:
 # What the page folds, on its own Node.js
 
 
-@pytest.mark.parametrize("name", ["honest", "lying", "troubled", "unchecked"])
+@pytest.mark.parametrize("name", ["honest", "lying", "troubled", "unchecked", "masked", "sealed"])
 def test_trails_come_to_the_same_in_typescript(stage: Stage, name: str) -> None:
     need(node(), "the dashboard's Node.js")
     reader, job = stage.world.reader(), getattr(stage, name).job
@@ -272,7 +279,24 @@ def test_what_the_page_cannot_check_has_no_tick(stage: Stage, look: Look) -> Non
     look.at(f"job/{stage.unchecked.job}/round/0")
     found = look.checks()
     assert {name for name, mark in found.items() if mark == "unchecked"} == {"scores", "model", "evaluation"}
-    assert set(found.values()) == {"unchecked", "recomputed"}
+    assert found["verdicts"] == "partly", "what screening says of them is not checked"
+    assert set(found.values()) == {"unchecked", "partly", "recomputed"}
+    look.at(f"job/{stage.unchecked.job}")
+    look.await_text("0 of 1 recomputed here, 1 in part.")
+
+
+@pytest.mark.parametrize(
+    ("name", "unchecked"), [("masked", {"model", "scores", "evaluation"}), ("sealed", {"model", "evaluation"})]
+)
+def test_what_only_others_can_read_has_no_tick(stage: Stage, look: Look, name: str, unchecked: set[str]) -> None:
+    look.at(f"job/{getattr(stage, name).job}/round/0")
+    found = look.checks()
+    assert {check for check, mark in found.items() if mark == "unchecked"} == unchecked
+    assert "wrong" not in found.values()
+    assert "missing" not in found.values()
+    look.at(f"job/{getattr(stage, name).job}")
+    look.await_text("0 of 1 recomputed here, 1 in part.")
+    look.page.locator("li[data-check=credits] .mark.recomputed").wait_for()
 
 
 def test_a_job_that_went_badly_is_honest_all_the_same(stage: Stage, look: Look) -> None:
@@ -367,7 +391,7 @@ def test_it_can_be_used_with_a_keyboard_in_the_dark_and_on_a_phone(stage: Stage,
         )
         assert named.count() == 0, "a screen reader tells what each is"
     look.at(f"job/{stage.lying.job}")
-    look.await_text("of 8 recomputed here")
+    look.await_text(f"1 of {len(LIES) + 1} recomputed here, {len(LIES)} with claims that do not hold.")
     picture(look, "phone.png")
 
 

@@ -1,7 +1,7 @@
-/** What a check says: recomputed here, wrong, not had, or not checked here, which is never a tick. */
+/** What a check says: recomputed here, or in part; wrong; not had; or not checked here, which is never a tick. */
 import type { Address, Position } from "./events.ts";
 
-export type Mark = "recomputed" | "wrong" | "missing" | "unchecked";
+export type Mark = "recomputed" | "partly" | "wrong" | "missing" | "unchecked";
 
 /** A claim that does not hold: what was claimed, what was derived here, and in which transaction it was claimed. */
 export interface Finding {
@@ -25,9 +25,9 @@ export function check(name: string, says: string, findings: Finding[] = [], othe
   return { name, mark: findings.length ? "wrong" : otherwise, says, findings };
 }
 
-const BY_WEIGHT: Mark[] = ["wrong", "missing", "recomputed"];
-
-/** The mark of several: a cross if there is one; a tick if all that could be checked holds. */
+/** The mark of a round: a tick only where all but evaluations, which are never made here, was recomputed. */
 export function together(checks: Check[]): Mark {
-  return BY_WEIGHT.find((mark) => checks.some((each) => each.mark === mark)) ?? "unchecked";
+  const marks = checks.filter((each) => each.name !== "evaluation").map((each) => each.mark);
+  const worst = (["wrong", "missing"] as const).find((mark) => marks.includes(mark));
+  return worst ?? (marks.every((mark) => mark === "recomputed") ? "recomputed" : "partly");
 }

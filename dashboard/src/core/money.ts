@@ -20,8 +20,18 @@ export interface Money {
   findings: Finding[];
 }
 
-/** Of a job whose trail was folded: who sat where follows from the same events. */
+const known = new WeakMap<Job, { events: number; money: Money }>();
+
+/** Of a job whose trail was folded; followed again once there are more events. */
 export function moneyOf(job: Job): Money {
+  const before = known.get(job);
+  if (before?.events === job.events.length) return before.money;
+  const money = followed(job);
+  known.set(job, { events: job.events.length, money });
+  return money;
+}
+
+function followed(job: Job): Money {
   const { terms, sponsor } = job.created;
   const money: Money = {
     escrow: 0n,

@@ -78,7 +78,7 @@ export async function verifyRound(input: RoundInput, read: Read): Promise<Checke
     checks.push(leftOut("model", what), leftOut("scores", pay));
   } else {
     const judged = await judge(input, spec, report, read);
-    checks.push(...judged.checks, checkVerdicts(input, judged, report));
+    checks.push(...judged.checks, checkVerdicts(input, spec, judged, report));
     checks.push(await checkModel(input, spec, judged, read), checkScores(input, spec, judged));
   }
   checks.push(payouts);
@@ -281,7 +281,7 @@ function inspect(blob: Uint8Array, each: Contribution, spec: Spec, found: Judgem
   return "accepted";
 }
 
-function checkVerdicts({ over }: RoundInput, judged: Judgement, report: Report | null): Check {
+function checkVerdicts({ over }: RoundInput, spec: Spec, judged: Judgement, report: Report | null): Check {
   if (judged.incomplete) return missing("verdicts", judged.incomplete);
   if (!report) return missing("verdicts", "the report, which says why, cannot be had");
   const claims = new Map(report.updates.map((each) => [each.seat, each]));
@@ -319,13 +319,13 @@ function checkVerdicts({ over }: RoundInput, judged: Judgement, report: Report |
       }),
     );
   }
-  const rest = judged.believed
-    ? `; ${judged.believed} that follow from contents, screening or evaluations are not checked here`
-    : "";
+  const told = `${over.contributions.length - judged.believed} verdicts follow from record and bytes`;
+  if (!spec.screens && !judged.believed) return check("verdicts", told, findings);
   return check(
     "verdicts",
-    `${over.contributions.length - judged.believed} verdicts follow from record and bytes${rest}`,
+    `${told}; what contents, screening or evaluations say of them is not checked here`,
     findings,
+    "partly",
   );
 }
 

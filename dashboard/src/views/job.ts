@@ -63,6 +63,7 @@ function summary(found: Verified[]): TemplateResult {
   const of = (kind: string) => marks.filter((each) => each === kind).length;
   const parts = [
     `${of("recomputed")} of ${marks.length} recomputed here`,
+    ...(of("partly") ? [`${of("partly")} in part`] : []),
     ...(of("wrong") ? [`${of("wrong")} with claims that do not hold`] : []),
     ...(of("missing") ? [`${of("missing")} of which blobs cannot be had`] : []),
     ...(of("waiting") ? [`${of("waiting")} to come`] : []),

@@ -6,6 +6,7 @@ import { href } from "../place.ts";
 
 const SIGNS: Record<Mark | "waiting", [string, string]> = {
   recomputed: ["✓", "recomputed here"],
+  partly: ["◐", "recomputed in part"],
   wrong: ["✗", "does not hold"],
   missing: ["?", "cannot be had"],
   unchecked: ["–", "not checked here"],
@@ -21,7 +22,7 @@ export function checkList(checks: Check[], job: Job): TemplateResult {
   return html`<ul class="checks">
       ${checks.map((each) => html`<li data-check=${each.name}>${mark(each.mark)} <b>${each.name}</b> ${each.mark === "wrong" ? nothing : each.says}${each.findings.map((finding) => found(finding, job))}</li>`)}
     </ul>
-    ${checks.some((each) => each.mark === "unchecked") ? html`<p class="quiet">What is not checked here, the audit does: <code>deepledger audit ${job.id} --task task.py</code></p>` : nothing}`;
+    ${checks.some((each) => each.mark === "unchecked" || each.mark === "partly") ? html`<p class="quiet">What is not checked here, the audit does: <code>deepledger audit ${job.id} --task task.py</code></p>` : nothing}`;
 }
 
 /** Names claim, derivation and transaction. */
