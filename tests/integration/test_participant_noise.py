@@ -8,16 +8,21 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from deepledger.auditor.audit import audit
 from deepledger.cli import status
+from deepledger.coordinator import settling
 from deepledger.coordinator.api import build_app
 from deepledger.node import participant_noise
 from deepledger.node.notices import Finished, PrivacyCharged, Trained
 from deepledger.node.spending import ledger_of
+from deepledger.node.training import make_update
 from deepledger.protocol.errors import BadSpec, PrivacySpent
+from deepledger.protocol.formats.report import Unclipped
 from deepledger.protocol.formats.vectors import as_update, sum_of_squares
 from deepledger.protocol.job.fetch import fetch_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
+from deepledger.protocol.settlement.reporting import build_report
 from tests.integration.cli_runner import JOB, Runner
 from tests.integration.test_private_rounds import node
 from tests.integration.test_roles import assert_audit_matches, coordinator
@@ -120,3 +125,48 @@ def test_the_command_line_tells_what_noise_keeps_before_a_stake(runner: Runner) 
     checks = {each["check"]: each["found"] for each in runner.json("doctor", number, "--account", "ann")}
     assert told in checks["of participants"]
     assert runner.json("status", number)["participant_privacy"] == {"epsilon": 0.0, "delta": 1e-4}
+
+
+ADAPTIVE = DISTRIBUTED | {"adaptive": {"quantile": 0.5, "start": 0.05, "rate": 1.0}, "noise_multiplier": 0.5}
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_the_clip_norm_follows_from_what_was_clipped_before(
+    world: Any, lies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_with(world, ADAPTIVE, changes=MASKED, min_participants=3, max_participants=3, masked=True, rounds=3)
+    clips: list[list[float]] = [[] for _ in range(3)]
+
+    def noted(number: int) -> Any:
+        def make(*arguments: Any, clip: float, **options: Any) -> Any:
+            clips[number].append(clip)
+            return make_update(*arguments, clip=clip, **options)
+
+        return make
+
+    if lies:
+
+        def altered(*arguments: Any, **options: Any) -> Any:
+            report = build_report(*arguments, **options)
+            assert report.unclipped is not None
+            return report.model_copy(update={"unclipped": Unclipped(total=10**6, counted=report.unclipped.counted)})
+
+        monkeypatch.setattr(settling, "build_report", altered)
+    keys = [bytes(world.accounts[2 + number].key) for number in range(3)]
+    nodes = [node(world, job, each, secret=keys[each], make_update=noted(each)) for each in range(3)]
+    for role in [coordinator(world, job), *nodes]:
+        role.join()
+    assert clips[0] == clips[1] == clips[2], "from public reports, so that all have the same"
+    result = audit(world.reader(), world.store, job, tasks=[world.task])
+    if lies:
+        assert clips[0][0] > clips[0][1] == clips[0][2] == 16 / 2**10 / 0.5, "noise keeps a standard deviation of 16"
+        assert [each.explanation for each in result.findings] == ["the report's unclipped is not the chain's"] * 3
+        return
+    assert result.matches, result.findings
+    assert len(set(clips[0])) == 3
+    privacy = result.spec.participant_privacy
+    clip = 0.05
+    for each, used in zip(result.rounds, clips[0], strict=True):
+        assert used == pytest.approx(clip, rel=1e-9)
+        assert each.report.unclipped.counted == 3
+        clip = privacy.after(used, unclipped=each.report.unclipped.total, counted=3, fraction_bits=10)

@@ -216,6 +216,9 @@ def test_the_agreement_says_what_it_costs_before_a_stake(spec_of: SpecOf) -> Non
     assert f"no more of them than ε = {one}, and all 20 ε = {whole}, at δ = 1e-05" in said
     (said,) = of_noise(masked, terms).values()
     assert "the shares of 3 nodes make; with 7 participants, 4 others in a sum may act together" in said
+    adaptive = DISTRIBUTED | {"adaptive": {"quantile": 0.5, "start": 0.25}}
+    (said,) = of_noise(noisy(spec_of, participant_privacy=adaptive, **MASKED), terms).values()
+    assert "follows the 50% quantile of what all train, 0.25 first and at most 1, then noise of 2 times that" in said
     assert of_noise(spec_of(), terms) == {}
 
 

@@ -14,17 +14,23 @@ def of_noise(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
     if privacy is None or release is None:
         return {}
     one, whole = (epsilon_of_rounds(release, rounds=rounds, delta=privacy.delta) for rounds in (1, terms.rounds))
-    deviation = privacy.noise_multiplier * privacy.clip_norm
+    clip, noise = f"length {privacy.clip_norm:g}", f"{privacy.noise_multiplier * privacy.clip_norm:g}"
+    if (adaptive := privacy.adaptive) is not None:
+        clip = (
+            f"a length that follows the {adaptive.quantile:.0%} quantile of what all train, {adaptive.start:g} first "
+            f"and at most {privacy.clip_norm:g}"
+        )
+        noise = f"{privacy.noise_multiplier:g} times that"
     colluders = spec.colluders(participants=terms.min_participants)
     if colluders is None:
-        whose = f"every node adds noise of {deviation:g} to every coordinate, which is enough alone"
+        whose = f"every node adds noise of {noise} to every coordinate, which is enough alone"
     else:
         whose = (
-            f"noise of {deviation:g} in every coordinate of a sum, which the shares of {privacy.honest} nodes make; "
+            f"noise of {noise} in every coordinate of a sum, which the shares of {privacy.honest} nodes make; "
             f"with {terms.min_participants} participants, {count(colluders, 'other')} in a sum may act together"
         )
     return {
-        "of participants": f"differential privacy: what is trained is clipped to length {privacy.clip_norm:g}, then "
+        "of participants": f"differential privacy: what is trained is clipped to {clip}, then "
         f"{whose}. Whatever your data are, a round shows no more of them than ε = {one:.3g}, and all {terms.rounds} "
         f"ε = {whole:.3g}, at δ = {privacy.delta:g}. That others draw their noise cannot be seen"
     }

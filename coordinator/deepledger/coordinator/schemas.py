@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.chain.events import CommittedMasked, Event, Phase, Unmasked
 from deepledger.protocol.chain.ledger import Head
+from deepledger.protocol.formats.participant_privacy import AdaptiveClip
 from deepledger.protocol.formats.report import Report
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.reputation import FULL
@@ -202,6 +203,9 @@ class ParticipantsPrivacy(BaseModel):
     honest: int = Field(description="Of how many participants the noise of a sum is; 1: each one's is enough alone.")
     colluders: int | None = Field(description="How many others in one sum may act together; null: any number.")
     delta: float
+    adaptive: AdaptiveClip | None = Field(
+        default=None, description="How the clip norm, which is the greatest then, follows what is clipped."
+    )
     epsilon: float | None = Field(description="Of who took part in every round that is settled; null: infinite.")
     epsilon_of_job: float | None = Field(description="Of who takes part in all rounds.")
 

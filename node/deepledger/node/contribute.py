@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from typing_extensions import Buffer
 
+from deepledger.node.clipping import Clips
 from deepledger.node.decision import missed
 from deepledger.node.journal import Journal, OtherCount, Record
 from deepledger.node.linking import Links
@@ -92,6 +94,7 @@ class Node:
     agreed: bytes  # the hash of the terms to join under
     mask_key: MaskKey | None  # of a masked job with X25519 keys
     purse: Purse
+    clips: Clips
     links: Links | None = None  # of one with hybrid keys
     joins: SignedJoins | None = None  # of a masked job
     trainer: Trainer | None = None  # None: not prepared
@@ -213,6 +216,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
     model = fetch_model(node.store, job.model_digest, spec)
     committed = _commitments(job, account)
     last = node.journal.update_before(attempt.round, committed=committed) if momentum_percent(spec) else None
+    clip = node.clips.after(tuple(job.history[: attempt.round]))
     guard = node.trainer.guard
     guard.may_take, guard.last = node.purse.open(), None
     started = time.monotonic()
@@ -225,13 +229,14 @@ def _train(node: Node, attempt: Attempt) -> Record:
             last=None if last is None else parse_update(last, spec),
             training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
             rounding_seed=int.from_bytes(os.urandom(8), "big"),
+            **({} if clip is None else {"clip": clip}),
         )
         node.purse.check(guard.last)
     except BadInput as error:
         raise _with_stake_in(error, job.job) from error
     seconds, private = time.monotonic() - started, guard.last
     update = bytes_of(encoded.vector)
-    hide = _open_record if spec.masks is None else _masked_record
+    hide = _open_record if spec.masks is None else partial(_masked_record, bit=encoded.bit)
     statement = b"" if private is None and spec.release is None else statement_of(private, spec.release)
     record = hide(node, attempt, update, encoded.residual, statement)
     node.journal.write(record)
@@ -344,11 +349,18 @@ def _check_hidden(node: Node, attempt: Attempt) -> None:
         )
 
 
-def _masked_record(node: Node, attempt: Attempt, update: memoryview, residual: Floats, statement: bytes) -> Record:
-    """What is committed to and published at once, because nobody can read it."""
+def _masked_record(
+    node: Node, attempt: Attempt, update: memoryview, residual: Floats, statement: bytes, *, bit: int
+) -> Record:
+    """What is committed to and published at once, because nobody can read it; `bit` stands next to the update where the
+    clip norm is adaptive.
+    """
     seat = node.follower.job.participants[node.ledger.account].seat
     cohort = cohort_in(attempt, node.spec, node.place)
-    masked = mask_update(cohort, seat, as_update(update, node.spec), key=_mask_key(node, cohort))
+    vector = as_update(update, node.spec)
+    if node.spec.masked_coordinates > len(vector):
+        vector = np.append(vector, vector.dtype.type(bit))
+    masked = mask_update(cohort, seat, vector, key=_mask_key(node, cohort))
     digest = digest_of(masked.letters)
     return Record(
         round=attempt.round,

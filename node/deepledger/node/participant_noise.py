@@ -30,14 +30,20 @@ def with_noise(encoded: Encoded[Update], spec: JobSpec) -> Encoded[Update]:
     assert isinstance(vector, np.ndarray)  # noqa: S101 (such a job sends all coordinates)
     clipped = clip(vector, squares=privacy.squares(spec.update.fraction_bits))
     variance, limits = privacy.share(spec.update.fraction_bits), np.iinfo(vector.dtype)
-    noise, saturated = skellam(len(vector), variance=variance), 0
+    drawn, saturated = skellam(len(vector) + (privacy.adaptive is not None), variance=variance), 0
+    noise, further = drawn[: len(vector)], drawn[len(vector) :]
     for start in range(0, len(vector), BLOCK):
         part = vector[start : start + BLOCK]
         wanted = part.astype(np.int64) + noise[start : start + BLOCK]
         held = np.clip(wanted, limits.min, limits.max)  # see `participant_privacy.MISFIT`
         saturated += int(np.count_nonzero(held != wanted))
         part[:] = held
-    return replace(encoded, clipped=encoded.clipped or clipped, saturated=encoded.saturated + saturated)
+    clipped |= encoded.clipped
+    bit = 0
+    if len(further):
+        said = 0 if clipped else privacy.bit(spec.update.fraction_bits)
+        bit = min(max(said + int(further[0]), int(limits.min)), int(limits.max))
+    return replace(encoded, clipped=clipped, saturated=encoded.saturated + saturated, bit=bit)
 
 
 def clip(vector: UpdateVector, *, squares: int) -> bool:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.node import contribute
+from deepledger.node.clipping import Clips
 from deepledger.node.contribute import Node
 from deepledger.node.decision import TURN, Step, must_reveal, next_step
 from deepledger.node.journal import Journal
@@ -137,6 +138,7 @@ def participate(
                 release=spec.release,
                 by_steps=spec.differential_privacy is not None,
             ),
+            clips=Clips(spec, store),
             make_update=make_update,
         )
         if node.links is not None and node.was_seated:  # said before anything is done with it

@@ -89,6 +89,7 @@ class MakeUpdate(Protocol):
         last: Update | None,
         training_seed: int,
         rounding_seed: int,
+        clip: float | None = None,
     ) -> Encoded[Update]: ...
 
 
@@ -219,14 +220,19 @@ def make_update(
     last: Update | None,
     training_seed: int,
     rounding_seed: int,
+    clip: float | None = None,
 ) -> Encoded[Update]:
     """Train from `before`, shape (d,), and encode the change, with the momentum and the noise that the spec asks for.
 
-    `last` is what this node committed to in the latest earlier round. Raises `BadInput` if training fails.
+    `last` is what this node committed to in the latest earlier round; `clip` is the round's clip norm where it is
+    adaptive, by default the first. Raises `BadInput` if training fails.
     """
     spec = trainer.spec
     change, _ = _train(trainer, decode_model(before, spec.model), round=round, seed=training_seed)
     _add_momentum(change[: spec.model.trained], last, spec)
+    privacy = spec.participant_privacy
+    if privacy is not None and privacy.adaptive is not None:
+        spec = spec.clipping_at(privacy.adaptive.start if clip is None else clip)
     return with_noise(encode_change(change, residual, spec=spec, seed=rounding_seed, out=change), spec)
 
 

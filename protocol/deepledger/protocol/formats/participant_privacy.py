@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import asinh, ceil, isqrt, log, sqrt
+from math import asinh, ceil, factorial, isqrt, log, sqrt
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -29,6 +29,11 @@ MOST_DEVIATION: Final = 1 << 13
 MOST_SQUARES: Final = 1 << 50
 """Of a clip norm in such units; JSON holds four times that."""
 
+LEAST_DEVIATION: Final = 16
+"""Of noise, in units, that an adaptive clip leaves."""
+_TERMS: Final = 12
+"""Of the exponential's series: the next is below 2^-28, and everybody leaves it out."""
+
 _SHORT: Final = 40.0
 """-log of the chance with which an honest update's length is beyond what `longest` and `shortest` say, about."""
 
@@ -42,6 +47,21 @@ class Release:
     coordinates: int
 
 
+class AdaptiveClip(Part):
+    """The clip norm follows a quantile of what is trained (Andrew et al. 2021, "Differentially Private Learning with
+    Adaptive Clipping", algorithm 1): next to each masked update stands whether it is within the clip, with noise.
+
+    `quantile`: of so large a share of updates the norm is to be within. `start`: the first clip norm; the job's is the
+    greatest. `rate`: by up to so much does its logarithm move in a round. `bit`: how long the coordinate is that says
+    so, in clip norms: the longer, the less noise is in their number, and the more ε it costs.
+    """
+
+    quantile: Annotated[float, Field(gt=0, lt=1)]
+    start: Annotated[float, Field(gt=0, le=1e9)]
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.2
+    bit: Annotated[float, Field(gt=0, le=100)] = 1.0
+
+
 class ParticipantPrivacy(Part):
     """`noise_multiplier`: the noise's standard deviation in clip norms, in every update (`local`), or in the sum of as
     many as `honest` participants (`distributed`). By `delta` the ε of what was spent is told.
@@ -53,6 +73,8 @@ class ParticipantPrivacy(Part):
     delta: Annotated[float, Field(gt=0, lt=1)]
     honest: Annotated[int, Field(ge=1, le=MAX_SEATS)] = 1
     """Of those in a sum, so many keep their shares of noise to themselves; the others may act together."""
+    adaptive: Annotated[AdaptiveClip | None, Field(exclude_if=lambda adaptive: adaptive is None)] = None
+    """None: the clip norm stays what it is."""
 
     def squares(self, fraction_bits: int) -> int:
         """The greatest sum of squared integers of what a participant trained."""
@@ -68,8 +90,38 @@ class ParticipantPrivacy(Part):
         """Variance of the noise that each participant adds."""
         return -(-self.variance(fraction_bits) // self.honest)
 
+    def bit(self, fraction_bits: int) -> int:
+        """What stands next to an update that is within the clip; 0 next to others."""
+        if self.adaptive is None:
+            return 0
+        return int(Fraction(self.adaptive.bit) * Fraction(self.clip_norm) * (1 << fraction_bits))
+
     def release(self, fraction_bits: int, *, coordinates: int) -> Release:
-        return Release(self.variance(fraction_bits), 4 * self.squares(fraction_bits), coordinates)
+        """With an adaptive clip, what bounds every round: the divergence is greatest where noise is least."""
+        if self.adaptive is None:
+            return Release(self.variance(fraction_bits), 4 * self.squares(fraction_bits), coordinates)
+        variance = self.at(0.0, fraction_bits).variance(fraction_bits)
+        apart = (4 + Fraction(self.adaptive.bit) ** 2) / Fraction(self.noise_multiplier) ** 2
+        return Release(variance, ceil(apart * variance), coordinates + 1)
+
+    def at(self, clip: float | Fraction, fraction_bits: int) -> ParticipantPrivacy:
+        """With another clip norm, as near to `clip` as may be: exact in a float, and so the same on every machine."""
+        least = max(LEAST_DEVIATION / Fraction(self.noise_multiplier), Fraction(1)) / (1 << fraction_bits)
+        held = min(max(Fraction(clip), least), Fraction(self.clip_norm))
+        bits = 40 - held.numerator.bit_length() + held.denominator.bit_length()
+        scale = Fraction(2) ** bits
+        rounded = -(-held * scale // 1) / scale if held == least else (held * scale // 1) / scale
+        return self.model_copy(update={"clip_norm": float(rounded)})
+
+    def after(self, clip: float, *, unclipped: int, counted: int, fraction_bits: int) -> float:
+        """The clip norm that follows a round with `clip`, by the sum of what stood next to updates, noise and all."""
+        if self.adaptive is None:
+            return clip
+        whole = counted * self.at(clip, fraction_bits).bit(fraction_bits)
+        within = min(max(Fraction(unclipped, whole), Fraction(0)), Fraction(1)) if whole else Fraction(0)
+        exponent = Fraction(self.adaptive.rate) * (Fraction(self.adaptive.quantile) - within)
+        factor = sum(exponent**power / factorial(power) for power in range(_TERMS))
+        return self.at(Fraction(clip) * factor, fraction_bits).clip_norm
 
     def check(self, *, bits: int, fraction_bits: int, norm_bound: float, coordinates: int) -> None:
         """Raises `ValueError` where clip and noise do not fit into an update, with what to take instead."""
@@ -90,7 +142,12 @@ class ParticipantPrivacy(Part):
             raise ValueError(
                 f"participant_privacy: noise of {deviation:,.0f} units is finer than anything it hides; {mend}"
             )
-        largest = isqrt(squares) + reach(share, chance=MISFIT / coordinates)
+        if self.adaptive is not None and self.adaptive.start > self.clip_norm:
+            raise ValueError(
+                f"participant_privacy.adaptive.start = {self.adaptive.start:g} is greater than clip_norm = "
+                f"{self.clip_norm:g}, which is the greatest"
+            )
+        largest = max(isqrt(squares), self.bit(fraction_bits)) + reach(share, chance=MISFIT / (coordinates + 1))
         if (needed := largest.bit_length() + 1) > bits:
             raise ValueError(
                 f"participant_privacy: clipped values and noise need up to {needed} bits, and update.bits is {bits}: "

@@ -64,6 +64,13 @@ class EvaluatedCoalition(Evaluation):
     plain: bool
 
 
+class Unclipped(_Part):
+    """From what the next clip norm follows, see `ParticipantPrivacy.after`."""
+
+    total: Annotated[int, Field(ge=-(1 << 53), lt=1 << 53)]
+    counted: Count
+
+
 class Report(_Part):
     version: Literal[3] = 3
     chain_id: Count
@@ -77,6 +84,8 @@ class Report(_Part):
     updates: Annotated[tuple[JudgedUpdate, ...], Field(max_length=64, strict=False)]
     saturated: Count
     evaluation: Evaluation
+    unclipped: Annotated[Unclipped | None, Field(exclude_if=lambda unclipped: unclipped is None)] = None
+    """Where the clip norm is adaptive, and there was a sum."""
     forgotten: Annotated[tuple[Hex32, ...], Field(max_length=256, strict=False)]
     coalitions: Annotated[tuple[EvaluatedCoalition, ...], Field(max_length=MAX_COALITIONS, strict=False)]
 

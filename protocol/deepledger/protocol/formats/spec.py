@@ -331,6 +331,11 @@ class JobSpec(Part):
             self._check_shares_add_up()
         elif privacy.honest != 1:
             raise ValueError('participant_privacy.honest is that of mechanism = "distributed": leave it out')
+        if privacy.adaptive is not None and (self.masks is None or self.masks.weight_bits):
+            raise ValueError(
+                "participant_privacy.adaptive: who is clipped is counted under masks only, and alike: set privacy = "
+                '"masked" and masks.weight_bits = 0, or leave it out'
+            )
         if getattr(self.aggregation, "momentum_percent", 0):
             raise ValueError(
                 "aggregation.momentum_percent: what is kept of earlier updates has their noise, which the clip would "
@@ -426,6 +431,18 @@ class JobSpec(Part):
         return self.update.model_copy(update={"norm_bound": self.participant_privacy.clip_norm})
 
     @property
+    def masked_coordinates(self) -> int:
+        """Of a masked update: one more than the model's where it says whether it is within the clip."""
+        privacy = self.participant_privacy
+        return self.model.coordinates + (privacy is not None and privacy.adaptive is not None)
+
+    def clipping_at(self, clip: float) -> JobSpec:
+        """The spec with another clip norm: as of a round with an adaptive one."""
+        assert self.participant_privacy is not None  # noqa: S101 (the caller looked)
+        privacy = self.participant_privacy.at(clip, self.update.fraction_bits)
+        return self.model_copy(update={"participant_privacy": privacy})
+
+    @property
     def release(self) -> Release | None:
         """What one round shows of a participant, where noise hides it."""
         if self.participant_privacy is None:
@@ -468,7 +485,7 @@ class JobSpec(Part):
     def blob_bytes(self) -> int:
         """Of an update as it is published; masked, at the most."""
         if self.masks is not None:
-            return 4 * self.model.coordinates + MOST_LETTERS_BYTES
+            return 4 * self.masked_coordinates + MOST_LETTERS_BYTES
         return self.update_bytes + (SEAL_BYTES + SHARE_BYTES * len(self.readers) if self.readers else 0)
 
     @property

@@ -143,6 +143,7 @@ class Encoded(Generic[V]):
     residual: Floats  # shape (d,); what rounding left out, to be added to the next round's change
     clipped: bool  # the norm bound was reached
     saturated: int  # coordinates that did not fit
+    bit: int = 0  # with an adaptive clip: what stands next to it, noise and all
 
 
 def encode_update(

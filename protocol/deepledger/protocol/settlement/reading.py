@@ -64,7 +64,7 @@ def read_masked(store: BlobStore, contribution: Contribution, spec: JobSpec, coh
     none, and `StateError` without room.
     """
     letters = read_letters(store, contribution, cohort)
-    size = vector_bytes(cohort, spec.model.coordinates)
+    size = vector_bytes(cohort, spec.masked_coordinates)
     with room_for(size) as file, file:
         fetch(store, letters.vector, file, size)
         return MaskedUpdate(letters, view(file, size))

@@ -60,6 +60,7 @@ def build_report(
         ),
         saturated=settlement.saturated,
         evaluation=evaluation,
+        unclipped=settlement.unclipped,
         forgotten=tuple(digest.hex() for digest in settlement.forgotten),
         coalitions=tuple(
             EvaluatedCoalition(

@@ -19,6 +19,7 @@ import numpy as np
 
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.policies import ContributionRewards
+from deepledger.protocol.formats.report import Unclipped
 from deepledger.protocol.formats.rules import CenteredClipping, FLTrust
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
@@ -44,6 +45,7 @@ class Settlement:
     evaluations: Mapping[Coalition, Evaluation]  # that were asked for, in this order
     forgotten: tuple[Digest, ...]  # earlier updates that copies could not be looked for in
     evaluation: Evaluation | None = None  # of the model after; None: nobody was asked
+    unclipped: Unclipped | None = None  # with an adaptive clip, where there is a sum
 
     @property
     def diverged(self) -> bool:
@@ -77,6 +79,7 @@ def settle(
     any more, see `left_out`; where nobody is accepted then, the model stays, and nobody is paid.
     """
     asked: dict[Coalition, Evaluation] = {}
+    unclipped: Unclipped | None = None
     if revealed.cohort is None:
         judged, rows = inspect_all(spec, revealed, sources)
         if spec.privacy == "sealed":
@@ -84,7 +87,7 @@ def settle(
         shift = spec.model.fraction_bits - spec.update.fraction_bits
     else:
         assert isinstance(sources, MaskedSources)  # noqa: S101 (whoever settles a masked round has what it is made of)
-        (judged, rows), shift = sum_all(spec, revealed, sources), 0
+        (judged, rows, unclipped), shift = sum_all(spec, revealed, sources), 0
     trusted, others = _apart(spec, rows)
     context = _context(spec, model, revealed, sources, trusted)
     stack = Stack(tuple(others), spec.model.coordinates, shift)
@@ -122,6 +125,7 @@ def settle(
         evaluations=asked,
         forgotten=tuple(forgotten),
         evaluation=evaluation,
+        unclipped=unclipped,
     )
 
 

@@ -15,6 +15,7 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.spool import keep
 from deepledger.protocol.errors import BadInput, BadVector
+from deepledger.protocol.formats.report import Unclipped
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import sum_of_squares
 from deepledger.protocol.formats.verdicts import Verdict
@@ -41,8 +42,11 @@ class MeanOfSum:
         return div_half_even(self.total[part].astype(np.int64) << self.shift, self.weight)
 
 
-def sum_all(spec: JobSpec, revealed: Revealed, sources: MaskedSources) -> tuple[list[Judged], list[Row]]:
-    """Every counted contribution with its verdict, and one row for each group: the mean of those that were counted.
+def sum_all(
+    spec: JobSpec, revealed: Revealed, sources: MaskedSources
+) -> tuple[list[Judged], list[Row], Unclipped | None]:
+    """Every counted contribution with its verdict, and one row for each group: the mean of those that were counted;
+    with an adaptive clip also how many, by their word and with noise, were within it.
 
     There is no row of a group that is `TOO_FEW`, of whose sum the masks cannot be taken off (everybody without fault is
     `SKIPPED`), or whose sum is longer than so many updates can be (`NORM_EXCEEDED`). Where no more than half of the
@@ -68,10 +72,11 @@ def sum_all(spec: JobSpec, revealed: Revealed, sources: MaskedSources) -> tuple[
     rebuilt = _rebuilt(cohort, counted, masked, releases)
     usual = dict.fromkeys(counted, Verdict.SKIPPED)
     rows: list[Row] = []
+    bits: dict[int, Unclipped] = {}
     if rebuilt is not None:
         verdicts |= dict.fromkeys(rebuilt.bad_shares, Verdict.BAD_SHARES)
         verdicts |= dict.fromkeys(rebuilt.badly_shared, Verdict.BADLY_SHARED)
-        found_in = {group[0]: _row(spec, cohort, rebuilt, masked, group=group) for group in cohort.groups}
+        found_in = {group[0]: _row(spec, cohort, rebuilt, masked, bits, group=group) for group in cohort.groups}
         rows = [row for row in found_in.values() if isinstance(row, Row)]
         if 2 * len(rows) <= len(cohort.groups):
             rows = []
@@ -81,10 +86,13 @@ def sum_all(spec: JobSpec, revealed: Revealed, sources: MaskedSources) -> tuple[
                 usual[seat] = row
             elif rows:
                 usual[seat] = Verdict.ACCEPTED
-    return [
+    judged = [
         Judged(each, verdicts.get(each.seat, usual[each.seat]), 0, group=_group(cohort, each.seat))
         for each in revealed.contributions
-    ], rows
+    ]
+    told = [bits[row.seat] for row in rows if row.seat in bits]
+    within = Unclipped(total=sum(each.total for each in told), counted=sum(each.counted for each in told))
+    return judged, rows, within if told else None
 
 
 def _rebuilt(
@@ -100,22 +108,31 @@ def _rebuilt(
 
 
 def _row(
-    spec: JobSpec, cohort: Cohort, rebuilt: Rebuilt, masked: Mapping[int, MaskedUpdate], *, group: Sequence[int]
+    spec: JobSpec,
+    cohort: Cohort,
+    rebuilt: Rebuilt,
+    masked: Mapping[int, MaskedUpdate],
+    bits: dict[int, Unclipped],
+    *,
+    group: Sequence[int],
 ) -> Row | Verdict:
     """The mean of those of a group that were counted, of a sum in a file, so that memory does not grow with the number
-    of groups; or why there is none. Raises `StateError` without room.
+    of groups; or why there is none. What stood next to the updates goes to `bits`. Raises `StateError` without room.
     """
     counted = rebuilt.counted.intersection(group)
     if not counted:
         return Verdict.TOO_FEW
     vectors = {seat: masked[seat].vector for seat in counted}
     try:
-        total = unmask_sum(cohort, rebuilt, vectors, coordinates=spec.model.coordinates, group=group[0])
+        whole = unmask_sum(cohort, rebuilt, vectors, coordinates=spec.masked_coordinates, group=group[0])
     except (NotUnmaskable, BadVector):
         return Verdict.SKIPPED
+    total, next_to = whole[: spec.model.coordinates], whole[spec.model.coordinates :]
     weight = sum(cohort.member(seat).weight for seat in counted)
     if not _fits(total, spec, weight):
         return Verdict.NORM_EXCEEDED
+    if len(next_to):
+        bits[group[0]] = Unclipped(total=int(next_to[0]), counted=len(counted))
     mean = MeanOfSum(keep(total.data, total.dtype), weight, spec.model.fraction_bits - spec.update.fraction_bits)
     return Row(group[0], cohort.member(group[0]).participant, weight, mean)
 
