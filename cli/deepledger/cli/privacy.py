@@ -153,8 +153,10 @@ def _assigned(text: str) -> tuple[str, Any]:
 
 
 def _beside(blobs: BlobStore, spec: JobSpec, source: TaskSource, task: Task, paths: Sequence[Path]) -> Any:
-    from deepledger.protocol.evaluation.bench import prepare_bench
+    from deepledger.protocol.evaluation.bench import bench_with
+    from deepledger.protocol.evaluation.blueprint import from_store
     from deepledger.protocol.evaluation.samples import concatenate
+    from deepledger.protocol.evaluation.validation import fetch_validation
 
     if paths:
         return concatenate([task.load_data(path) for path in paths])
@@ -163,7 +165,7 @@ def _beside(blobs: BlobStore, spec: JobSpec, source: TaskSource, task: Task, pat
             "the validation set is withheld until the job closes, and there are no other data that you do not train "
             "on: give some that are like yours with --beside"
         )
-    return prepare_bench(blobs, spec, source).validation
+    return bench_with(spec, source, fetch_validation(blobs, spec), fetch=from_store(blobs)).validation
 
 
 @contextmanager
