@@ -967,7 +967,9 @@ def test_a_model_that_kills_whatever_evaluates_it_costs_its_maker_the_round_and_
     with running(world, play.job, apart=True) as settling:
         settling.until(RoundSettled)
     said = "".join(notice.message for notice in settling.seen if isinstance(notice, Warned))
-    assert "evaluate ran was killed by SIGKILL: too little memory, or the task does that; it is started again" in said
+    assert (
+        "the task runs in was killed by SIGKILL: too little memory, or the task does that; it is started again" in said
+    )
     result = audit(world.reader(), world.store, play.job, tasks=[world.task], apart=lambda _: None)
     assert result.matches, result.findings
     assert [update.verdict for update in result.rounds[0].report.updates] == [Verdict.ACCEPTED, Verdict.DIVERGED]

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+import traceback
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from deepledger.cli.commands import command
 from deepledger.cli.options import Account, Chain, JobNumber, Json, Store, TaskPlaces, Workers, places
-from deepledger.protocol.errors import DeepledgerError
+from deepledger.protocol.errors import DeepledgerError, StateError
 from deepledger.protocol.kernels.cores import CORES
 from deepledger.protocol.types import JobId
-
-if TYPE_CHECKING:
-    from deepledger.auditor.findings import Audit
 
 MISMATCH = 1
 UNCHECKED = 7  # after the codes of `errors`
@@ -50,21 +46,29 @@ def audit(
 
     Example: deepledger audit 1 --task examples/digits/task.py
     """
+    from deepledger.auditor.audit import audit as replayed
     from deepledger.auditor.render import as_json, render
     from deepledger.cli import show
-    from deepledger.cli.apart import EndedWithoutAWord, apart
 
-    searched, wanted = places(tasks), workers or CORES
-    runs_tasks = (searched or task) and importlib.util.find_spec("torch") is not None
+    searched, reader, blobs = places(tasks), chain.reader(), store.open()
+    secret = _secret(account, chain, store, JobId(job))
     try:
-        secret = _secret(account, chain, store, JobId(job))
-        run = apart if runs_tasks else _at_once
-        arguments = chain, store, JobId(job), searched, task, wanted, secret
-        try:
-            found = run(_audited, *arguments)
-        except EndedWithoutAWord as end:  # where that was an evaluation, all else can be told
-            _say(f"{str(end).partition('. ')[0]}. Once more, with each evaluation in a process of its own")
-            found = apart(partial(_audited, apart=_say), *arguments)
+        found = replayed(
+            reader,
+            blobs,
+            JobId(job),
+            tasks=searched,
+            task=task,
+            workers=workers or CORES,
+            secret=secret,
+            apart=_say if importlib.util.find_spec("torch") is not None else None,
+            progress=_progress,
+        )
+    except DeepledgerError:
+        raise
+    except Exception:  # the exit status of which would be that of a mismatch
+        traceback.print_exc()
+        raise StateError("something unexpected happened, which says nothing about the job; please report it") from None
     finally:
         _clear()
     if json:
@@ -73,31 +77,6 @@ def audit(
         show.rendered(render(found))
     if not found.matches:
         raise typer.Exit(MISMATCH if found.findings else UNCHECKED)
-
-
-def _audited(
-    chain: Chain,
-    store: Store,
-    job: JobId,
-    tasks: list[Path],
-    task: Path | None,
-    workers: int,
-    secret: bytes | None,
-    apart: Callable[[str], None] | None = None,
-) -> Audit:
-    from deepledger.auditor.audit import audit
-
-    return audit(
-        chain.reader(),
-        store.open(),
-        job,
-        tasks=tasks,
-        task=task,
-        workers=workers,
-        secret=secret,
-        apart=apart,
-        progress=_progress,
-    )
 
 
 def _secret(account: Account, chain: Chain, store: Store, job: JobId) -> bytes | None:
@@ -114,10 +93,6 @@ def _secret(account: Account, chain: Chain, store: Store, job: JobId) -> bytes |
             if isinstance(event, JobCreated):
                 sealed = fetch_spec(store.open(), event.terms).privacy == "sealed"
     return bytes(account.unlock().key) if sealed else None
-
-
-def _at_once(work: Callable[..., Audit], *arguments: Any) -> Audit:
-    return work(*arguments)
 
 
 def _say(what: str) -> None:

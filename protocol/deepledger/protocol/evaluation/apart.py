@@ -61,8 +61,9 @@ class Apart:
             except (EOFError, OSError):
                 process.join()
                 self.close()
-                why = f"the process in which the task's evaluate ran {way_out(process.exitcode)}"
-                self._warn(f"{why}; it is started again. A model that ends it twice counts as the worst")
+                why = f"the process that the task runs in {way_out(process.exitcode)}"
+                twice = "" if model is None else ". A model that ends it twice counts as the worst"
+                self._warn(f"{why}; it is started again when it is needed{twice}")
                 raise BadInput(why) from None
         if isinstance(answer, DeepledgerError):
             raise answer

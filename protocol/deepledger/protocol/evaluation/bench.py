@@ -262,6 +262,21 @@ def _lacking(frozen: Frozen) -> bytes:
     raise LacksFrozen(f"the task builds other frozen entries ({frozen.entries[0].name!r} or another) than the job pins")
 
 
+@overload
+def prepare_bench(store: BlobStore, spec: JobSpec, source: TaskSource, *, key: bytes | None = None) -> BenchHere: ...
+
+
+@overload
+def prepare_bench(
+    store: BlobStore,
+    spec: JobSpec,
+    source: TaskSource,
+    *,
+    key: bytes | None = None,
+    apart: Callable[[str], None] | None,
+) -> Bench: ...
+
+
 def prepare_bench(
     store: BlobStore,
     spec: JobSpec,
