@@ -141,7 +141,7 @@ def with_changes(trainer: Trainer, values: Mapping[str, Any]) -> Trainer:
     Raises `BadInput` for names that it does not have, and `BadSpec` for a job that cannot be.
     """
     fields = trainer.spec.model_dump(mode="json")
-    noise, hyperparameters = fields["participant_privacy"] or {}, fields["training"]["hyperparameters"]
+    noise, hyperparameters = fields.get("participant_privacy", {}), fields["training"]["hyperparameters"]
     known = {**dict.fromkeys(hyperparameters, hyperparameters), **{f"{_NOISE}{name}": noise for name in noise}}
     for name, value in values.items():
         if name not in known:
