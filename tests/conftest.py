@@ -19,7 +19,7 @@ from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.chain.web3_ledger import connect, connect_as, deploy
-from deepledger.protocol.errors import BlobMissing
+from deepledger.protocol.errors import BadVector, BlobMissing
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.evaluation.withheld import encrypt, lock_of, new_key, seal
@@ -254,7 +254,7 @@ class StoredSources:
     def earlier_update(self, earlier: Earlier) -> Any:
         try:
             return parse_update(self.store.read(earlier.digest, limit=self.spec.update_bytes), self.spec)
-        except BlobMissing:
+        except (BlobMissing, BadVector):
             return None
 
     def earlier_model(self, digest: bytes) -> Any:

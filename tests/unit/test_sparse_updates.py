@@ -82,7 +82,10 @@ def test_what_is_wrong_with_the_bytes_has_a_name(spec: JobSpec, store: Directory
         (bytes(len(blob)), spec, {}, Verdict.UNCHANGED),
     ]
     for data, job, changes, verdict in cases:
-        assert read_update(store, revealed(store, data, **changes), job, as_it_is) is verdict
+        contribution = revealed(store, data, **changes)
+        assert read_update(store, contribution, job, as_it_is) is verdict
+        earlier = read_earlier(store, Earlier(ME, contribution.digest), job, as_it_is)
+        assert (earlier is verdict) == (verdict is Verdict.MALFORMED), "accepted by a coordinator that lied"
 
 
 def test_updates_reach_workers_as_they_are(spec: JobSpec, store: DirectoryStore) -> None:

@@ -11,7 +11,7 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.spool import FileVector, fetch, keep, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobError
+from deepledger.protocol.errors import BadInput, BadSpec, BadVector, BlobCorrupt, BlobError
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
 from deepledger.protocol.formats.sparse import SparseVector
 from deepledger.protocol.formats.spec import JobSpec
@@ -48,13 +48,17 @@ def read_update(store: BlobStore, contribution: Contribution, spec: JobSpec, ope
 
 
 def read_earlier(store: BlobStore, earlier: Earlier, spec: JobSpec, open: Open) -> FiledUpdate | Verdict:
-    """As `read_update`, for what is not judged any more. A badly sealed one is nothing that anybody could copy."""
+    """As `read_update`, for what is not judged any more. One that was badly sealed, or is none, which a coordinator may
+    have accepted all the same, is nothing that anybody could copy.
+    """
 
     def opened(blob: Buffer) -> Update | Verdict:
         try:
             return parse_update(open(blob, earlier.participant), spec)
         except BadlySealed:
             return Verdict.BADLY_SEALED
+        except BadVector:
+            return Verdict.MALFORMED
 
     return _read(store, earlier.digest, spec, opened)
 
