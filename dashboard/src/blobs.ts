@@ -1,6 +1,6 @@
 /** Blobs from anywhere: whatever serves them is not believed, their digest is computed here. */
 import type { Hex } from "viem";
-import { cidOf, digestOf } from "./core/digest.ts";
+import { cidOf, digestSoon } from "./core/digest.ts";
 import { BlobMissing, type Read } from "./core/verify.ts";
 
 const MOST_KEPT = 1 << 28; // bytes: the model after a round is the one before the next
@@ -8,19 +8,31 @@ const MOST_KEPT = 1 << 28; // bytes: the model after a round is the one before t
 /** Reads from `base` followed by the blob's CID: a coordinator's or dashboard's /blobs/, or an IPFS gateway's /ipfs/. */
 export function blobsAt(base: string): Read {
   const kept = new Map<Hex, Uint8Array>(); // oldest first
+  const coming = new Map<Hex, Promise<Uint8Array>>();
   let size = 0;
-  return async (digest, limit) => {
-    const known = kept.get(digest);
-    if (known && known.length <= limit) return known;
-    const data = await served(base, digest, limit);
-    kept.set(digest, data);
-    size += data.length;
-    for (const [oldest, bytes] of kept) {
-      if (size <= MOST_KEPT) break;
-      kept.delete(oldest);
-      size -= bytes.length;
+
+  async function fetched(digest: Hex, limit: number): Promise<Uint8Array> {
+    try {
+      const data = await served(base, digest, limit);
+      kept.set(digest, data);
+      size += data.length;
+      for (const [oldest, bytes] of kept) {
+        if (size <= MOST_KEPT) break;
+        kept.delete(oldest);
+        size -= bytes.length;
+      }
+      return data;
+    } finally {
+      coming.delete(digest);
     }
-    return data;
+  }
+
+  return (digest, limit) => {
+    const known = kept.get(digest);
+    if (known && known.length <= limit) return Promise.resolve(known);
+    const asked = coming.get(digest) ?? fetched(digest, limit);
+    coming.set(digest, asked);
+    return asked;
   };
 }
 
@@ -35,7 +47,7 @@ async function served(base: string, digest: Hex, limit: number): Promise<Uint8Ar
   if (!answer.ok) throw new BlobMissing(`${base} does not serve blob ${cid} (HTTP status ${answer.status})`);
   const data = await bounded(answer, limit);
   if (!data) throw new BlobMissing(`what ${base} serves as blob ${cid} has more than ${limit} bytes`);
-  if (digestOf(data) !== digest)
+  if ((await digestSoon(data)) !== digest)
     throw new BlobMissing(`what ${base} serves as blob ${cid} has another digest: it serves other bytes`);
   return data;
 }

@@ -8,7 +8,7 @@ import type { Hex } from "viem";
 import { advance } from "../src/core/aggregate.ts";
 import { parseCanonical } from "../src/core/canonical.ts";
 import { commitmentFor, type Slot } from "../src/core/commitment.ts";
-import { cidOf, digestOf } from "../src/core/digest.ts";
+import { cidOf, digestOf, digestSoon } from "../src/core/digest.ts";
 import type { Event, Opening } from "../src/core/events.ts";
 import { moneyOf } from "../src/core/money.ts";
 import { scoresOf, shares } from "../src/core/rewards.ts";
@@ -20,9 +20,10 @@ import { asModel, asUpdate, fitsNorm, squareLimit, sumOfSquares } from "../src/c
 type Update = { hex: string; weight: number };
 
 const ANSWERS: Record<string, (question: never) => unknown> = {
-  digest: ({ data, times = 1, more = "" }: { data: string; times?: number; more?: string }) => {
+  digest: async ({ data, times = 1, more = "" }: { data: string; times?: number; more?: string }) => {
     const part = hexToBytes(data);
-    return digestOf(concatBytes(...Array<Uint8Array>(times).fill(part), hexToBytes(more)));
+    const whole = concatBytes(...Array<Uint8Array>(times).fill(part), hexToBytes(more));
+    return [digestOf(whole), await digestSoon(whole)];
   },
   cid: ({ digest }: { digest: Hex }) => cidOf(digest),
   root: ({ data, bits }: { data: string; bits: number }) => chunkRoot(hexToBytes(data), bits),
@@ -80,11 +81,12 @@ function plain(_: string, value: unknown): unknown {
 }
 
 const questions: ({ ask: string } & Record<string, unknown>)[] = JSON.parse(readFileSync(0, "utf8"));
-const answers = questions.map((question) => {
+const answers: unknown[] = [];
+for (const question of questions) {
   try {
-    return { is: ANSWERS[question.ask](question as never) };
+    answers.push({ is: await ANSWERS[question.ask](question as never) });
   } catch (error) {
-    return { refused: String(error) };
+    answers.push({ refused: String(error) });
   }
-});
+}
 process.stdout.write(JSON.stringify(answers, plain));

@@ -138,6 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
     page: _Page
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds of silence
+    wbufsize = 1 << 16  # else head and body are sent apart, and the second waits for an acknowledgement
     server_version = "deepledger"
     sys_version = ""
 

@@ -8,7 +8,7 @@ import type { Hex } from "viem";
 import { advance, isDerivable, type Row } from "./aggregate.ts";
 import { Malformed, Unknown } from "./canonical.ts";
 import { commitmentFor } from "./commitment.ts";
-import { cidOf, digestOf } from "./digest.ts";
+import { cidOf, digestOf, digestSoon } from "./digest.ts";
 import type { Address, JobTerms, Position } from "./events.ts";
 import { type Check, check, type Finding } from "./findings.ts";
 import { maskOf, scoresOf, seatsOf, shares } from "./rewards.ts";
@@ -56,6 +56,7 @@ export interface CheckedRound {
 /** What screening says of an update, from distances, or evaluations, that are not made here. */
 const BY_SCREENING = ["near copy", "colluding", "noise", "scaled", "sign flipped", "label flipped", "harmful"];
 
+const MOST_AT_ONCE = 1 << 27; // bytes
 const MOST_SEALING = 1 << 12; // bytes that an update is longer when it is sealed
 
 export async function verifyRound(input: RoundInput, read: Read): Promise<CheckedRound> {
@@ -66,6 +67,7 @@ export async function verifyRound(input: RoundInput, read: Read): Promise<Checke
   const payouts = checkPayouts(input);
   const spec = await specOf(input, read, checks);
   if (!spec) return { ...found, checks: [...checks, payouts] };
+  askAhead(over, spec, read);
   const report = await reportOf(input, read, checks);
   if (report) {
     found.updates = report.updates;
@@ -84,6 +86,16 @@ export async function verifyRound(input: RoundInput, read: Read): Promise<Checke
   checks.push(payouts);
   checks.push(leftOut("evaluation", "results of models, which take torch and the job's task"));
   return found;
+}
+
+/** Small blobs are asked for all at once, and waited for one by one. */
+function askAhead(over: SettledRound, spec: Spec, read: Read): void {
+  const size = updateBytes(spec) + (spec.privacy === "open" ? 0 : MOST_SEALING);
+  const wanted: [Hex, number][] = [[over.settled.reportDigest, MAX_REPORT_BYTES]];
+  if (isDerivable(spec) && spec.privacy === "open") wanted.push([over.modelDigest, spec.coordinates * 4]);
+  wanted.push(...over.contributions.map(({ digest }): [Hex, number] => [digest, size]));
+  if (wanted.reduce((sum, [, most]) => sum + most, 0) > MOST_AT_ONCE) return;
+  for (const [digest, most] of wanted) read(digest, most).catch(() => undefined); // whoever waits for it hears
 }
 
 /** What is not recomputed here, and where it is. */
@@ -376,7 +388,7 @@ async function checkModel(input: RoundInput, spec: Spec, judged: Judgement, read
   const saturated = advance(after, [...judged.rows.values()], spec);
   const bytes = new Uint8Array(after.buffer);
   const findings: Finding[] = [];
-  if (digestOf(bytes) !== settled.modelDigest) findings.push(await compared(input, after, read));
+  if ((await digestSoon(bytes)) !== settled.modelDigest) findings.push(await compared(input, after, read));
   else {
     const root = chunkRoot(bytes, 32);
     const what = "the settled chunk root is not that of the settled model";
