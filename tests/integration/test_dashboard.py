@@ -29,10 +29,13 @@ from deepledger.auditor.replay import hold_against
 from deepledger.auditor.rules import Rules
 from deepledger.cli.page_server import page_folder, serving
 from deepledger.devnet import start
-from deepledger.protocol.errors import ChainUnreachable
+from deepledger.protocol.errors import BlobCorrupt, ChainUnreachable
+from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.phases import phase_at
 from deepledger.protocol.job.trail import apply
-from tests.conftest import ROOT, Play, World, need, post_bond, world_on
+from deepledger.protocol.privacy.opening import as_it_is
+from deepledger.protocol.settlement.reading import read_update
+from tests.conftest import ROOT, Play, StoredSources, World, need, post_bond, world_on
 from tests.dashboard_node import derived, node, page, told
 
 from .test_audit_finds_lies import (
@@ -94,15 +97,18 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def troubled(world: World) -> Play:
-    """A copy, a silent participant, a coordinator that is replaced, an attempt that starves, a job that is closed."""
-    play = Play(world, coordinators=(1, 6), rounds=4)
+    """A copy and a stump, a silent participant, a coordinator that is replaced, an attempt that starves, a job that is
+    closed.
+    """
+    play = Play(world, participants=4, coordinators=(1, 7), rounds=4)
+    play.sources = Reading
     same = play.update()
-    play.round([same, play.update(), same])
+    play.round([same, play.update(), same, b"stump"])
     updates = [play.update() for _ in play.nodes]
-    for (committer, opened), update in list(zip(play.commit_all(updates), updates, strict=True))[:2]:
+    for (committer, opened), update in list(zip(play.commit_all(updates), updates, strict=True))[:3]:
         committer.reveal(play.job, **opened)
         world.store.put(update)
-    heir = world.ledger(6)
+    heir = world.ledger(7)
     post_bond(heir, play.job, value=play.terms.bond)
     world.pass_time(121)
     heir.replace_coordinator(play.job)
@@ -113,6 +119,16 @@ def troubled(world: World) -> Play:
     world.pass_time(61)
     world.sponsor.close_job(play.job)
     return play
+
+
+class Reading(StoredSources):
+    """As a coordinator reads: what has another length is nobody's update."""
+
+    def update(self, contribution: Any) -> Any:
+        try:
+            return read_update(self.store, contribution, self.spec, as_it_is)
+        except BlobCorrupt:
+            return Verdict.UNAVAILABLE
 
 
 def unchecked(world: World) -> Play:
@@ -309,7 +325,7 @@ def test_a_job_that_went_badly_is_honest_all_the_same(stage: Stage, look: Look) 
     assert "copy of 0x" in look.page.locator("table").inner_text()
     look.at(f"job/{stage.troubled.job}/round/1")
     look.await_text("was fined")
-    look.at(f"job/{stage.troubled.job}/participant/{stage.troubled.nodes[2].account}")
+    look.at(f"job/{stage.troubled.job}/participant/{stage.troubled.nodes[3].account}")
     look.await_text("not accepted")
 
 

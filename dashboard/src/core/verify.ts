@@ -251,7 +251,7 @@ async function judge(input: RoundInput, spec: Spec, report: Report | null, read:
       const blob = await read(each.digest, updateBytes(spec) + (found.readable ? 0 : MOST_SEALING));
       had += 1;
       verdict = inspect(blob, each, spec, found);
-      if (claim === "unavailable") {
+      if (claim === "unavailable" && verdict !== "unavailable") {
         const what = `the update of ${each.participant} was dropped as unavailable, but the store serves it: the coordinator dropped it, or the participant published it late; the chain cannot tell which`;
         contested.push(finding(over, { what, claimed: "unavailable", derived: verdict }));
         verdict = "unavailable"; // taken as given, so that the rest of the round is judged by itself
