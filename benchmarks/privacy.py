@@ -30,7 +30,7 @@ from deepledger.node.training import load_trainer, make_update
 from deepledger.privacy import finish_private, make_private
 from deepledger.protocol.evaluation.state_dict import write_floats
 from deepledger.protocol.evaluation.task import read_source
-from deepledger.protocol.formats.participant_privacy import Release
+from deepledger.protocol.formats.participant_privacy import AdaptiveClip, Release
 from deepledger.protocol.formats.private_run import Steps
 from deepledger.protocol.formats.vectors import as_model, decode_model
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
@@ -101,6 +101,7 @@ def main() -> None:
     print(f"accountant: {first * 1000:.1f} ms a round, at ε = {accountant.epsilon(DELTA):.1f} {last * 1000:.1f} ms")
     noise()
     participants()
+    clip_norms()
 
 
 def noise() -> None:
@@ -127,13 +128,29 @@ def participants() -> None:
     for multiplier in (0.0, 1.0, 2.0, 4.0, 6.0, 12.0):
         cells = []
         for size in (10, 30, 60):
-            found = [_played(multiplier, size) for _ in range(3)]
-            cells.append(f"{size}: {sum(accuracy for accuracy, _ in found) / 3:.2f}")
-        print(f"  noise {multiplier:4g}, ε = {found[0][1]:6.1f}   {'   '.join(cells)}", flush=True)
+            accuracy, epsilon = _mean({"noise_multiplier": multiplier}, size)
+            cells.append(f"{size}: {accuracy:.2f}")
+        print(f"  noise {multiplier:4g}, ε = {epsilon:6.1f}   {'   '.join(cells)}", flush=True)
 
 
-def _played(multiplier: float, size: int) -> tuple[float, float]:
-    """Accuracy and ε."""
+def clip_norms() -> None:
+    """With noise of 4 clip norms and 30 participants: clip norms that stay, and such as adapt."""
+    print("and by clip norm, with noise of 4 and 30 participants:")
+    for clip_norm, start in ((0.05, None), (0.5, None), (3.0, None), (3.0, 0.1), (3.0, 3.0)):
+        adaptive = None if start is None else AdaptiveClip(quantile=0.5, start=start, rate=1.0)
+        change = {"noise_multiplier": 4.0, "clip_norm": clip_norm, "adaptive": adaptive}
+        accuracy, epsilon = _mean(change, 30)
+        told = "stays" if start is None else f"begins with {start:g} and adapts"
+        print(f"  {clip_norm:4g}, {told}: ε = {epsilon:.1f}, {accuracy:.2f}", flush=True)
+
+
+def _mean(change: dict[str, object], size: int) -> tuple[float, float]:
+    found = [_played(change, size) for _ in range(3)]
+    return sum(accuracy for accuracy, _ in found) / 3, found[0][1]
+
+
+def _played(change: dict[str, object], size: int) -> tuple[float, float]:
+    """Accuracy and ε of the example with another noise."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         command = [sys.executable, EXAMPLES / "digits/prepare.py", "--into", folder / "data", "--participants"]
@@ -142,8 +159,7 @@ def _played(multiplier: float, size: int) -> tuple[float, float]:
         made = draft(read_job_file(EXAMPLES / "digits-participants/job.toml"), folder)
         asked = made.spec.participant_privacy
         assert asked is not None
-        change = {"noise_multiplier": multiplier, "honest": size}
-        privacy = asked.model_copy(update=change) if multiplier else None
+        privacy = asked.model_copy(update=change | {"honest": size}) if change["noise_multiplier"] else None
         spec = made.spec.model_copy(update={"participant_privacy": privacy})
         shards = [folder / f"data/participant-{seat}.safetensors" for seat in range(size)]
         source = read_source(folder / "task.py")
@@ -151,14 +167,21 @@ def _played(multiplier: float, size: int) -> tuple[float, float]:
         validation = trainers[0].task.load_data(folder / "data/validation.safetensors")
     model, shift = as_model(bytearray(made.model), spec.model), spec.model.fraction_bits - spec.update.fraction_bits
     residuals = [np.zeros(len(model), np.float32) for _ in trainers]
+    clip = None if privacy is None or privacy.adaptive is None else privacy.adaptive.start
     for number in range(made.terms.rounds):
-        rows = []
+        rows, unclipped = [], 0
         for seat, trainer in enumerate(trainers):
             seeds = {"training_seed": seat, "rounding_seed": 64 * number + seat}
-            encoded = make_update(trainer, model, residuals[seat], round=RoundNumber(number), last=None, **seeds)
+            encoded = make_update(
+                trainer, model, residuals[seat], round=RoundNumber(number), last=None, clip=clip, **seeds
+            )
+            unclipped += encoded.bit
             residuals[seat] = encoded.residual
             rows.append(Row(seat, Address(f"0x{seat:040x}"), 1, encoded.vector))
         advance(model, Stack(tuple(rows), len(model), shift), spec.aggregation, Context(bytes(32), spec.model))
+        if privacy is not None and clip is not None:
+            bits = spec.update.fraction_bits
+            clip = privacy.after(clip, unclipped=unclipped, counted=size, fraction_bits=bits)
     after = trainers[0].build()
     write_floats(after, decode_model(model, spec.model), spec.model.layout)
     accuracy = float(trainers[0].task.evaluate(after, validation, seed=1).exact("accuracy"))

@@ -46,6 +46,8 @@ def test_a_job_asks_for_it_and_pays_for_the_bit(spec_of: Callable[..., JobSpec])
         spec_of(coordinates=1000, update=UPDATE, participant_privacy=ADAPTIVE | {"mechanism": "local", "honest": 1})
     with pytest.raises(BadSpec, match=r"adaptive.start = 2 is greater than clip_norm = 1"):
         adaptive(spec_of, participant_privacy=ADAPTIVE | {"adaptive": {"quantile": 0.5, "start": 2.0}})
+    with pytest.raises(BadSpec, match=r"adaptive.start = 0.01 is less than 0.03125, where noise has a standard"):
+        adaptive(spec_of, participant_privacy=ADAPTIVE | {"adaptive": {"quantile": 0.5, "start": 0.01}})
 
 
 @given(st.floats(1e-6, 1.0), st.integers(-(10**6), 10**6), st.integers(1, 64))

@@ -147,6 +147,11 @@ class ParticipantPrivacy(Part):
                 f"participant_privacy.adaptive.start = {self.adaptive.start:g} is greater than clip_norm = "
                 f"{self.clip_norm:g}, which is the greatest"
             )
+        if self.adaptive is not None and self.adaptive.start < (least := self.at(0.0, fraction_bits).clip_norm):
+            raise ValueError(
+                f"participant_privacy.adaptive.start = {self.adaptive.start:g} is less than {least:g}, where noise "
+                f"has a standard deviation of {LEAST_DEVIATION} units: raise it, or update.fraction_bits"
+            )
         largest = max(isqrt(squares), self.bit(fraction_bits)) + reach(share, chance=MISFIT / (coordinates + 1))
         if (needed := largest.bit_length() + 1) > bits:
             raise ValueError(
