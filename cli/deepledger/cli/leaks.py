@@ -21,6 +21,13 @@ ATTACKS = {
     "shares": "the shares of labels among all records (Melis et al. 2019)",
 }
 _LAST = "What these attacks do not find, others may find: nothing here shows that an update is safe to share."
+_CHANCE = "the chance that a record trained on looks more like it than another (0.5: a guess), in a 99 % interval"
+_EXPLAINED = {
+    "inversion": "dB to the nearest record, and to the nearest not trained on; the control is one record and one step",
+    "threshold": f"{_CHANCE}; the control is the model before your update, and what is told there lies in the data",
+    "lira": _CHANCE,
+    "shares": "correlation with the truth, over updates that are made to learn from, in a 99 % interval",
+}
 _DELTA = 1e-5
 
 
@@ -43,12 +50,8 @@ def tell(findings: Findings, spec: JobSpec, participants: int) -> None:
         "masked": "this job is masked: everybody reads the sum, and nobody your update",
     }
     show.note(f"{findings.samples:,} of your records against {findings.beside:,} not trained on; {reads[spec.privacy]}")
-    show.note(
-        "inversion tells dB to the nearest record, and to the nearest not trained on; its control is one record and "
-        "one step, which has to be found. Membership is told by the chance that a record that was trained on looks "
-        "more like it than one that was not (0.5: a guess), in a 99 % interval; the control is the model before your "
-        "update, and what is told there lies in the data. Shares are told by their correlation with the truth"
-    )
+    for name in findings.found:
+        show.note(f"{name}: {_EXPLAINED[name]}")
     for line in _of_privacy(findings.private, spec):
         show.note(line)
     for name, found in findings.found.items():

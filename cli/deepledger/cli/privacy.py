@@ -104,16 +104,18 @@ def attack(
     source = find_source(spec.task, ([task] if task else []) + places(tasks))
     torch.set_num_threads(1)  # small models train no faster with more
     trainer = laboratory.with_changes(load_trainer(spec, source, data, fetch=from_store(blobs)), changed)
+    similar, kept = _beside(blobs, spec, source, trainer.task, beside or [])
     scene = laboratory.scene_of(
         trainer,
         fetch_model(blobs, found.model_digest, spec),
-        _beside(blobs, spec, source, trainer.task, beside or []),
+        similar,
         round=RoundNumber(min(found.round, found.terms.rounds - 1)),
         seed=seed,
     )
     among = participants or fewest(spec, found.terms)
     with _progress(laboratory.steps(wanted, shadows=shadows, plays=plays)) as advance:
         findings = laboratory.run(scene, wanted, participants=among, shadows=shadows, plays=plays, progress=advance)
+    del kept
     pictures = [] if to is None else leaks.draw(findings, to)
     if json:
         show.as_json(leaks.as_json(findings, among) | {"pictures": [str(path) for path in pictures]})
@@ -152,20 +154,24 @@ def _assigned(text: str) -> tuple[str, Any]:
     return name.strip(), values["value"]
 
 
-def _beside(blobs: BlobStore, spec: JobSpec, source: TaskSource, task: Task, paths: Sequence[Path]) -> Any:
+def _beside(
+    blobs: BlobStore, spec: JobSpec, source: TaskSource, task: Task, paths: Sequence[Path]
+) -> tuple[Any, object]:
+    """The data, and what has to live as long as they are used: their file is gone with it."""
     from deepledger.protocol.evaluation.bench import bench_with
     from deepledger.protocol.evaluation.blueprint import from_store
     from deepledger.protocol.evaluation.samples import concatenate
     from deepledger.protocol.evaluation.validation import fetch_validation
 
     if paths:
-        return concatenate([task.load_data(path) for path in paths])
+        return concatenate([task.load_data(path) for path in paths]), None
     if spec.validation.withheld is not None:
         raise BadInput(
             "the validation set is withheld until the job closes, and there are no other data that you do not train "
             "on: give some that are like yours with --beside"
         )
-    return bench_with(spec, source, fetch_validation(blobs, spec), fetch=from_store(blobs)).validation
+    bench = bench_with(spec, source, fetch_validation(blobs, spec), fetch=from_store(blobs))
+    return bench.validation, bench
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from deepledger.node.attacks.measures import psnr
 from deepledger.node.attacks.scene import Scene, Sight, columns_of, losses, model_with, usual_loss
 from deepledger.protocol.evaluation.samples import count, take
 from deepledger.protocol.formats.model import LayoutEntry
@@ -28,9 +28,7 @@ from deepledger.protocol.formats.vectors import Floats
 MOST_SOUGHT = 8
 """Records that are sought at a time."""
 NEARER = 3.0
-"""dB that a guess must be nearer to a record than to all that were not trained on, to be told as found."""
-_OTHERS = 20
-"""Records that were not trained on and are compared, at the least: chance is near to one of many."""
+"""dB that a guess must be nearer to a record than to all that were not trained on, at least, to be told as found."""
 _STEPS, _RATE, _SMOOTH = 400, 0.1, 1e-3
 _ON_THE_WAY = (0.0, 0.25, 0.5)
 """Parts of an update after which the model's gradient is held against it."""
@@ -52,10 +50,11 @@ class Reconstruction:
     truth: torch.Tensor
     nearest: float  # dB
     nearest_other: float  # dB, of the guess that comes nearest to a record that was not trained on
+    margin: float  # dB that `nearest` has to be above that, to be more than chance
 
     @property
     def found(self) -> bool:
-        return self.nearest >= self.nearest_other + NEARER
+        return self.nearest >= self.nearest_other + self.margin
 
 
 def unsuited(scene: Scene) -> str | None:
@@ -74,6 +73,11 @@ def unsuited(scene: Scene) -> str | None:
         loss = usual_loss(model, *columns)
     if loss is None or not np.allclose(losses(scene, None, few), loss.numpy(), rtol=1e-3, atol=1e-4):
         return "the task's loss is neither a cross-entropy nor a squared error"
+    try:
+        clue = Clue([torch.ones_like(each) for each in _trained(model, scene)])
+        match_direction(scene, clue, columns[1], columns[0], seed=0, steps=1)
+    except RuntimeError as error:
+        return f"the model cannot be differentiated twice: {error}"
     return None
 
 
@@ -167,17 +171,29 @@ def read_first_layer(scene: Scene, clue: Clue, like: torch.Tensor) -> torch.Tens
 
 
 def compare(guesses: torch.Tensor, records: torch.Tensor, others: torch.Tensor) -> Reconstruction:
-    """`others` were not trained on; as many of them are looked at, and no fewer than `_OTHERS`."""
-    low, high = _span(records)
-    nearest, guess, record = _nearest(guesses, records, high - low)
-    beside = _nearest(guesses, others[: max(len(records), _OTHERS)], high - low)[0]
-    return Reconstruction(guesses[guess], records[record], nearest, beside)
+    """`others` were not trained on: they say how near chance comes.
+
+    The nearest of many come about as near as Gumbel's law says, by which one of two is nearer by t scales once in
+    1 + exp(t) times. The scale is that of the nearest others (Hill 1975); of so few it is known badly, hence the power.
+    Once in a hundred times a record comes so near by chance.
+    """
+    span = _span(records)[1] - _span(records)[0]
+    mine, theirs = (_decibel(guesses, each, span) for each in (records, others))
+    guess, record = divmod(int(mine.argmax()), len(records))
+    best = theirs.amax(dim=0).sort(descending=True).values
+    few = max(len(best) // 5, 2)
+    scale = float((best[: few - 1] - best[few - 1]).mean())
+    once = (few - 1) * (99 ** (1 / (few - 1)) - 1)
+    margin = scale * (once + max(math.log(len(records) / len(others)), 0))
+    return Reconstruction(
+        guesses[guess], records[record], float(mine.max()), float(best[0]), margin=max(margin, NEARER)
+    )
 
 
-def _nearest(guesses: torch.Tensor, records: torch.Tensor, span: float) -> tuple[float, int, int]:
+def _decibel(guesses: torch.Tensor, records: torch.Tensor, span: float) -> torch.Tensor:
+    """Peak signal to noise, shape (guesses, records); at most 100."""
     apart = torch.cdist(guesses.flatten(1).double(), records.flatten(1).double())
-    guess, record = divmod(int(apart.argmin()), len(records))
-    return psnr(guesses[guess].double().numpy(), records[record].double().numpy(), span=span), guess, record
+    return (20 * torch.log10(span * math.sqrt(records[0].numel()) / apart)).clamp(max=100)
 
 
 def _columns(data: Any, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,7 +213,9 @@ def _trained(model: nn.Module, scene: Scene) -> list[nn.Parameter]:
 
 def _gradient(model: nn.Module, scene: Scene, inputs: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
     """Of the mean loss, for every trained entry; it may be differentiated again."""
-    loss, parameters = usual_loss(model, inputs, targets), _trained(model, scene)
+    with sdpa_kernel(SDPBackend.MATH):  # attention of other kinds cannot be differentiated twice
+        loss = usual_loss(model, inputs, targets)
+    parameters = _trained(model, scene)
     assert loss is not None  # noqa: S101 (`unsuited` has looked)
     return torch.autograd.grad(loss.mean(), parameters, create_graph=True, allow_unused=True, materialize_grads=True)
 

@@ -74,9 +74,3 @@ def fit_of(guessed: Array, true: Array, *, independent: int) -> Fit:
     correlation = float(np.corrcoef(guessed.ravel(), true.ravel())[0, 1])
     middle, spread = math.atanh(min(max(correlation, -0.999999), 0.999999)), SURE / math.sqrt(max(independent - 3, 1))
     return Fit(correlation, math.tanh(middle - spread), math.tanh(middle + spread))
-
-
-def psnr(guess: Array, truth: Array, *, span: float) -> float:
-    """Peak signal to noise in dB, of arrays of one shape whose values span so much; at most 100."""
-    error = float(np.mean((guess - truth) ** 2))
-    return min(100.0, 10 * math.log10(span**2 / error)) if error > 0 else 100.0

@@ -23,7 +23,7 @@ MOST_KINDS = 20
 _LOOKED_AT = 20
 """Records of each kind whose loss is looked at."""
 _MOST_TRAINED = 400
-_SUMS = 48
+_FOLDS, _SUMS = 3, 32
 _SEED = 1 << 22
 
 Kinds = npt.NDArray[np.int64]
@@ -31,7 +31,7 @@ Kinds = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """`fit` is of updates that nothing was learned from; `guessed` and `true`, shape (kinds,), of what was seen."""
+    """`fit` is of guesses by what other updates taught; `guessed` and `true`, shape (kinds,), of what was seen."""
 
     fit: Fit
     names: tuple[str, ...]
@@ -64,7 +64,7 @@ def infer(
 ) -> list[Shares]:
     """Of every sight, given with the true shares behind it, shape (kinds,).
 
-    `plays`: updates that are made, to a third of which nothing is fitted. `progress` is called after each.
+    `plays`: updates that are made. Each is guessed by what others taught. `progress` is called after each.
     """
     names, kinds, random = _names(scene), _kinds(scene, scene.similar), scene.random("shares")
     size = min(count(scene.own), _MOST_TRAINED)
@@ -76,14 +76,17 @@ def infer(
         updates.append(update_of(scene, take(scene.similar, mixed), seed=_SEED + number))
         shares[number] = amounts / size
         progress()
-    shown, held, found = _showing(scene, kinds, len(names)), max(plays // 3, 2), []
+    shown, found = _showing(scene, kinds, len(names)), []
     for sight, true in sights:
-        learned, tested = (
-            _summed(shares[part], updates[part], sight.participants, shown, random)
-            for part in (slice(held, None), slice(held))
-        )
-        slope, offsets = _learn(*learned)
-        fit = fit_of(tested[1] * slope + offsets, tested[0], independent=held * (len(names) - 1))
+        guessed, tested = [], []
+        for part in np.array_split(np.arange(plays), _FOLDS):
+            rest = np.setdiff1d(np.arange(plays), part)
+            slope, offsets = _learn(*_summed(shares, updates, rest, sight.participants, shown, random))
+            known, seen = _summed(shares, updates, part, sight.participants, shown, random)
+            guessed.append(seen * slope + offsets)
+            tested.append(known)
+        fit = fit_of(np.concatenate(guessed), np.concatenate(tested), independent=plays * (len(names) - 1))
+        slope, offsets = _learn(*_summed(shares, updates, np.arange(plays), sight.participants, shown, random))
         found.append(Shares(fit, names, np.clip(shown(sight.change) * slope + offsets, 0, 1), true))
     return found
 
@@ -114,12 +117,17 @@ def _showing(scene: Scene, kinds: Kinds, number: int) -> Callable[[Floats], Arra
 
 
 def _summed(
-    shares: Array, updates: Sequence[Floats], participants: int, shown: Callable[[Floats], Array], random: Any
+    shares: Array,
+    updates: Sequence[Floats],
+    of: Kinds,
+    participants: int,
+    shown: Callable[[Floats], Array],
+    random: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """True shares and what shows of them, each of shape (n, kinds), of sums of so many."""
+    """True shares and what shows of them, each of shape (n, kinds), of sums of so many of these updates."""
     if participants == 1:
-        return shares, np.array([shown(update) for update in updates])
-    drawn = [random.choice(len(updates), participants) for _ in range(_SUMS)]
+        return shares[of], np.array([shown(updates[each]) for each in of])
+    drawn = [random.choice(of, participants) for _ in range(_SUMS)]
     sums = [shown(mean_of([updates[one] for one in each])) for each in drawn]
     return np.array([shares[each].mean(axis=0) for each in drawn]), np.array(sums)
 
