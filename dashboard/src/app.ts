@@ -5,7 +5,7 @@ import { type Ledger, open, update } from "./chain.ts";
 import { type Check, check } from "./core/findings.ts";
 import type { Money } from "./core/money.ts";
 import { MAX_SPEC_BYTES, readSpec, type Spec } from "./core/spec.ts";
-import type { Job } from "./core/trail.ts";
+import type { Job } from "./core/job.ts";
 import type { Page } from "./page.ts";
 import { href, placeOf, type Source, sourceOf } from "./place.ts";
 import { checkState } from "./state.ts";

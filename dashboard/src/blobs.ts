@@ -1,7 +1,7 @@
 /** Blobs from anywhere: whatever serves them is not believed, their digest is computed here. */
 import type { Hex } from "viem";
 import { cidOf, digestSoon } from "./core/digest.ts";
-import { BlobMissing, type Read } from "./core/verify.ts";
+import { BlobMissing, type Read } from "./core/claims.ts";
 
 const MOST_KEPT = 1 << 28; // bytes: the model after a round is the one before the next
 

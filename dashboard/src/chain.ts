@@ -11,7 +11,8 @@ import {
 } from "viem";
 import { abi } from "./abi.ts";
 import type { Address, Event, Kind, Position } from "./core/events.ts";
-import { apply, begin, type Job, Nonsense } from "./core/trail.ts";
+import { apply, begin, Nonsense } from "./core/trail.ts";
+import type { Job } from "./core/job.ts";
 
 export interface Head {
   number: number;

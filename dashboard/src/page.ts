@@ -3,7 +3,7 @@ import type { Ledger } from "./chain.ts";
 import type { Check } from "./core/findings.ts";
 import type { Money } from "./core/money.ts";
 import type { Spec } from "./core/spec.ts";
-import type { Job } from "./core/trail.ts";
+import type { Job } from "./core/job.ts";
 import type { Place } from "./place.ts";
 import type { Verified } from "./verifier.ts";
 

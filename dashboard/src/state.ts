@@ -6,7 +6,8 @@ import type { Address } from "./core/events.ts";
 import { type Check, check, type Finding } from "./core/findings.ts";
 import type { Money } from "./core/money.ts";
 import { maskOf } from "./core/rewards.ts";
-import { committedSeats, type Job, revealedSeats } from "./core/trail.ts";
+import { committedSeats, revealedSeats } from "./core/phases.ts";
+import type { Job } from "./core/job.ts";
 
 interface State {
   coordinator: number;

@@ -1,7 +1,7 @@
 /** Which rounds were derived again, and which are to be: what is looked at comes first. */
 import type { Ledger } from "./chain.ts";
 import { together, type Mark } from "./core/findings.ts";
-import type { Job } from "./core/trail.ts";
+import type { Job } from "./core/job.ts";
 import type { CheckedRound } from "./core/verify.ts";
 import type { Answer, Order } from "./worker.ts";
 

@@ -1,6 +1,7 @@
 /** Derives rounds again, away from the page, so that it stays quick. */
 import { blobsAt } from "./blobs.ts";
-import { type CheckedRound, type RoundInput, verifyRound } from "./core/verify.ts";
+import { type CheckedRound, verifyRound } from "./core/verify.ts";
+import type { RoundInput } from "./core/claims.ts";
 
 export interface Order {
   id: string;

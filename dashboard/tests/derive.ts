@@ -14,7 +14,8 @@ import { moneyOf } from "../src/core/money.ts";
 import { scoresOf, shares } from "../src/core/rewards.ts";
 import { chunkRoot } from "../src/core/roots.ts";
 import { readReport, readSpec } from "../src/core/spec.ts";
-import { apply, begin, phaseAt } from "../src/core/trail.ts";
+import { apply, begin } from "../src/core/trail.ts";
+import { phaseAt } from "../src/core/phases.ts";
 import { asModel, asUpdate, fitsNorm, squareLimit, sumOfSquares } from "../src/core/vectors.ts";
 
 type Update = { hex: string; weight: number };

@@ -5,7 +5,7 @@
 import { type Address, type Event, type EventOf, NOBODY } from "./events.ts";
 import type { Finding } from "./findings.ts";
 import { seatsOf, shares } from "./rewards.ts";
-import type { Job } from "./trail.ts";
+import type { Job } from "./job.ts";
 
 export interface Money {
   escrow: bigint;

@@ -3,76 +3,10 @@
  * whoever served it. Phases follow from counters and time.
  */
 import type { Hex } from "viem";
-import { type Address, type Event, type EventOf, type JobTerms, NOBODY, type Position } from "./events.ts";
-import { maskOf, seatsOf } from "./rewards.ts";
-
-export interface Participant {
-  address: Address;
-  seat: number;
-  samples: number; // as declared
-  stake: bigint; // what is left of it
-}
-
-/** An open round. Commitments and reveals are in chain order. */
-export interface Attempt {
-  round: number;
-  attempt: number;
-  opened: Position;
-  commitEnd: number;
-  revealEnd: number; // 0 once a count has made it void
-  least: number; // so many must commit, and in a masked attempt be counted
-  cohort: Participant[]; // who was seated when a masked attempt opened
-  gone: Set<Address>;
-  commits: (EventOf<"Committed"> | EventOf<"CommittedMasked">)[];
-  counted: EventOf<"Counted"> | null;
-  reveals: (EventOf<"Revealed"> | EventOf<"Unmasked">)[];
-  penalties: EventOf<"PenaltyTaken">[];
-}
-
-/** A revealed update, before anybody looked at its bytes. */
-export interface Contribution {
-  participant: Address;
-  seat: number;
-  samples: number;
-  digest: Hex;
-  root: Hex;
-  salt: Hex;
-  copyOf: Address | null; // who committed to the same bytes before
-  reputation: number; // parts per million, before this round
-  commitment: Hex;
-  revealed: Position;
-}
-
-export interface SettledRound {
-  opened: Attempt;
-  participants: Map<Address, Participant>; // seated when it was settled
-  contributions: Contribution[]; // by seat; none of a masked round
-  modelDigest: Hex; // before
-  modelRoot: Hex;
-  settled: EventOf<"Settled">;
-}
-
-export interface Job {
-  id: bigint;
-  created: EventOf<"JobCreated">;
-  modelDigest: Hex;
-  modelRoot: Hex;
-  serving: number;
-  bonded: Map<Address, number>; // and since when
-  participants: Map<Address, Participant>; // seated now
-  everybody: Map<Address, Participant>; // who ever had a seat, as last seen
-  reputations: Map<Address, number>;
-  attempt: Attempt | null; // null: waiting, disclosing, or over
-  abandoned: Attempt[];
-  history: SettledRound[];
-  firstRevealed: Map<Hex, Address>; // of digests in settled rounds
-  disclosureEnd: number | null;
-  validationKey: Hex | null;
-  outcome: number | null;
-  events: Event[];
-}
-
-export const FULL = 1_000_000;
+import { type Address, type Event, type EventOf, NOBODY } from "./events.ts";
+import { type Attempt, type Contribution, FULL, type Job, type Participant } from "./job.ts";
+import { committedSeats, hasCommitted, hasRevealed, revealedSeats, withholds } from "./phases.ts";
+import { seatsOf } from "./rewards.ts";
 
 /** An event that cannot follow: somebody alters the trail or leaves something out. */
 export class Nonsense extends Error {
@@ -83,7 +17,6 @@ export class Nonsense extends Error {
     this.event = event;
   }
 }
-
 export function begin(event: Event): Job {
   if (event.kind !== "JobCreated") throw new Nonsense(event, "it does not begin with the job's creation");
   if (!event.coordinators.length) throw new Nonsense(event, "the job has no coordinator");
@@ -382,58 +315,4 @@ function awaited(attempt: Attempt): Set<Address> {
 
 function isEnding(job: Job): boolean {
   return job.disclosureEnd !== null || job.outcome !== null;
-}
-
-/** Whether a round was settled with a validation set whose key is not on chain. */
-export function withholds(job: Job): boolean {
-  return job.history.length > 0 && /[1-9a-f]/i.test(job.created.terms.validationLock.slice(2)) && !job.validationKey;
-}
-
-export function hasCommitted(attempt: Attempt, participant: Address): boolean {
-  return attempt.commits.some((commit) => commit.participant === participant);
-}
-
-export function hasRevealed(attempt: Attempt, participant: Address): boolean {
-  return attempt.reveals.some((reveal) => reveal.participant === participant);
-}
-
-/** Who has committed in the attempt, or is counted in it: a bit per seat. */
-export function committedSeats(job: Job, attempt: Attempt): bigint {
-  if (attempt.counted) return attempt.counted.counted;
-  return maskOf(attempt.commits.flatMap((commit) => job.participants.get(commit.participant)?.seat ?? []));
-}
-
-export function revealedSeats(job: Job, attempt: Attempt): bigint {
-  return maskOf(attempt.reveals.flatMap((reveal) => job.participants.get(reveal.participant)?.seat ?? []));
-}
-
-export type Phase =
-  "waiting" | "committing" | "counting" | "revealing" | "settling" | "starved" | "overdue" | "disclosing" | "over";
-
-/** The phase in a block with this timestamp, as TrainingLedger.phaseAt. */
-export function phaseAt(job: Job, now: number): Phase {
-  const { attempt } = job;
-  const terms: JobTerms = job.created.terms;
-  if (job.outcome !== null) return "over";
-  if (job.disclosureEnd !== null) return now < job.disclosureEnd ? "disclosing" : "overdue";
-  if (!attempt) return "waiting";
-  if (now < attempt.commitEnd) return "committing";
-  const taking = attempt.counted ? seatsOf(attempt.counted.counted).length : attempt.commits.length;
-  if (taking < attempt.least) return "starved";
-  const settleEnd = attempt.revealEnd + terms.settleWindow;
-  if (terms.masked && !attempt.counted) return now < settleEnd ? "counting" : "overdue";
-  if (now < attempt.revealEnd) return "revealing";
-  if (!attempt.reveals.length) return "starved";
-  return now < settleEnd ? "settling" : "overdue";
-}
-
-/** When the present phase ends by itself; null if it does not. */
-export function deadline(job: Job, now: number): number | null {
-  const { attempt } = job;
-  const phase = phaseAt(job, now);
-  if (phase === "disclosing") return job.disclosureEnd;
-  if (!attempt) return null;
-  if (phase === "committing") return attempt.commitEnd;
-  if (phase === "revealing") return attempt.revealEnd;
-  return phase === "counting" || phase === "settling" ? attempt.revealEnd + job.created.terms.settleWindow : null;
 }

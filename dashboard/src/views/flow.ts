@@ -1,7 +1,7 @@
 /** The reward money's way through a job: what came in on the left, where it is now on the right, wide as it is much. */
 import { html, nothing, svg, type TemplateResult } from "lit-html";
 import type { Money } from "../core/money.ts";
-import type { Job } from "../core/trail.ts";
+import type { Job } from "../core/job.ts";
 import { eth, short } from "./format.ts";
 
 interface Stream {

@@ -3,7 +3,8 @@ import { html, nothing, type TemplateResult } from "lit-html";
 import { OUTCOMES } from "../core/events.ts";
 import { type Money, moneyOf } from "../core/money.ts";
 import { seatsOf } from "../core/rewards.ts";
-import { FULL, hasCommitted, hasRevealed, type Job, type SettledRound } from "../core/trail.ts";
+import { FULL, type Job, type SettledRound } from "../core/job.ts";
+import { hasCommitted, hasRevealed } from "../core/phases.ts";
 import { markOf, type Verified } from "../verifier.ts";
 import type { Page } from "../page.ts";
 import { href } from "../place.ts";
@@ -33,7 +34,7 @@ export function jobView(page: Page, job: Job): TemplateResult {
     <h2>The chain</h2>
     ${checkList(page.state(job, money), job)}
     <h2 id="rounds">Rounds</h2>
-    ${summary(rounds.map(({ found }) => found))}
+    ${rounds.length ? summary(rounds.map(({ found }) => found)) : nothing}
     ${metric && rounds.length > 1 ? chart({ name: metric, values: rounds.map(({ found }) => result(found, metric)) }) : nothing}
     ${
       rounds.length

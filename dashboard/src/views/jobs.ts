@@ -1,6 +1,6 @@
 /** All jobs of the contract. */
 import { html, type TemplateResult } from "lit-html";
-import { deadline, phaseAt } from "../core/trail.ts";
+import { deadline, phaseAt } from "../core/phases.ts";
 import type { Page } from "../page.ts";
 import { href } from "../place.ts";
 import { count, duration, eth, short } from "./format.ts";

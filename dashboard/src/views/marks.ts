@@ -1,7 +1,7 @@
 /** Ticks and crosses, in shapes and words, never in colour alone. */
 import { html, nothing, type TemplateResult } from "lit-html";
 import type { Check, Finding, Mark } from "../core/findings.ts";
-import type { Job } from "../core/trail.ts";
+import type { Job } from "../core/job.ts";
 import { href } from "../place.ts";
 
 const SIGNS: Record<Mark | "waiting", [string, string]> = {

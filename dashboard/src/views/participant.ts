@@ -3,7 +3,7 @@ import { html, type TemplateResult } from "lit-html";
 import { DEPARTURES } from "../core/events.ts";
 import { moneyOf } from "../core/money.ts";
 import { seatsOf, shares } from "../core/rewards.ts";
-import { FULL, type Job } from "../core/trail.ts";
+import { FULL, type Job } from "../core/job.ts";
 import type { Page } from "../page.ts";
 import { href } from "../place.ts";
 import { eth, percent } from "./format.ts";

@@ -2,7 +2,7 @@
 import { html, nothing, type TemplateResult } from "lit-html";
 import { cidOf } from "../core/digest.ts";
 import { seatsOf, shares } from "../core/rewards.ts";
-import type { Attempt, Job, SettledRound } from "../core/trail.ts";
+import type { Attempt, Job, SettledRound } from "../core/job.ts";
 import type { Page } from "../page.ts";
 import { href } from "../place.ts";
 import { eth, figure, moment, percent, short } from "./format.ts";

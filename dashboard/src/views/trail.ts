@@ -1,7 +1,7 @@
 /** Everything that happened, in the chain's order, searchable. */
 import { html, type TemplateResult } from "lit-html";
 import { argumentsOf, type Event } from "../core/events.ts";
-import type { Job } from "../core/trail.ts";
+import type { Job } from "../core/job.ts";
 import type { Page } from "../page.ts";
 import { href } from "../place.ts";
 import { count, moment, short, told } from "./format.ts";
