@@ -35,7 +35,7 @@ from deepledger.protocol.job.phases import phase_at
 from deepledger.protocol.job.trail import apply
 from deepledger.protocol.privacy.opening import as_it_is
 from deepledger.protocol.settlement.reading import read_update
-from tests.conftest import ROOT, Play, StoredSources, World, need, post_bond, world_on
+from tests.conftest import ROOT, WAITS_IN_VAIN, Play, StoredSources, World, need, post_bond, world_on
 from tests.dashboard_node import derived, node, page, told
 
 from .test_audit_finds_lies import (
@@ -62,7 +62,6 @@ LIES = [
     (tell_of_another_job, {"report"}, "the report's job is not the chain's"),
 ]
 """What each is, which checks it fails, and what is said; told in a round of its own, from round 1 on."""
-ENDLESS = 20_000.0  # milliseconds; only so that a test that waits in vain ends
 
 
 @dataclass
@@ -234,7 +233,7 @@ def served(stage: Stage) -> Iterator[str]:
 @pytest.fixture
 def look(browser: Any, served: str) -> Iterator[Look]:
     context = browser.new_context(viewport={"width": 860, "height": 700}, color_scheme="light")
-    context.set_default_timeout(ENDLESS)
+    context.set_default_timeout(WAITS_IN_VAIN * 1000)
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -249,7 +248,7 @@ def picture(look: Look, name: str) -> None:
     folder = os.environ.get("DEEPLEDGER_PICTURES")
     if folder:
         shown = Image.open(BytesIO(look.page.screenshot(full_page=True)))
-        shown.convert("RGB").quantize(32).save(Path(folder) / name, optimize=True)
+        shown.convert("RGB").quantize(96).save(Path(folder) / name, optimize=True)
 
 
 def test_an_honest_job_is_all_ticks(stage: Stage, look: Look) -> None:
@@ -366,7 +365,7 @@ def test_a_node_that_goes_away_and_comes_back(stage: Stage, browser: Any) -> Non
 
 
 def test_it_is_live(stage: Stage, look: Look) -> None:
-    play = Play(stage.world)
+    play = Play(stage.world, commit_window=3600)
     look.at(f"job/{play.job}")
     look.await_text("No round is settled yet.")
     play.round()
@@ -467,7 +466,7 @@ def lied_to(stage: Stage, browser: Any, change: Any, *, away: threading.Event | 
     reader = stage.world.reader()
     liar: Any = Liar(reader.rpc, change, away or threading.Event())
     context = browser.new_context()
-    context.set_default_timeout(ENDLESS)
+    context.set_default_timeout(WAITS_IN_VAIN * 1000)
     with serving(page_folder(), reader.address, liar, stage.world.store, port=0) as url:
         yield Look(context.new_page(), url)
         context.close()

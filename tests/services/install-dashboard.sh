@@ -7,5 +7,5 @@ cd "$(dirname "$(readlink -f "$0")")/../.."
 make dashboard
 command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 make .venv/.installed
-.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[dev,browser]'
+.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[browser]'
 chromium --version 2>/dev/null
