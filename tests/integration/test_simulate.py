@@ -11,8 +11,9 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from deepledger.cli.main import app
-from deepledger.cli.simulate import _fit
+from deepledger.cli.simulate import _fit, alone
 from deepledger.cli.simulation import Fit
+from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy
 from deepledger.protocol.formats.vectors import count_least_variances
 
 TASK = """
@@ -155,6 +156,21 @@ def test_a_masked_job_in_groups_is_played_with_means_of_as_many(folder):
     assert "played with open updates, averaged by 2 for groups" in said
     assert "copying" not in said, "what is masked cannot be copied"
     assert re.search(r"declaring 10 times its samples pays \S+ ETH more, up to max_samples = [\d,]+", said)
+
+
+def test_a_job_that_hides_participants_is_played_with_their_noise(folder):
+    noise = {"mechanism": "distributed", "clip_norm": 0.5, "noise_multiplier": 3.0, "delta": 1e-5, "honest": 9}
+    asked = ParticipantPrivacy.model_validate(noise | {"adaptive": {"quantile": 0.5, "start": 0.1}})
+    assert alone(asked).share(12) == asked.share(12)
+    table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in noise.items())
+    head = f'privacy = "masked"\nmasks = {{weight_bits = 0}}\nparticipant_privacy = {{{table}, adaptive = '
+    job = JOB.replace("screening = {}", "").replace("_participants = ", "_participants = 1")
+    (folder / "job.toml").write_text(head + "{quantile = 0.5, start = 0.1}}\n" + job)
+    done = simulate(folder, 0, 1, 2, options=["--rounds", "1"])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "every update is played with its noise, and clipped to the greatest clip norm" in said
+    assert re.search(r"honest +1 of 1", done.output)
 
 
 def test_what_does_not_fit_is_said_and_what_can_be_done(folder):

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepledger.cli.noise import of_noise
-from deepledger.node import participant_noise
+from deepledger.node import contribute, participant_noise
 from deepledger.node.participant_noise import clip, with_noise
-from deepledger.protocol.errors import BadSpec
+from deepledger.protocol.errors import BadSpec, BlobMissing
 from deepledger.protocol.formats.participant_privacy import Release, longest, shortest
 from deepledger.protocol.formats.spec import JobSpec, Masks, fewest_counted, parse_spec, spec_bytes
 from deepledger.protocol.formats.updates import encode_change, fits_norm
@@ -225,3 +225,27 @@ def test_the_agreement_says_what_it_costs_before_a_stake(spec_of: SpecOf) -> Non
 def test_specs_from_before_keep_their_bytes(spec_of: SpecOf) -> None:
     assert b"participant_privacy" not in spec_bytes(spec_of())
     assert b"participant_privacy" in spec_bytes(noisy(spec_of))
+
+
+@pytest.mark.parametrize(("members", "hides"), [(12, True), (9, False)])
+def test_nothing_is_committed_to_where_a_group_became_too_small_for_its_noise(
+    spec_of: SpecOf, members: int, hides: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As keys that are none make it, whatever the job's terms let expect."""
+    groups = MASKED | {"masks": {"weight_bits": 0, "groups": 3}, "aggregation": {"rule": "median"}}
+    spec = noisy(spec_of, participant_privacy=DISTRIBUTED, **groups)
+    context = MaskContext(1, "0x" + "00" * 20, 1, 0, 0)
+    seated = [Member(seat, f"0x{seat + 1:040x}", bytes([seat + 1]) * 32) for seat in range(members)]
+    cohort = Cohort(context, tuple(seated), 16, bytes(32), most_groups=3, least=3 if hides else 2)
+    monkeypatch.setattr(contribute, "cohort_in", lambda *_: cohort)
+    mine = SimpleNamespace(seat=0)
+    job = SimpleNamespace(participants={"me": mine})
+    node: Any = SimpleNamespace(
+        spec=spec, place=None, ledger=SimpleNamespace(account="me"), follower=SimpleNamespace(job=job)
+    )
+    attempt: Any = SimpleNamespace(round=4, least=members)
+    if hides:
+        contribute._check_hidden(node, attempt)
+        return
+    with pytest.raises(BlobMissing, match="as few as 2 may be counted in one sum, and the noise of 3 is what hides"):
+        contribute._check_hidden(node, attempt)

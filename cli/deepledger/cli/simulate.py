@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from deepledger.cli.job_file import Draft
     from deepledger.cli.simulation import Fit, Outcome
     from deepledger.protocol.formats.metrics import Metric
+    from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy
     from deepledger.protocol.formats.spec import JobSpec
 
 SEAT_GAS = 210_000  # join, leave and withdraw, see contracts/snapshots
@@ -63,6 +65,11 @@ def simulate(
         public = public.model_copy(update={"aggregation": rule})
         show.note(f"played with open updates, averaged by {bucket} for groups; in the job, what a group contributed is "
                   "paid to all of it alike")  # fmt: skip
+    if job.participant_privacy is not None:
+        public = public.model_copy(update={"participant_privacy": alone(job.participant_privacy)})
+        adaptive = job.participant_privacy.adaptive
+        greatest = ", and clipped to the greatest clip norm, which does not adapt here" if adaptive else ""
+        show.note(f"every update is played with its noise{greatest}")
     prepared = draft(public, file.parent, data=data[0])
     whole = job.terms.rounds
     rounds = rounds or min(whole, MOST_ROUNDS)
@@ -105,6 +112,12 @@ def simulate(
                 f"{policy}: declaring {INFLATION} times its samples pays {_eth(inflated)} more, up to "
                 f"max_samples = {prepared.spec.max_samples:,}"
             )
+
+
+def alone(privacy: ParticipantPrivacy) -> ParticipantPrivacy:
+    """What makes open updates with the noise that masked ones have."""
+    share = privacy.noise_multiplier / sqrt(privacy.honest)
+    return privacy.model_copy(update={"mechanism": "local", "honest": 1, "noise_multiplier": share, "adaptive": None})
 
 
 def _over(rounds: int, whole: int) -> str:
