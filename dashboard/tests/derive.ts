@@ -16,7 +16,7 @@ import { chunkRoot } from "../src/core/roots.ts";
 import { readReport, readSpec } from "../src/core/spec.ts";
 import { apply, begin } from "../src/core/trail.ts";
 import { phaseAt } from "../src/core/phases.ts";
-import { asModel, asUpdate, fitsNorm, squareLimit, sumOfSquares } from "../src/core/vectors.ts";
+import { asModel, fitsNorm, parseUpdate, squareLimit, sumOfSquares } from "../src/core/vectors.ts";
 
 type Update = { hex: string; weight: number };
 
@@ -35,13 +35,16 @@ const ANSWERS: Record<string, (question: never) => unknown> = {
   report: ({ data }: { data: string }) => readReport(hexToBytes(data)),
   squares: ({ data, job }: { data: string; job: string }) => {
     const spec = readSpec(hexToBytes(job));
-    const update = asUpdate(hexToBytes(data), spec.updateBits);
+    const update = parseUpdate(hexToBytes(data), spec);
     return { sum: sumOfSquares(update), limit: squareLimit(spec), fits: fitsNorm(update, spec) };
   },
+  update: ({ data, job }: { data: string; job: string }) => [
+    ...parseUpdate(hexToBytes(data), readSpec(hexToBytes(job))),
+  ],
   advance: ({ model, updates, job }: { model: string; updates: Update[]; job: string }) => {
     const spec = readSpec(hexToBytes(job));
     const after = asModel(hexToBytes(model));
-    const rows = updates.map(({ hex, weight }) => ({ weight, vector: asUpdate(hexToBytes(hex), spec.updateBits) }));
+    const rows = updates.map(({ hex, weight }) => ({ weight, vector: parseUpdate(hexToBytes(hex), spec) }));
     return { saturated: advance(after, rows, spec), model: [...after] };
   },
   shares: ({ pot, scores }: { pot: string; scores: number[] }) => shares(BigInt(pot), scores),

@@ -49,6 +49,8 @@ from .test_audit_finds_lies import (
 )
 from .test_masked import Play as MaskedPlay
 from .test_sealed import Sealed
+from .test_sparse import SHARE
+from .test_sparse import trained as of_few
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -75,6 +77,7 @@ class Stage:
     unchecked: Play
     masked: MaskedPlay
     sealed: Play
+    sparse: Play
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         masked, sealed = MaskedPlay(world), Sealed(world)
         masked.round((0, 1, 2))
         sealed.play.round([sealed.close(number) for number in range(3)])
-        yield Stage(world, honest, lying, troubled(world), unchecked(world), masked, sealed.play)
+        sparse = Play(world, spec_changes=SHARE)
+        sparse.round(of_few(sparse))
+        first, second, _ = of_few(sparse)
+        sparse.round([first, second, b"\xff" * len(first)])
+        yield Stage(world, honest, lying, troubled(world), unchecked(world), masked, sealed.play, sparse)
 
 
 def troubled(world: World) -> Play:
@@ -312,6 +319,13 @@ def test_what_only_others_can_read_has_no_tick(stage: Stage, look: Look, name: s
     look.at(f"job/{getattr(stage, name).job}")
     look.await_text("0 of 1 recomputed here, 1 in part.")
     look.page.locator("li[data-check=credits] .mark.recomputed").wait_for()
+
+
+def test_updates_of_few_coordinates_are_derived_again(stage: Stage, look: Look) -> None:
+    look.at(f"job/{stage.sparse.job}/round/1")
+    found = look.checks()
+    assert {name for name, mark in found.items() if mark != "recomputed"} == {"evaluation"}
+    look.await_text("malformed")
 
 
 def test_a_job_that_went_badly_is_honest_all_the_same(stage: Stage, look: Look) -> None:

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from deepledger.protocol.blobs.digest import CHUNK, LINKS, cid_of, digest_of
+from deepledger.protocol.errors import BadVector
 from deepledger.protocol.formats.canonical import canonical_json
 from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.formats.policies import EqualRewards, SampleRewards
 from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.sparse import write_sparse
 from deepledger.protocol.formats.spec import JobSpec, spec_bytes
-from deepledger.protocol.formats.updates import fits_norm
+from deepledger.protocol.formats.updates import bytes_of, fits_norm, parse_update
 from deepledger.protocol.formats.vectors import sum_of_squares, update_dtype
 from deepledger.protocol.settlement.aggregation import advance
 from deepledger.protocol.settlement.aggregation.context import Context
@@ -166,6 +168,61 @@ def test_aggregates(random, spec_of, rule):
         saturated = advance(model, stack, spec.aggregation, Context(bytes(32), spec.model))
         expected.append({"saturated": saturated, "model": model.tolist()})
     assert any(each["saturated"] for each in expected)
+    assert derived(questions) == expected
+
+
+FEW = [(37, 0, 0.3, 8), (1000, 5, 0.01, 16), (300, 2, 1e-3, 32), (64, 1, 0.25, 4), (999, 0, 0.7, 16)]
+"""Trained coordinates, statistics, share and bits."""
+
+
+def few(random, spec: JobSpec) -> bytes:
+    """A sparse update of as many coordinates as travel, or fewer."""
+    form = spec.sparse
+    assert form is not None
+    places = np.sort(random.permutation(form.trained)[: random.integers(0, form.most + 1)])
+    limits = 1 << (form.bits - 1)
+    values = random.integers(1, limits, len(places)) * random.choice([-1, 1], len(places))
+    measured = random.integers(-100, 100, form.statistics).astype(form.dtype)
+    return bytes(bytes_of(write_sparse(places, values.astype(np.int32), form, statistics=measured.data)))
+
+
+def spec_of_few(spec_of, trained: int, statistics: int, share: float, bits: int) -> JobSpec:
+    layout = [{"name": "w", "shape": [trained], "offset": 0}]
+    layout += [{"name": "mean", "shape": [statistics], "offset": trained, "kind": "statistic"}] * bool(statistics)
+    update = {"bits": bits, "fraction_bits": 9, "norm_bound": 1e6, "share": share}
+    return spec_of(model={"fraction_bits": 20, "layout": layout}, update=update)
+
+
+def test_sparse_updates(random, spec_of):
+    """What is one, and what none: bits are flipped in each, of which few leave an update."""
+    questions, expected = [], []
+    for shape in FEW:
+        spec = spec_of_few(spec_of, *shape)
+        for number in range(60):
+            blob = bytearray(few(random, spec))
+            for _ in range(number % 3):
+                blob[random.integers(len(blob))] ^= 1 << int(random.integers(8))
+            questions.append({"ask": "update", "data": blob.hex(), "job": spec_bytes(spec).hex()})
+            try:
+                expected.append(parse_update(bytes(blob), spec)[0 : spec.model.coordinates].tolist())
+            except BadVector:
+                expected.append(None)
+    assert 60 < expected.count(None) < 250
+    found = derived(questions)
+    assert [each if isinstance(each, list) else None for each in found] == expected
+
+
+def test_sparse_aggregates(random, spec_of):
+    questions, expected = [], []
+    for shape in FEW:
+        spec = spec_of_few(spec_of, *shape)
+        model, blobs = np.zeros(spec.model.coordinates, "<i4"), [few(random, spec) for _ in range(5)]
+        updates = [{"hex": blob.hex(), "weight": 30 + seat} for seat, blob in enumerate(blobs)]
+        job = spec_bytes(spec).hex()
+        questions.append({"ask": "advance", "model": model.tobytes().hex(), "updates": updates, "job": job})
+        rows = tuple(Row(seat, PARTICIPANT, 30 + seat, parse_update(blob, spec)) for seat, blob in enumerate(blobs))
+        saturated = advance(model, Stack(rows, len(model), 11), spec.aggregation, Context(bytes(32), spec.model))
+        expected.append({"saturated": saturated, "model": model.tolist()})
     assert derived(questions) == expected
 
 

@@ -1,5 +1,6 @@
 /** What each update of a round deserves: by the record and by its bytes, as `protocol/settlement/judging.py`. */
 import type { Row } from "./aggregate.ts";
+import { Malformed } from "./canonical.ts";
 import { BlobMissing, finding, leftOut, missing, type Read, type RoundInput } from "./claims.ts";
 import { digestOf } from "./digest.ts";
 import type { Address } from "./events.ts";
@@ -8,7 +9,7 @@ import { maskOf, scoresOf, seatsOf } from "./rewards.ts";
 import { chunkRoot } from "./roots.ts";
 import { type JudgedUpdate, type Report, type Spec, updateBytes } from "./spec.ts";
 import type { Contribution } from "./job.ts";
-import { asUpdate, changesNothing, fitsNorm } from "./vectors.ts";
+import { changesNothing, fitsNorm, parseUpdate, type Update } from "./vectors.ts";
 
 /** What screening says of an update, from distances, or evaluations, that are not made here. */
 const BY_SCREENING = ["near copy", "colluding", "noise", "scaled", "sign flipped", "label flipped", "harmful"];
@@ -93,7 +94,13 @@ function inspect(blob: Uint8Array, each: Contribution, spec: Spec, found: Judgem
   if (found.readable && blob.length !== updateBytes(spec)) return "unavailable"; // nobody's update: it has no such length
   if (chunkRoot(blob, spec.updateBits) !== each.root) return "wrong root";
   if (!found.readable) return "accepted"; // as far as can be seen
-  const vector = asUpdate(blob, spec.updateBits);
+  let vector: Update;
+  try {
+    vector = parseUpdate(blob, spec);
+  } catch (error) {
+    if (error instanceof Malformed) return "malformed";
+    throw error;
+  }
   if (!fitsNorm(vector, spec)) return "norm exceeded";
   if (changesNothing(vector, spec)) return "unchanged";
   found.rows.set(each.seat, {

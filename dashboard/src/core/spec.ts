@@ -4,6 +4,7 @@
  */
 import type { Hex } from "viem";
 import { Fields, Malformed, parseCanonical, Unknown } from "./canonical.ts";
+import { type SparseFormat, sparseFormat } from "./sparse.ts";
 
 export const MAX_SPEC_BYTES = 1 << 20;
 export const MAX_REPORT_BYTES = 1 << 22;
@@ -32,8 +33,9 @@ export interface Spec {
   leastVariance: number;
   modelFraction: number; // bits
   updateFraction: number;
-  updateBits: 8 | 16 | 32;
-  plain: boolean; // updates are vectors as `vectors.ts` reads them, and nothing else
+  updateBits: SparseFormat["bits"]; // 4 of sparse updates only
+  sparse: SparseFormat | null; // null: all coordinates travel
+  plain: boolean; // it says nothing that the page does not know
   normBound: number;
   rule: string;
   trimPercent: number;
@@ -52,10 +54,10 @@ const KNOWN = [
   ..."version name task model update training aggregation rewards screening privacy masks".split(" "),
   ..."differential_privacy participant_privacy readers validation max_samples admitted".split(" "),
 ];
-const KNOWN_OF_UPDATES = ["bits", "fraction_bits", "norm_bound"];
+const KNOWN_OF_UPDATES = ["bits", "fraction_bits", "norm_bound", "share"];
 
 export function updateBytes(spec: Spec): number {
-  return (spec.coordinates * spec.updateBits) / 8;
+  return spec.sparse?.bytes ?? (spec.coordinates * spec.updateBits) / 8;
 }
 
 /** What was proved of these bytes is their digest. Throws `Malformed`, or `Unknown` for specs of another kind. */
@@ -85,7 +87,10 @@ function specOf(spec: Fields): Spec {
     throw new Malformed("the spec's layout has no possible size");
   }
   const bits = update.whole("bits");
-  if (bits !== 8 && bits !== 16 && bits !== 32) throw new Malformed("update.bits is not 8, 16 or 32");
+  const share = update.has("share") ? update.number("share") : 1;
+  if (bits !== 8 && bits !== 16 && bits !== 32 && (bits !== 4 || share === 1))
+    throw new Malformed("update.bits cannot be");
+  if (!(share > 0 && share <= 1)) throw new Malformed("update.share is no share");
   const privacy = spec.text("privacy");
   if (privacy !== "open" && privacy !== "sealed" && privacy !== "masked")
     throw new Malformed("privacy is none that is known");
@@ -103,6 +108,7 @@ function specOf(spec: Fields): Spec {
     modelFraction,
     updateFraction,
     updateBits: bits,
+    sparse: share === 1 ? null : sparseFormat(sizes.trainable, coordinates - sizes.trainable, share, bits),
     plain: saysNoMoreThan(KNOWN, spec) && saysNoMoreThan(KNOWN_OF_UPDATES, update),
     normBound: update.number("norm_bound"),
     rule: aggregation.text("rule"),

@@ -1,4 +1,5 @@
 /** Models and updates as integer vectors, as `protocol/formats/vectors.py`: exact, and so the same everywhere. */
+import { parseSparse } from "./sparse.ts";
 import type { Spec } from "./spec.ts";
 
 export type Update = Int8Array | Int16Array | Int32Array;
@@ -10,7 +11,10 @@ export function asModel(data: Uint8Array): Int32Array {
   return new Int32Array(aligned(data), 0, data.length / 4);
 }
 
-export function asUpdate(data: Uint8Array, bits: Spec["updateBits"]): Update {
+/** Throws `Malformed` for a sparse update that is none. */
+export function parseUpdate(data: Uint8Array, spec: Spec): Update {
+  if (spec.sparse) return parseSparse(data, spec.sparse);
+  const bits = spec.updateBits;
   if (bits === 8) return new Int8Array(data.buffer, data.byteOffset, data.length);
   return bits === 16 ? new Int16Array(aligned(data)) : new Int32Array(aligned(data));
 }
