@@ -71,7 +71,9 @@ def test_the_clip_follows_the_quantile_in_exact_steps() -> None:
         assert after == pytest.approx(clip * math.exp(0.2 * (0.5 - within)), rel=1e-9)
         assert after.as_integer_ratio()[0].bit_length() <= 41
     far = [PRIVACY.after(clip, unclipped=total, counted=20, fraction_bits=BITS) for total in (-(10**9), 10**9)]
-    assert far == [PRIVACY.after(clip, unclipped=total, counted=20, fraction_bits=BITS) for total in (0, 20 * bit)]
+    assert far == [clip, clip], "noise does not reach so far: somebody lies"
+    near = [PRIVACY.after(clip, unclipped=total, counted=20, fraction_bits=BITS) for total in (-bit, 21 * bit)]
+    assert near == [PRIVACY.after(clip, unclipped=total, counted=20, fraction_bits=BITS) for total in (0, 20 * bit)]
     assert PRIVACY.after(clip, unclipped=5, counted=0, fraction_bits=BITS) > clip
     norms, norm = np.linspace(0.1, 0.9, 20), 0.9
     for _ in range(200):

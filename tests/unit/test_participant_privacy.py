@@ -17,6 +17,7 @@ from deepledger.node import contribute, participant_noise
 from deepledger.node.participant_noise import clip, with_noise
 from deepledger.protocol.errors import BadSpec, BlobMissing
 from deepledger.protocol.formats.participant_privacy import Release, longest, shortest
+from deepledger.protocol.formats.private_run import PrivateRun, Steps
 from deepledger.protocol.formats.spec import JobSpec, Masks, fewest_counted, parse_spec, spec_bytes
 from deepledger.protocol.formats.updates import encode_change, fits_norm
 from deepledger.protocol.formats.vectors import Encoded, sum_of_squares
@@ -199,6 +200,8 @@ def test_how_many_may_act_together_follows_from_the_fewest_that_count(
     spec = noisy(spec_of, participant_privacy=DISTRIBUTED, **masked)
     assert spec.colluders(participants=participants) == fewest - 3
     assert noisy(spec_of, **masked).colluders(participants=participants) is None
+    if not rule:
+        assert spec.colluders(participants=12) == 7, "eight of twelve take off everybody's masks"
     context = MaskContext(1, "0x" + "00" * 20, 1, 0, 0)
     members = [Member(seat, f"0x{seat + 1:040x}", bytes([seat + 1]) * 32) for seat in range(participants)]
     options: dict[str, int] = {"most_groups": masks.get("groups", 1), "least": masks.get("least", 3)}
@@ -220,6 +223,30 @@ def test_the_agreement_says_what_it_costs_before_a_stake(spec_of: SpecOf) -> Non
     (said,) = of_noise(noisy(spec_of, participant_privacy=adaptive, **MASKED), terms).values()
     assert "follows the 50% quantile of what all train, 0.25 first and at most 1, then noise of 2 times that" in said
     assert of_noise(spec_of(), terms) == {}
+
+
+def test_what_everybody_can_read_says_nothing_of_samples_unless_the_job_asks(spec_of: SpecOf) -> None:
+    run = PrivateRun(samples=17, clip_norm=1.0, steps=(Steps(0.5, 1.0, 3),), past=None)
+    asked = {"differential_privacy": {"noise_multiplier": 1.0, "clip_norm": 1.0, "delta": 1e-5}}
+    assert contribute._told(noisy(spec_of), run) is None
+    assert contribute._told(noisy(spec_of, **asked), run) == run, "that is what is asked for"
+    assert contribute._told(noisy(spec_of, participant_privacy=DISTRIBUTED, **MASKED), run) == run, "nobody reads it"
+    assert contribute._told(spec_of(), run) == run, "nor this"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"noise_multiplier": 1e-300}, "noise_multiplier"),
+        ({"delta": 0.99}, "delta"),
+        ({"noise_multiplier": 1e-3, "adaptive": {"quantile": 0.5, "start": 1.0}}, "start = 1 is less than 62.5"),
+    ],
+)
+def test_noise_that_hides_nothing_is_refused_before_anybody_computes_with_it(
+    spec_of: SpecOf, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(BadSpec, match=says):
+        noisy(spec_of, participant_privacy=DISTRIBUTED | changes, **MASKED)
 
 
 def test_specs_from_before_keep_their_bytes(spec_of: SpecOf) -> None:

@@ -16,7 +16,7 @@ from scipy.special import ive
 from deepledger.node import skellam_noise
 from deepledger.node.accountant import Accountant, Allowance
 from deepledger.node.skellam_noise import distribution, skellam
-from deepledger.protocol.formats.participant_privacy import DISTANCE, Release, reach
+from deepledger.protocol.formats.participant_privacy import Release, reach
 from deepledger.protocol.formats.private_run import Steps
 from deepledger.protocol.privacy.skellam import ORDERS, divergences, epsilon_of, epsilon_of_rounds
 
@@ -147,11 +147,28 @@ def test_the_bound_is_the_papers() -> None:
 
 def test_epsilon_is_told_by_the_conversion_of_others() -> None:
     release = Release(10**6, 4 * 10**6 // 9, 650)
-    for rounds in (1, 10, 100):
-        expected, _ = compute_epsilon(ORDERS, rounds * divergences(release), DELTA - rounds * DISTANCE)
+    for rounds in (1, 5, 10):
+        expected, _ = compute_epsilon(ORDERS, rounds * divergences(release), DELTA)
         assert epsilon_of_rounds(release, rounds=rounds, delta=DELTA) == pytest.approx(expected, rel=1e-9)
     assert epsilon_of_rounds(release, rounds=0, delta=DELTA) == 0
-    assert math.isinf(epsilon_of(divergences(release), releases=2, delta=2 * DISTANCE))
+    assert math.isinf(epsilon_of_rounds(release, rounds=100, delta=DELTA)), "e^54 times how noise is drawn is no δ"
+    assert math.isinf(epsilon_of(divergences(release), distance=DELTA / 2, delta=DELTA))
+
+
+def test_how_noise_is_drawn_costs_delta_and_the_more_the_larger_epsilon_is() -> None:
+    """What is within η of something (ε, δ)-private is (ε, δ + (1 + e^ε)·η)-private."""
+    rough = divergences(Release(100, 400, 1000)) * 6
+    for distance in (1e-30, 1e-15, 1e-12):
+        epsilon = epsilon_of(rough, distance=distance, delta=DELTA)
+        if math.isinf(epsilon):
+            continue
+        left = DELTA - distance * (1 + math.exp(epsilon))
+        assert epsilon == pytest.approx(compute_epsilon(ORDERS, rough, left)[0], rel=1e-9)
+    exact = epsilon_of(rough, distance=0.0, delta=DELTA)
+    assert exact == pytest.approx(epsilon_of(rough, distance=1e-30, delta=DELTA))
+    assert math.isinf(epsilon_of(rough, distance=DELTA / math.exp(exact), delta=DELTA))
+    assert math.isinf(epsilon_of(rough, distance=1e-12, delta=DELTA, besides=30.0))
+    assert Release(100, 400, 13_706).distance < 2.0**-64
 
 
 def test_large_noise_costs_what_gaussian_noise_does() -> None:

@@ -142,6 +142,18 @@ def test_noise_in_what_is_released_is_charged_and_ends_a_budget_before_training(
     assert len(mine.ledger.read().lines) == 3
 
 
+def test_behind_the_noise_of_a_sum_data_stand_once(data: Path, tmp_path: Path) -> None:
+    one, other = (purse(data, tmp_path, account=name, release=RELEASE, shared=True) for name in ("0xB", "0xC"))
+    one.charge(None, commitment=b"1", round=0)
+    one.charge(None, commitment=b"2", round=0)  # of an attempt that began again
+    with pytest.raises(PrivacySpent, match="0xB has committed to an update on the same data in round 0 of this job"):
+        other.charge(None, commitment=b"3", round=0)
+    assert len(one.ledger.read().lines) == 2
+    other.charge(None, commitment=b"4", round=1)
+    alone = purse(data, tmp_path, account="0xD", release=RELEASE)  # whose own noise is enough
+    alone.charge(None, commitment=b"5", round=1)
+
+
 def test_of_two_ways_in_which_an_update_is_private_the_cheaper_one_counts(data: Path, tmp_path: Path) -> None:
     little, much = Release(10**6, 10**4, 100), Release(10**6, 10**8, 100)
     for release, costs in ((little, (little,)), (much, STEPS)):

@@ -27,8 +27,8 @@ def participant_noise(job: Job, spec: JobSpec, store: BlobStore) -> Iterator[str
     rounds = len(job.history)
     spent = epsilon_of_rounds(release, rounds=rounds, delta=privacy.delta)
     yield (
-        f"of whoever took part in all of {rounds} rounds, they show ε = {spent:.3g} at δ = {privacy.delta:g}, if it "
-        "clipped and drew noise as the job asks, which nobody else can see"
+        f"of whoever took part in all {rounds} rounds that are settled, they show ε = {spent:.3g} at "
+        f"δ = {privacy.delta:g}, if it clipped and drew noise as the job asks, which nobody else can see"
         + ("" if privacy.mechanism == "local" else f", and so did {privacy.honest - 1} more in each sum")
     )
     if spec.masks is not None:

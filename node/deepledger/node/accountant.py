@@ -42,13 +42,13 @@ class Accountant:
         costs = tuple(costs)
         self._loss: PrivacyLossDistribution | None = None if before is None else before._loss
         self._divergences: Divergences = np.zeros(len(ORDERS)) if before is None else before._divergences
-        self._releases: int = 0 if before is None else before._releases
+        self._distance: float = 0.0 if before is None else before._distance
         for (rate, noise), count in alike(each for each in costs if isinstance(each, Steps)).items():
             more = _steps(rate, noise, count)
             self._loss = more if self._loss is None else self._loss.compose(more)
         for release, count in Counter(each for each in costs if isinstance(each, Release)).items():
             self._divergences = self._divergences + count * divergences(release)
-            self._releases += count
+            self._distance += count * release.distance
         self._after: tuple[tuple[Cost, ...], Accountant] | None = None
 
     def plus(self, costs: Iterable[Cost]) -> Accountant:
@@ -61,21 +61,22 @@ class Accountant:
     def epsilon(self, delta: float) -> float:
         if self._loss is None:
             return self._of_releases(delta)
-        if not self._releases:
+        if not self._distance:
             return float(self._loss.get_epsilon_for_delta(delta))
-        return float(self._loss.get_epsilon_for_delta(delta / 2)) + self._of_releases(delta / 2)
+        of_steps = float(self._loss.get_epsilon_for_delta(delta / 2))
+        return of_steps + self._of_releases(delta / 2, besides=of_steps)
 
     def fits(self, epsilon: float, delta: float) -> bool:
         """Whether no more than this is spent."""
-        if self._loss is None:
-            return self._of_releases(delta) <= epsilon
-        if self._releases:
-            delta /= 2
-            epsilon -= self._of_releases(delta)
-        return epsilon >= 0 and float(self._loss.get_delta_for_epsilon(epsilon)) <= delta
+        return self.epsilon(delta) <= epsilon if self._distance else self._steps_fit(epsilon, delta)
 
-    def _of_releases(self, delta: float) -> float:
-        return epsilon_of(self._divergences, releases=self._releases, delta=delta) if self._releases else 0.0
+    def _steps_fit(self, epsilon: float, delta: float) -> bool:
+        return self._loss is None or float(self._loss.get_delta_for_epsilon(epsilon)) <= delta
+
+    def _of_releases(self, delta: float, *, besides: float = 0.0) -> float:
+        if not self._distance:
+            return 0.0
+        return epsilon_of(self._divergences, distance=self._distance, delta=delta, besides=besides)
 
 
 def alike(steps: Iterable[Steps]) -> Counter[tuple[float, float]]:

@@ -54,7 +54,7 @@ from deepledger.protocol.errors import (
 from deepledger.protocol.evaluation.blueprint import from_store
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.formats.commitment import SALT_BYTES, Slot, commitment_for
-from deepledger.protocol.formats.private_run import parse_statement, statement_of
+from deepledger.protocol.formats.private_run import PrivateRun, parse_statement, statement_of
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.updates import bytes_of, moves, parse_update
@@ -237,7 +237,8 @@ def _train(node: Node, attempt: Attempt) -> Record:
     seconds, private = time.monotonic() - started, guard.last
     update = bytes_of(encoded.vector)
     hide = _open_record if spec.masks is None else partial(_masked_record, bit=encoded.bit)
-    statement = b"" if private is None and spec.release is None else statement_of(private, spec.release)
+    told = _told(spec, private)
+    statement = b"" if told is None and spec.release is None else statement_of(told, spec.release)
     record = hide(node, attempt, update, encoded.residual, statement)
     node.journal.write(record)
     node.observe(
@@ -256,6 +257,14 @@ def _train(node: Node, attempt: Attempt) -> Record:
     if seconds > (window := job.terms.commit_window) / 2:
         node.warn(f"Training took {seconds:.0f} s of the commit window's {window} s; a slow round will be missed.")
     return record
+
+
+def _told(spec: JobSpec, private: PrivateRun | None) -> PrivateRun | None:
+    """What a statement says of samples. Where everybody can read it, no more than the job asks for: how many there are,
+    and what a task says of them, no noise hides.
+    """
+    is_read = spec.binds_statements and spec.masks is None
+    return None if is_read and spec.differential_privacy is None else private
 
 
 def _charge(node: Node, record: Record) -> None:
@@ -342,10 +351,11 @@ def _check_hidden(node: Node, attempt: Attempt) -> None:
         return
     cohort, seat = cohort_in(attempt, node.spec, node.place), node.follower.job.participants[node.ledger.account].seat
     fewest = cohort.fewest_counted(seat, least=attempt.least)
-    if fewest < privacy.honest:
+    agreed = node.spec.colluders(participants=node.follower.job.terms.min_participants) or 0
+    if fewest < privacy.honest + agreed:
         raise BlobMissing(
             f"nothing is committed to in round {attempt.round}: as few as {fewest} may be counted in one sum, and the "
-            f"noise of {privacy.honest} is what hides a participant"
+            f"noise of {privacy.honest} hides a participant, besides {agreed} that may act together"
         )
 
 

@@ -30,10 +30,10 @@ def perturb(
     norms = torch.stack([each.norm(dim=1) for each in rows]).norm(dim=0)
     if not norms.isfinite().all():
         raise BadInput("perturb_inputs: there are NaN or infinity among the samples")
-    watch_over(model).perturbed(samples=samples, noise_multiplier=noise_multiplier, clip_norm=clip_norm)
+    watch_over(model).perturbed(samples=samples, noise_multiplier=noise_multiplier)
     scale, noise = (clip_norm / norms.clamp(min=clip_norm)).unsqueeze(1), SecretNoise()
     return tuple(
-        (each.mul_(scale) + noise.normal(each.numel()).view_as(each).to(each.device) * (noise_multiplier * clip_norm))
+        (each * scale + noise.normal(each.numel()).view_as(each).to(each.device) * (noise_multiplier * clip_norm))
         .to(tensor.dtype)
         .view_as(tensor)
         for tensor, each in zip(tensors, rows, strict=True)

@@ -63,11 +63,13 @@ class Watch:
         self._entries = _entries(self._model)
         self._keep()
 
-    def perturbed(self, *, samples: int, noise_multiplier: float, clip_norm: float) -> None:
-        """All samples got noise, before anything is trained on them. Raises `StepRefused`."""
+    def perturbed(self, *, samples: int, noise_multiplier: float) -> None:
+        """All samples got noise, before anything is trained on them. Raises `StepRefused`. What they are clipped to is
+        none of a gradient's norms.
+        """
         if not self._is_untouched():
             self._note("the model was changed before perturb_inputs")
-        self._samples, self._clip_norm, self._perturbs = samples, max(self._clip_norm, clip_norm), True
+        self._samples, self._perturbs = samples, True
         self._count(1.0, noise_multiplier)
 
     def drew(self, size: int) -> None:

@@ -25,6 +25,7 @@ class Purse:
     delta: float  # by which ε is told
     release: Release | None = None  # what every round of the job shows, where noise hides the participant in it
     by_steps: bool = False  # the job asks for private steps
+    shared: bool = False  # the noise is that of a sum, behind which these data may stand once
 
     @property
     def budget(self) -> Budget | None:
@@ -80,4 +81,4 @@ class Purse:
             ways.append(replace(unbounded, release=self.release))
         spent = self.ledger.read()
         cheapest = min(ways, key=lambda way: spent.plus(way).epsilon(self.delta)) if len(ways) > 1 else ways[0]
-        return self.ledger.charge(cheapest, budget=self.budget)
+        return self.ledger.charge(cheapest, budget=self.budget, once=self.shared)

@@ -114,16 +114,23 @@ class SpendingLedger:
             self._known = Spent(lines, after=self._known if extends else None)
         return self._known
 
-    def charge(self, spending: Spending, *, budget: Budget | None) -> Spent:
+    def charge(self, spending: Spending, *, budget: Budget | None, once: bool = False) -> Spent:
         """What is spent now, all told. Once for a commitment; returns once it would survive a power cut.
 
         Raises `PrivacySpent`, and writes nothing, where that would pass the budget: another node may have spent what
-        was left.
+        was left. `once`: also where another account has put these data into the same round. Both would hide behind one
+        noise, that of a sum, which costs more than two releases behind a noise each.
         """
         with held(self.path.with_suffix(".lock"), busy=f"{self.path} is locked by another process", timeout=_PATIENCE):
             known = self.read()
             if any(each.commitment == spending.commitment for each in known.lines):
                 return known
+            others = (each.account for each in known.lines if (each.job, each.round) == (spending.job, spending.round))
+            if once and (other := next((account for account in others if account != spending.account), None)):
+                raise PrivacySpent(
+                    f"{other} has committed to an update on the same data in round {spending.round} of this job, and "
+                    "the noise of a sum hides data that are in it once: let one account take part with them"
+                )
             after = known.plus(spending)
             if budget is not None and not after.fits(budget):
                 raise PrivacySpent(f"{known.told(budget)}: this update would pass it, and is not committed to")

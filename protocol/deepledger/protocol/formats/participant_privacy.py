@@ -17,17 +17,18 @@ from pydantic import Field
 from deepledger.protocol.formats.fields import Part
 from deepledger.protocol.formats.rules import MAX_SEATS
 
-DISTANCE: Final = 2.0**-50
-"""How far, in total variation, what a round releases may be from what is accounted for: noise that is drawn with 128
-bits (below 2^-54), and shares of noise that do not fit into an update (`MISFIT`), of all seats. It goes into δ.
-"""
-MISFIT: Final = 2.0**-64
+DRAWN: Final = 2.0**-90
+"""How far one value of noise may be from what is accounted for, in total variation, see `skellam_noise`."""
+MISFIT: Final = 2.0**-80
 """With this chance at the most does a coordinate of one honest update not fit into its bits."""
 MOST_DEVIATION: Final = 1 << 13
 """Of noise, in units of the update: finer units would cost bits and time, and make nothing more exact."""
 
 MOST_SQUARES: Final = 1 << 50
 """Of a clip norm in such units; JSON holds four times that."""
+
+MOST_DELTA: Final = 1e-2
+"""By a larger one, no ε would mean anything."""
 
 LEAST_DEVIATION: Final = 16
 """Of noise, in units, that an adaptive clip leaves."""
@@ -45,6 +46,11 @@ class Release:
     variance: int  # of every coordinate's noise, which is enough for all that follows
     squares: int  # the greatest squared L2 distance between two vectors that noise may have to hide
     coordinates: int
+
+    @property
+    def distance(self) -> float:
+        """How far what a round releases may be from what is accounted for, in total variation, of all seats."""
+        return MAX_SEATS * (self.coordinates * DRAWN + MISFIT)
 
 
 class AdaptiveClip(Part):
@@ -69,8 +75,8 @@ class ParticipantPrivacy(Part):
 
     mechanism: Literal["local", "distributed"]
     clip_norm: Annotated[float, Field(gt=0, le=1e9)]
-    noise_multiplier: Annotated[float, Field(gt=0, le=1e6)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
+    noise_multiplier: Annotated[float, Field(ge=1e-3, le=1e6)]
+    delta: Annotated[float, Field(gt=0, le=MOST_DELTA)]
     honest: Annotated[int, Field(ge=1, le=MAX_SEATS)] = 1
     """Of those in a sum, so many keep their shares of noise to themselves; the others may act together."""
     adaptive: Annotated[AdaptiveClip | None, Field(exclude_if=lambda adaptive: adaptive is None)] = None
@@ -110,14 +116,19 @@ class ParticipantPrivacy(Part):
         held = min(max(Fraction(clip), least), Fraction(self.clip_norm))
         bits = 40 - held.numerator.bit_length() + held.denominator.bit_length()
         scale = Fraction(2) ** bits
-        rounded = -(-held * scale // 1) / scale if held == least else (held * scale // 1) / scale
+        rounded = max((held * scale // 1) / scale, -(-least * scale // 1) / scale)
         return self.model_copy(update={"clip_norm": float(rounded)})
 
     def after(self, clip: float, *, unclipped: int, counted: int, fraction_bits: int) -> float:
         """The clip norm that follows a round with `clip`, by the sum of what stood next to updates, noise and all."""
         if self.adaptive is None:
             return clip
-        whole = counted * self.at(clip, fraction_bits).bit(fraction_bits)
+        now = self.at(clip, fraction_bits)
+        whole = counted * now.bit(fraction_bits)
+        if counted and abs(2 * unclipped - whole) > whole + 2 * reach(
+            counted * now.share(fraction_bits), chance=MISFIT
+        ):
+            return now.clip_norm  # no noise says so: somebody lies, and nobody can tell who
         within = min(max(Fraction(unclipped, whole), Fraction(0)), Fraction(1)) if whole else Fraction(0)
         exponent = Fraction(self.adaptive.rate) * (Fraction(self.adaptive.quantile) - within)
         factor = sum(exponent**power / factorial(power) for power in range(_TERMS))

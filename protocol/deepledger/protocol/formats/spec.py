@@ -16,7 +16,7 @@ from deepledger.protocol.formats.canonical import canonical_json, describe, pars
 from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part, PublicKeyText
 from deepledger.protocol.formats.metrics import BUILT_IN, MOST_METRICS, Metric, MetricName
 from deepledger.protocol.formats.model import ModelFormat
-from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy, Release
+from deepledger.protocol.formats.participant_privacy import MOST_DELTA, ParticipantPrivacy, Release
 from deepledger.protocol.formats.policies import ContributionRewards, Rewards, Screening
 from deepledger.protocol.formats.rules import (
     MAX_SEATS,
@@ -193,7 +193,7 @@ class DifferentialPrivacy(Part):
 
     noise_multiplier: Annotated[float, Field(gt=0, le=1e6)]
     clip_norm: Annotated[float, Field(gt=0, le=1e9)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
+    delta: Annotated[float, Field(gt=0, le=MOST_DELTA)]
 
 
 class JobSpec(Part):
@@ -461,7 +461,8 @@ class JobSpec(Part):
         privacy, masks = self.participant_privacy, self.masks
         if privacy is None or masks is None or privacy.mechanism == "local":
             return None
-        return fewest_counted(masks, participants=participants) - privacy.honest
+        enough_noise = fewest_counted(masks, participants=participants) - privacy.honest
+        return min(enough_noise, threshold(participants) - 1)  # two thirds take everybody's masks off
 
     @property
     def sparse(self) -> SparseFormat | None:

@@ -14,16 +14,21 @@ each may depend on what was released before. Order by order ε = divergence + lo
 from __future__ import annotations
 
 from functools import lru_cache
-from math import inf, sqrt
+from math import exp, inf, sqrt
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from deepledger.protocol.formats.participant_privacy import DISTANCE, Release
+from deepledger.protocol.formats.participant_privacy import Release
 
 Divergences = npt.NDArray[np.float64]
 """One for each of `ORDERS`."""
+
+_MOST_EPSILON: Final = 700.0
+"""e^ε is a float up to there."""
+
+_REPEATS: Final = 100
 
 ORDERS: Final = np.array(
     [*range(2, 128), *(2**power + step * 2**power // 8 for power in range(7, 15) for step in range(8))]
@@ -43,15 +48,31 @@ def divergences(release: Release) -> Divergences:
     return found
 
 
-def epsilon_of(divergences: Divergences, *, releases: int, delta: float) -> float:
-    """ε at δ of what so many releases add up to; infinite where δ is too small for how noise is drawn."""
-    delta -= releases * DISTANCE
-    if delta <= 0:
-        return inf
+def epsilon_of(divergences: Divergences, *, distance: float, delta: float, besides: float = 0.0) -> float:
+    """ε at δ of releases whose divergences, and distances in total variation, add up to these; infinite where δ is too
+    small for how noise is drawn. `besides`: the ε of whatever else is spent.
+
+    What is within η of something (ε, δ)-private is (ε, δ + (1 + e^ε)·η)-private: of all ε that this leaves a δ for, the
+    least is what repeating comes to from below.
+    """
+    found = 0.0
+    for _ in range(_REPEATS):
+        left = delta - distance * (1 + exp(min(found + besides, _MOST_EPSILON)))
+        if left <= 0:
+            return inf
+        last, found = found, _converted(divergences, delta=left)
+        if found <= last * (1 + 1e-12):
+            return found
+    return inf
+
+
+def _converted(divergences: Divergences, *, delta: float) -> float:
     found = divergences + np.log1p(-1 / ORDERS) - (np.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
     return max(float(found.min()), 0.0)
 
 
 def epsilon_of_rounds(release: Release, *, rounds: int, delta: float) -> float:
     """What that many alike cost."""
-    return epsilon_of(rounds * divergences(release), releases=rounds, delta=delta) if rounds else 0.0
+    if not rounds:
+        return 0.0
+    return epsilon_of(rounds * divergences(release), distance=rounds * release.distance, delta=delta)
