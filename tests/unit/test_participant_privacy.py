@@ -254,25 +254,37 @@ def test_specs_from_before_keep_their_bytes(spec_of: SpecOf) -> None:
     assert b"participant_privacy" in spec_bytes(noisy(spec_of))
 
 
-@pytest.mark.parametrize(("members", "hides"), [(12, True), (9, False)])
+@pytest.mark.parametrize(
+    ("members", "least", "expected", "says"),
+    [
+        (12, 3, 12, None),
+        (
+            12,
+            3,
+            15,
+            "as few as 3 may be counted in one sum, and the noise of 3 hides a participant, besides 1 that may",
+        ),
+        (9, 2, 9, "as few as 2 may be counted in one sum, and the noise of 3 hides a participant, besides 0 that may"),
+    ],
+)
 def test_nothing_is_committed_to_where_a_group_became_too_small_for_its_noise(
-    spec_of: SpecOf, members: int, hides: bool, monkeypatch: pytest.MonkeyPatch
+    spec_of: SpecOf, members: int, least: int, expected: int, says: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As keys that are none make it, whatever the job's terms let expect."""
+    """As keys that are none make it, whatever the job's terms let expect, and its operator has agreed to."""
     groups = MASKED | {"masks": {"weight_bits": 0, "groups": 3}, "aggregation": {"rule": "median"}}
     spec = noisy(spec_of, participant_privacy=DISTRIBUTED, **groups)
     context = MaskContext(1, "0x" + "00" * 20, 1, 0, 0)
     seated = [Member(seat, f"0x{seat + 1:040x}", bytes([seat + 1]) * 32) for seat in range(members)]
-    cohort = Cohort(context, tuple(seated), 16, bytes(32), most_groups=3, least=3 if hides else 2)
+    cohort = Cohort(context, tuple(seated), 16, bytes(32), most_groups=3, least=least)
     monkeypatch.setattr(contribute, "cohort_in", lambda *_: cohort)
     mine = SimpleNamespace(seat=0)
-    job = SimpleNamespace(participants={"me": mine})
+    job = SimpleNamespace(participants={"me": mine}, terms=SimpleNamespace(min_participants=expected))
     node: Any = SimpleNamespace(
         spec=spec, place=None, ledger=SimpleNamespace(account="me"), follower=SimpleNamespace(job=job)
     )
     attempt: Any = SimpleNamespace(round=4, least=members)
-    if hides:
+    if says is None:
         contribute._check_hidden(node, attempt)
         return
-    with pytest.raises(BlobMissing, match="as few as 2 may be counted in one sum, and the noise of 3 is what hides"):
+    with pytest.raises(BlobMissing, match=says):
         contribute._check_hidden(node, attempt)
