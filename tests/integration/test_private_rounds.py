@@ -78,7 +78,7 @@ def test_a_budget_ends_a_nodes_part_before_the_round_that_would_pass_it(world, c
     settling, before = coordinator(world, job), world.reader().balance(world.accounts[3].address)
     a_round = (Steps(10 / 31, 2.0, 4),)
     budget = Accountant(a_round * 2).epsilon(ASKED["delta"]) + 0.01
-    frugal = node(world, job, 1, epsilon_budget=budget)
+    frugal = node(world, job, 1, epsilon_budget=budget, delta=ASKED["delta"])
     with pytest.raises(PrivacySpent, match=r" at δ = 0.001.*The seat was given up, and 1\.2\d*… ETH taken home"):
         frugal.join()
     other = node(world, job, 0)
@@ -97,7 +97,7 @@ def test_a_budget_ends_a_nodes_part_before_the_round_that_would_pass_it(world, c
     assert [each.steps for each in spent_by(world, 1).lines] == [a_round] * 2
     assert len(spent_by(world, 0).lines) == 2
 
-    again = node(world, create(), 1, epsilon_budget=charged[-1].epsilon / 2)
+    again = node(world, create(), 1, epsilon_budget=charged[-1].epsilon / 2, delta=ASKED["delta"])
     with pytest.raises(PrivacySpent):
         again.join()
     assert not any(isinstance(each, TookSeat) for each in again.seen)
@@ -155,7 +155,7 @@ def test_a_training_that_comes_to_the_budget_is_given_up_and_costs_nothing(world
     job = create()
     settling = coordinator(world, job)
     budget = Accountant([Steps(1 / 3, 2.0, 2)]).epsilon(ASKED["delta"])  # of three steps that it takes
-    one = node(world, job, 0, epsilon_budget=budget + 0.01)
+    one = node(world, job, 0, epsilon_budget=budget + 0.01, delta=ASKED["delta"])
     with pytest.raises(PrivacySpent, match=r"the next step would pass the privacy budget.*and 1 ETH taken home"):
         one.join()
     assert not any(isinstance(each, Trained | PrivacyCharged) for each in one.seen)

@@ -109,6 +109,7 @@ def participate(
     slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
     journal = Journal(folder, slot, spec, spec_digest=follower.job.terms.spec_digest)
     asked = spec.differential_privacy or spec.participant_privacy
+    most = 1.0 if epsilon_budget is None else USUAL_DELTA  # a budget is its operator's: no job makes it worth less
     with journal.held():
         node = Node(
             ledger=ledger,
@@ -134,7 +135,7 @@ def participate(
                 job=f"{ledger.chain_id}-{ledger.address}-{job}",
                 account=ledger.account,
                 epsilon=epsilon_budget,
-                delta=delta or min(USUAL_DELTA, USUAL_DELTA if asked is None else asked.delta),
+                delta=delta or (USUAL_DELTA if asked is None else min(asked.delta, most)),
                 release=spec.release,
                 by_steps=spec.differential_privacy is not None,
                 shared=spec.participant_privacy is not None and spec.participant_privacy.mechanism == "distributed",
