@@ -21,6 +21,7 @@ export interface Metric {
 export interface Noise {
   multiplier: number; // its standard deviation, in clip norms
   clipNorm: number;
+  where: string; // what has that noise
   delta: number;
 }
 
@@ -139,7 +140,15 @@ function noiseOf(spec: Fields, key: string): Noise | null {
   if (!spec.has(key)) return null;
   const noise = spec.table(key);
   const [multiplier, clipNorm] = [noise.number("noise_multiplier"), noise.number("clip_norm")];
-  return { multiplier, clipNorm, delta: noise.number("delta") };
+  return { multiplier, clipNorm, where: placeOf(noise), delta: noise.number("delta") };
+}
+
+/** What has the noise: a sum hides nobody from as many as leave fewer honest participants in it. */
+function placeOf(noise: Fields): string {
+  if (!noise.has("mechanism")) return "every step";
+  const adapts = noise.has("adaptive") ? ", and less where the clip norm adapts" : "";
+  if (noise.text("mechanism") === "local") return `every update${adapts}`;
+  return `the sum of every ${noise.whole("honest", 64)} honest participants${adapts}`;
 }
 
 export interface JudgedUpdate {

@@ -115,7 +115,7 @@ function privacy(page: Page, job: Job): (TemplateResult | typeof nothing)[] {
   ] as const;
   return asked.map(([whose, noise]) =>
     noise
-      ? html`<dt>privacy of ${whose}</dt><dd>the job asks for noise of ${noise.multiplier} clip norms of ${noise.clipNorm}, and tells ε at
+      ? html`<dt>privacy of ${whose}</dt><dd>the job asks for noise of ${noise.multiplier} clip norms of ${noise.clipNorm} in ${noise.where}, and tells ε at
           δ = ${noise.delta}. ${mark("unchecked", { words: true })}: nobody sees what noise was drawn; a node's own ε tells <code>deepledger status</code></dd>`
       : nothing,
   );
