@@ -1,11 +1,14 @@
 """`privacy attack`: what an update would betray, on a job as it stands on chain, before anything is shared."""
 
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import pytest
 
 from deepledger.devnet import dev_accounts
 from deepledger.protocol.privacy.ecies import public_key_of
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +84,18 @@ def test_where_the_validation_set_is_withheld_other_data_are_asked_for(runner):
     done = attack(runner, job)
     assert done.exit_code == 3
     assert "with --beside" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_benchmark_fails_unless_its_controls_succeed():
+    command = [sys.executable, ROOT / "benchmarks/privacy_attacks.py", "--most", "1", "--plays", "9"]
+    done = subprocess.run([*command, "--shadows", "8"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "no noise" in done.stdout
+    assert "sum of 5" in done.stdout
+    less = "import runpy, sys; sys.argv = sys.argv[1:]; run = runpy.run_path(sys.argv[0]); main = run['main']\n"
+    less += "main.__globals__.update(CONTROL_DB=101.0, CONTROL_AUC=1.1); main()"
+    done = subprocess.run([sys.executable, "-c", less, *command[1:], "--shadows", "4"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "101 are the least" in done.stderr
+    assert "not 1.1" in done.stderr

@@ -1,12 +1,14 @@
 """The laboratory: attacks succeed where they must, and find nothing where there is nothing to be found."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from deepledger.cli.privacy import fewest
 from deepledger.node.attacks import inversion, laboratory, membership, shares
 from deepledger.node.attacks.laboratory import ALONE, CONTROL, SUMMED, Attack
 from deepledger.node.attacks.measures import FALSE_ALARMS, fit_of, separate
@@ -70,14 +72,14 @@ def scene_for(spec_of, tmp_path_factory):
     path = tmp_path_factory.mktemp("attacks") / "task.py"
     path.write_text(TASK)
 
-    def scene(*, steps, noise=0.0, learnable=False, own=40, beside=120, source=TASK, data=None, similar=None):
+    def scene(*, steps, noise=0.0, learnable=False, own=40, beside=120, source=TASK, data=None, similar=None, **job):
         task = Task(TaskSource(path, source.encode()))
         model = task.build_model(1)
         spec = spec_of(
             task={"name": "task", "sha256": task.source.sha256},
             model=format_of(model).model_dump(),
-            update={"bits": 16, "fraction_bits": 10, "norm_bound": 1e4},
             training={"seed": 1, "hyperparameters": {"steps": steps, "noise": noise}},
+            **{"update": {"bits": 16, "fraction_bits": 10, "norm_bound": 1e4}} | job,
         )
         trainer = Trainer(spec, task, data or patterns(own, 1, learnable=learnable))
         before = encode_model(read_floats(model), spec.model)
@@ -213,6 +215,29 @@ def test_shares_of_labels_show_in_a_sum_and_not_in_noise(scene_for):
     noisy = replace(scene, trainer=laboratory.with_changes(scene.trainer, {"noise": 20.0}))
     (nothing,) = shares.infer(noisy, [(seen(noisy), mine)], plays=15)
     assert not nothing.found
+
+
+def test_what_a_job_adds_and_leaves_out_is_in_the_update_that_is_attacked(scene_for):
+    privacy = {"mechanism": "local", "clip_norm": 1.0, "noise_multiplier": 0.25, "delta": 1e-5}
+    scene = scene_for(steps=60, participant_privacy=privacy)
+    assert 0.25 * 0.9 < update_of(scene, scene.own, seed=1).std() < 0.25 * 1.2
+    assert not membership.by_threshold(scene, seen(scene)).found
+    louder = laboratory.with_changes(scene.trainer, {"participant_privacy.noise_multiplier": 2.0})
+    assert update_of(replace(scene, trainer=louder), scene.own, seed=1).std() > 1.8
+    with pytest.raises(BadSpec, match="noise_multiplier"):
+        laboratory.with_changes(scene.trainer, {"participant_privacy.noise_multiplier": -1.0})
+    sparse = scene_for(steps=5, update={"bits": 16, "fraction_bits": 10, "norm_bound": 1e4, "share": 0.1})
+    moved = update_of(sparse, sparse.own, seed=1)
+    assert 0 < np.count_nonzero(moved) <= 0.11 * len(moved)
+
+
+def test_the_sum_that_is_attacked_is_the_smallest_that_becomes_public(spec_of):
+    masked = {"privacy": "masked", "update": {"bits": 16, "fraction_bits": 16, "norm_bound": 5.0}}
+    terms = SimpleNamespace(min_participants=15)
+    assert fewest(spec_of(), SimpleNamespace(min_participants=1)) == 2
+    assert fewest(spec_of(**masked, masks={}), terms) == 15
+    dealt = {"groups": 3, "least": 4}
+    assert fewest(spec_of(**masked, masks=dealt, aggregation={"rule": "median"}), terms) == 4
 
 
 def test_what_cannot_be_attacked_is_said_by_name(scene_for):

@@ -147,4 +147,4 @@ def with_changes(trainer: Trainer, values: Mapping[str, Any]) -> Trainer:
         if name not in known:
             raise BadInput(f"the job has no {name!r} that can be set; it has {', '.join(known) or 'none'}")
         known[name][name.removeprefix(_NOISE)] = value
-    return replace(trainer, spec=build_spec(fields))
+    return replace(trainer, spec=build_spec(fields, what="the job with these changes"))
