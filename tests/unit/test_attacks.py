@@ -135,6 +135,15 @@ def test_near_is_told_from_nearer_than_chance():
     assert inversion.compare(torch.cat([guesses, records[:1] + 1e-4]), records, others).found
 
 
+@pytest.mark.parametrize(("kinds", "participants"), [(10, 1), (10, 5), (2, 3)])
+def test_shares_are_not_guessed_from_updates_that_show_nothing(kinds, participants):
+    random, found = np.random.default_rng(0), 0
+    for _ in range(100):
+        mixes, nothing = random.dirichlet(np.ones(kinds), 24), random.normal(size=(24, kinds)).astype(np.float32)
+        found += shares.how_well(mixes, [*nothing], participants, lambda each: each, random).found
+    assert found <= 4, "1 is expected"
+
+
 def test_losses_are_the_tasks_own(scene_for):
     """At once where the task's loss is the usual one, one by one where it is not, with the same meaning."""
     scene = scene_for(steps=3)

@@ -78,17 +78,29 @@ def infer(
         progress()
     shown, found = _showing(scene, kinds, len(names)), []
     for sight, true in sights:
-        guessed, tested = [], []
-        for part in np.array_split(np.arange(plays), _FOLDS):
-            rest = np.setdiff1d(np.arange(plays), part)
-            slope, offsets = _learn(*_summed(shares, updates, rest, sight.participants, shown, random))
-            known, seen = _summed(shares, updates, part, sight.participants, shown, random)
-            guessed.append(seen * slope + offsets)
-            tested.append(known)
-        fit = fit_of(np.concatenate(guessed), np.concatenate(tested), independent=plays * (len(names) - 1))
+        fit = how_well(shares, updates, sight.participants, shown, random)
         slope, offsets = _learn(*_summed(shares, updates, np.arange(plays), sight.participants, shown, random))
         found.append(Shares(fit, names, np.clip(shown(sight.change) * slope + offsets, 0, 1), true))
     return found
+
+
+def how_well(
+    shares: Array,
+    updates: Sequence[Floats],
+    participants: int,
+    shown: Callable[[Floats], Array],
+    random: np.random.Generator,
+) -> Fit:
+    """How well the shares behind sums of so many are guessed by what other updates teach."""
+    guessed, tested, everything = [], [], np.arange(len(updates))
+    for part in np.array_split(everything, _FOLDS):
+        slope, offsets = _learn(*_summed(shares, updates, np.setdiff1d(everything, part), participants, shown, random))
+        known, seen = _summed(shares, updates, part, participants, shown, random)
+        guessed.append(seen * slope + offsets)
+        tested.append(known)
+    # Sums overlap, and so do the folds. Of updates that show nothing, correlations scatter as those of so many do.
+    independent = len(updates) * (shares.shape[1] - 1) // (participants + 1)
+    return fit_of(np.concatenate(guessed), np.concatenate(tested), independent=independent)
 
 
 def shares_in(scene: Scene, data: Any) -> Array:
