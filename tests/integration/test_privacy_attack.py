@@ -42,7 +42,7 @@ def test_an_update_is_attacked_before_it_is_shared_and_nothing_leaves_the_machin
 
 
 def test_the_table_says_who_sees_what_and_promises_nothing(runner, job):
-    done = attack(runner, job, "--attack", "threshold", "--attack", "inversion")
+    done = attack(runner, job, "--attack", "threshold", "--attack", "inversion", "--to", runner.folder / "pictures")
     assert done.exit_code == 0, done.output
     text = " ".join(done.output.split())
     assert "a sum of 2" in text
@@ -50,6 +50,7 @@ def test_the_table_says_who_sees_what_and_promises_nothing(runner, job):
     assert "nothing is private by noise here" in text
     assert "nothing here shows that an update is safe to share" in text
     assert "lira" not in text
+    assert "pictures show records of yours" in text
 
 
 def test_a_job_with_other_hyperparameters_and_other_data_can_be_tried(runner, job):

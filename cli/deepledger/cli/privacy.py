@@ -123,6 +123,8 @@ def attack(
     leaks.tell(findings, trainer.spec, among)
     for path in pictures:
         show.note(f"drawn: {path}")
+    if pictures:
+        show.note("pictures show records of yours, and what they tell is of your data: keep them here")
 
 
 def fewest(spec: JobSpec, terms: JobTerms) -> int:
