@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from deepledger.protocol.blobs.spool import FileVector, room_for
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation import bench as bench_module
 from deepledger.protocol.evaluation import evaluators
+from deepledger.protocol.evaluation.apart import Apart
 from deepledger.protocol.evaluation.bench import open_bench
 from deepledger.protocol.evaluation.evaluators import InProcesses, OneByOne, OnRay, evaluator_for
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
@@ -233,6 +236,49 @@ def test_a_process_that_has_its_models_evaluated_apart_has_no_torch(bench, tmp_p
     (tmp_path / "ask.py").write_text(ASK)
     done = subprocess.run([sys.executable, tmp_path / "ask.py", tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout == "50 50 False False\n"
+
+
+class Teller:
+    """What a task could make its process answer."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return (open, (str(self.folder / "ran"), "w"))
+
+    def anything(self):
+        return self
+
+    def slow(self, seconds):
+        time.sleep(seconds)
+        return round(seconds)
+
+    def prints(self):
+        print('{"matches": true}')
+        return True
+
+
+def test_an_answer_runs_nothing_where_it_is_read(tmp_path, capfd):
+    apart = Apart(partial(Teller, tmp_path), warn=lambda _: None)
+    with pytest.raises(BadInput, match="ended without a word"):
+        apart.call("anything")
+    assert not (tmp_path / "ran").exists()
+    assert apart.call("prints") is True
+    assert capfd.readouterr().out == ""
+    apart.close()
+
+
+def test_a_question_that_is_given_up_leaves_no_answer_to_the_next(tmp_path, monkeypatch):
+    apart = Apart(partial(Teller, tmp_path), warn=lambda _: None)
+    assert apart.call("slow", 0) == 0
+    _, pipe = apart._running
+    monkeypatch.setattr(type(pipe), "poll", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        apart.call("slow", 2)
+    monkeypatch.undo()
+    assert apart.call("slow", 0) == 0
+    apart.close()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

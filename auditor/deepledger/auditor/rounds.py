@@ -128,9 +128,13 @@ def _evaluate(
     try:
         return bench.try_out(model), None
     except BadInput as error:
-        if report is not None and report.evaluation == bench.worst:
-            return bench.worst, None  # it failed there, too
+        if report is None or report.evaluation != bench.worst:
+            return None, str(error)
+    try:
+        bench.try_first()
+    except BadInput as error:  # it fails on whatever it is given here, which says nothing about that model
         return None, str(error)
+    return bench.worst, None  # it failed there, too
 
 
 def _report(over: SettledRound, store: BlobStore, find: Find) -> Report | None:

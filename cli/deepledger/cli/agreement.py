@@ -52,7 +52,7 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         "update": of_update(spec),
         "training": f"{hyperparameters or 'no hyperparameters'}; seed {spec.training.seed}",
         "aggregation": of_rule(spec.aggregation),
-        "screening": "none: nobody sees single updates" if spec.masks else of_screening(spec.screening),
+        "screening": "none: nobody sees single updates" if spec.masks else of_screening(spec.screening) + _of_few(spec),
         "validation": of_validation(spec),
         "measured by": of_metrics(spec.validation.metrics),
         **({"beware": "; ".join(spec.loose)} if spec.loose else {}),
@@ -66,15 +66,23 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
 def of_update(spec: JobSpec) -> str:
     """What everybody sends in every round."""
     update, sparse = spec.update, spec.sparse
-    text = f"int{update.bits}, {spec.update_bytes:,} bytes a round, L2 norm at most {update.norm_bound:g}"
+    size = spec.update_bytes if spec.masks is not None else spec.blob_bytes
+    text = f"int{update.bits}, {size:,} bytes a round, L2 norm at most {update.norm_bound:g}"
     if sparse is None:
         return text
     statistics = ", and all statistics" if sparse.statistics else ""
     return (
         f"{text}: which {sparse.most:,} of {sparse.trained:,} weights move most, and how far{statistics}; "
-        f"{100 * spec.update_bytes / spec.model_bytes:.2g} % of what all would take as float32. The rest is kept for "
+        f"{100 * size / spec.model_bytes:.2g} % of what all would take as float32. The rest is kept for "
         "the next round"
     )
+
+
+def _of_few(spec: JobSpec) -> str:
+    """What screening and robust rules are worth where each update has coordinates of its own."""
+    if spec.sparse is None or (spec.screening is None and isinstance(spec.aggregation, WeightedMean)):
+        return ""
+    return "; where each sends other weights, flipped signs are hardly found, and robust rules withstand less"
 
 
 def of_samples(asked: DifferentialPrivacy) -> str:

@@ -64,6 +64,11 @@ def audit(
             apart=_say if importlib.util.find_spec("torch") is not None else None,
             progress=_progress,
         )
+        _clear()
+        if json:
+            show.as_json(as_json(found))
+        else:
+            show.rendered(render(found))
     except DeepledgerError:
         raise
     except Exception:  # the exit status of which would be that of a mismatch
@@ -71,10 +76,6 @@ def audit(
         raise StateError("something unexpected happened, which says nothing about the job; please report it") from None
     finally:
         _clear()
-    if json:
-        show.as_json(as_json(found))
-    else:
-        show.rendered(render(found))
     if not found.matches:
         raise typer.Exit(MISMATCH if found.findings else UNCHECKED)
 

@@ -8,6 +8,8 @@ again after each end.
 from __future__ import annotations
 
 import atexit
+import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -20,9 +22,12 @@ from typing import Any
 import numpy as np
 
 from deepledger.protocol.errors import BadInput, BadSpec, DeepledgerError, StateError
+from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.vectors import ModelVector
 
 _LOOKS = 0.5  # seconds after which it is asked whether the process still lives
+_PATIENCE = 5.0  # seconds that a process has to end
+_MOST_BYTES = 1 << 20  # of an answer that is no model
 
 
 class LacksFrozen(BadInput):
@@ -51,20 +56,25 @@ class Apart:
         with self._alone:
             process, pipe = self._running = self._running or self._start()
             try:
+                if not process.is_alive():
+                    raise EOFError
                 pipe.send((method, arguments, self._threads, model is not None))
                 if model is not None:
                     pipe.send_bytes(model.data.cast("B"))
                 while not pipe.poll(_LOOKS):
                     if not process.is_alive() and not pipe.poll():
                         raise EOFError
-                answer = pipe.recv()
+                answer = _read(pipe)
             except (EOFError, OSError):
-                process.join()
+                process.join(_PATIENCE)
                 self.close()
                 why = f"the process that the task runs in {way_out(process.exitcode)}"
                 twice = "" if model is None else ". A model that ends it twice counts as the worst"
                 self._warn(f"{why}; it is started again when it is needed{twice}")
                 raise BadInput(why) from None
+            except BaseException:  # an answer that nobody waited for would be taken for that of the next question
+                self.close()
+                raise
         if isinstance(answer, DeepledgerError):
             raise answer
         return answer
@@ -86,7 +96,10 @@ class Apart:
             self._running = None
             pipe.close()
             process.terminate()
-            process.join()
+            process.join(_PATIENCE)
+            if process.is_alive():
+                process.kill()
+                process.join()
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         context = get_context("spawn")  # not a daemon: tasks may have processes of their own
@@ -108,7 +121,8 @@ def way_out(status: int | None) -> str:
 
 
 def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
-    """Until whoever asks is gone."""
+    """Until whoever asks is gone. What a task prints goes to the standard error: the other is not its own."""
+    os.dup2(2, 1)
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the whole group; whoever asks will close the pipe
@@ -122,10 +136,39 @@ def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
                 made = made or begin()
                 answer = getattr(made, method)(*models, *arguments)
             except DeepledgerError as error:
-                answer = _said_again(error)
-            pipe.send(answer)
+                answer = error
+            _write(pipe, answer)
 
 
-def _said_again(error: DeepledgerError) -> DeepledgerError:
-    """Of a kind that one sentence is enough for: what else an exception carries does not survive the way."""
-    return next((kind for kind in _SAID_AGAIN if isinstance(error, kind)), BadInput)(str(error))
+# An answer is bytes and not a pickle: whoever asks runs nothing that a task makes up.
+
+
+def _write(pipe: Connection, answer: Any) -> None:
+    if isinstance(answer, np.ndarray):
+        pipe.send_bytes(json.dumps({"model": answer.nbytes}).encode())
+        pipe.send_bytes(answer.data.cast("B"))
+    elif isinstance(answer, Evaluation):
+        pipe.send_bytes(json.dumps({"evaluation": answer.model_dump()}).encode())
+    elif isinstance(answer, DeepledgerError):
+        kind = next((kind for kind in _SAID_AGAIN if isinstance(answer, kind)), BadInput)
+        pipe.send_bytes(json.dumps({"error": kind.__name__, "why": str(answer)}).encode())
+    else:
+        pipe.send_bytes(json.dumps({"value": answer}).encode())
+
+
+def _read(pipe: Connection) -> Any:
+    """Raises `OSError` for what is too long, and `EOFError` for what is no answer: both end the process."""
+    try:
+        told = json.loads(pipe.recv_bytes(_MOST_BYTES))
+        match told:
+            case {"model": int(size)} if 0 <= size < 1 << 40:
+                return np.frombuffer(pipe.recv_bytes(size), np.int32).copy()
+            case {"evaluation": evaluation}:
+                return Evaluation.model_validate(evaluation)
+            case {"error": str(name), "why": str(why)}:
+                return next(kind for kind in _SAID_AGAIN if kind.__name__ == name)(why)
+            case {"value": bool() | int() as value}:
+                return value
+    except (ValueError, StopIteration):
+        pass
+    raise EOFError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import os
 import pickle
 import re
 import socket
@@ -246,6 +247,7 @@ _opened: list[Bench] = []
 
 
 def _open(spec: JobSpec, source: TaskSource, path: Path, frozen: bytes | None) -> None:
+    os.dup2(2, 1)  # what a task prints is not the command's output
     import torch
 
     torch.set_num_threads(1)

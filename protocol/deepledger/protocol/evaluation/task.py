@@ -228,7 +228,9 @@ class Task:
     def _call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
         try:
             return getattr(self._module, name)(*arguments, **options)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also such as no Exception is, to end a process by
             raise BadInput(f"{name} of task {self._path} failed: {type(error).__name__}: {error}") from error
 
 

@@ -41,6 +41,8 @@ SEAL_BYTES, SHARE_BYTES = 49, 48
 """How much longer an update is sealed than plain: once, and for each reader."""
 
 LEAST_BITS = 4
+LEAST_PROFILED = 0.005
+"""Of a smaller share of coordinates, what updates move where is no sign of noise: measured at 0.01 and 0.001."""
 MOST_MASKED_BITS = 16
 MOST_LETTERS_BYTES = 1 << 16
 LEAST_MASKED = 3
@@ -302,12 +304,18 @@ class JobSpec(Part):
         if not rule.takes_sparse:
             raise ValueError(
                 f"update.share: {rule.rule} looks at one coordinate of all updates, of which most have nothing there: "
-                'take rule = "weighted_mean", "multi_krum" or "dnc", or leave update.share out'
+                'take rule = "weighted_mean" ("multi_krum" and "dnc" withstand less here than of whole updates, see '
+                "docs/contributions.md), or leave update.share out"
             )
         if isinstance(rule, CenteredClipping) and rule.momentum_percent:
             raise ValueError(
                 "update.share: momentum is made of all coordinates, and few travel: set "
                 "aggregation.momentum_percent to 0, or leave update.share out"
+            )
+        if update.share < LEAST_PROFILED and self.screening is not None and self.screening.profile_percent:
+            raise ValueError(
+                f"update.share = {update.share:g}: of less than {LEAST_PROFILED:g}, honest updates have so few places "
+                "in common that they look like noise: set screening.profile_percent = 0, or raise update.share"
             )
         if sparse.bytes >= (dense := self.model.coordinates * max(update.bits, 8) // 8):
             raise ValueError(
@@ -378,7 +386,7 @@ class JobSpec(Part):
                 f"model.fraction_bits ({self.model.fraction_bits})"
             )
         shape = SumShape(
-            bits=self.update.bits - 1 + shift,
+            bits=max(self.update.bits, 8) - 1 + shift,  # statistics have 8 at the least
             shift=shift,
             max_samples=self.max_samples,
             square_limit=self.update.square_limit,
