@@ -112,6 +112,10 @@ WRONG = {
         {"update": SHARE, "aggregation": {"rule": "centered_clipping", "radius": 1.0, "momentum_percent": 50}},
         "set aggregation.momentum_percent to 0",
     ),
+    "a share too small to tell noise": (
+        {"update": SHARE | {"share": 0.001}, "screening": {}},
+        "look like noise: set screening.profile_percent = 0, or raise update.share",
+    ),
     "a share behind noise": (
         {
             "update": SHARE | {"bits": 16, "norm_bound": 9.0},
