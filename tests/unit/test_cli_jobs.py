@@ -49,7 +49,10 @@ def shelf(spec: bytes) -> Iterator[Shelf]:
 def jobs(*specs: bytes) -> list[Any]:
     return [
         SimpleNamespace(
-            job=number, terms=SimpleNamespace(spec_digest=spec, withheld=False, masked=False, admission=bytes(32))
+            job=number,
+            terms=SimpleNamespace(
+                min_participants=2, spec_digest=spec, withheld=False, masked=False, admission=bytes(32)
+            ),
         )
         for number, spec in enumerate(specs)
     ]
