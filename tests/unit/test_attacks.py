@@ -90,8 +90,12 @@ def scene_for(spec_of, tmp_path_factory):
     return scene
 
 
-def seen(scene):
-    return Sight(update_of(scene, scene.own, seed=1), 1)
+def seen(scene, rows=None):
+    return Sight(update_of(scene, scene.own if rows is None else take(scene.own, rows.tolist()), seed=1), 1)
+
+
+def half_seen(scene):
+    return seen(scene, membership.halves(scene)[0])
 
 
 def test_measures_are_what_they_say():
@@ -156,7 +160,10 @@ def test_losses_are_the_tasks_own(scene_for):
 
 def test_who_was_learned_by_heart_is_told_and_who_was_drowned_in_noise_is_not(scene_for):
     scene = scene_for(steps=60)
-    sights = [seen(scene), Sight(mean_of([seen(scene).change, *[update_of(scene, scene.others, seed=5)] * 2]), 3)]
+    sights = [
+        half_seen(scene),
+        Sight(mean_of([half_seen(scene).change, *[update_of(scene, scene.others, seed=5)] * 2]), 3),
+    ]
     by_heart = membership.by_threshold(scene, sights[0])
     assert by_heart.low > 0.75
     assert not membership.by_threshold(scene, None).found, "the model before the update knows none of them"
@@ -164,9 +171,26 @@ def test_who_was_learned_by_heart_is_told_and_who_was_drowned_in_noise_is_not(sc
     assert alone.low > 0.9
     assert summed.auc < alone.auc, "others' updates are in the sum"
     noisy = replace(scene, trainer=scene_for(steps=20, noise=20.0).trainer)
-    drowned = seen(noisy)
+    drowned = half_seen(noisy)
     assert not membership.by_threshold(noisy, drowned).found
     assert not membership.by_likelihood(noisy, [drowned], shadows=4)[0].found
+
+
+def test_who_has_other_labels_than_others_is_no_member_for_that(scene_for):
+    """Inputs are all alike: an update tells how many records have each label, and of no record that it was there."""
+    inputs, labels = torch.zeros(120, 6, 6), patterns(120, 3, learnable=False).tensors[1]
+    data, similar = TensorDataset(inputs, labels // 3), TensorDataset(inputs, labels)
+    scene = scene_for(steps=10, data=data, similar=similar)
+    scenes = [replace(scene, seed=seed) for seed in range(20)]
+    assert sum(membership.by_threshold(each, half_seen(each)).found for each in scenes) <= 1
+    ratios = [membership.by_likelihood(each, [half_seen(each)], shadows=4)[0] for each in scenes[:8]]
+    assert sum(each.found for each in ratios) <= 1
+    wanted = [Attack.THRESHOLD, Attack.LIKELIHOOD]
+    told = laboratory.run(scene, wanted, participants=2, shadows=4, plays=9)
+    assert not any(each[ALONE].found for each in told.found.values())
+    few = laboratory.run(scene_for(steps=1, own=39), wanted, participants=2, shadows=4, plays=9)
+    assert not few.found
+    assert all("of 39 records no half can be left out" in why for why in few.unsuited.values())
 
 
 def test_likelihood_ratios_are_those_of_two_normal_distributions():
@@ -230,7 +254,7 @@ def test_what_a_job_adds_and_leaves_out_is_in_the_update_that_is_attacked(scene_
     privacy = {"mechanism": "local", "clip_norm": 1.0, "noise_multiplier": 0.25, "delta": 1e-5}
     scene = scene_for(steps=60, participant_privacy=privacy)
     assert 0.25 * 0.9 < update_of(scene, scene.own, seed=1).std() < 0.25 * 1.2
-    assert not membership.by_threshold(scene, seen(scene)).found
+    assert not membership.by_threshold(scene, half_seen(scene)).found
     louder = laboratory.with_changes(scene.trainer, {"participant_privacy.noise_multiplier": 2.0})
     assert update_of(replace(scene, trainer=louder), scene.own, seed=1).std() > 1.8
     with pytest.raises(BadSpec, match="noise_multiplier"):

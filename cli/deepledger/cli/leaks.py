@@ -21,12 +21,15 @@ ATTACKS = {
     "shares": "the shares of labels among all records (Melis et al. 2019)",
 }
 _LAST = "What these attacks do not find, others may find: nothing here shows that an update is safe to share."
-_CHANCE = "the chance that a record trained on looks more like it than another (0.5: a guess), in a 99 % interval"
+_CHANCE = (
+    "as if you trained on half of your records, drawn by lot: the chance that one of them looks more like it than one "
+    "of the other half (0.5: a guess), in a 99 % interval"
+)
 _EXPLAINED = {
     "inversion": "dB to the nearest record, and to the nearest not trained on; the control is one record and one step",
-    "threshold": f"{_CHANCE}; the control is the model before your update, and what is told there lies in the data",
-    "lira": _CHANCE,
-    "shares": "correlation with the truth, over updates that are made to learn from, in a 99 % interval",
+    "threshold": f"{_CHANCE}; the control is the model before your update",
+    "lira": f"{_CHANCE}; there is no control",
+    "shares": "correlation with the truth, over updates made to learn from, in a 99 % interval; there is no control",
 }
 _DELTA = 1e-5
 
@@ -38,7 +41,7 @@ def tell(findings: Findings, spec: JobSpec, participants: int) -> None:
     show.table(
         ["attack", "asks", "your update", f"a sum of {participants}", "control"],
         [
-            [name, ATTACKS[name], *(_cell(found[sight]) if sight in found else "" for sight in sights)]
+            [name, ATTACKS[name], *(_cell(found[sight]) if sight in found else "none" for sight in sights)]
             for name, found in findings.found.items()
         ],
     )

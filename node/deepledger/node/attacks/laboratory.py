@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -11,21 +11,21 @@ import numpy as np
 
 from deepledger.node.attacks import inversion, membership, shares
 from deepledger.node.attacks.inversion import Reconstruction
-from deepledger.node.attacks.measures import Separation
-from deepledger.node.attacks.scene import Scene, Sight, mean_of, update_of, updates_of_others
+from deepledger.node.attacks.measures import Array, Separation
+from deepledger.node.attacks.scene import Scene, Sight, data_of_others, mean_of, update_of, updates_of_others
 from deepledger.node.attacks.shares import Shares
 from deepledger.node.training import Guard, Trainer
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.samples import count, take
 from deepledger.protocol.formats.private_run import PrivateRun
 from deepledger.protocol.formats.spec import build_spec
-from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.vectors import Floats, ModelVector
 from deepledger.protocol.types import RoundNumber
 
 FEWEST = 40
 """Records that were not trained on: half of them are the others' in a sum."""
 ALONE, SUMMED, CONTROL = "update", "sum", "control"
-_OWN_SEED, _OTHERS_SEED = 1, 1 << 10
+_OWN_SEED, _HALF_SEED, _OTHERS_SEED = 1, 2, 1 << 10
 _NOISE = "participant_privacy."
 
 
@@ -42,7 +42,8 @@ Found = Reconstruction | Separation | Shares
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What each attack found in each sight: `ALONE`, `SUMMED`, and in the control, in which it has to succeed
-    (inversion: one record and one step) or must not (threshold: the model before the update).
+    (inversion: one record and one step) or must not (threshold: the model before the update). Membership is asked of an
+    update that half of the records made, the other half of which was left out.
     """
 
     found: Mapping[Attack, Mapping[str, Found]]
@@ -92,10 +93,33 @@ def run(
     guard = Guard()
     own = update_of(scene, scene.own, seed=_OWN_SEED, guard=guard)
     others = updates_of_others(scene, participants - 1, seed=_OTHERS_SEED)
-    sights = {ALONE: Sight(own, 1), SUMMED: Sight(mean_of([own, *others]), participants)}
-    bench = _Bench()
+    sights, bench = _sights(own, others), _Bench()
     if Attack.INVERSION in wanted:
         _invert(scene, sights, bench)
+    if membership_asked := [each for each in (Attack.THRESHOLD, Attack.LIKELIHOOD) if each in wanted]:
+        if why := membership.unsuited(scene):
+            bench.unsuited.update(dict.fromkeys(membership_asked, why))
+        else:
+            half = update_of(scene, take(scene.own, membership.halves(scene)[0].tolist()), seed=_HALF_SEED)
+            _tell_members(scene, _sights(half, others), wanted, bench, shadows=shadows, progress=progress)
+    if Attack.SHARES in wanted:
+        _infer(scene, sights, bench, plays=plays, progress=progress)
+    return Findings(bench.found, bench.unsuited, guard.last, count(scene.own), count(scene.similar))
+
+
+def _sights(own: Floats, others: Sequence[Floats]) -> dict[str, Sight]:
+    return {ALONE: Sight(own, 1), SUMMED: Sight(mean_of([own, *others]), 1 + len(others))}
+
+
+def _tell_members(
+    scene: Scene,
+    sights: Mapping[str, Sight],
+    wanted: Collection[Attack],
+    bench: _Bench,
+    *,
+    shadows: int,
+    progress: Callable[[], None],
+) -> None:
     if Attack.THRESHOLD in wanted:
         bench.found[Attack.THRESHOLD] = {
             **{name: membership.by_threshold(scene, sight) for name, sight in sights.items()},
@@ -104,9 +128,6 @@ def run(
     if Attack.LIKELIHOOD in wanted:
         ratios = membership.by_likelihood(scene, [*sights.values()], shadows=shadows, progress=progress)
         bench.found[Attack.LIKELIHOOD] = dict(zip(sights, ratios, strict=True))
-    if Attack.SHARES in wanted:
-        _infer(scene, sights, bench, plays=plays, progress=progress)
-    return Findings(bench.found, bench.unsuited, guard.last, count(scene.own), count(scene.similar))
 
 
 def _invert(scene: Scene, sights: Mapping[str, Sight], bench: _Bench) -> None:
@@ -129,10 +150,15 @@ def _infer(
     if why := shares.unsuited(scene):
         bench.unsuited[Attack.SHARES] = why
         return
-    mine, theirs = shares.shares_in(scene, scene.own), shares.shares_in(scene, scene.others)
-    behind = [mine + (theirs - mine) * (1 - 1 / sight.participants) for sight in sights.values()]
+    behind = [_shares_behind(scene, sight) for sight in sights.values()]
     told = shares.infer(scene, [*zip(sights.values(), behind, strict=True)], plays=plays, progress=progress)
     bench.found[Attack.SHARES] = dict(zip(sights, told, strict=True))
+
+
+def _shares_behind(scene: Scene, sight: Sight) -> Array:
+    data = [scene.own, *data_of_others(scene, sight.participants - 1, seed=_OTHERS_SEED)]
+    mean: Array = np.mean([shares.shares_in(scene, each) for each in data], axis=0)
+    return mean
 
 
 def with_changes(trainer: Trainer, values: Mapping[str, Any]) -> Trainer:

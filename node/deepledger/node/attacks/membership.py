@@ -1,6 +1,9 @@
 """Was this record trained on? By a threshold of the loss (Yeom et al. 2018), and by a likelihood ratio (LiRA, Carlini
 et al. 2022) for which models are trained with and without every record.
 
+Members and others are halves of the victim's own records, drawn by lot: an update that only tells of what kind its data
+are tells nothing of which half was trained on. Data of somebody else differ in more than in that.
+
 Any task can be attacked so whose `evaluate` takes single samples, since its own loss is what is looked at.
 """
 
@@ -13,45 +16,50 @@ import numpy as np
 import numpy.typing as npt
 
 from deepledger.node.attacks.measures import Array, Separation, separate
-from deepledger.node.attacks.scene import Scene, Sight, losses, mean_of, update_of, updates_of_others
-from deepledger.protocol.evaluation.samples import concatenate, count, take
+from deepledger.node.attacks.scene import Rows, Scene, Sight, losses, mean_of, update_of, updates_of_others
+from deepledger.protocol.evaluation.samples import count, take
 from deepledger.protocol.formats.vectors import Floats
 
 MOST = 500
-"""Records of either kind that are asked about."""
+"""Records of either half that are asked about."""
+FEWEST = 40
+"""Records of the victim, to tell what an attack finds from chance."""
 _LEAST_LOSS = 1e-7
 _SHADOW_SEED, _OTHERS_SEED = 1 << 20, 1 << 21
 
 
+def unsuited(scene: Scene) -> str | None:
+    """Why this attack says nothing of the data; None: it may."""
+    own = count(scene.own)
+    return None if own >= FEWEST else f"of {own} records no half can be left out to compare, as of {FEWEST} or more"
+
+
+def halves(scene: Scene) -> tuple[Rows, Rows]:
+    """Of the victim's records, those that it is played to train on, and those that it leaves out."""
+    drawn = scene.random("trained on").permutation(count(scene.own))
+    middle = len(drawn) // 2
+    return np.sort(drawn[:middle]), np.sort(drawn[middle:])
+
+
 def by_threshold(scene: Scene, sight: Sight | None) -> Separation:
-    """How well a small loss tells members. None: of the model before the update, from which no new record can be told;
-    what is told there, earlier rounds have betrayed, or the data are of another kind.
-    """
+    """How well a small loss tells which half was trained on. None: of the model before, to which both are alike."""
     change = None if sight is None else sight.change
-    own, similar = (first(scene, each) for each in (scene.own, scene.similar))
-    return separate(-losses(scene, change, own), -losses(scene, change, similar))
-
-
-def first(scene: Scene, data: Any) -> Any:
-    """At most `MOST` of them, drawn by lot."""
-    rows = np.sort(scene.random("asked about").permutation(count(data))[:MOST])
-    return take(data, rows.tolist())
+    members, others = (-losses(scene, change, take(scene.own, rows.tolist())) for rows in _asked_about(scene))
+    return separate(members, others)
 
 
 def by_likelihood(
     scene: Scene, sights: list[Sight], *, shadows: int, progress: Callable[[], None] = lambda: None
 ) -> list[Separation]:
-    """LiRA, of every sight with the same shadow models: pairs of halves of all records, so that each is in one model of
-    every pair. Where a sight is a sum, so is each shadow, with other updates of others than those in the sum.
+    """LiRA, of every sight with the same shadow models: pairs of halves of the victim's records, so that each is in one
+    model of every pair, and each model is of as many as the victim's. Where a sight is a sum, so is each shadow, with
+    other updates of others than those in the sum.
 
     `shadows`: how many, even. `progress` is called after each.
     """
-    pool = concatenate([scene.own, scene.similar])
-    own, every = count(scene.own), count(pool)
-    asked = np.sort(scene.random("asked about").permutation(own)[:MOST])
-    beside = own + np.sort(scene.random("asked about").permutation(every - own)[:MOST])
-    records, random = np.concatenate([asked, beside]), scene.random("halves")
-    looked_at = take(pool, records.tolist())
+    every, asked, random = count(scene.own), _asked_about(scene), scene.random("halves")
+    records = np.concatenate(asked)
+    looked_at = take(scene.own, records.tolist())
     others = updates_of_others(scene, _company(sights), seed=_OTHERS_SEED)
     inside = np.zeros((shadows, every), bool)
     for pair in range(0, shadows, 2):
@@ -60,14 +68,14 @@ def by_likelihood(
         inside[pair + 1] = ~inside[pair]
     seen = np.empty((len(sights), shadows, len(records)))
     for number, members in enumerate(inside):
-        update = update_of(scene, take(pool, np.flatnonzero(members).tolist()), seed=_SHADOW_SEED + number)
+        update = update_of(scene, take(scene.own, np.flatnonzero(members).tolist()), seed=_SHADOW_SEED + number)
         for at, sight in enumerate(sights):
             seen[at, number] = _confidence(scene, _among(update, others, sight, random), looked_at)
         progress()
     found = []
     for at, sight in enumerate(sights):
         scores = likelihood_ratios(_confidence(scene, sight.change, looked_at), seen[at], inside=inside[:, records])
-        found.append(separate(scores[: len(asked)], scores[len(asked) :]))
+        found.append(separate(*np.split(scores, [len(asked[0])])))
     return found
 
 
@@ -85,6 +93,12 @@ def likelihood_ratios(observed: Array, shadows: Array, *, inside: npt.NDArray[np
         variance = float(np.nanmean((seen - middle) ** 2)) + 1e-12
         total += sign * (-((observed - middle) ** 2) / (2 * variance) - np.log(variance) / 2)
     return total
+
+
+def _asked_about(scene: Scene) -> tuple[Rows, Rows]:
+    members, others = halves(scene)
+    random = scene.random("asked about")
+    return random.permutation(members)[:MOST], random.permutation(others)[:MOST]
 
 
 def _company(sights: list[Sight]) -> int:

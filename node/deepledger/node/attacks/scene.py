@@ -73,14 +73,18 @@ def update_of(scene: Scene, data: Any, *, seed: int, guard: Guard | None = None)
 
 
 def updates_of_others(scene: Scene, number: int, *, seed: int) -> list[Floats]:
-    """Of so many other participants, each with half of `others`, drawn by lot, or as many as the victim has."""
+    """Of so many other participants."""
+    return [
+        update_of(scene, data, seed=seed + each)
+        for each, data in enumerate(data_of_others(scene, number, seed=seed), 1)
+    ]
+
+
+def data_of_others(scene: Scene, number: int, *, seed: int) -> list[Any]:
+    """Each has half of `others`, drawn by lot, or as many as the victim has."""
     size = max(1, min(count(scene.own), count(scene.others) // 2))
     random = np.random.default_rng([scene.seed, seed])
-    parts = [random.permutation(count(scene.others))[:size] for _ in range(number)]
-    return [
-        update_of(scene, take(scene.others, rows.tolist()), seed=seed + each)
-        for each, rows in enumerate(parts, start=1)
-    ]
+    return [take(scene.others, random.permutation(count(scene.others))[:size].tolist()) for _ in range(number)]
 
 
 def mean_of(updates: Sequence[Floats]) -> Floats:
