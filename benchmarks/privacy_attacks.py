@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--participants", type=int, default=5, help="in a sum")
     parser.add_argument("--shadows", type=int, default=16, help="models that LiRA trains")
-    parser.add_argument("--plays", type=int, default=18, help="updates from which shares are learned")
+    parser.add_argument("--plays", type=int, default=20, help="updates from which shares are learned")
     parser.add_argument("--most", type=int, default=99, help="settings to measure, the first without noise")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ def test_an_update_is_attacked_before_it_is_shared_and_nothing_leaves_the_machin
     block, blobs = runner.ledger(1).head().number, sorted((runner.folder / "store").rglob("*"))
     data = runner.folder / "data-1.safetensors"
     told = runner.json(
-        "privacy", "attack", job, "--data", data, "--shadows", 4, "--plays", 9, "--participants", 3, "--to", tmp_path
+        "privacy", "attack", job, "--data", data, "--shadows", 4, "--plays", 12, "--participants", 3, "--to", tmp_path
     )
     assert (told["participants"], told["samples"], told["beside"], told["private"]) == (3, 40, 20, False)
     assert list(told["attacks"]) == ["inversion", "threshold", "lira", "shares"]
@@ -91,8 +91,8 @@ def test_the_benchmark_fails_unless_its_controls_succeed(tmp_path):
     run = runpy.run_path(str(ROOT / "benchmarks/privacy_attacks.py"))
     world = run["measure"].__globals__
     world["ROUNDS"] = 1
-    rows, findings, scene = run["measure"](run["settings"](5)[0], tmp_path, participants=5, shadows=8, plays=9)
-    assert [row[:1] + row[4:5] for row in rows] == [["no noise", "update"], ["", "sum of 5"]]
+    rows, findings, scene = run["measure"](run["settings"](2)[0], tmp_path, participants=2, shadows=8, plays=9)
+    assert [row[:1] + row[4:5] for row in rows] == [["no noise", "update"], ["", "sum of 2"]]
     assert run["controls"](findings, scene) == []
     world |= {"CONTROL_DB": 101.0, "CONTROL_AUC": 1.1}
     one_step, by_heart = run["controls"](findings, scene)

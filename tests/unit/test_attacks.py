@@ -148,6 +148,20 @@ def test_shares_are_not_guessed_from_updates_that_show_nothing(kinds, participan
     assert found <= 4, "1 is expected"
 
 
+def test_sums_are_of_updates_that_differ_and_of_too_few_nothing_is_said(scene_for):
+    ones, random = np.eye(8, dtype=np.float32), np.random.default_rng(0)
+    known, _ = shares._summed(np.eye(8), [*ones], np.arange(8), 5, lambda each: each, random)
+    assert set(known.ravel().tolist()) == {0, 0.2}, "who takes an update twice has a share of two fifths"
+    scene = scene_for(steps=1)
+    told = laboratory.run(scene, [Attack.SHARES], participants=3, shadows=4, plays=11)
+    assert list(told.found[Attack.SHARES]) == [ALONE]
+    assert told.unsuited == {Attack.SHARES: "11 updates make 3 sums of 3 that share none: give --plays 12 or more"}
+    told = laboratory.run(scene, [Attack.SHARES], participants=3, shadows=4, plays=12)
+    drawn = laboratory.data_of_others(scene, 2, seed=laboratory._OTHERS_SEED)
+    mean = np.mean([shares.shares_in(scene, each) for each in (scene.own, *drawn)], axis=0)
+    assert told.found[Attack.SHARES][SUMMED].true == pytest.approx(mean), "of those whose updates are in the sum"
+
+
 def test_losses_are_the_tasks_own(scene_for):
     """At once where the task's loss is the usual one, one by one where it is not, with the same meaning."""
     scene = scene_for(steps=3)
@@ -313,7 +327,7 @@ def test_all_of_it_runs_on_a_regression_which_is_told_by_halves(scene_for):
     scene = scene_for(steps=10, source=source, data=numbers(1), similar=numbers(2))
     calls = []
     findings = laboratory.run(
-        scene, list(Attack), participants=3, shadows=4, plays=9, progress=lambda: calls.append(None)
+        scene, list(Attack), participants=2, shadows=4, plays=9, progress=lambda: calls.append(None)
     )
     assert not findings.unsuited
     assert list(findings.found) == list(Attack)

@@ -41,12 +41,13 @@ def tell(findings: Findings, spec: JobSpec, participants: int) -> None:
     show.table(
         ["attack", "asks", "your update", f"a sum of {participants}", "control"],
         [
-            [name, ATTACKS[name], *(_cell(found[sight]) if sight in found else "none" for sight in sights)]
+            [name, ATTACKS[name], *(_cell(found[sight]) if sight in found else "–" for sight in sights)]
             for name, found in findings.found.items()
         ],
     )
     for name, why in findings.unsuited.items():
-        show.note(f"{name}: not tried, {why}")
+        of_sum = f" against a sum of {participants}" if name in findings.found else ""
+        show.note(f"{name}: not tried{of_sum}, {why}")
     reads = {
         "open": "this job is open: everybody reads your update",
         "sealed": "this job is sealed: its readers read your update, everybody else the sum, as the next model",
@@ -61,7 +62,7 @@ def tell(findings: Findings, spec: JobSpec, participants: int) -> None:
         if name == Attack.INVERSION and not found[CONTROL].found:
             show.note("inversion failed in its control, too: of this model it says nothing")
         for sight, what in ((ALONE, "your update"), (SUMMED, f"a sum of {participants}")):
-            if found[sight].found:
+            if sight in found and found[sight].found:
                 show.out(f"found: {name} works against {what}")
     show.out(_LAST)
 

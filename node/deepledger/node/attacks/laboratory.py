@@ -47,7 +47,7 @@ class Findings:
     """
 
     found: Mapping[Attack, Mapping[str, Found]]
-    unsuited: Mapping[Attack, str]  # why an attack says nothing of the task
+    unsuited: Mapping[Attack, str]  # why an attack says nothing of the task, or of the sum
     private: PrivateRun | None  # what the victim's training made private
     samples: int
     beside: int  # records that were not trained on
@@ -150,9 +150,13 @@ def _infer(
     if why := shares.unsuited(scene):
         bench.unsuited[Attack.SHARES] = why
         return
-    behind = [_shares_behind(scene, sight) for sight in sights.values()]
-    told = shares.infer(scene, [*zip(sights.values(), behind, strict=True)], plays=plays, progress=progress)
-    bench.found[Attack.SHARES] = dict(zip(sights, told, strict=True))
+    for sight in sights.values():
+        if why := shares.too_few(plays, sight.participants):
+            bench.unsuited[Attack.SHARES] = why
+    suited = {name: sight for name, sight in sights.items() if not shares.too_few(plays, sight.participants)}
+    seen = [(sight, _shares_behind(scene, sight)) for sight in suited.values()]
+    told = shares.infer(scene, seen, plays=plays, progress=progress)
+    bench.found[Attack.SHARES] = dict(zip(suited, told, strict=True))
 
 
 def _shares_behind(scene: Scene, sight: Sight) -> Array:

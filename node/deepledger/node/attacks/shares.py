@@ -23,7 +23,8 @@ MOST_KINDS = 20
 _LOOKED_AT = 20
 """Records of each kind whose loss is looked at."""
 _MOST_TRAINED = 400
-_FOLDS, _SUMS = 3, 32
+_FOLDS, _SUMS, _APART = 3, 32, 4
+"""`_APART`: sums of which no two share an update, at least."""
 _SEED = 1 << 22
 
 Kinds = npt.NDArray[np.int64]
@@ -59,12 +60,21 @@ def unsuited(scene: Scene) -> str | None:
     return None
 
 
+def too_few(plays: int, participants: int) -> str | None:
+    """Why of so many updates nothing can be said of sums; None: it can."""
+    if (sums := plays // participants) >= _APART:
+        return None
+    least = _APART * participants
+    return f"{plays} updates make {sums} sums of {participants} that share none: give --plays {least} or more"
+
+
 def infer(
     scene: Scene, sights: Sequence[tuple[Sight, Array]], *, plays: int, progress: Callable[[], None] = lambda: None
 ) -> list[Shares]:
     """Of every sight, given with the true shares behind it, shape (kinds,).
 
-    `plays`: updates that are made. Each is guessed by what others taught. `progress` is called after each.
+    `plays`: updates that are made, for no sight `too_few`. Each is guessed by what others taught. `progress` is called
+    after each.
     """
     names, kinds, random = _names(scene), _kinds(scene, scene.similar), scene.random("shares")
     size = min(count(scene.own), _MOST_TRAINED)
@@ -98,7 +108,8 @@ def how_well(
         known, seen = _summed(shares, updates, part, participants, shown, random)
         guessed.append(seen * slope + offsets)
         tested.append(known)
-    # Sums overlap, and so do the folds. Of updates that show nothing, correlations scatter as those of so many do.
+    # Fewer than sums that share no update, since what the folds teach does. Of updates that show nothing, correlations
+    # scatter as those of so many do.
     independent = len(updates) * (shares.shape[1] - 1) // (participants + 1)
     return fit_of(np.concatenate(guessed), np.concatenate(tested), independent=independent)
 
@@ -139,7 +150,7 @@ def _summed(
     """True shares and what shows of them, each of shape (n, kinds), of sums of so many of these updates."""
     if participants == 1:
         return shares[of], np.array([shown(updates[each]) for each in of])
-    drawn = [random.choice(of, participants) for _ in range(_SUMS)]
+    drawn = [random.choice(of, participants, replace=False) for _ in range(_SUMS)]
     sums = [shown(mean_of([updates[one] for one in each])) for each in drawn]
     return np.array([shares[each].mean(axis=0) for each in drawn]), np.array(sums)
 
