@@ -143,7 +143,8 @@ def of_one_image(scene: Scene, participants: int) -> list[inversion.Reconstructi
     own = update_of(alone, alone.own, seed=1)
     sums = mean_of([own, *updates_of_others(scene, participants - 1, seed=1 << 10)])
     sights = Sight(own, 1), Sight(sums, participants)
-    return [inversion.reconstruct(alone, inversion.clues_in(alone, each), [0]) for each in sights]
+    others = inversion.alike(alone, [0])
+    return [inversion.reconstruct(alone, inversion.clues_in(alone, each), [0], others=others) for each in sights]
 
 
 def measure(
@@ -177,7 +178,7 @@ def mark(found: laboratory.Found, text: str) -> str:
 
 def controls(findings: laboratory.Findings, scene: Scene) -> list[str]:
     """What has failed that must not."""
-    shown = inversion.reconstruct(scene, inversion.one_step(scene, [0]), [0])
+    shown = inversion.reconstruct(scene, inversion.one_step(scene, [0]), [0], others=inversion.alike(scene, [0]))
     ratio, failed = findings.found[Attack.LIKELIHOOD][ALONE], []
     if shown.nearest < CONTROL_DB:
         failed.append(f"one step on one image shows it to {shown.nearest:.1f} dB, and {CONTROL_DB:g} are the least")

@@ -1,6 +1,7 @@
 """`privacy attack`: what an update would betray, on a job as it stands on chain, before anything is shared."""
 
 import runpy
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -23,6 +24,7 @@ def attack(runner, job, *options):
 def test_an_update_is_attacked_before_it_is_shared_and_nothing_leaves_the_machine(runner, job, tmp_path):
     block, blobs = runner.ledger(1).head().number, sorted((runner.folder / "store").rglob("*"))
     data = runner.folder / "data-1.safetensors"
+    (tmp_path / "inversion.svg").write_text("of an earlier time, readable by all")
     told = runner.json(
         "privacy", "attack", job, "--data", data, "--shadows", 4, "--plays", 12, "--participants", 3, "--to", tmp_path
     )
@@ -37,6 +39,7 @@ def test_an_update_is_attacked_before_it_is_shared_and_nothing_leaves_the_machin
     assert told["pictures"] == [str(tmp_path / name) for name in drawn]
     for path in told["pictures"]:
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
+        assert Path(path).stat().st_mode & 0o777 == 0o600, "they show records"
     assert runner.ledger(1).head().number == block
     assert sorted((runner.folder / "store").rglob("*")) == blobs
 

@@ -12,7 +12,7 @@ from deepledger.cli.privacy import fewest
 from deepledger.node.attacks import inversion, laboratory, membership, shares
 from deepledger.node.attacks.laboratory import ALONE, CONTROL, SUMMED, Attack
 from deepledger.node.attacks.measures import FALSE_ALARMS, fit_of, separate
-from deepledger.node.attacks.scene import Sight, columns_of, losses, mean_of, update_of
+from deepledger.node.attacks.scene import Sight, columns_of, halves, losses, mean_of, update_of
 from deepledger.node.training import Trainer
 from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.evaluation.samples import take
@@ -95,7 +95,7 @@ def seen(scene, rows=None):
 
 
 def half_seen(scene):
-    return seen(scene, membership.halves(scene)[0])
+    return seen(scene, halves(scene)[0])
 
 
 def test_measures_are_what_they_say():
@@ -137,6 +137,25 @@ def test_near_is_told_from_nearer_than_chance():
         found += inversion.compare(guesses, records, others).found
     assert found <= 9, "3 are expected by chance"
     assert inversion.compare(torch.cat([guesses, records[:1] + 1e-4]), records, others).found
+
+
+def test_who_guesses_how_records_of_a_label_look_on_average_has_found_none(scene_for):
+    images, labels = patterns(400, 3, learnable=True).tensors
+    mine, theirs = TensorDataset(images[labels == 1], labels[labels == 1]), patterns(120, 2, learnable=True)
+    bright = TensorDataset(images[labels == 1] + 3, labels[labels == 1])
+    scene = scene_for(steps=1, data=mine, similar=bright)
+    rows, others = inversion.sides(scene)
+    records = images[labels == 1]
+    assert inversion.compare(records.mean(0)[None], records[rows], bright.tensors[0]).found, "data of another kind"
+    assert not inversion.compare(records.mean(0)[None], records[rows], others).found
+    assert len(rows) + len(others) == len(records)
+    few = scene_for(steps=1, data=take(mine, range(8)), similar=theirs)
+    rows, others = inversion.sides(few)
+    inputs, targets = few.similar.tensors
+    assert (rows, len(others)) == ([*range(8)], (targets == 1).sum())
+    assert torch.equal(others, inputs[targets == 1])
+    told = laboratory.run(few, [Attack.INVERSION], participants=2, shadows=4, plays=9)
+    assert f"{len(others)} records that were not trained on have labels of yours" in told.unsuited[Attack.INVERSION]
 
 
 @pytest.mark.parametrize(("kinds", "participants"), [(10, 1), (10, 5), (2, 3)])
@@ -227,7 +246,7 @@ def test_likelihood_ratios_are_those_of_two_normal_distributions():
 def test_a_gradient_of_one_record_shows_it_and_one_with_noise_does_not(scene_for):
     scene = scene_for(steps=1)
     clue = inversion.one_step(scene, [3])
-    shown = inversion.reconstruct(scene, clue, [3])
+    shown = inversion.reconstruct(scene, clue, [3], others=inversion.alike(scene, [3]))
     assert shown.nearest > 25
     assert shown.found
     assert torch.equal(shown.truth, scene.own.tensors[0][3])
@@ -236,7 +255,7 @@ def test_a_gradient_of_one_record_shows_it_and_one_with_noise_does_not(scene_for
     deep = inversion.match_distance(scene, clue[0], labels, inputs, seed=0)
     assert inversion.compare(deep, inputs, records).nearest > 25
     noise = [part + 10 * part.std() * torch.randn_like(part) for part in clue[0].gradient]
-    assert not inversion.reconstruct(scene, [inversion.Clue(noise)], [3]).found
+    assert not inversion.reconstruct(scene, [inversion.Clue(noise)], [3], others=inversion.alike(scene, [3])).found
 
 
 def test_a_linear_first_layer_tells_a_record_after_any_number_of_steps(scene_for):

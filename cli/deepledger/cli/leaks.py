@@ -26,7 +26,8 @@ _CHANCE = (
     "of the other half (0.5: a guess), in a 99 % interval"
 )
 _EXPLAINED = {
-    "inversion": "dB to the nearest record, and to the nearest not trained on; the control is one record and one step",
+    "inversion": "dB to the nearest record that was trained on, and to the nearest with such labels that was not; the "
+    "control is one record and one step",
     "threshold": f"{_CHANCE}; the control is the model before your update",
     "lira": f"{_CHANCE}; there is no control",
     "shares": "correlation with the truth, over updates made to learn from, in a 99 % interval; there is no control",
@@ -162,7 +163,10 @@ def draw(findings: Findings, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in drawn.items():
-            (folder / f"{name}.svg").write_text(picture, encoding="utf-8")
+            path = folder / f"{name}.svg"
+            path.unlink(missing_ok=True)
+            path.touch(mode=0o600)  # before anything is in it
+            path.write_text(picture, encoding="utf-8")
     except OSError as error:
         raise StateError(f"cannot write pictures into {folder}: {error.strerror}; correct --to") from None
     return [folder / f"{name}.svg" for name in drawn]

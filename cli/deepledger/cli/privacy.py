@@ -124,7 +124,7 @@ def attack(
     for path in pictures:
         show.note(f"drawn: {path}")
     if pictures:
-        show.note("pictures show records of yours, and what they tell is of your data: keep them here")
+        show.note("pictures show records of yours, and only you can read them (mode 0600): keep them here")
 
 
 def fewest(spec: JobSpec, terms: JobTerms) -> int:

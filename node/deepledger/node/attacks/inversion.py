@@ -20,7 +20,17 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from deepledger.node.attacks.scene import Scene, Sight, columns_of, losses, model_with, usual_loss
+from deepledger.node.attacks.scene import (
+    FEWEST,
+    Scene,
+    Sight,
+    columns_of,
+    halves,
+    is_classes,
+    losses,
+    model_with,
+    usual_loss,
+)
 from deepledger.protocol.evaluation.samples import count, take
 from deepledger.protocol.formats.model import LayoutEntry
 from deepledger.protocol.formats.vectors import Floats
@@ -81,6 +91,30 @@ def unsuited(scene: Scene) -> str | None:
     return None
 
 
+def sides(scene: Scene) -> tuple[list[int], torch.Tensor]:
+    """Rows of the victim that are trained on, and inputs that are not: the other half of its own or, of few records,
+    others' of the same labels. Of other labels, or of other data, they would be farther from any guess.
+    """
+    if count(scene.own) >= FEWEST:
+        trained, left_out = (rows.tolist() for rows in halves(scene))
+        return trained, _columns(scene.own, left_out)[0]
+    everything = [*range(count(scene.own))]
+    return everything, alike(scene, everything)
+
+
+def alike(scene: Scene, rows: Sequence[int]) -> torch.Tensor:
+    """Others' inputs with the labels of these rows; of targets that are no classes, all."""
+    inputs, targets = _columns(scene.similar, range(count(scene.similar)))
+    return inputs[torch.isin(targets, _columns(scene.own, rows)[1])] if is_classes(targets) else inputs
+
+
+def nothing_beside(scene: Scene) -> str | None:
+    """Why no guess can be held against records that were not trained on; None: it can."""
+    if (beside := len(sides(scene)[1])) >= FEWEST // 2:
+        return None
+    return f"{beside} records that were not trained on have labels of yours: give {FEWEST // 2} or more with --beside"
+
+
 def has_images(inputs: torch.Tensor) -> bool:
     """One sample a row: height and width, with or without channels."""
     return inputs.dim() in (3, 4) and min(inputs.shape[-2:]) > 2
@@ -101,14 +135,16 @@ def clues_in(scene: Scene, sight: Sight) -> list[Clue]:
     return [Clue(gradient, sight.change * part if part else None) for part in _ON_THE_WAY]
 
 
-def reconstruct(scene: Scene, clues: Sequence[Clue], rows: Sequence[int]) -> Reconstruction:
-    """Seek records behind clues that these rows of the victim's left, and say how near to them the best one comes."""
+def reconstruct(scene: Scene, clues: Sequence[Clue], rows: Sequence[int], *, others: torch.Tensor) -> Reconstruction:
+    """Seek records behind clues that these rows of the victim's left, and say how near the best guess comes to them and
+    to `others`, inputs that left none.
+    """
     inputs, targets = _columns(scene.own, rows)
     drawn = scene.random("sought").permutation(len(rows))[:MOST_SOUGHT].tolist()
     tried = [match_direction(scene, clue, targets[drawn], inputs, seed=scene.seed) for clue in clues]
     guesses, _ = min(tried, key=lambda each: each[1])
     candidates = torch.cat([guesses, read_first_layer(scene, clues[0], inputs)])
-    return compare(candidates, inputs, columns_of(scene.similar)[0])  # type: ignore[index]
+    return compare(candidates, inputs, others)
 
 
 def match_direction(

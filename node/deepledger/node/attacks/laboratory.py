@@ -12,7 +12,16 @@ import numpy as np
 from deepledger.node.attacks import inversion, membership, shares
 from deepledger.node.attacks.inversion import Reconstruction
 from deepledger.node.attacks.measures import Array, Separation
-from deepledger.node.attacks.scene import Scene, Sight, data_of_others, mean_of, update_of, updates_of_others
+from deepledger.node.attacks.scene import (
+    FEWEST,
+    Scene,
+    Sight,
+    data_of_others,
+    halves,
+    mean_of,
+    update_of,
+    updates_of_others,
+)
 from deepledger.node.attacks.shares import Shares
 from deepledger.node.training import Guard, Trainer
 from deepledger.protocol.errors import BadInput
@@ -22,8 +31,6 @@ from deepledger.protocol.formats.spec import build_spec
 from deepledger.protocol.formats.vectors import Floats, ModelVector
 from deepledger.protocol.types import RoundNumber
 
-FEWEST = 40
-"""Records that were not trained on: half of them are the others' in a sum."""
 ALONE, SUMMED, CONTROL = "update", "sum", "control"
 _OWN_SEED, _HALF_SEED, _OTHERS_SEED = 1, 2, 1 << 10
 _NOISE = "participant_privacy."
@@ -43,7 +50,7 @@ Found = Reconstruction | Separation | Shares
 class Findings:
     """What each attack found in each sight: `ALONE`, `SUMMED`, and in the control, in which it has to succeed
     (inversion: one record and one step) or must not (threshold: the model before the update). Membership is asked of an
-    update that half of the records made, the other half of which was left out.
+    update that half of the records made, as is what they look like where there are enough of them.
     """
 
     found: Mapping[Attack, Mapping[str, Found]]
@@ -93,15 +100,17 @@ def run(
     guard = Guard()
     own = update_of(scene, scene.own, seed=_OWN_SEED, guard=guard)
     others = updates_of_others(scene, participants - 1, seed=_OTHERS_SEED)
-    sights, bench = _sights(own, others), _Bench()
+    sights, bench, played = _sights(own, others), _Bench(), None
+    if count(scene.own) >= FEWEST:
+        half = update_of(scene, take(scene.own, halves(scene)[0].tolist()), seed=_HALF_SEED)
+        played = _sights(half, others)
     if Attack.INVERSION in wanted:
-        _invert(scene, sights, bench)
+        _invert(scene, played or sights, bench)
     if membership_asked := [each for each in (Attack.THRESHOLD, Attack.LIKELIHOOD) if each in wanted]:
-        if why := membership.unsuited(scene):
-            bench.unsuited.update(dict.fromkeys(membership_asked, why))
+        if played is None:
+            bench.unsuited.update(dict.fromkeys(membership_asked, membership.unsuited(scene) or ""))
         else:
-            half = update_of(scene, take(scene.own, membership.halves(scene)[0].tolist()), seed=_HALF_SEED)
-            _tell_members(scene, _sights(half, others), wanted, bench, shadows=shadows, progress=progress)
+            _tell_members(scene, played, wanted, bench, shadows=shadows, progress=progress)
     if Attack.SHARES in wanted:
         _infer(scene, sights, bench, plays=plays, progress=progress)
     return Findings(bench.found, bench.unsuited, guard.last, count(scene.own), count(scene.similar))
@@ -131,16 +140,16 @@ def _tell_members(
 
 
 def _invert(scene: Scene, sights: Mapping[str, Sight], bench: _Bench) -> None:
-    if why := inversion.unsuited(scene):
+    if why := inversion.unsuited(scene) or inversion.nothing_beside(scene):
         bench.unsuited[Attack.INVERSION] = why
         return
-    everything = range(count(scene.own))
+    rows, others = inversion.sides(scene)
     bench.found[Attack.INVERSION] = {
         **{
-            name: inversion.reconstruct(scene, inversion.clues_in(scene, sight), everything)
+            name: inversion.reconstruct(scene, inversion.clues_in(scene, sight), rows, others=others)
             for name, sight in sights.items()
         },
-        CONTROL: inversion.reconstruct(scene, inversion.one_step(scene, [0]), [0]),
+        CONTROL: inversion.reconstruct(scene, inversion.one_step(scene, rows[:1]), rows[:1], others=others),
     }
 
 

@@ -16,14 +16,22 @@ import numpy as np
 import numpy.typing as npt
 
 from deepledger.node.attacks.measures import Array, Separation, separate
-from deepledger.node.attacks.scene import Rows, Scene, Sight, losses, mean_of, update_of, updates_of_others
+from deepledger.node.attacks.scene import (
+    FEWEST,
+    Rows,
+    Scene,
+    Sight,
+    halves,
+    losses,
+    mean_of,
+    update_of,
+    updates_of_others,
+)
 from deepledger.protocol.evaluation.samples import count, take
 from deepledger.protocol.formats.vectors import Floats
 
 MOST = 500
 """Records of either half that are asked about."""
-FEWEST = 40
-"""Records of the victim, to tell what an attack finds from chance."""
 _LEAST_LOSS = 1e-7
 _SHADOW_SEED, _OTHERS_SEED = 1 << 20, 1 << 21
 
@@ -32,13 +40,6 @@ def unsuited(scene: Scene) -> str | None:
     """Why this attack says nothing of the data; None: it may."""
     own = count(scene.own)
     return None if own >= FEWEST else f"of {own} records no half can be left out to compare, as of {FEWEST} or more"
-
-
-def halves(scene: Scene) -> tuple[Rows, Rows]:
-    """Of the victim's records, those that it is played to train on, and those that it leaves out."""
-    drawn = scene.random("trained on").permutation(count(scene.own))
-    middle = len(drawn) // 2
-    return np.sort(drawn[:middle]), np.sort(drawn[middle:])
 
 
 def by_threshold(scene: Scene, sight: Sight | None) -> Separation:

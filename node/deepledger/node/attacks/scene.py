@@ -24,6 +24,8 @@ from deepledger.protocol.types import RoundNumber
 
 Rows = npt.NDArray[np.int64]
 
+FEWEST = 40
+"""Records, to tell what an attack finds from chance: half of them are trained on, and half are not."""
 _WORST = 1e3
 """In the place of a loss that is greater, or no number."""
 
@@ -85,6 +87,13 @@ def data_of_others(scene: Scene, number: int, *, seed: int) -> list[Any]:
     size = max(1, min(count(scene.own), count(scene.others) // 2))
     random = np.random.default_rng([scene.seed, seed])
     return [take(scene.others, random.permutation(count(scene.others))[:size].tolist()) for _ in range(number)]
+
+
+def halves(scene: Scene) -> tuple[Rows, Rows]:
+    """Of the victim's records, those that it is played to train on, and those that it leaves out."""
+    drawn = scene.random("trained on").permutation(count(scene.own))
+    middle = len(drawn) // 2
+    return np.sort(drawn[:middle]), np.sort(drawn[middle:])
 
 
 def mean_of(updates: Sequence[Floats]) -> Floats:
