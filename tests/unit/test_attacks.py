@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from deepledger.cli import leaks
 from deepledger.cli.privacy import fewest
 from deepledger.node.attacks import inversion, laboratory, membership, shares
 from deepledger.node.attacks.laboratory import ALONE, CONTROL, SUMMED, Attack
@@ -256,6 +257,25 @@ def test_a_gradient_of_one_record_shows_it_and_one_with_noise_does_not(scene_for
     assert inversion.compare(deep, inputs, records).nearest > 25
     noise = [part + 10 * part.std() * torch.randn_like(part) for part in clue[0].gradient]
     assert not inversion.reconstruct(scene, [inversion.Clue(noise)], [3], others=inversion.alike(scene, [3])).found
+
+
+def test_of_a_sparse_update_only_what_travelled_is_held_against_a_guess(scene_for, capsys):
+    sparse = {"bits": 16, "fraction_bits": 12, "norm_bound": 1e3, "share": 0.3}
+    source = TASK.replace(
+        "torch.optim.Adam(model.parameters(), lr=0.05)", "torch.optim.SGD(model.parameters(), lr=0.5)"
+    )
+    scene = scene_for(steps=1, source=source, data=patterns(1, 1, learnable=False), update=sparse)
+    inputs, labels = scene.own.tensors
+    clue = inversion.clues_in(scene, seen(scene))[0]
+    guess, away = inversion.match_direction(scene, clue, labels, inputs, seed=0)
+    assert away < 1e-3, "zeros that did not travel are no part of the gradient"
+    assert inversion.compare(guess, inputs, inversion.alike(scene, [0])).nearest > 20
+    many = replace(scene, trainer=replace(scene.trainer, data=patterns(40, 1, learnable=False)))
+    findings = laboratory.run(many, [Attack.LIKELIHOOD], participants=2, shadows=4, plays=9)
+    leaks.tell(findings, many.trainer.spec, 2)
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert "an update of a first round, and later ones carry what earlier ones left" in told
+    assert "there is no control" in told
 
 
 def test_a_linear_first_layer_tells_a_record_after_any_number_of_steps(scene_for):

@@ -55,6 +55,10 @@ def tell(findings: Findings, spec: JobSpec, participants: int) -> None:
         "masked": "this job is masked: everybody reads the sum, and nobody your update",
     }
     show.note(f"{findings.samples:,} of your records against {findings.beside:,} not trained on; {reads[spec.privacy]}")
+    if spec.sparse is not None:
+        show.note(
+            "few coordinates travel: this is an update of a first round, and later ones carry what earlier ones left"
+        )
     for name in findings.found:
         show.note(f"{name}: {_EXPLAINED[name]}")
     for line in _of_privacy(findings.private, spec):

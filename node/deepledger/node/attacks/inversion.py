@@ -50,6 +50,7 @@ class Clue:
 
     gradient: list[torch.Tensor]
     change: Floats | None = None
+    travelled: list[torch.Tensor] | None = None  # where the gradient is known; None: everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,8 @@ def clues_in(scene: Scene, sight: Sight) -> list[Clue]:
         -torch.from_numpy(sight.change[entry.offset : entry.offset + entry.size]).reshape(entry.shape)
         for entry in _entries(scene)
     ]
-    return [Clue(gradient, sight.change * part if part else None) for part in _ON_THE_WAY]
+    travelled = [part != 0 for part in gradient] if scene.trainer.spec.sparse else None
+    return [Clue(gradient, sight.change * part if part else None, travelled) for part in _ON_THE_WAY]
 
 
 def reconstruct(scene: Scene, clues: Sequence[Clue], rows: Sequence[int], *, others: torch.Tensor) -> Reconstruction:
@@ -161,7 +163,7 @@ def match_direction(
     length, away = _norm(clue.gradient), torch.tensor(2.0)
     for _ in range(steps):
         optimizer.zero_grad()
-        own = _gradient(model, scene, guess, targets)
+        own = _known(clue, _gradient(model, scene, guess, targets))
         along = torch.stack([(a * b).sum() for a, b in zip(own, clue.gradient, strict=True)]).sum()
         away = 1 - along / (length * _norm(own) + 1e-12)
         torch.autograd.backward(away + (_SMOOTH * _roughness(guess) / (span[1] - span[0]) if images else 0))
@@ -183,7 +185,7 @@ def match_distance(
 
     def distance() -> torch.Tensor:
         optimizer.zero_grad()
-        own = _gradient(model, scene, guess, targets)
+        own = _known(clue, _gradient(model, scene, guess, targets))
         apart = torch.stack([(a - b).square().sum() for a, b in zip(own, clue.gradient, strict=True)]).sum()
         torch.autograd.backward(apart)
         return apart
@@ -254,6 +256,12 @@ def _gradient(model: nn.Module, scene: Scene, inputs: torch.Tensor, targets: tor
     parameters = _trained(model, scene)
     assert loss is not None  # noqa: S101 (`unsuited` has looked)
     return torch.autograd.grad(loss.mean(), parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+
+
+def _known(clue: Clue, gradient: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    if clue.travelled is None:
+        return gradient
+    return [part * there for part, there in zip(gradient, clue.travelled, strict=True)]
 
 
 def _sign(guess: torch.Tensor) -> None:
