@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -214,15 +215,20 @@ def test_the_agreement_says_what_it_costs_before_a_stake(spec_of: SpecOf) -> Non
     assert local.release is not None
     one, whole = (f"{epsilon_of_rounds(local.release, rounds=rounds, delta=1e-5):.3g}" for rounds in (1, 20))
     terms: Any = SimpleNamespace(rounds=20, min_participants=7)
-    (said,) = of_noise(local, terms).values()
+    said, price = of_noise(local, terms).values()
     assert "every node adds noise of 2 to every coordinate, which is enough alone" in said
     assert f"no more of them than ε = {one}, and all 20 ε = {whole}, at δ = 1e-05" in said
-    (said,) = of_noise(masked, terms).values()
+    said, less = of_noise(masked, terms).values()
     assert "the shares of 3 nodes make; with 7 participants, 4 others in a sum may act together" in said
     adaptive = DISTRIBUTED | {"adaptive": {"quantile": 0.5, "start": 0.25}}
-    (said,) = of_noise(noisy(spec_of, participant_privacy=adaptive, **MASKED), terms).values()
+    said, _ = of_noise(noisy(spec_of, participant_privacy=adaptive, **MASKED), terms).values()
     assert "follows the 50% quantile of what all train, 0.25 first and at most 1, then noise of 2 times that" in said
     assert of_noise(spec_of(), terms) == {}
+    ratios = [float(re.search(r"has noise (\S+) times as long", each)[1]) for each in (price, less)]  # type: ignore[index]
+    assert ratios == pytest.approx([2 * math.sqrt(1000 / 7), 2 * math.sqrt(1000 * 7 / 3) / 7], rel=0.05)
+    assert (
+        "bounds next to nothing" in of_noise(local, SimpleNamespace(rounds=200, min_participants=7))["of participants"]
+    )
 
 
 def test_what_everybody_can_read_says_nothing_of_samples_unless_the_job_asks(spec_of: SpecOf) -> None:

@@ -252,7 +252,8 @@ def _line(notice: Notice) -> str | None:
             bond = "" if notice.bonded else f", and {notice.serving} has not deposited its bond"
             return f"round {notice.round}: not open yet, {notice.seated} of at least {notice.least} seated{bond}"
         case node.Trained():
-            clipped = ", clipped to the norm bound" if notice.clipped else ""
+            to = "clip_norm, as the job asks" if notice.release else "the norm bound"
+            clipped = f", clipped to {to}" if notice.clipped else ""
             saturated = f", {show.count(notice.saturated, 'coordinate')} saturated" if notice.saturated else ""
             private = f", {_private(notice.private)}" if notice.private else ""
             private += ", noise added" if notice.release else ""

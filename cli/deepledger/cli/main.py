@@ -33,7 +33,8 @@ app = typer.Typer(
         "Every setting is an option and an environment variable, see .env.example. "
         "Exit codes: 0 done, or stopped in order; 1 the audit found a mismatch or lacked a blob, or you declined; "
         "2 wrong usage; 3 input that cannot be used; 4 the chain; 5 the blob store; 6 this machine's files; "
-        "7 the audit could not check everything; 8 the model diverged; 130 interrupted at once."
+        "7 the audit could not check everything; 8 the model diverged; 9 a privacy budget is spent; "
+        "130 interrupted at once."
     ),
 )
 for room in (chains, accounts, jobs, join, coordinator, audit, dashboard, status, money, model, privacy, doctor):

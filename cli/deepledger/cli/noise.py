@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from deepledger.cli.show import count
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
+
+MEANINGLESS = 20.0
+"""ε from which a guarantee is one on paper only."""
 
 
 def of_noise(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
@@ -29,8 +34,14 @@ def of_noise(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
             f"noise of {noise} in every coordinate of a sum, which the shares of {privacy.honest} nodes make; "
             f"with {terms.min_participants} participants, {count(colluders, 'other')} in a sum may act together"
         )
+    shares = terms.min_participants / (1 if colluders is None else privacy.honest)
+    ratio = privacy.noise_multiplier * sqrt(spec.model.coordinates * shares) / terms.min_participants
+    doubt = "; so large an ε bounds next to nothing" if whole > MEANINGLESS else ""
     return {
         "of participants": f"differential privacy: what is trained is clipped to {clip}, then "
         f"{whose}. Whatever your data are, a round shows no more of them than ε = {one:.3g}, and all {terms.rounds} "
-        f"ε = {whole:.3g}, at δ = {privacy.delta:g}. That others draw their noise cannot be seen"
+        f"ε = {whole:.3g}, at δ = {privacy.delta:g}{doubt}. That others draw their noise cannot be seen",
+        "its price": f"with {terms.min_participants} participants the mean of a round has noise {ratio:.2g} times as "
+        "long as what one may have trained, spread over all coordinates (examples/digits-participants: 26, and 82 % "
+        "where 96 % are without noise): the more participants, the less",
     }

@@ -131,9 +131,11 @@ def _fit(fit: Fit, spec: JobSpec) -> str:
     """What of everybody's honest work did not fit into the job's formats."""
     update, model = spec.update, spec.model
     of_update, of_model = 2.0 ** (update.bits - 1 - update.fraction_bits), 2.0 ** (31 - model.fraction_bits)
+    asked = spec.participant_privacy
+    to = f"the norm bound of {update.norm_bound:g}" if asked is None else f"clip_norm = {asked.clip_norm:g}"
     text = (
-        f"of {show.count(fit.updates, 'honest update')}, {fit.clipped:,} had to be clipped to the norm bound of "
-        f"{update.norm_bound:g}, and {fit.saturated:,} had coordinates beyond ±{of_update:g}"
+        f"of {show.count(fit.updates, 'honest update')}, {fit.clipped:,} had to be clipped to {to}, and "
+        f"{fit.saturated:,} had coordinates beyond ±{of_update:g}"
     )
     if fit.held:
         text += f"; {show.count(fit.held, 'coordinate')} of the model would have left ±{of_model:g}"
@@ -142,7 +144,8 @@ def _fit(fit: Fit, spec: JobSpec) -> str:
             f"; {show.count(fit.floored, 'running variance')} would be smaller than the least that "
             f"update.fraction_bits = {update.fraction_bits} can say"
         )
-    if not (fit.clipped or fit.saturated or fit.held or fit.floored):
+    unfit = fit.clipped if asked is None else 0  # a clip that hides participants is meant to clip
+    if not (unfit or fit.saturated or fit.held or fit.floored):
         return text
     return f"{text}: scale features in the task's load_data, or see docs/your-own-training.md about [update]"
 

@@ -22,6 +22,7 @@ from deepledger.node.signed_joins import SignedJoins
 from deepledger.node.training import MakeUpdate, make_update
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.abi import terms_hash
+from deepledger.protocol.chain.events import Departure
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import (
     AccountInUse,
@@ -292,6 +293,11 @@ def _act(node: Node, step: Step) -> None:
                 node.was_seated = False
                 node.warn("the chain took back the block in which this node joined; joining again")
             return
+        if node.was_seated and job.departures[ledger.account] is Departure.VOLUNTARY:
+            raise BadInput(
+                f"this account's seat was given up while this node ran, with `deepledger leave {job.job}`: `deepledger "
+                f"withdraw {job.job}` takes home what is left, and the same command as before takes a new seat"
+            )
         if node.was_seated:
             raise StateError(
                 "this account has lost its seat: it missed too many rounds, or its stake was used up by penalties. "

@@ -11,6 +11,7 @@ from deepledger.node.spending import Budget, Spending, SpendingLedger, Spent, le
 from deepledger.protocol.errors import BadInput, PrivacySpent
 from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.private_run import PrivateRun
+from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 
 USUAL_DELTA = 1e-5
 
@@ -49,7 +50,10 @@ class Purse:
         mine = (each.steps for each in reversed(spent.lines) if (each.job, each.account) == (self.job, self.account))
         last = next(mine, None)
         if self.release is not None and not last and not self.by_steps:
-            raise PrivacySpent(f"{spent.told(self.budget)}: what a round of this job shows would pass it")
+            alone = epsilon_of_rounds(self.release, rounds=1, delta=self.delta)
+            raise PrivacySpent(
+                f"{spent.told(self.budget)}: what a round of this job shows would pass it, ε = {alone:.3g} by itself"
+            )
         if last and not left.expect(last):
             raise PrivacySpent(f"{spent.told(self.budget)}: a round like the last one would pass it")
         return left.may_take
