@@ -62,6 +62,14 @@ def test_a_job_with_other_hyperparameters_and_other_data_can_be_tried(runner, jo
     assert '"beside": 40' in attack(runner, job, *options).output
 
 
+def test_as_many_updates_are_played_as_the_sum_needs(runner, job):
+    data = runner.folder / "data-1.safetensors"
+    told = runner.json("privacy", "attack", job, "--data", data, "--attack", "shares", "--participants", 7)
+    assert (list(told["attacks"]["shares"]), told["not_tried"]) == (["update", "sum"], {})
+    few = " ".join(attack(runner, job, "--attack", "shares", "--participants", 3).output.split())
+    assert "shares: not tried against a sum of 3, 9 updates make 3 sums of 3 that share none" in few
+
+
 def test_what_is_not_possible_is_said(runner, job, tmp_path):
     for options, said in (
         (("--attack", "telepathy"), "--attack telepathy: there is inversion, threshold, lira, shares"),

@@ -71,7 +71,12 @@ def attack(
         ),
     ] = None,
     shadows: Annotated[int, typer.Option(min=4, max=1000, help="Models that LiRA trains, an even number.")] = 16,
-    plays: Annotated[int, typer.Option(min=9, max=1000, help="Updates from which shares are learned.")] = 24,
+    plays: Annotated[
+        int | None,
+        typer.Option(
+            min=9, max=1000, help="Updates from which shares are learned. Default: 24, or 4 for each in a sum."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all that is drawn at random.")] = 0,
     to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write pictures (SVG) of what is found.")] = None,
     json: Json = False,
@@ -85,7 +90,7 @@ def attack(
     """
     import torch
 
-    from deepledger.node.attacks import laboratory
+    from deepledger.node.attacks import laboratory, shares
     from deepledger.node.training import load_trainer
     from deepledger.protocol.evaluation.blueprint import from_store
     from deepledger.protocol.evaluation.task import find_source
@@ -113,6 +118,7 @@ def attack(
         seed=seed,
     )
     among = participants or fewest(spec, found.terms)
+    plays = plays or max(24, shares.APART * among)
     with _progress(laboratory.steps(wanted, shadows=shadows, plays=plays)) as advance:
         findings = laboratory.run(scene, wanted, participants=among, shadows=shadows, plays=plays, progress=advance)
     del kept

@@ -20,11 +20,12 @@ from deepledger.protocol.evaluation.samples import concatenate, count, take
 from deepledger.protocol.formats.vectors import Floats
 
 MOST_KINDS = 20
+APART = 4
+"""Sums of which no two share an update, at least."""
 _LOOKED_AT = 20
 """Records of each kind whose loss is looked at."""
 _MOST_TRAINED = 400
-_FOLDS, _SUMS, _APART = 3, 32, 4
-"""`_APART`: sums of which no two share an update, at least."""
+_FOLDS, _SUMS = 3, 32
 _SEED = 1 << 22
 
 Kinds = npt.NDArray[np.int64]
@@ -62,9 +63,9 @@ def unsuited(scene: Scene) -> str | None:
 
 def too_few(plays: int, participants: int) -> str | None:
     """Why of so many updates nothing can be said of sums; None: it can."""
-    if (sums := plays // participants) >= _APART:
+    if (sums := plays // participants) >= APART:
         return None
-    least = _APART * participants
+    least = APART * participants
     return f"{plays} updates make {sums} sums of {participants} that share none: give --plays {least} or more"
 
 
