@@ -42,6 +42,6 @@ def of_noise(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
         f"{whose}. Whatever your data are, a round shows no more of them than ε = {one:.3g}, and all {terms.rounds} "
         f"ε = {whole:.3g}, at δ = {privacy.delta:g}{doubt}. That others draw their noise cannot be seen",
         "its price": f"with {terms.min_participants} participants the mean of a round has noise {ratio:.2g} times as "
-        "long as what one may have trained, spread over all coordinates (examples/digits-participants: 26, and 82 % "
+        "long as what one may have trained, spread over all coordinates (examples/digits-participants: 5.7, and 82 % "
         "where 96 % are without noise): the more participants, the less",
     }
