@@ -245,7 +245,7 @@ def test_a_layer_that_takes_parts_of_samples_for_samples_is_noticed() -> None:
             self.layer = nn.Linear(4, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(x.flatten(0, 1)).view(len(x), -1, 3).mean(dim=1)
+            return self.layer(x.flatten(0, 1)).view(len(x), 6, 3).mean(dim=1)  # of a batch without samples, too
 
     model = PerWord()
     train(model, data_of(torch.randn(20, 6, 4), 3))
