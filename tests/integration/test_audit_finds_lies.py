@@ -279,6 +279,7 @@ def invent_something_forgotten(claim):
         (invent_something_forgotten, None, {Kind.REPORT}, "other earlier updates or coalitions"),
     ],
 )
+@pytest.mark.slow
 def test_a_lie_about_worth_is_named(valued, lie, updates, kinds, words):
     valued.round(valued.trained())
     valued.round(updates(valued) if updates else valued.trained(), lie=lie)
@@ -660,6 +661,7 @@ def test_an_evaluation_that_failed_there_and_fails_here_is_checked(play, monkeyp
     assert finding.claimed == "the task failed"
 
 
+@pytest.mark.slow
 def test_coalitions_on_which_the_task_fails_here_accuse_nobody_and_excuse_nobody(world, monkeypatch):
     play = sys.modules[type(world).__module__].Play(world, spec_changes={"rewards": {"policy": "contribution"}})
 
@@ -882,6 +884,7 @@ def test_without_torch_all_but_the_evaluation_is_derived(play):
     [({"rewards": {"policy": "contribution"}}, 0b010), ({"screening": {"harm_percent": 50}}, 0b011)],
     ids=["scores", "verdicts"],
 )
+@pytest.mark.slow
 def test_pay_that_rests_on_what_the_coordinator_says_is_not_called_right(world, changes, seats):
     """Without torch, nobody can tell a lie from a result of which all follows."""
     play = sys.modules[type(world).__module__].Play(world, spec_changes=changes)

@@ -22,7 +22,7 @@ from deepledger.protocol.settlement.settle import settle
 
 from .test_roles import coordinator, node
 
-pytestmark = pytest.mark.one_chain
+pytestmark = [pytest.mark.one_chain, pytest.mark.slow]
 
 
 def audited(world: Any, job: int, *, torch: bool = True) -> Any:

@@ -47,6 +47,8 @@ from deepledger.protocol.settlement.inputs import lot
 from .test_masked import MASKED, Play, audited, masked_job, verdicts, weighted_mean
 from .test_roles import Actor, coordinator, mask_secret, node, until
 
+pytestmark = pytest.mark.slow
+
 HYBRID = {"privacy": "masked", "masks": {"weight_bits": 4, "keys": "x25519+mlkem768"}}
 
 

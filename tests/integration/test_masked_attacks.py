@@ -34,6 +34,8 @@ from . import test_masked
 from .test_masked import Play, audited, forget, verdicts
 from .test_roles import Actor, coordinator
 
+pytestmark = pytest.mark.slow
+
 
 def within(seconds: float, what: Any, actor: Any) -> None:
     end = time.monotonic() + seconds

@@ -31,6 +31,8 @@ from deepledger.protocol.settlement.inputs import cohort_in
 from .test_masked import MASKED, Play, Stores, audited, forget, funded, masked_job, verdicts
 from .test_roles import Actor, coordinator
 
+pytestmark = pytest.mark.slow
+
 MEDIAN = MASKED | {"masks": {"groups": 3}, "aggregation": {"rule": "median"}}
 ALL = tuple(range(10))
 

@@ -27,7 +27,7 @@ from tests.integration.cli_runner import JOB, Runner
 from tests.integration.test_private_rounds import node
 from tests.integration.test_roles import assert_audit_matches, coordinator
 
-pytestmark = pytest.mark.one_chain
+pytestmark = [pytest.mark.one_chain, pytest.mark.slow]
 
 LOCAL = {"mechanism": "local", "clip_norm": 0.5, "noise_multiplier": 1.0, "delta": 1e-4}
 DISTRIBUTED = LOCAL | {"mechanism": "distributed", "honest": 2}

@@ -10,6 +10,8 @@ from deepledger.devnet import dev_accounts
 from deepledger.protocol.privacy.ecies import public_key_of
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def job(runner):

@@ -16,6 +16,8 @@ from deepledger.cli.simulation import Fit
 from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy
 from deepledger.protocol.formats.vectors import count_least_variances
 
+pytestmark = pytest.mark.slow
+
 TASK = """
 import torch
 from safetensors.torch import load_file

@@ -17,7 +17,7 @@ from deepledger.protocol.privacy.ecies import public_key_of
 
 from .test_roles import coordinator, node
 
-pytestmark = pytest.mark.one_chain
+pytestmark = [pytest.mark.one_chain, pytest.mark.slow]
 
 COORDINATOR, AUDITOR = 1, 9
 SHARE = {"update": {"bits": 8, "fraction_bits": 9, "norm_bound": 5.0, "share": 0.1}}

@@ -22,7 +22,7 @@ from tests.conftest import post_bond
 
 from .test_roles import Actor, Changed, assert_audit_matches, coordinator, node
 
-pytestmark = pytest.mark.one_chain
+pytestmark = [pytest.mark.one_chain, pytest.mark.slow]
 
 WINDOW = 601
 """Seconds after which a settle window is over."""

@@ -21,6 +21,8 @@ from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.formats.vectors import encode_model
 
+pytestmark = pytest.mark.slow
+
 TASK = """
 import torch
 from torch import nn
