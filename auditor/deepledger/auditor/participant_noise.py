@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import sqrt
 
+from deepledger.auditor.statements import first_of, reveals_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Revealed
 from deepledger.protocol.errors import BadInput, BadVector, BlobCorrupt, BlobMissing
@@ -15,8 +16,6 @@ from deepledger.protocol.formats.vectors import as_update, sum_of_squares
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 from deepledger.protocol.types import Digest
-
-_MOST = 8
 
 
 def participant_noise(job: Job, spec: JobSpec, store: BlobStore) -> Iterator[str]:
@@ -34,18 +33,11 @@ def participant_noise(job: Job, spec: JobSpec, store: BlobStore) -> Iterator[str
     if spec.masks is not None:
         yield "of masked updates, no length can be looked at, and no statement is bound"
         return
-    reveals = [
-        (over.opened.round, reveal)
-        for over in job.history
-        for reveal in over.opened.reveals
-        if isinstance(reveal, Revealed)
-    ]
+    reveals = reveals_of(job)
     lacking = [said for number, reveal in reveals if (said := _lacks(number, reveal, privacy, spec, store))]
     looked = "bind a statement that noise was drawn" + (" and are as long as it makes them" if _is_open(spec) else "")
     yield f"{len(reveals) - len(lacking)} of {len(reveals)} updates {looked}"
-    yield from lacking[:_MOST]
-    if len(lacking) > _MOST:
-        yield f"and so {len(lacking) - _MOST} more"
+    yield from first_of(lacking)
 
 
 def _is_open(spec: JobSpec) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Revealed
@@ -10,7 +10,7 @@ from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobMissing
 from deepledger.protocol.formats.private_run import MAX_STATEMENT_BYTES, check_reaches, parse_statement
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.state import Job
-from deepledger.protocol.types import Digest
+from deepledger.protocol.types import Digest, RoundNumber
 
 _MOST = 8
 _CANNOT = "differential privacy cannot be checked, since noise inside training cannot be seen"
@@ -23,12 +23,7 @@ def statements(job: Job, spec: JobSpec, store: BlobStore) -> Iterator[str]:
     if spec.masks is not None:
         yield f"{_CANNOT}; masked updates bind no statement of it"
         return
-    reveals = [
-        (over.opened.round, reveal)
-        for over in job.history
-        for reveal in over.opened.reveals
-        if isinstance(reveal, Revealed)
-    ]
+    reveals = reveals_of(job)
     lacking = []
     for number, reveal in reveals:
         try:
@@ -40,6 +35,21 @@ def statements(job: Job, spec: JobSpec, store: BlobStore) -> Iterator[str]:
             )
     stated = len(reveals) - len(lacking)
     yield f"{_CANNOT}: {stated} of {len(reveals)} updates bind a statement that it is as the job asks"
-    yield from lacking[:_MOST]
-    if len(lacking) > _MOST:
-        yield f"and so {len(lacking) - _MOST} more"
+    yield from first_of(lacking)
+
+
+def reveals_of(job: Job) -> list[tuple[RoundNumber, Revealed]]:
+    """Of all settled rounds."""
+    return [
+        (over.opened.round, reveal)
+        for over in job.history
+        for reveal in over.opened.reveals
+        if isinstance(reveal, Revealed)
+    ]
+
+
+def first_of(said: Sequence[str]) -> Iterator[str]:
+    """The first few, and how many more there are."""
+    yield from said[:_MOST]
+    if len(said) > _MOST:
+        yield f"and so {len(said) - _MOST} more"
