@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as f
 from torch.utils.data import DataLoader, TensorDataset
 
-from deepledger.cli.job_file import draft, read_job_file
+from deepledger.api.job_file import draft, read_job_file
 from deepledger.node.accountant import Accountant, Allowance
 from deepledger.node.skellam_noise import skellam
 from deepledger.node.training import load_trainer, make_update

@@ -270,7 +270,7 @@ def figure(spec: Any, evaluation: Any) -> str:
 
 
 def heading(spec: Any) -> str:
-    from deepledger.cli.agreement import heading
+    from deepledger.api.agreement import heading
 
     return heading(spec.headline, spec.validation.metrics[spec.headline])
 

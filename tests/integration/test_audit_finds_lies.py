@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from deepledger.api.agreement import of_spec
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.auditor.render import as_json, render
-from deepledger.cli.agreement import of_spec
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.chain.events import BondPosted, Departure, Joined, Left, Phase, Settled
 from deepledger.protocol.errors import BadInput, StateError, StoreUnreachable

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_iris
 
-from deepledger.cli.job_file import draft, read_job_file
+from deepledger.api.job_file import draft, read_job_file
 from deepledger.node.training import load_trainer, make_update
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.evaluation.bench import prepare_bench

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepledger.cli.agreement import of_spec
+from deepledger.api.agreement import of_spec
 from deepledger.cli.doctor import _mask_keys
 from deepledger.cli.options import Signer
 from deepledger.coordinator.coordinate import coordinate

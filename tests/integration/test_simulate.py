@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from deepledger.api.simulation import Fit
 from deepledger.cli.main import app
 from deepledger.cli.simulate import _fit, alone
-from deepledger.cli.simulation import Fit
 from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy
 from deepledger.protocol.formats.vectors import count_least_variances
 

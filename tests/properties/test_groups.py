@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepledger.cli.groups import SCATTER, together
+from deepledger.api.groups import SCATTER, together
 from deepledger.protocol.formats.rules import Median, TrimmedMean
 from deepledger.protocol.formats.spec import MOST_GROUPS
 from deepledger.protocol.settlement.aggregation.sorting import median, trimmed_mean

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepledger.cli.job_file import Draft, coordinator, draft, read_job_file, suffix_of, wei
+from deepledger.api.job_file import Draft, coordinator, draft, read_job_file, suffix_of, wei
 from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.errors import BadInput, BadSpec
 from deepledger.protocol.evaluation.bench import prepare_bench

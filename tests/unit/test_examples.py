@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from deepledger.cli.job_file import draft, read_job_file
+from deepledger.api.job_file import draft, read_job_file
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.metrics import Metric

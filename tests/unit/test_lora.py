@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from deepledger.cli.agreement import of_fates
-from deepledger.cli.exported import safetensors_of
-from deepledger.cli.job_file import Draft, draft, read_job_file
+from deepledger.api.agreement import of_fates
+from deepledger.api.exported import safetensors_of
+from deepledger.api.job_file import Draft, draft, read_job_file
 from deepledger.node.training import load_trainer, make_update
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.errors import BadInput, BadSpec, BlobMissing

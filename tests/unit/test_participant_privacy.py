@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepledger.cli.noise import of_noise
+from deepledger.api.noise import of_noise
 from deepledger.node import contribute, participant_noise
 from deepledger.node.participant_noise import clip, with_noise
 from deepledger.protocol.errors import BadSpec, BlobMissing

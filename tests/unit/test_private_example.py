@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepledger.cli.agreement import of_spec, of_terms
-from deepledger.cli.job_file import Draft, draft, read_job_file
+from deepledger.api.agreement import of_spec, of_terms
+from deepledger.api.job_file import Draft, draft, read_job_file
 from deepledger.node.accountant import Accountant, Cost
 from deepledger.node.training import load_trainer, make_update
 from deepledger.protocol.evaluation.state_dict import write_floats

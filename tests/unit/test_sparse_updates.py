@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepledger.cli.agreement import of_spec
+from deepledger.api.agreement import of_spec
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.evaluation import evaluators

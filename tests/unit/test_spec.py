@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deepledger.cli.simulation import _remembered
+from deepledger.api.simulation import _remembered
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.canonical import parse_json
 from deepledger.protocol.formats.metrics import ACCURACY, LOSS

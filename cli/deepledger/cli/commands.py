@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 import typer
 from typer.core import TyperGroup
 
+from deepledger.api.words import printable
 from deepledger.protocol.errors import DeepledgerError
 
 INTERRUPTED = 130
@@ -31,11 +32,6 @@ class Commands(TyperGroup):
         except (KeyboardInterrupt, typer.Abort):
             print("deepledger: interrupted", file=sys.stderr)  # noqa: T201
             raise typer.Exit(INTERRUPTED) from None
-
-
-def printable(text: str) -> str:
-    """One line without control characters, whoever wrote it."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -132,7 +132,7 @@ def _limit(most_bonds: str | None) -> Wei:
 
 
 def _sponsors(named: Sequence[str]) -> frozenset[Address]:
-    from deepledger.cli.job_file import address
+    from deepledger.api.job_file import address
 
     try:
         return frozenset(map(address, named))

@@ -214,7 +214,7 @@ def _deposit(reader: Reader, number: JobId, account: Address) -> str:
 
 def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, tuple[JobSpec, dict[str, str]]]:
     """Also the spec, and what its noise keeps of participants."""
-    from deepledger.cli.noise import of_noise
+    from deepledger.api.noise import of_noise
     from deepledger.protocol.job.fetch import fetch_model, fetch_spec
     from deepledger.protocol.job.follow import Follower
 

@@ -65,11 +65,11 @@ def create(
 
     Example: deepledger job create examples/digits/job.toml
     """
-    from deepledger.cli.agreement import of_fates, of_what_it_withstands
-    from deepledger.cli.groups import is_dealt, of_groups
-    from deepledger.cli.job_file import coordinator as checked
-    from deepledger.cli.job_file import draft, read_job_file
-    from deepledger.cli.noise import of_noise
+    from deepledger.api.agreement import of_fates, of_what_it_withstands
+    from deepledger.api.groups import is_dealt, of_groups
+    from deepledger.api.job_file import coordinator as checked
+    from deepledger.api.job_file import draft, read_job_file
+    from deepledger.api.noise import of_noise
     from deepledger.protocol.errors import BadInput, BadSpec, LedgerRejected
     from deepledger.protocol.formats.evaluation import in_words
     from deepledger.protocol.formats.private_run import in_vain
@@ -129,7 +129,7 @@ def show_(job: JobNumber, chain: Chain, store: Store, json: Json = False) -> Non
 
     Example: deepledger job show 1
     """
-    from deepledger.cli import agreement
+    from deepledger.api import agreement
     from deepledger.protocol.job.fetch import fetch_spec
     from deepledger.protocol.job.follow import Follower
 

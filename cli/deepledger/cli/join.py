@@ -190,7 +190,7 @@ def unconfirmed(terms: JobTerms, block_time: Seconds, *, confirmations: int) -> 
 
 
 def _agree(job: Job, spec: JobSpec, source: str, *, warnings: Sequence[str], yes: bool) -> None:
-    from deepledger.cli import agreement
+    from deepledger.api import agreement
 
     show.pairs(f"Job {job.job}: {spec.name}", agreement.of_spec(spec) | {"runs here": source})
     show.pairs("Terms", agreement.of_terms(job.terms, spec))

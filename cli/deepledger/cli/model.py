@@ -42,7 +42,7 @@ def export(
 
     Example: deepledger model export 1 --to model.safetensors
     """
-    from deepledger.cli.exported import safetensors_of
+    from deepledger.api.exported import safetensors_of
     from deepledger.protocol.blobs.digest import cid_of
     from deepledger.protocol.formats.roots import chunk_root
     from deepledger.protocol.formats.vectors import decode_model

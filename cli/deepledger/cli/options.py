@@ -272,7 +272,7 @@ def places(paths: str) -> list[Path]:
 
 def amount(text: str, option: str) -> Wei:
     """The value of an option, as "0.01 ETH" or "5 gwei". Raises `BadInput`."""
-    from deepledger.cli.job_file import wei
+    from deepledger.api.job_file import wei
 
     try:
         return wei(text)

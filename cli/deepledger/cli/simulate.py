@@ -15,8 +15,8 @@ from deepledger.cli import show
 from deepledger.cli.options import Json, Workers
 
 if TYPE_CHECKING:
-    from deepledger.cli.job_file import Draft
-    from deepledger.cli.simulation import Fit, Outcome
+    from deepledger.api.job_file import Draft
+    from deepledger.api.simulation import Fit, Outcome
     from deepledger.protocol.formats.metrics import Metric
     from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy
     from deepledger.protocol.formats.spec import JobSpec
@@ -50,9 +50,9 @@ def simulate(
     Example: deepledger job simulate examples/digits/job.toml --data examples/digits/data/participant-0.safetensors
     --data examples/digits/data/participant-1.safetensors --data examples/digits/data/participant-2.safetensors
     """
-    from deepledger.cli import agreement
-    from deepledger.cli.job_file import draft, read_job_file
-    from deepledger.cli.simulation import INFLATION, Behaviour
+    from deepledger.api import agreement
+    from deepledger.api.job_file import draft, read_job_file
+    from deepledger.api.simulation import INFLATION, Behaviour
     from deepledger.protocol.formats.evaluation import figure, values
     from deepledger.protocol.formats.rules import MOST_IN_BUCKET
 
@@ -164,8 +164,8 @@ def _play(
     from rich.console import Console
     from rich.progress import Progress
 
-    from deepledger.cli.simulation import Behaviour
-    from deepledger.cli.simulation import simulate as play
+    from deepledger.api.simulation import Behaviour
+    from deepledger.api.simulation import simulate as play
     from deepledger.protocol.evaluation.bench import open_bench
     from deepledger.protocol.evaluation.evaluators import evaluator_for
     from deepledger.protocol.evaluation.task import read_source

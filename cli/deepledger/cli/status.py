@@ -169,7 +169,7 @@ def _roles(job: Job, account: Address) -> list[str]:
 
 
 def _job(reader: Reader, blobs: BlobStore, number: JobId, *, json: bool) -> None:
-    from deepledger.cli.agreement import heading
+    from deepledger.api.agreement import heading
     from deepledger.protocol.blobs.digest import cid_of
     from deepledger.protocol.job.follow import Follower
     from deepledger.protocol.job.phases import bond_of, deadline

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from deepledger.cli.groups import is_dealt, of_groups, of_masked, of_masked_bytes
-from deepledger.cli.noise import of_noise
-from deepledger.cli.show import count, duration, eth
+from deepledger.api.groups import is_dealt, of_groups, of_masked, of_masked_bytes
+from deepledger.api.noise import of_noise
+from deepledger.api.words import count, duration, eth
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.formats.metrics import BUILT_IN, Metric

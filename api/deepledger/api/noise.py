@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 
-from deepledger.cli.show import count
+from deepledger.api.words import count
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from deepledger.cli.show import count
+from deepledger.api.words import count
 from deepledger.protocol.blobs import BlobStore, digest_of
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import prod
 
-from deepledger.cli.show import count
+from deepledger.api.words import count
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.formats.spec import JobSpec, Masks, enough
 from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member
