@@ -1,12 +1,19 @@
 """The coordinator's HTTP API, on what a real job left on the chain and in the store."""
 
+import socket
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
+import requests
+import uvicorn
 from fastapi.testclient import TestClient
 
+from deepledger.coordinator import blobs
 from deepledger.coordinator.api import build_app
-from deepledger.protocol.blobs import cid_of
+from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.errors import ChainUnreachable
 
 
@@ -121,17 +128,89 @@ def test_what_is_not_there_is_said_plainly(world, play, client):
     assert "altered" in client.get("/jobs/1/spec").json()["detail"]
 
 
+def test_blobs_are_served_to_whoever_checks_them(world, play, client):
+    for data in (b"", b"blob", bytes(3 << 20)):
+        answer = client.get(f"/blobs/{cid_of(world.store.put(data))}")
+        assert (answer.status_code, answer.content) == (200, data)
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.headers["access-control-allow-origin"] == "*", "a page from elsewhere may ask"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    spec = client.get("/jobs/1/spec").json()
+    assert client.get(f"/blobs/{spec['cid']}").json()["name"] == spec["spec"]["name"]
+
+
+def test_blobs_that_are_not_there_or_none(world, play, client):
+    there = world.store.put(b"blob")
+    nobodys = cid_of(digest_of(b"nobody's"))
+    for cid in (nobodys, "x", "..%2f..%2fetc%2fpasswd", "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"):
+        assert client.get(f"/blobs/{cid}").status_code == 404, cid
+    (world.folder / "store" / cid_of(there)).write_bytes(b"evil")
+    answer = client.get(f"/blobs/{cid_of(there)}")
+    assert answer.status_code == 404
+    assert "altered" in answer.json()["detail"]
+
+
+def test_few_blobs_are_served_at_once_and_places_become_free(world, play, monkeypatch):
+    monkeypatch.setattr(blobs, "_AT_ONCE", 1)
+    client = TestClient(build_app(world.reader(), world.store))
+    there, nobodys = f"/blobs/{cid_of(world.store.put(b'blob'))}", f"/blobs/{cid_of(digest_of(b'nothing'))}"
+    for place, status in ((there, 200), (nobodys, 404)) * 3:
+        assert client.get(place).status_code == status
+    begun, go_on = threading.Event(), threading.Event()
+    read = world.store.read
+
+    def waits(*arguments, **how):
+        begun.set()
+        go_on.wait()
+        return read(*arguments, **how)
+
+    monkeypatch.setattr(world.store, "read", waits)
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(client.get, there)
+        begun.wait()
+        refused = client.get(there)
+        go_on.set()
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert waiting.result().status_code == 200
+
+
+def test_who_takes_a_blob_too_slowly_is_cut_off(world, play, monkeypatch):
+    """The limit is none at all here, so that nothing depends on how fast a machine is."""
+    monkeypatch.setattr(blobs, "_AT_ONCE", 1)
+    app = build_app(world.reader(), world.store)
+    place = f"/blobs/{cid_of(world.store.put(bytes(3 << 20)))}"
+    with serve(app) as url:
+        monkeypatch.setattr(blobs, "_PATIENCE", -1e9)
+        with pytest.raises(requests.RequestException):
+            requests.get(url + place, timeout=60)
+        monkeypatch.setattr(blobs, "_PATIENCE", 60)
+        assert len(requests.get(url + place, timeout=60).content) == 3 << 20, "its place is free again"
+
+
+@contextmanager
+def serve(app):
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
 def test_the_description_is_complete(client):
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {
         "/health", "/jobs", "/jobs/{job}", "/jobs/{job}/spec", "/jobs/{job}/participants", "/jobs/{job}/rounds",
         "/jobs/{job}/privacy",
-        "/jobs/{job}/rounds/{number}", "/jobs/{job}/rounds/{number}/report", "/jobs/{job}/events",
+        "/jobs/{job}/rounds/{number}", "/jobs/{job}/rounds/{number}/report", "/jobs/{job}/events", "/blobs/{cid}",
     }  # fmt: skip
     for path, methods in described["paths"].items():
         assert list(methods) == ["get"], "nothing can be changed"
         assert methods["get"]["summary"]
         assert "502" in methods["get"]["responses"]
+        if path == "/blobs/{cid}":  # bytes
+            continue
         schema = methods["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
         assert "block" in described["components"]["schemas"][schema]["properties"], path
 

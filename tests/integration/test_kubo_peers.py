@@ -72,6 +72,17 @@ def test_a_blob_comes_over_bitswap_and_is_pinned_where_it_is_kept(connected):
         near.start()
 
 
+def test_a_store_that_does_not_fetch_serves_only_what_its_daemon_has(connected):
+    near, far = connected
+    digest = open_store(near.api).put(b"blob")
+    here = open_store(far.api, fetches=False)
+    with pytest.raises(BlobMissing):
+        here.read(digest, limit=4)
+    assert not has(far, digest)
+    open_store(far.api).read(digest, limit=4)
+    assert here.read(digest, limit=4) == b"blob"
+
+
 def test_collecting_garbage_takes_what_is_not_pinned_and_nothing_else(connected):
     near, far = connected
     store = open_store(near.api)

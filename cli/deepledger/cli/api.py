@@ -13,8 +13,11 @@ from deepledger.protocol.errors import BadInput, StateError
 
 
 @contextmanager
-def serving(reader: Reader, store: BlobStore, *, host: str, port: int) -> Iterator[str]:
-    """Serves as long as the context lasts; gives the URL. Raises `StateError` if the port cannot be had."""
+def serving(reader: Reader, store: BlobStore, local: BlobStore, *, host: str, port: int) -> Iterator[str]:
+    """Serves as long as the context lasts; gives the URL. Raises `StateError` if the port cannot be had.
+
+    Strangers are given the blobs that are in `local`.
+    """
     try:
         import uvicorn
 
@@ -27,7 +30,7 @@ def serving(reader: Reader, store: BlobStore, *, host: str, port: int) -> Iterat
         raise StateError(
             f"the API cannot listen on {host} port {port}: {error.strerror}; choose another --api-port"
         ) from None
-    server = uvicorn.Server(uvicorn.Config(build_app(reader, store), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(build_app(reader, store, local=local), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="api")
     thread.start()
     try:

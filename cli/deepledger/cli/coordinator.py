@@ -99,7 +99,9 @@ def coordinator(
         if api:
             from deepledger.cli.api import serving
 
-            url = stack.enter_context(serving(chain.reader(reporting.say), blobs, host=api_host, port=api_port))
+            url = stack.enter_context(
+                serving(chain.reader(reporting.say), blobs, store.open(fetches=False), host=api_host, port=api_port)
+            )
             reporting.say(f"API on {url}, its description on {url}/openapi.json")
         numbers = [JobId(number) for number in dict.fromkeys(job or ())]
         runner = JobRunner(

@@ -247,10 +247,11 @@ class Store:
     store: StoreUrl = "ipfs+http://127.0.0.1:5001"
     store_credentials: StoreCredentials = None
 
-    def open(self) -> BlobStore:
+    def open(self, *, fetches: bool = True) -> BlobStore:
+        """With `fetches` false, a daemon looks for a blob only on its own disk."""
         from deepledger.protocol.blobs import open_store
 
-        return open_store(self.store, credentials=self._credentials())
+        return open_store(self.store, credentials=self._credentials(), fetches=fetches)
 
     def _credentials(self) -> str | None:
         if self.store_credentials is None:

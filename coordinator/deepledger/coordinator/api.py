@@ -16,6 +16,7 @@ from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from deepledger.coordinator import schemas as say
+from deepledger.coordinator.blobs import serve_blobs
 from deepledger.coordinator.schemas import Problem, Seen
 from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.blobs.store import BlobStore
@@ -87,8 +88,11 @@ class _Trails:
         return found[:limit]
 
 
-def build_app(reader: Reader, store: BlobStore) -> FastAPI:
-    """Raises nothing by itself; chain and store trouble become status 502, unknown jobs and rounds 404."""
+def build_app(reader: Reader, store: BlobStore, *, local: BlobStore | None = None) -> FastAPI:
+    """Raises nothing by itself; chain and store trouble become status 502, unknown jobs and rounds 404.
+
+    `local`: where blobs are that strangers may ask for, `store` unless it would go and get them from elsewhere.
+    """
     trails = _Trails(reader)
     app = FastAPI(
         title="deepledger coordinator",
@@ -212,4 +216,5 @@ def build_app(reader: Reader, store: BlobStore) -> FastAPI:
         following = f"{shown[-1].block}.{shown[-1].log_index}" if len(found) > limit else None
         return say.EventsResponse(block=say.block(seen.head), events=shown, next=following)
 
+    serve_blobs(app, local or store)
     return app

@@ -41,7 +41,8 @@ class IpfsStore:
     """A `BlobStore` behind Kubo's RPC at the multiaddr `api`. May be shared between threads.
 
     `timeout`: seconds to connect and to get an answer about what the daemon has; `fetch_timeout`: seconds without a
-    byte after which a blob counts as missing; `credentials`: as in Kubo's API.Authorizations.
+    byte after which a blob counts as missing; `credentials`: as in Kubo's API.Authorizations; `fetches`: whether the
+    daemon is to ask others for a blob that it does not have.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class IpfsStore:
         timeout: float = 30,
         fetch_timeout: float = 60,
         credentials: str | None = None,
+        fetches: bool = True,
     ) -> None:
         self.api = api
+        self._fetches = fetches
         authorization = None if credentials is None else authorization_of(credentials)
         self._rpc = KuboRpc(api, timeout=timeout, authorization=authorization)
         self._fetch_timeout = fetch_timeout
@@ -118,7 +121,7 @@ class IpfsStore:
             cid_of(digest),
             silence=self._fetch_timeout,
             duration=self._fetch_timeout + length / _SLOWEST,
-            options={"length": str(length + 1)},
+            options={"length": str(length + 1)} | ({} if self._fetches else {"offline": "true"}),
         )
         total = 0
         with self._fetching(digest), closing(pieces):

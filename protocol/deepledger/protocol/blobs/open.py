@@ -15,9 +15,16 @@ _MULTIADDRS = ("/ip4/", "/ip6/", "/dns/", "/dns4/", "/dns6/", "/unix/")
 
 
 def open_store(
-    url: str, *, timeout: float = 30, fetch_timeout: float = 60, credentials: str | None = None
+    url: str,
+    *,
+    timeout: float = 30,
+    fetch_timeout: float = 60,
+    credentials: str | None = None,
+    fetches: bool = True,
 ) -> BlobStore:
-    """The store at `url`; nothing is contacted before its first use. The seconds and `credentials` concern IPFS only.
+    """The store at `url`; nothing is contacted before its first use. What may be given besides concerns IPFS only.
+
+    With `fetches` false, a daemon serves what it has and asks nobody else: who serves strangers wants that.
 
     A path that begins like a multiaddr is one; write file:///ip4/… for the folder.
     """
@@ -26,7 +33,7 @@ def open_store(
         return DirectoryStore(_folder(url))
     from deepledger.protocol.blobs.ipfs import IpfsStore  # ipfshttpclient only where it is used
 
-    return IpfsStore(api, timeout=timeout, fetch_timeout=fetch_timeout, credentials=credentials)
+    return IpfsStore(api, timeout=timeout, fetch_timeout=fetch_timeout, credentials=credentials, fetches=fetches)
 
 
 def _kubo_address(url: str) -> str | None:
