@@ -342,7 +342,7 @@ class Play:
         evaluation = bench.evaluate(claim.model)
         report = build_report(
             job, job.attempt, claim.settlement, chain_id=self.coordinator.chain_id, contract=self.coordinator.address,
-            model_before=(job.model_digest, job.model_root), model_after=pin, evaluation=evaluation,
+            model_before=(job.model_digest, job.model_root), model_after=pin, evaluation=evaluation, spec=self.spec,
         )  # fmt: skip
         report = Report.model_validate(report.model_dump() | claim.report)
         self.coordinator.settle(

@@ -212,7 +212,7 @@ class Play:
             job, job.attempt, done, chain_id=self.place.chain_id, contract=self.place.contract,
             model_before=(job.model_digest, job.model_root),
             model_after=(digest_of(model.data.cast("B")), chunk_root(model.data.cast("B"), bits=32)),
-            evaluation=done.evaluation,
+            evaluation=done.evaluation, spec=self.spec,
         )  # fmt: skip
         self.coordinator.settle(
             self.job, job.round, model_digest=world.store.put(model.data.cast("B")),

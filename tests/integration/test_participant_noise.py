@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from deepledger.node.notices import Finished, PrivacyCharged, Trained
 from deepledger.node.spending import ledger_of
 from deepledger.node.training import make_update
 from deepledger.protocol.errors import BadSpec, PrivacySpent
-from deepledger.protocol.formats.report import Unclipped
 from deepledger.protocol.formats.vectors import as_update, sum_of_squares
 from deepledger.protocol.job.fetch import fetch_spec
 from deepledger.protocol.job.follow import Follower
@@ -148,8 +148,8 @@ def test_the_clip_norm_follows_from_what_was_clipped_before(
 
         def altered(*arguments: Any, **options: Any) -> Any:
             report = build_report(*arguments, **options)
-            assert report.unclipped is not None
-            return report.model_copy(update={"unclipped": Unclipped(total=250, counted=report.unclipped.counted)})
+            assert report.clip is not None
+            return report.model_copy(update={"clip": report.clip.model_copy(update={"after": 16 / 2**10 / 0.5})})
 
         monkeypatch.setattr(settling, "build_report", altered)
     keys = [bytes(world.accounts[2 + number].key) for number in range(3)]
@@ -160,7 +160,7 @@ def test_the_clip_norm_follows_from_what_was_clipped_before(
     result = audit(world.reader(), world.store, job, tasks=[world.task])
     if lies:
         assert clips[0][0] > clips[0][1] == clips[0][2] == 16 / 2**10 / 0.5, "noise keeps a standard deviation of 16"
-        assert [each.explanation for each in result.findings] == ["the report's unclipped is not the chain's"] * 3
+        assert [each.explanation for each in result.findings] == ["the report's clip is not the chain's"] * 3
         return
     assert result.matches, result.findings
     assert len(set(clips[0])) == 3
@@ -168,5 +168,9 @@ def test_the_clip_norm_follows_from_what_was_clipped_before(
     clip = 0.05
     for each, used in zip(result.rounds, clips[0], strict=True):
         assert used == pytest.approx(clip, rel=1e-9)
-        assert each.report.unclipped.counted == 3
-        clip = privacy.after(used, unclipped=each.report.unclipped.total, counted=3, fraction_bits=10)
+        told = each.report.clip
+        assert told.norm == used
+        assert told.unclipped.counted == 3
+        clip = privacy.after(used, unclipped=told.unclipped.total, counted=3, fraction_bits=10)
+        assert told.after == clip
+        assert each.report.release.model_dump() == asdict(result.spec.release)

@@ -32,7 +32,7 @@ FAILED = Evaluation(samples=5, correct=0, millionths={"loss": FAILED_LOSS})  # w
 
 
 @pytest.fixture
-def report() -> Report:
+def report(spec_of) -> Report:
     script = Script()
     script.create()
     script.join(A, B, C)
@@ -63,6 +63,7 @@ def report() -> Report:
         model_before=(digest(3), digest(4)),
         model_after=(digest(5), digest(6)),
         evaluation=Evaluation(samples=100, correct=91, millionths={"loss": 250_000}),
+        spec=spec_of(),
     )
 
 

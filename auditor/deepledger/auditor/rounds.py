@@ -13,7 +13,7 @@ from deepledger.auditor.sources import GONE, Claims, Find, Underivable, misfit, 
 from deepledger.auditor.unread import settlement_told
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, StateError
+from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobError, StateError
 from deepledger.protocol.evaluation.bench import Bench, agrees
 from deepledger.protocol.evaluation.evaluators import Evaluator
 from deepledger.protocol.formats.evaluation import Evaluation
@@ -22,6 +22,7 @@ from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.clip import clip_after
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.state import Job, SettledRound
 from deepledger.protocol.privacy.opening import Open, as_it_is
@@ -87,7 +88,7 @@ def audit_round(
             if complete and not claims.assumed:
                 _compare_money(settlement, over, find)
             if report is not None:
-                _compare_report(report, settlement, job, over, find, chain_id, contract, spec, complete=complete)
+                _compare_report(report, settlement, job, over, find, chain_id, contract, spec, store, complete=complete)
         unchecked = unchecked or claims.unchecked
     if spec.masks is not None:
         judged = report.updates if report is not None else ()
@@ -235,9 +236,14 @@ def _compare_report(
     chain_id: int,
     contract: Address,
     spec: JobSpec,
+    store: BlobStore,
     *,
     complete: bool,
 ) -> None:
+    try:
+        clip = clip_after(job.history[: over.opened.round], spec, store)
+    except BlobError:  # a finding of the round whose report it is
+        clip = None if report.clip is None else report.clip.norm
     expected = build_report(
         job,
         over.opened,
@@ -247,6 +253,8 @@ def _compare_report(
         model_before=(over.model_digest, over.model_root),
         model_after=(over.settled.model_digest, over.settled.model_root),
         evaluation=report.evaluation,
+        spec=spec,
+        clip=clip,
     )
     for name in type(report).model_fields:
         claimed, derived = getattr(report, name), getattr(expected, name)

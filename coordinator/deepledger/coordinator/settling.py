@@ -23,6 +23,7 @@ from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.clip import clip_after
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.privacy.cohort import Cohort
@@ -106,6 +107,7 @@ def prepare(
     verifier.expect_all(revealed)
     verifier.remember(revealed.earlier, known={})
     model = fetch_model(store, job.model_digest, bench.spec)
+    clip = clip_after(job.history[: attempt.round], bench.spec, store)
     sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())
 
     def publish(data: Buffer) -> Digest:
@@ -140,6 +142,8 @@ def prepare(
         model_before=(job.model_digest, job.model_root),
         model_after=(digest, root),
         evaluation=evaluation,
+        spec=bench.spec,
+        clip=clip,
     )
     report_digest = publish(report_bytes(report))
     seconds = time.monotonic() - sources.begun

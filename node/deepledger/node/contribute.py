@@ -15,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 from typing_extensions import Buffer
 
-from deepledger.node.clipping import Clips
 from deepledger.node.decision import missed
 from deepledger.node.journal import Journal, OtherCount, Record
 from deepledger.node.linking import Links
@@ -59,6 +58,7 @@ from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.updates import bytes_of, moves, parse_update
 from deepledger.protocol.formats.vectors import Floats, as_update
+from deepledger.protocol.job.clip import clip_after
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.phases import deadline
@@ -94,7 +94,6 @@ class Node:
     agreed: bytes  # the hash of the terms to join under
     mask_key: MaskKey | None  # of a masked job with X25519 keys
     purse: Purse
-    clips: Clips
     links: Links | None = None  # of one with hybrid keys
     joins: SignedJoins | None = None  # of a masked job
     trainer: Trainer | None = None  # None: not prepared
@@ -216,7 +215,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
     model = fetch_model(node.store, job.model_digest, spec)
     committed = _commitments(job, account)
     last = node.journal.update_before(attempt.round, committed=committed) if momentum_percent(spec) else None
-    clip = node.clips.after(tuple(job.history[: attempt.round]))
+    clip = clip_after(job.history[: attempt.round], spec, node.store)
     guard = node.trainer.guard
     guard.may_take, guard.last = node.purse.open(), None
     started = time.monotonic()

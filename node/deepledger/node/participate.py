@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.node import contribute
-from deepledger.node.clipping import Clips
 from deepledger.node.contribute import Node
 from deepledger.node.decision import TURN, Step, must_reveal, next_step
 from deepledger.node.journal import Journal
@@ -141,7 +140,6 @@ def participate(
                 by_steps=spec.differential_privacy is not None,
                 shared=spec.participant_privacy is not None and spec.participant_privacy.mechanism == "distributed",
             ),
-            clips=Clips(spec, store),
             make_update=make_update,
         )
         if node.links is not None and node.was_seated:  # said before anything is done with it

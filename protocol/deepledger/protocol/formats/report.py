@@ -71,6 +71,22 @@ class Unclipped(_Part):
     counted: Count
 
 
+class AdaptedClip(_Part):
+    """Of a round with an adaptive clip norm."""
+
+    norm: Annotated[float, Field(gt=0, le=1e9)]  # by which its updates were clipped
+    unclipped: Unclipped | None  # None: there was no sum
+    after: Annotated[float, Field(gt=0, le=1e9)]  # by which the next round's are
+
+
+class Released(_Part):
+    """As `participant_privacy.Release`."""
+
+    variance: Count
+    squares: Count
+    coordinates: Count
+
+
 class Report(_Part):
     version: Literal[3] = 3
     chain_id: Count
@@ -84,8 +100,9 @@ class Report(_Part):
     updates: Annotated[tuple[JudgedUpdate, ...], Field(max_length=64, strict=False)]
     saturated: Count
     evaluation: Evaluation
-    unclipped: Annotated[Unclipped | None, Field(exclude_if=lambda unclipped: unclipped is None)] = None
-    """Where the clip norm is adaptive, and there was a sum."""
+    clip: Annotated[AdaptedClip | None, Field(exclude_if=lambda clip: clip is None)] = None
+    release: Annotated[Released | None, Field(exclude_if=lambda release: release is None)] = None
+    """What the round cost of the privacy of each participant, where the job keeps any."""
     forgotten: Annotated[tuple[Hex32, ...], Field(max_length=256, strict=False)]
     coalitions: Annotated[tuple[EvaluatedCoalition, ...], Field(max_length=MAX_COALITIONS, strict=False)]
 

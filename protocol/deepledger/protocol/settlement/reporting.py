@@ -6,7 +6,17 @@ from dataclasses import asdict
 
 from deepledger.protocol.errors import Diverged
 from deepledger.protocol.formats.evaluation import Evaluation
-from deepledger.protocol.formats.report import EvaluatedCoalition, JudgedUpdate, Report, SignsOf, VectorPin
+from deepledger.protocol.formats.report import (
+    AdaptedClip,
+    EvaluatedCoalition,
+    JudgedUpdate,
+    Released,
+    Report,
+    SignsOf,
+    Unclipped,
+    VectorPin,
+)
+from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.settlement.settle import Settlement
 from deepledger.protocol.types import Digest, JobId, Root, RoundNumber
@@ -31,7 +41,10 @@ def build_report(
     model_before: tuple[Digest, Root],
     model_after: tuple[Digest, Root],
     evaluation: Evaluation,
+    spec: JobSpec,
+    clip: float | None = None,
 ) -> Report:
+    """`clip`: the round's clip norm, where it is adaptive."""
     return Report(
         chain_id=chain_id,
         contract=contract,
@@ -60,7 +73,8 @@ def build_report(
         ),
         saturated=settlement.saturated,
         evaluation=evaluation,
-        unclipped=settlement.unclipped,
+        clip=None if clip is None else _adapted(clip, settlement.unclipped, spec),
+        release=None if spec.release is None else Released(**asdict(spec.release)),
         forgotten=tuple(digest.hex() for digest in settlement.forgotten),
         coalitions=tuple(
             EvaluatedCoalition(
@@ -71,3 +85,12 @@ def build_report(
             for coalition, result in settlement.evaluations.items()
         ),
     )
+
+
+def _adapted(clip: float, unclipped: Unclipped | None, spec: JobSpec) -> AdaptedClip:
+    privacy, after = spec.participant_privacy, clip
+    if privacy is not None and unclipped is not None:
+        after = privacy.after(
+            clip, unclipped=unclipped.total, counted=unclipped.counted, fraction_bits=spec.update.fraction_bits
+        )
+    return AdaptedClip(norm=clip, unclipped=unclipped, after=after)
