@@ -10,7 +10,7 @@ INSTALL := $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.
 # Nothing is left out of `make test ALL=1`, nor where services are required (.ci/run).
 QUICK   := $(if $(filter 1,$(ALL) $(DEEPLEDGER_REQUIRE_SERVICES)),,--quick)
 
-.PHONY: demo dashboard test test-all artifacts mutations lint benchmarks clean
+.PHONY: demo dashboard node test test-all artifacts mutations lint benchmarks clean
 
 demo: $(VENV)/.installed $(if $(VIEW),dashboard)
 	$(PYTHON) examples/demo.py --dataset $(DATASET) --mode $(MODE) $(if $(VIEW),--view)
@@ -22,10 +22,14 @@ test-all:
 	$(MAKE) test ALL=1
 
 # The page that `deepledger dashboard` serves; with Node.js 20.19 or newer. A wheel that is made afterwards carries it.
-dashboard: dashboard/node_modules/.installed-lock
+dashboard: node dashboard/node_modules/.installed-lock
 	npm --prefix dashboard run --silent build
 
-dashboard/node_modules/.installed-lock: dashboard/package-lock.json
+node:
+	@command -v npm >/dev/null && node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' \
+	|| { echo "the dashboard's page is built by Node.js 20.19 or newer and its npm: install both (https://nodejs.org), then run this again" >&2; exit 1; }
+
+dashboard/node_modules/.installed-lock: dashboard/package-lock.json | node
 	npm --prefix dashboard ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	cp $< $@
 

@@ -298,11 +298,14 @@ class Play:
         model = fetch_model(self.world.store, self.see().model_digest, self.spec)
         return [update.tobytes() for update in self.world.trained(model, rate=rate)[: len(self.nodes)]]
 
+    def salt(self) -> bytes:
+        return bytes(self.random.bytes(32))
+
     def commit_all(self, updates: list[bytes]) -> list[tuple[Any, dict[str, bytes]]]:
         made = []
         for node, update in zip(self.nodes, updates, strict=False):
             root = chunk_root(update, bits=self.spec.update.bits) if update else b"\1" * 32
-            opened = {"digest": digest_of(update), "root": root, "salt": self.random.bytes(32)}
+            opened = {"digest": digest_of(update), "root": root, "salt": self.salt()}
             attempt = self.see().attempt
             slot = Slot(node.chain_id, node.address, self.job, attempt.round, node.account)
             node.commit(self.job, attempt.round, attempt.attempt, commitment_for(slot, **opened))

@@ -6,6 +6,7 @@ import { type Check, check } from "./core/findings.ts";
 import type { Money } from "./core/money.ts";
 import { MAX_SPEC_BYTES, readSpec, type Spec } from "./core/spec.ts";
 import type { Job } from "./core/job.ts";
+import { Receipts } from "./gas.ts";
 import type { Page } from "./page.ts";
 import { href, placeOf, type Source, sourceOf } from "./place.ts";
 import { checkState } from "./state.ts";
@@ -26,6 +27,7 @@ let seenAt = 0; // `performance.now()` when the newest block was new here
 let trouble = "";
 let waiting = false;
 const verifier = new Verifier(redraw);
+const receipts = new Receipts(redraw);
 const states = new Map<bigint, { head: number; checks: Check[] }>();
 const specs = new Map<bigint, Spec | null>();
 
@@ -45,6 +47,8 @@ function pageOf(known: Ledger, blobs: string): Page {
     verified: (job, round, first) => verifier.of(known, job, round, blobs, first),
     state: (job, money) => stateOf(known, job, money),
     spec: (job) => specOf(job, blobs),
+    cost: (transaction) => receipts.of(transaction),
+    costs: (transactions) => receipts.ask(known.client, transactions),
     lookAgain: () => {
       verifier.lookAgain();
       redraw();

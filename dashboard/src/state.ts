@@ -2,6 +2,7 @@
 import type { Hex } from "viem";
 import { abi } from "./abi.ts";
 import type { Ledger } from "./chain.ts";
+import { exactly } from "./core/amounts.ts";
 import type { Address } from "./core/events.ts";
 import { type Check, check, type Finding } from "./core/findings.ts";
 import type { Money } from "./core/money.ts";
@@ -69,12 +70,12 @@ export async function checkState(ledger: Ledger, job: Job, money: Money): Promis
   const owed = accounts.flatMap((account, index) =>
     held(
       `what the contract owes ${account} ${off}`,
-      `${money.credits.get(account) ?? 0n} wei`,
-      `${credits[index]} wei`,
+      exactly(money.credits.get(account) ?? 0n),
+      exactly(credits[index]),
       account,
     ),
   );
-  owed.push(...held(`the contract's escrow ${off}`, `${money.escrow} wei`, `${state.escrow} wei`));
+  owed.push(...held(`the contract's escrow ${off}`, exactly(money.escrow), exactly(state.escrow)));
   return [
     check("state", `the contract is at block ${ledger.head.number} where ${job.events.length} events lead`, wrong),
     check(

@@ -11,9 +11,11 @@ import { commitmentFor, type Slot } from "../src/core/commitment.ts";
 import { cidOf, digestOf, digestSoon } from "../src/core/digest.ts";
 import type { Event, Opening } from "../src/core/events.ts";
 import { moneyOf } from "../src/core/money.ts";
+import { epsilonOfRounds, epsilonOfSteps, type Steps } from "../src/core/noise.ts";
 import { scoresOf, shares } from "../src/core/rewards.ts";
 import { chunkRoot } from "../src/core/roots.ts";
 import { readReport, readSpec } from "../src/core/spec.ts";
+import { similarityOf } from "../src/core/similarity.ts";
 import { apply, begin } from "../src/core/trail.ts";
 import { phaseAt } from "../src/core/phases.ts";
 import { asModel, fitsNorm, parseUpdate, squareLimit, sumOfSquares } from "../src/core/vectors.ts";
@@ -49,6 +51,15 @@ const ANSWERS: Record<string, (question: never) => unknown> = {
   },
   shares: ({ pot, scores }: { pot: string; scores: number[] }) => shares(BigInt(pot), scores),
   scores: ({ policy, weights }: { policy: string; weights: [number, number][] }) => scoresOf(policy, new Map(weights)),
+  release: ({ job, rounds, delta }: { job: string; rounds: number; delta: number }) => {
+    const { release } = readSpec(hexToBytes(job));
+    return { ...release, epsilon: release && epsilonOfRounds(release, rounds, delta) };
+  },
+  steps: ({ steps, delta }: { steps: Steps[]; delta: number }) => epsilonOfSteps(steps, delta),
+  similarity: ({ updates, job }: { updates: [number, string][]; job: string }) => {
+    const spec = readSpec(hexToBytes(job));
+    return similarityOf(new Map(updates.map(([seat, data]) => [seat, parseUpdate(hexToBytes(data), spec)])), spec.trained);
+  },
   trail: ({ events, times }: { events: Event[]; times: number[] }) => {
     const [first, ...rest] = events.map(revived);
     const job = begin(first);

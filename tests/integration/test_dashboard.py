@@ -29,11 +29,14 @@ from deepledger.auditor.replay import hold_against
 from deepledger.auditor.rules import Rules
 from deepledger.cli.page_server import page_folder, serving
 from deepledger.devnet import start
+from deepledger.node.accountant import Accountant
 from deepledger.protocol.errors import BlobCorrupt, ChainUnreachable
+from deepledger.protocol.formats.private_run import PrivateRun, Steps, statement_of
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.phases import phase_at
 from deepledger.protocol.job.trail import apply
 from deepledger.protocol.privacy.opening import as_it_is
+from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 from deepledger.protocol.settlement.reading import read_update
 from tests.conftest import ROOT, WAITS_IN_VAIN, Play, StoredSources, World, need, post_bond, world_on
 from tests.dashboard_node import derived, node, page, told
@@ -78,6 +81,7 @@ class Stage:
     masked: MaskedPlay
     sealed: Play
     sparse: Play
+    private: Play
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +103,25 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         sparse.round(of_few(sparse))
         first, second, _ = of_few(sparse)
         sparse.round([first, second, b"\xff" * len(first)])
-        yield Stage(world, honest, lying, troubled(world), unchecked(world), masked, sealed.play, sparse)
+        private = Stating(world, spec_changes=NOISY, min_participants=3)
+        private.round(private.trained(rate=0.1))
+        yield Stage(world, honest, lying, troubled(world), unchecked(world), masked, sealed.play, sparse, private)
+
+
+STATED = PrivateRun(samples=30, clip_norm=0.5, steps=(Steps(rate=0.1, noise_multiplier=2.0, count=20),), past=None)
+NOISY = {
+    "update": {"bits": 16, "fraction_bits": 10, "norm_bound": 100.0},
+    "differential_privacy": {"noise_multiplier": 1.5, "clip_norm": 1.0, "delta": 1e-4},
+    "participant_privacy": {"mechanism": "local", "clip_norm": 0.5, "noise_multiplier": 1.0, "delta": 1e-4},
+}
+
+
+class Stating(Play):
+    """Of three participants two state private steps, as nodes do, under the salts of their commitments."""
+
+    def salt(self) -> bytes:
+        self.salts = getattr(self, "salts", 0) + 1
+        return super().salt() if self.salts % 3 == 0 else self.world.store.put(statement_of(STATED))
 
 
 def troubled(world: World) -> Play:
@@ -152,7 +174,7 @@ def unchecked(world: World) -> Play:
 # What the page folds, on its own Node.js
 
 
-@pytest.mark.parametrize("name", ["honest", "lying", "troubled", "unchecked", "masked", "sealed"])
+@pytest.mark.parametrize("name", ["honest", "lying", "troubled", "unchecked", "masked", "sealed", "private"])
 def test_trails_come_to_the_same_in_typescript(stage: Stage, name: str) -> None:
     need(node(), "the dashboard's Node.js")
     reader, job = stage.world.reader(), getattr(stage, name).job
@@ -258,6 +280,84 @@ def picture(look: Look, name: str) -> None:
         shown.convert("RGB").quantize(96).save(Path(folder) / name, optimize=True)
 
 
+def test_a_job_shows_its_name_and_terms(stage: Stage, look: Look) -> None:
+    look.at(f"job/{stage.honest.job}")
+    look.page.get_by_role("heading", name=f"Job {stage.honest.job}: linear").wait_for()
+    told = look.page.locator("[data-terms]").inner_text()
+    for part in ("open: everybody can read every update", "by declared samples", "0.1", "to train and commit"):
+        assert part in told, told
+    look.at(f"job/{stage.masked.job}")
+    look.await_text("masked: nobody can read a single update")
+    look.at("")
+    look.page.get_by_role("cell", name="linear").first.wait_for()
+
+
+def test_gas_of_a_job_and_of_each_transaction(stage: Stage, look: Look) -> None:
+    reader = stage.world.reader()
+    events = reader.events(0, reader.head().number, job=stage.honest.job)
+    receipts = {
+        each.at.transaction: reader.rpc.call("eth_getTransactionReceipt", each.at.transaction) for each in events
+    }
+    used = {transaction: int(receipt["gasUsed"], 16) for transaction, receipt in receipts.items()}
+    look.at(f"job/{stage.honest.job}")
+    look.page.locator(f"[data-gas='{len(used)}']").wait_for()
+    assert f"{sum(used.values()):,} gas" in look.page.locator("[data-gas]").inner_text()
+    rows = dict.fromkeys(look.page.locator("h2:has-text('Gas') ~ .scroll tbody th").all_inner_texts())
+    assert list(rows) == [
+        "JobCreated",
+        "Joined",
+        "BondPosted",
+        "Committed",
+        "Revealed",
+        "Settled",
+        "Left",
+        "Withdrawn",
+        "BondReleased",
+    ]
+    look.at(f"job/{stage.honest.job}/trail/settled")
+    transaction = stage.honest.see().history[2].settled.at.transaction
+    look.page.get_by_text(f"{used[transaction]:,}").wait_for()
+
+
+def test_similarity_is_shown_with_names_and_numbers(stage: Stage, look: Look) -> None:
+    """A copy is as alike as can be; what cannot be read is not there."""
+    look.at(f"job/{stage.troubled.job}/round/0")
+    heat = look.page.locator("table.heat")
+    heat.wait_for()
+    names = [f"{node.account[:6]}…{node.account[-4:]}" for node in stage.troubled.nodes[:3]]
+    assert heat.locator("thead th").all_inner_texts() == ["Participant", *names]
+    assert heat.locator("tbody th").all_inner_texts() == names
+    values = heat.locator("tbody tr").first.locator("td").all_inner_texts()
+    assert (values[0], values[2]) == ("1.00", "1.00"), "its copy"
+    assert abs(float(values[1].replace("−", "-"))) < 0.5
+    shades = (
+        heat.locator("tbody tr")
+        .first.locator("td")
+        .evaluate_all("cells => cells.map(cell => getComputedStyle(cell).backgroundColor)")
+    )
+    assert shades[0] == shades[2] != shades[1]
+    look.at(f"job/{stage.honest.job}/round/1")
+    heat.wait_for()
+    picture(look, "round.png")
+
+
+def test_epsilon_is_told_of_what_is_stated_and_ticked_nowhere(stage: Stage, look: Look) -> None:
+    look.at(f"job/{stage.private.job}/round/0")
+    found = look.checks()
+    assert found["noise"] == "unchecked"
+    look.await_text("2 of 3 updates bind a statement that it is as the job asks")
+    look.at(f"job/{stage.private.job}")
+    release = stage.private.spec.release
+    assert release is not None
+    told = look.page.locator("[data-epsilon]").inner_text()
+    assert float(told.removeprefix("ε = ")) == pytest.approx(epsilon_of_rounds(release, rounds=1, delta=1e-4), rel=0.01)
+    stated = look.page.locator("td:has-text('or less, in 1 round')")
+    stated.first.wait_for()
+    assert stated.count() == 2
+    bound = float(re.search(r"ε = (\S+)", stated.first.inner_text()).group(1))
+    assert bound >= Accountant(STATED.steps).epsilon(1e-4) - 0.01
+
+
 def test_an_honest_job_is_all_ticks(stage: Stage, look: Look) -> None:
     look.at(f"job/{stage.honest.job}")
     look.await_text("3 of 3 recomputed here.")
@@ -335,7 +435,7 @@ def test_a_job_that_went_badly_is_honest_all_the_same(stage: Stage, look: Look) 
     look.page.locator("li[data-check=state] .mark.recomputed").wait_for()
     look.at(f"job/{stage.troubled.job}/round/0")
     assert "wrong" not in look.checks().values()
-    assert "copy of 0x" in look.page.locator("table").inner_text()
+    assert "copy of 0x" in look.page.locator("table").first.inner_text()
     look.at(f"job/{stage.troubled.job}/round/1")
     look.await_text("was fined")
     look.at(f"job/{stage.troubled.job}/participant/{stage.troubled.nodes[3].account}")

@@ -403,6 +403,7 @@ def test_dashboard(tmp_path: Path) -> None:
     with start("embedded") as chain:
         contract, _ = deploy(chain.url, dev_accounts()[0], locks=tmp_path / "locks")
         assert contract == CONTRACT
+        (tmp_path / "store").mkdir()
         with reading(
             "docs/dashboard.md", tmp_path, not_run=NOT_RUN, settings={"DEEPLEDGER_DASHBOARD_PORT": str(free_port())},
             instead={"https://rpc.example.org": chain.url, "ipfs+http://127.0.0.1:5001": str(tmp_path / "store")},

@@ -71,7 +71,7 @@ def test_what_is_no_amount(text: object) -> None:
         ("rounds = 10", "runds = 10", "did you mean rounds, not runds?"),
         ("seed = ", "sead = ", "did you mean seed, not sead?"),
         ("seed = ", 'privacy = "masked"\nseed = ', "privacy stands before the first [section]"),
-        ("seed = ", "rounds = 3\nseed = ", "rounds belongs in another section"),
+        ("seed = ", "rounds = 3\nseed = ", "rounds belongs in [terms]"),
         ("norm_bound = ", "norm_bond = ", "did you mean norm_bound, not norm_bond?"),
         ('reward = "0.01 ETH"', 'reward = "0.01 BTC"', "terms.reward: '0.01 BTC' is not an amount"),
         ("bits = 16", "bits = 12", "update.bits: "),

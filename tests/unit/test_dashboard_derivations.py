@@ -18,6 +18,7 @@ from deepledger.protocol.formats.sparse import write_sparse
 from deepledger.protocol.formats.spec import JobSpec, spec_bytes
 from deepledger.protocol.formats.updates import bytes_of, fits_norm, parse_update
 from deepledger.protocol.formats.vectors import sum_of_squares, update_dtype
+from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 from deepledger.protocol.settlement.aggregation import advance
 from deepledger.protocol.settlement.aggregation.context import Context
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack
@@ -249,3 +250,74 @@ def test_shares_and_scores(random):
         question = {"ask": "scores", "policy": policy.policy, "weights": list(weights.items())}
         assert derived([question])[0] == {str(seat): score for seat, score in scores(policy, weights, None).items()}
     assert derived([{"ask": "scores", "policy": "contribution", "weights": []}]) == [None]
+
+
+NOISE = [
+    {"mechanism": "local", "clip_norm": 0.5, "noise_multiplier": 1.0, "delta": 1e-4},
+    {"mechanism": "local", "clip_norm": 0.1, "noise_multiplier": 0.3, "delta": 1e-30},
+    {"mechanism": "local", "clip_norm": 1 / 3, "noise_multiplier": 7.7, "delta": 1e-5},
+    {
+        "mechanism": "distributed", "clip_norm": 0.7, "noise_multiplier": 2.3, "delta": 1e-5, "honest": 3,
+        "adaptive": {"quantile": 0.5, "start": 0.2, "bit": 0.3},
+    },
+]  # fmt: skip
+
+
+def test_what_noise_keeps_of_participants(spec_of):
+    questions, expected = [], []
+    for asked, rounds in product(NOISE, (0, 1, 20)):
+        few = {"mechanism": "distributed"}.items() <= asked.items()
+        mode = {"privacy": "masked", "masks": {"weight_bits": 0}, "rewards": {"policy": "equal"}} if few else {}
+        update = {"bits": 16, "fraction_bits": 10, "norm_bound": 1e3}
+        spec = spec_of(update=update, participant_privacy=asked, **mode)
+        release = spec.release
+        job = spec_bytes(spec).hex()
+        questions.append({"ask": "release", "job": job, "rounds": rounds, "delta": asked["delta"]})
+        epsilon = epsilon_of_rounds(release, rounds=rounds, delta=asked["delta"])
+        expected.append((release.variance, release.squares, release.coordinates, epsilon))
+    found = [(each["variance"], each["squares"], each["coordinates"], each["epsilon"]) for each in derived(questions)]
+    assert any(each[3] == float("inf") for each in expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine[:3] == theirs[:3]
+        assert (float("inf") if mine[3] is None else mine[3]) == pytest.approx(theirs[3], rel=1e-9)
+
+
+STEPS = [(0.01, 1.1, 1000), (0.2, 0.7, 30), (1.0, 4.0, 10), (0.5, 1e-200, 1)]
+"""Rate, noise and count of private steps: the last with noise that keeps nothing."""
+
+
+def test_what_private_steps_keep_of_samples_is_bounded_from_above():
+    """As Rényi accounting says it, which is no less than what privacy loss distributions do."""
+    from dp_accounting import dp_event
+    from dp_accounting.rdp import RdpAccountant
+
+    from deepledger.node.accountant import Accountant
+    from deepledger.protocol.formats.private_run import Steps
+
+    shown = [{"rate": rate, "noiseMultiplier": noise, "count": count} for rate, noise, count in STEPS]
+    found = derived([{"ask": "steps", "steps": [each], "delta": 1e-5} for each in shown])
+    for (rate, noise, count), mine in zip(STEPS[:-1], found, strict=False):
+        orders = [*range(2, 128), *(2**power + step * 2**power // 8 for power in (7,) for step in range(8)), 256]
+        accountant = RdpAccountant(orders=orders)
+        accountant.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise)), count)
+        assert mine == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-6)
+        assert mine >= Accountant([Steps(rate, noise, count)]).epsilon(1e-5)
+    assert found[-1] is None, "JSON has no infinity"
+    (both,) = derived([{"ask": "steps", "steps": shown[:2], "delta": 1e-5}])
+    assert max(found[:2]) < both < sum(found[:2])
+
+
+def test_similarity_of_updates(random, spec_of):
+    spec = spec_of(coordinates=1000)
+    updates = dict(zip((0, 2, 5, 63), vectors(random, spec, 4), strict=True))
+    updates[2], updates[5] = -updates[0] // 2, np.zeros_like(updates[0])
+    question = {"ask": "similarity", "updates": [[seat, each.tobytes().hex()] for seat, each in updates.items()]}
+    (found,) = derived([question | {"job": spec_bytes(spec).hex()}])
+    assert (found["seats"], found["stride"]) == ([0, 2, 5, 63], 1)
+    rows = [each.astype(float) for each in updates.values()]
+    for one, cosines in zip(rows, found["cosines"], strict=True):
+        for other, mine in zip(rows, cosines, strict=True):
+            lengths = np.linalg.norm(one) * np.linalg.norm(other)
+            assert mine == (pytest.approx(one @ other / lengths) if lengths else None)
+    assert found["cosines"][0][1] == pytest.approx(-1, abs=1e-4)
+    assert derived([question | {"updates": question["updates"][:1], "job": spec_bytes(spec).hex()}]) == [None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -12,11 +14,13 @@ from typing import Any
 import pytest
 
 from deepledger.cli import page_server
+from deepledger.cli.options import Store
 from deepledger.cli.page_server import page_folder, serving
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.chain.rpc import NodeRefused
 from deepledger.protocol.errors import BadInput, ChainUnreachable, StateError
+from tests.conftest import ROOT
 
 CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
 
@@ -100,7 +104,7 @@ def test_it_passes_on_what_reads_and_nothing_that_sends(client):
     several = [
         {"id": 1, "method": "eth_sendRawTransaction", "params": ["0x"]},
         {"id": 2, "method": "eth_chainId"},
-        {"id": 3, "method": "eth_call", "params": [{}, "latest"]},
+        {"id": 3, "method": "eth_call", "params": [{"to": CONTRACT.lower()}, "latest"]},
         {"id": 4, "method": "personal_unlockAccount"},
     ]
     answers = json.loads(client.post("/rpc", several)[2])
@@ -108,6 +112,18 @@ def test_it_passes_on_what_reads_and_nothing_that_sends(client):
     assert [answer.get("error", {}).get("code") for answer in answers] == [-32601, None, 3, -32601]
     assert answers[2]["error"]["data"] == "0x12"
     assert {method for method, _ in client.rpc.asked} == {"eth_chainId", "eth_call"}
+
+
+def test_it_passes_nothing_on_about_other_contracts(client):
+    other = "0x" + "12" * 20
+    asked: list[Any] = [
+        ("eth_call", [{"to": other}, "latest"]), ("eth_call", [{}, "latest"]), ("eth_call", ["latest"]),
+        ("eth_call", []), ("eth_getCode", [other, "latest"]), ("eth_getLogs", [{"fromBlock": "0x0"}]),
+        ("eth_getLogs", [{"address": [CONTRACT, other]}]), ("debug_traceTransaction", ["0x12"]),
+    ]  # fmt: skip
+    answers = json.loads(client.post("/rpc", [{"id": 1, "method": name, "params": given} for name, given in asked])[2])
+    assert [answer["error"]["code"] for answer in answers] == [-32601] * len(asked)
+    assert client.rpc.asked == []
 
 
 @pytest.mark.parametrize(
@@ -163,3 +179,24 @@ def test_a_page_that_is_not_built_says_how(monkeypatch, tmp_path):
     monkeypatch.setattr(page_server, "__file__", str(tmp_path / "cli/deepledger/cli/page_server.py"))
     with pytest.raises(BadInput, match=re.escape("run `make dashboard` in the checkout")):
         page_folder()
+
+
+def test_a_store_that_nobody_has_made_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=f"there is no blob folder {tmp_path}/none: correct --store"):
+        Store(f"{tmp_path}/none").reading()
+    assert Store(str(tmp_path)).reading()
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("node", [None, "exit 1"], ids=["none", "too old"])
+def test_make_says_what_builds_the_page(tmp_path, node):
+    """Before anything is fetched or built."""
+    for name in ("make", "sh", "echo"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    if node:
+        for name, does in (("npm", "exit 0"), ("node", node)):
+            (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+            (tmp_path / name).chmod(0o755)
+    done = subprocess.run(["make", "node"], cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "Node.js 20.19 or newer and its npm: install both" in done.stderr

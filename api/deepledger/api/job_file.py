@@ -252,10 +252,15 @@ def _meant(error: ValidationError) -> str:
         if name in JobFile.model_fields:
             near[name] = f"{name} stands before the first [section]"
         elif name in known:
-            near[name] = f"{name} belongs in another section"
+            near[name] = f"{name} belongs in {' or '.join(_sections_with(name))}"
         elif found := get_close_matches(name, known, n=1):
             near[name] = f"did you mean {found[0]}, not {shown(name)}?"
     return "".join(f"; {mend}" for mend in near.values())
+
+
+def _sections_with(name: str) -> list[str]:
+    """As they are written in a job's file."""
+    return [f"[{section}]" for section, field in JobFile.model_fields.items() if name in _keys(field.annotation)]
 
 
 def _keys(annotation: Any) -> set[str]:

@@ -32,9 +32,9 @@ def dashboard(
     """
     from deepledger.cli.page_server import page_folder, serving
 
-    folder, reader = page_folder(), chain.reader()
+    folder, blobs, reader = page_folder(), store.reading(), chain.reader()
     with (
-        serving(folder, reader.address, reader.rpc, store.open(), port=port) as url,
+        serving(folder, reader.address, reader.rpc, blobs, port=port) as url,
         stop_on_signals(lambda _: None) as stop,
     ):
         show.out(f"dashboard on {url}; interrupt to stop")

@@ -253,6 +253,15 @@ class Store:
 
         return open_store(self.store, credentials=self._credentials(), fetches=fetches)
 
+    def reading(self) -> BlobStore:
+        """To read only. Raises `BadInput` where it is a folder that nobody has made."""
+        from deepledger.protocol.blobs.directory import DirectoryStore
+
+        store = self.open()
+        if isinstance(store, DirectoryStore) and not store.path.is_dir():
+            raise BadInput(f"there is no blob folder {store.path}: correct --store or DEEPLEDGER_STORE")
+        return store
+
     def _credentials(self) -> str | None:
         if self.store_credentials is None:
             return None

@@ -31,8 +31,10 @@ _TYPES: Final = {
 }  # fmt: skip
 _READING: Final = {
     "eth_blockNumber", "eth_call", "eth_chainId", "eth_getBlockByHash", "eth_getBlockByNumber", "eth_getCode",
-    "eth_getLogs",
+    "eth_getLogs", "eth_getTransactionReceipt",
 }  # fmt: skip
+_ABOUT: Final = {"eth_call": "to", "eth_getCode": None, "eth_getLogs": "address"}
+"""What names the contract in the first parameter of what may be asked about no other."""
 _REFUSED: Final = -32601
 
 
@@ -110,9 +112,9 @@ class _Page:
         """Passes JSON-RPC on, one question or several. Raises `ValueError` for what is none."""
         asked = from_json(body)
         questions = asked if isinstance(asked, list) else [asked]
-        if not 0 < len(questions) <= _MOST_QUESTIONS or not all(isinstance(each, dict) for each in questions):
+        if not 0 < len(questions) <= _MOST_QUESTIONS or not all(map(_is_question, questions)):
             raise ValueError("not JSON-RPC")
-        allowed = [each for each in questions if each.get("method") in _READING]
+        allowed = [each for each in questions if self._reads(each)]
         requests = [(each["method"], list(each.get("params") or [])) for each in allowed]
         try:
             with self._asking:
@@ -120,18 +122,35 @@ class _Page:
         except ChainError as error:
             return HTTPStatus.BAD_GATEWAY, "text/plain; charset=utf-8", str(error).encode()
         found = iter(outcomes)
-        answers = [_answer(each, next(found) if each.get("method") in _READING else None) for each in questions]
+        answers = [_answer(each, next(found)) if self._reads(each) else _refusal(each) for each in questions]
         told = answers if isinstance(asked, list) else answers[0]
         return HTTPStatus.OK, "application/json", json.dumps(told).encode()
+
+    def _reads(self, question: dict[str, Any]) -> bool:
+        """Whether it only reads, and of no other contract."""
+        method, params = question["method"], question.get("params") or [None]
+        if method not in _ABOUT:
+            return method in _READING
+        name, asked = _ABOUT[method], params[0]
+        if name is not None:
+            asked = asked.get(name) if isinstance(asked, dict) else None
+        return isinstance(asked, str) and asked.lower() == self._contract.lower()
+
+
+def _is_question(each: Any) -> bool:
+    return isinstance(each, dict) and isinstance(each.get("method"), str) and isinstance(each.get("params") or [], list)
 
 
 def _answer(question: dict[str, Any], outcome: Any) -> dict[str, Any]:
     answer = {"jsonrpc": "2.0", "id": question.get("id")}
-    if question.get("method") not in _READING:
-        return answer | {"error": {"code": _REFUSED, "message": "the dashboard only reads, and not so"}}
     if isinstance(outcome, NodeRefused):
         return answer | {"error": {"code": outcome.code, "message": str(outcome), "data": outcome.data}}
     return answer | {"result": outcome}
+
+
+def _refusal(question: dict[str, Any]) -> dict[str, Any]:
+    error = {"code": _REFUSED, "message": "only what reads of this contract is passed on"}
+    return {"jsonrpc": "2.0", "id": question.get("id"), "error": error}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -19,6 +19,7 @@ export const MOST_SEALING = 1 << 12; // bytes that an update is longer when it i
 export interface Judgement {
   verdicts: Map<number, string>; // by seat
   rows: Map<number, Row>; // of who is accepted
+  vectors: Map<number, Update>; // of all whose updates can be read
   weights: Map<number, number>;
   copies: Map<number, Address>;
   believed: number; // verdicts that are taken from the report
@@ -34,6 +35,7 @@ export async function judge(input: RoundInput, spec: Spec, report: Report | null
   const found: Judgement = {
     verdicts: new Map(),
     rows: new Map(),
+    vectors: new Map(),
     weights: new Map(),
     copies: new Map(),
     believed: 0,
@@ -84,6 +86,12 @@ export async function judge(input: RoundInput, spec: Spec, report: Report | null
     found.verdicts.set(each.seat, verdict);
     if (verdict !== "accepted") found.rows.delete(each.seat);
   }
+  for (const [seat, author] of found.copies) {
+    const first = over.contributions.find((each) => each.participant === author);
+    const same = first && over.contributions.find((each) => each.seat === seat)!.digest === first.digest;
+    const vector = same && found.vectors.get(first.seat);
+    if (vector) found.vectors.set(seat, vector);
+  }
   if (!found.incomplete)
     found.checks.push(check("updates", `${had} blobs have the digests that were revealed`, contested));
   else found.checks.push(contested.length ? check("updates", "", contested) : missing("updates", found.incomplete));
@@ -101,6 +109,7 @@ function inspect(blob: Uint8Array, each: Contribution, spec: Spec, found: Judgem
     if (error instanceof Malformed) return "malformed";
     throw error;
   }
+  found.vectors.set(each.seat, vector);
   if (!fitsNorm(vector, spec)) return "norm exceeded";
   if (changesNothing(vector, spec)) return "unchanged";
   found.rows.set(each.seat, {

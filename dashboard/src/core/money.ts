@@ -2,6 +2,7 @@
  * Every wei of a job, from its events: escrow, stakes, bonds and credits, as `auditor/accounting.py`. Amounts that do not
  * follow from the terms and from what came before are found.
  */
+import { exactly } from "./amounts.ts";
 import { type Address, type Event, type EventOf, NOBODY } from "./events.ts";
 import type { Finding } from "./findings.ts";
 import { seatsOf, shares } from "./rewards.ts";
@@ -62,8 +63,8 @@ function followed(job: Job): Money {
     if (claimed === derived) return;
     money.findings.push({
       what,
-      claimed: `${claimed} wei`,
-      derived: `${derived} wei`,
+      claimed: exactly(claimed),
+      derived: exactly(derived),
       at: event.at,
       round: roundOf(event),
       who,

@@ -4,6 +4,7 @@
  */
 import type { Hex } from "viem";
 import { Fields, Malformed, parseCanonical, Unknown } from "./canonical.ts";
+import { type Release, releaseOf } from "./noise.ts";
 import { type SparseFormat, sparseFormat } from "./sparse.ts";
 
 export const MAX_SPEC_BYTES = 1 << 20;
@@ -47,6 +48,7 @@ export interface Spec {
   privacy: Privacy;
   privateSamples: Noise | null;
   privateParticipants: Noise | null;
+  release: Release | null; // what a round shows of each participant behind that noise
   maxSamples: number;
   metrics: Map<string, Metric>;
 }
@@ -121,6 +123,7 @@ function specOf(spec: Fields): Spec {
     privacy,
     privateSamples: noiseOf(spec, "differential_privacy"),
     privateParticipants: noiseOf(spec, "participant_privacy"),
+    release: releaseAsked(spec, updateFraction, coordinates),
     maxSamples: spec.whole("max_samples", 2 ** 32 - 1),
     metrics: new Map(
       metrics.keys.map((name) => [
@@ -141,6 +144,15 @@ function noiseOf(spec: Fields, key: string): Noise | null {
   const noise = spec.table(key);
   const [multiplier, clipNorm] = [noise.number("noise_multiplier"), noise.number("clip_norm")];
   return { multiplier, clipNorm, where: placeOf(noise), delta: noise.number("delta") };
+}
+
+function releaseAsked(spec: Fields, fractionBits: number, coordinates: number): Release | null {
+  if (!spec.has("participant_privacy")) return null;
+  const noise = spec.table("participant_privacy");
+  const asked = { clipNorm: noise.number("clip_norm"), multiplier: noise.number("noise_multiplier") };
+  if (!(asked.clipNorm > 0) || !(asked.multiplier > 0)) throw new Malformed("participant_privacy asks for no noise");
+  const bit = noise.has("adaptive") ? noise.table("adaptive").number("bit") : null;
+  return releaseOf({ ...asked, bit }, fractionBits, coordinates);
 }
 
 /** What has the noise: a sum hides nobody from as many as leave fewer honest participants in it. */

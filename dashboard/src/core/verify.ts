@@ -6,12 +6,16 @@
  */
 import type { Hex } from "viem";
 import { isDerivable } from "./aggregate.ts";
+import { exactly } from "./amounts.ts";
 import { Malformed, Unknown } from "./canonical.ts";
 import { BlobMissing, finding, leftOut, missing, type Place, type Read, type RoundInput } from "./claims.ts";
 import { commitmentFor } from "./commitment.ts";
 import { type Check, check, type Finding } from "./findings.ts";
+import { checkNoise } from "./noise_stated.ts";
+import { MAX_STATEMENT_BYTES, type Steps } from "./noise.ts";
 import { checkScores, checkVerdicts, judge, MOST_SEALING } from "./judging.ts";
 import { shares } from "./rewards.ts";
+import { similarityOf, type Similarity } from "./similarity.ts";
 import { checkModel } from "./settled_model.ts";
 import {
   type JudgedUpdate,
@@ -24,19 +28,22 @@ import {
   updateBytes,
   values,
 } from "./spec.ts";
+import type { Address } from "./events.ts";
 import type { SettledRound } from "./job.ts";
 
 export interface CheckedRound {
   checks: Check[];
   updates: JudgedUpdate[]; // as the report has them, verdicts and signs
   results: Map<string, number | null>; // of the settled model, as the report tells them
+  similarity: Similarity | null;
+  stated: Map<Address, Steps[]>; // private steps, by who states that it took them
 }
 const MOST_AT_ONCE = 1 << 27; // bytes
 
 export async function verifyRound(input: RoundInput, read: Read): Promise<CheckedRound> {
   const { over, place } = input;
   const checks: Check[] = [];
-  const found: CheckedRound = { checks, updates: [], results: new Map() };
+  const found: CheckedRound = { checks, updates: [], results: new Map(), similarity: null, stated: new Map() };
   if (!input.terms.masked) checks.push(checkCommitments(over, place));
   const payouts = checkPayouts(input);
   const spec = await specOf(input, read, checks);
@@ -55,9 +62,11 @@ export async function verifyRound(input: RoundInput, read: Read): Promise<Checke
   } else {
     const judged = await judge(input, spec, report, read);
     checks.push(...judged.checks, checkVerdicts(input, spec, judged, report));
+    found.similarity = similarityOf(judged.vectors, spec.trained);
     checks.push(await checkModel(input, spec, judged, read), checkScores(input, spec, judged));
   }
   checks.push(payouts);
+  if (spec.privateSamples) checks.push(await checkNoise(input, spec.privateSamples, read, found.stated));
   checks.push(leftOut("evaluation", "results of models, which take torch and the job's task"));
   return found;
 }
@@ -68,6 +77,8 @@ function askAhead(over: SettledRound, spec: Spec, read: Read): void {
   const wanted: [Hex, number][] = [[over.settled.reportDigest, MAX_REPORT_BYTES]];
   if (isDerivable(spec) && spec.privacy === "open") wanted.push([over.modelDigest, spec.coordinates * 4]);
   wanted.push(...over.contributions.map(({ digest }): [Hex, number] => [digest, size]));
+  if (spec.privateSamples && !over.opened.counted)
+    wanted.push(...over.contributions.map(({ salt }): [Hex, number] => [salt, MAX_STATEMENT_BYTES]));
   if (wanted.reduce((sum, [, most]) => sum + most, 0) > MOST_AT_ONCE) return;
   for (const [digest, most] of wanted) read(digest, most).catch(() => undefined); // whoever waits for it hears
 }
@@ -99,9 +110,9 @@ function checkPayouts({ over, terms }: RoundInput): Check {
   const pot = opened.penalties.reduce((sum, each) => sum + each.amount, terms.reward);
   const what = "the pot is not the reward and the penalties of the round";
   const wrong =
-    pot === settled.pot ? [] : [finding(over, { what, claimed: `${settled.pot} wei`, derived: `${pot} wei` })];
+    pot === settled.pot ? [] : [finding(over, { what, claimed: exactly(settled.pot), derived: exactly(pot) })];
   const paid = shares(settled.pot, settled.scores).reduce((sum, amount) => sum + amount, 0n);
-  return check("payouts", `${paid} of ${pot} wei, divided again by score among ${settled.scores.length}`, wrong);
+  return check("payouts", `${exactly(paid)} of ${exactly(pot)}, divided again by score among ${settled.scores.length}`, wrong);
 }
 
 async function specOf(input: RoundInput, read: Read, checks: Check[]): Promise<Spec | null> {

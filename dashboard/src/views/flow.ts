@@ -16,7 +16,8 @@ interface Band extends Stream {
 
 const [LEFT, RIGHT, WIDTH] = [190, 390, 700];
 const THICK = 8;
-const LEAST = 18; // so that names do not lie on each other
+const LINE = 18; // a name's, so that none lies on another
+const LEAST = 2; // of a band, so that the smallest can be seen
 const ROOM = 160; // that is divided in proportion
 const MOST = 8; // participants by themselves; the rest are one
 
@@ -36,7 +37,7 @@ export function flow(job: Job, money: Money): TemplateResult {
     [...fewer(earned), { name: "back to the sponsor", wei: money.refund }, { name: "in escrow", wei: money.escrow }],
     total,
   );
-  const height = Math.max(...[...sources, ...targets].map((each) => each.top + each.height)) + 4;
+  const height = Math.max(...[...sources, ...targets].map((each) => each.top + Math.max(each.height, LINE))) + 4;
   const deposits = [...money.stakes.values(), ...money.bonds.values()].reduce((sum, wei) => sum + wei, 0n);
   const streams = ribbons(sources, targets, total).map((path) => svg`<path class="stream" d=${path} />`);
   return html`<figure class="flow"><figcaption>Money's way</figcaption>
@@ -84,8 +85,9 @@ function stacked(streams: Stream[], total: bigint): Band[] {
     .filter((each) => each.wei > 0n)
     .map((each) => {
       const height = Math.max(LEAST, part(each.wei, total) * ROOM);
-      const at = top;
-      top += height + 4;
+      const line = Math.max(LINE, height);
+      const at = top + (line - height) / 2;
+      top += line + 4;
       return { ...each, top: at, height };
     });
 }

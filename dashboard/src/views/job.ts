@@ -1,7 +1,9 @@
 /** One job: how good its model gets, who is in which phase, and where the money went. */
 import { html, nothing, type TemplateResult } from "lit-html";
-import { OUTCOMES } from "../core/events.ts";
+import { type Address, OUTCOMES } from "../core/events.ts";
 import { type Money, moneyOf } from "../core/money.ts";
+import { epsilonOfSteps } from "../core/noise.ts";
+import type { Spec } from "../core/spec.ts";
 import { seatsOf } from "../core/rewards.ts";
 import { FULL, type Job, type SettledRound } from "../core/job.ts";
 import { hasCommitted, hasRevealed } from "../core/phases.ts";
@@ -10,8 +12,10 @@ import type { Page } from "../page.ts";
 import { href } from "../place.ts";
 import { chart } from "./chart.ts";
 import { flow } from "./flow.ts";
-import { eth, figure, moment, percent, short } from "./format.ts";
+import { count, eth, figure, moment, percent, short } from "./format.ts";
 import { phaseText } from "./jobs.ts";
+import { epsilon, termsView } from "./terms.ts";
+import { gasView } from "./gas.ts";
 import { checkList, mark } from "./marks.ts";
 
 export function jobView(page: Page, job: Job): TemplateResult {
@@ -21,16 +25,17 @@ export function jobView(page: Page, job: Job): TemplateResult {
   const rounds = job.history.map((over, index) => ({ over, found: page.verified(job, index) }));
   const metric = headline(rounds.map(({ found }) => found));
   const outcome = job.outcome === null ? "" : ` (${OUTCOMES[job.outcome]})`;
-  return html`<h1>Job ${job.id}</h1>
+  const spec = page.spec(job);
+  return html`<h1>Job ${job.id}${spec ? `: ${spec.name}` : nothing}</h1>
     ${broken ? html`<p role="alert" class="wrong">${mark("wrong")} ${broken.message}. Transaction <span class="hash">${broken.event.at.transaction}</span>. What follows is as of before; use another RPC node.</p>` : nothing}
     <dl class="facts">
       <dt>phase</dt><dd>${phaseText(page, job.id)}${outcome}</dd>
       <dt>rounds</dt><dd>${job.history.length} of ${terms.rounds} settled</dd>
       <dt>coordinator</dt><dd class="hash">${coordinators[job.serving]}</dd>
       <dt>in escrow</dt><dd>${eth(money.escrow)}</dd>
-      ${privacy(page, job)}
     </dl>
     <p><a href=${href({ view: "trail", job: job.id, query: "" })}>The trail: ${job.events.length} events</a></p>
+    ${termsView(job, spec)}
     <h2>The chain</h2>
     ${checkList(page.state(job, money), job)}
     <h2 id="rounds">Rounds</h2>
@@ -45,8 +50,10 @@ export function jobView(page: Page, job: Job): TemplateResult {
         : html`<p>No round is settled yet.</p>`
     }
     <h2>Participants</h2>
-    ${participants(job, money)}
-    ${flow(job, money)}`;
+    ${participants(job, money, statedBy(rounds.map(({ found }) => found), spec))}
+    ${flow(job, money)}
+    <h2>Gas</h2>
+    ${gasView(page, job)}`;
 }
 
 /** What tells most of the model: accuracy where it is counted. */
@@ -85,13 +92,13 @@ function roundRow(job: Job, over: SettledRound, found: Verified, metric: string 
   </tr>`;
 }
 
-function participants(job: Job, money: Money): TemplateResult {
+function participants(job: Job, money: Money, stated: ((who: Address) => string) | null): TemplateResult {
   const everybody = [...job.everybody.values()].sort(
     (a, b) => Number(job.participants.has(b.address)) - Number(job.participants.has(a.address)) || a.seat - b.seat,
   );
   if (!everybody.length) return html`<p>Nobody has joined yet.</p>`;
   return html`<div class="scroll"><table>
-    <thead><tr><th scope="col">Participant</th><th scope="col">Seat</th><th scope="col">Samples</th><th scope="col">This round</th><th scope="col">Reputation</th><th scope="col">Earned</th><th scope="col">Stake</th></tr></thead>
+    <thead><tr><th scope="col">Participant</th><th scope="col">Seat</th><th scope="col">Samples</th><th scope="col">This round</th><th scope="col">Reputation</th><th scope="col">Earned</th><th scope="col">Stake</th>${stated ? html`<th scope="col">Samples' privacy, stated</th>` : nothing}</tr></thead>
     <tbody>${everybody.map(
       (each) => html`<tr>
       <th scope="row"><a class="hash" href=${href({ view: "participant", job: job.id, who: each.address })}>${short(each.address)}</a></th>
@@ -100,23 +107,20 @@ function participants(job: Job, money: Money): TemplateResult {
       <td>${!job.attempt ? "" : hasRevealed(job.attempt, each.address) ? "revealed" : hasCommitted(job.attempt, each.address) ? "committed" : ""}</td>
       <td>${percent(job.reputations.get(each.address) ?? FULL)}</td>
       <td>${eth(money.paid.get(each.address) ?? 0n)}</td>
-      <td>${eth(money.stakes.get(each.address) ?? 0n)}</td>
+      <td>${eth(money.stakes.get(each.address) ?? 0n)}</td>${stated ? html`<td>${stated(each.address)}</td>` : nothing}
     </tr>`,
     )}</tbody>
   </table></div>`;
 }
 
-/** What the spec asks of noise; what was spent only nodes can tell. */
-function privacy(page: Page, job: Job): (TemplateResult | typeof nothing)[] {
-  const spec = page.spec(job);
-  const asked = [
-    ["samples", spec?.privateSamples],
-    ["participants", spec?.privateParticipants],
-  ] as const;
-  return asked.map(([whose, noise]) =>
-    noise
-      ? html`<dt>privacy of ${whose}</dt><dd>the job asks for noise of ${noise.multiplier} clip norms of ${noise.clipNorm} in ${noise.where}, and tells ε at
-          δ = ${noise.delta}. ${mark("unchecked", { words: true })}: nobody sees what noise was drawn; a node's own ε tells <code>deepledger status</code></dd>`
-      : nothing,
-  );
+/** What each states of its samples' privacy, in the rounds that were derived here; null where no noise is asked for. */
+function statedBy(found: Verified[], spec: Spec | null): ((who: Address) => string) | null {
+  const asked = spec?.privateSamples;
+  if (!asked) return null;
+  const derived = found.flatMap((each) => (each !== "waiting" && "stated" in each ? [each] : []));
+  return (who) => {
+    const rounds = derived.flatMap(({ stated }) => (stated.has(who) ? [stated.get(who)!] : []));
+    const spent = epsilonOfSteps(rounds.flat(), asked.delta);
+    return rounds.length ? `${epsilon(spent)} or less, in ${count(rounds.length, "round")}` : "nothing";
+  };
 }

@@ -6,16 +6,19 @@ import { href } from "../place.ts";
 import { count, duration, eth, short } from "./format.ts";
 import { mark } from "./marks.ts";
 
+const NAMED = 100; // of the newest jobs, so that many specs are not asked for at once
+
 export function jobsView(page: Page): TemplateResult {
   const jobs = [...page.ledger.jobs.values()].reverse();
   return html`<h1>Jobs</h1>
     ${
       jobs.length
         ? html`<div class="scroll"><table>
-          <thead><tr><th scope="col">Job</th><th scope="col">Phase</th><th scope="col">Rounds</th><th scope="col">Seated</th><th scope="col">Reward a round</th><th scope="col">Sponsor</th></tr></thead>
+          <thead><tr><th scope="col">Job</th><th scope="col">Name</th><th scope="col">Phase</th><th scope="col">Rounds</th><th scope="col">Seated</th><th scope="col">Reward a round</th><th scope="col">Sponsor</th></tr></thead>
           <tbody>${jobs.map(
-            ({ job, broken }) => html`<tr>
+            ({ job, broken }, index) => html`<tr>
               <th scope="row"><a href=${href({ view: "job", job: job.id })}>Job ${job.id}</a></th>
+              <td>${index < NAMED ? (page.spec(job)?.name ?? "") : ""}</td>
               <td>${broken ? mark("wrong", { words: true }) : phaseText(page, job.id)}</td>
               <td>${job.history.length} of ${job.created.terms.rounds}</td>
               <td>${job.participants.size}</td>

@@ -7,6 +7,7 @@ import { FULL, type Job } from "../core/job.ts";
 import type { Page } from "../page.ts";
 import { href } from "../place.ts";
 import { eth, percent } from "./format.ts";
+import { paidBy } from "./gas.ts";
 import { mark } from "./marks.ts";
 import { markOf } from "../verifier.ts";
 
@@ -28,6 +29,7 @@ export function participantView(page: Page, job: Job, who: string): TemplateResu
       <dt>earned</dt><dd>${eth(money.paid.get(address) ?? 0n)}</dd>
       <dt>is owed</dt><dd>${eth(money.credits.get(address) ?? 0n)}</dd>
       <dt>stake in deposit</dt><dd>${eth(money.stakes.get(address) ?? 0n)}</dd>
+      <dt>spent</dt><dd>${paidBy(page, job, address)}, as the node tells it</dd>
       <dt>reputation</dt><dd>${percent(job.reputations.get(address) ?? FULL)}</dd>
     </dl>
     <p><a href=${href({ view: "trail", job: job.id, query: address })}>What it did, in the trail</a></p>

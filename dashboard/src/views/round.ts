@@ -8,6 +8,7 @@ import { href } from "../place.ts";
 import { eth, figure, moment, percent, short } from "./format.ts";
 import { phaseText } from "./jobs.ts";
 import { checkList, mark } from "./marks.ts";
+import { similarityView } from "./similarity.ts";
 
 export function roundView(page: Page, job: Job, round: number): TemplateResult {
   const over = job.history.at(round);
@@ -32,6 +33,8 @@ export function roundView(page: Page, job: Job, round: number): TemplateResult {
     </section>
     <h2>Updates</h2>
     ${updates(page, job, over, round)}
+    ${found !== "waiting" && "similarity" in found && found.similarity ? similarityView(found.similarity, over) : nothing}
+    <h2>Settlement</h2>
     <dl class="facts">
       <dt>settled by</dt><dd class="hash">${settled.coordinator}</dd>
       <dt>in</dt><dd>block ${settled.at.block}, ${moment(settled.at.timestamp)}, <a class="hash" href=${href({ view: "trail", job: job.id, query: settled.at.transaction })}>${settled.at.transaction}</a></dd>

@@ -11,6 +11,7 @@ const MOST = 500; // rows at once
 export function trailView(page: Page, job: Job, query: string): TemplateResult {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
   const found = job.events.filter((event) => words.every((word) => textOf(event).includes(word)));
+  page.costs(found.slice(-MOST).map((event) => event.at.transaction));
   return html`<p><a href=${href({ view: "job", job: job.id })}>Job ${job.id}</a></p>
     <h1>Trail</h1>
     <form role="search" @submit=${(event: SubmitEvent) => event.preventDefault()}>
@@ -20,7 +21,7 @@ export function trailView(page: Page, job: Job, query: string): TemplateResult {
     </form>
     <p role="status">${count(found.length, "event")}${found.length > MOST ? `, of which the last ${MOST} are shown` : ""}</p>
     <div class="scroll"><table>
-      <thead><tr><th scope="col">Block</th><th scope="col">When</th><th scope="col">Event</th><th scope="col">What</th><th scope="col">Transaction</th></tr></thead>
+      <thead><tr><th scope="col">Block</th><th scope="col">When</th><th scope="col">Event</th><th scope="col">What</th><th scope="col">Gas</th><th scope="col">Transaction</th></tr></thead>
       <tbody>${found
         .slice(-MOST)
         .reverse()
@@ -30,6 +31,7 @@ export function trailView(page: Page, job: Job, query: string): TemplateResult {
         <td>${moment(event.at.timestamp)}</td>
         <th scope="row">${event.kind}</th>
         <td class="what">${argumentsOf(event).map(([name, value]) => html`<span>${name} <b>${told(name, value)}</b></span> `)}</td>
+        <td>${page.cost(event.at.transaction)?.gas.toLocaleString("en") ?? ""}</td>
         <td><a class="hash" title=${event.at.transaction} href=${href({ view: "trail", job: job.id, query: event.at.transaction })}>${short(event.at.transaction)}</a></td>
       </tr>`,
         )}</tbody>
