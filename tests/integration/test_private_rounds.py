@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from deepledger.node.accountant import Accountant
-from deepledger.node.notices import Finished, LeftSeat, PrivacyCharged, TookSeat, Trained, Withdrawn
+from deepledger.node.notices import Finished, LeftSeat, PrivacyCharged, PrivacyForeseen, TookSeat, Trained, Withdrawn
 from deepledger.node.participate import participate
 from deepledger.node.spending import ledger_of
 from deepledger.protocol.errors import BadInput, PrivacySpent
@@ -90,6 +90,8 @@ def test_a_budget_ends_a_nodes_part_before_the_round_that_would_pass_it(world, c
     charged = [each for each in frugal.seen if isinstance(each, PrivacyCharged)]
     trained = [each for each in frugal.seen if isinstance(each, Trained)]
     assert len(charged) == len(trained) == 2
+    (foreseen,) = (each.forecast for each in frugal.seen if isinstance(each, PrivacyForeseen))
+    assert (foreseen.lasts, foreseen.rounds, foreseen.budget) == (2, 4, budget)
     assert [each.epsilon for each in charged] == sorted(each.epsilon for each in charged)
     assert charged[-1].epsilon <= charged[-1].budget == budget
     assert {type(each) for each in frugal.seen} >= {LeftSeat, Withdrawn}

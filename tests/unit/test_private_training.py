@@ -361,7 +361,7 @@ def test_the_doctor_tells_of_a_training_that_is_private_in_vain(trainer_of: Any,
         pin = TaskPin(name="task", sha256=trainer.task.source.sha256)
         spec = trainer.spec.model_copy(update={"task": pin})
         if not past:
-            assert "which the task evaluates and trains on" in doctor._data(spec, [path], path, store)
+            assert "which the task evaluates and trains on" in doctor._data(spec, [path], path, store)[0]
             continue
         with pytest.raises(BadInput, match="nothing is guaranteed: the model was changed before make_private"):
             doctor._data(spec, [path], path, store)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from deepledger.api.noise import foreseen
 from deepledger.cli import status
 from deepledger.cli.options import Home
 from deepledger.node.accountant import Accountant
@@ -140,6 +141,40 @@ def test_noise_in_what_is_released_is_charged_and_ends_a_budget_before_training(
     with pytest.raises(PrivacySpent, match="this update would pass it"):
         mine.charge(None, commitment=b"9", round=3)
     assert len(mine.ledger.read().lines) == 3
+
+
+def test_a_forecast_counts_what_was_spent_and_says_how_long_a_budget_lasts(data: Path, tmp_path: Path) -> None:
+    purse(data, tmp_path).charge(RUN, commitment=b"0", round=0)
+    after = {rounds: Accountant(STEPS * (1 + rounds)).epsilon(DELTA) for rounds in (3, 4, 10)}
+    mine = purse(data, tmp_path, epsilon=(after[3] + after[4]) / 2)
+    forecast = mine.forecast(RUN, rounds=10)
+    assert forecast is not None
+    assert forecast.lasts == 3
+    assert forecast.epsilon == pytest.approx(Accountant(STEPS).epsilon(DELTA))
+    assert forecast.after == pytest.approx(after[10])
+    assert "lasts for 3 of the 10 rounds" in foreseen(forecast)
+    for number in range(3):
+        mine.open()
+        mine.charge(RUN, commitment=bytes([1, number]), round=number)
+    with pytest.raises(PrivacySpent):
+        mine.open()  # as it was foretold
+    nothing = mine.forecast(RUN, rounds=10)
+    assert nothing is not None
+    assert nothing.lasts == 0
+
+
+def test_a_forecast_takes_the_cheaper_way_and_is_none_where_nothing_is_guaranteed(data: Path, tmp_path: Path) -> None:
+    assert purse(data, tmp_path).forecast(PAST, rounds=2) is None
+    assert purse(data, tmp_path).forecast(None, rounds=2) is None
+    noise = Accountant([RELEASE] * 2).epsilon(DELTA)
+    forecast = purse(data, tmp_path, release=RELEASE).forecast(None, rounds=2)
+    assert forecast is not None
+    assert (forecast.after, forecast.lasts) == (pytest.approx(noise), None)
+    assert "There is no --epsilon-budget" in foreseen(forecast)
+    both = purse(data, tmp_path, release=RELEASE, epsilon=100.0).forecast(RUN, rounds=2)
+    assert both is not None
+    assert both.after == pytest.approx(min(noise, Accountant(STEPS * 2).epsilon(DELTA)))
+    assert "lasts for all of them" in foreseen(both)
 
 
 def test_behind_the_noise_of_a_sum_data_stand_once(data: Path, tmp_path: Path) -> None:

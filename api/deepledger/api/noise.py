@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
+from typing import TYPE_CHECKING
 
 from deepledger.api.words import count
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
+
+if TYPE_CHECKING:
+    from deepledger.node.purse import Forecast
 
 MEANINGLESS = 20.0
 """ε from which a guarantee is one on paper only."""
@@ -45,3 +49,21 @@ def of_noise(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
         "long as what one may have trained, spread over all coordinates (examples/digits-participants: 5.7, and 82 % "
         "where 96 % are without noise): the more participants, the less",
     }
+
+
+def foreseen(forecast: Forecast) -> str:
+    """What whoever takes part will have spent, and how far a budget goes."""
+    rounds = count(forecast.rounds, "round")
+    after = "nothing is guaranteed of these data" if forecast.after == inf else f"ε = {forecast.after:.3g} is spent"
+    text = (
+        f"privacy: a round costs ε = {forecast.epsilon:.3g} by itself; after the {rounds} that are left, {after}, "
+        f"at δ = {forecast.delta:g}, if each takes as many private steps as the one that was tried"
+    )
+    if forecast.lasts is None:
+        return f"{text}. There is no --epsilon-budget"
+    if forecast.lasts >= forecast.rounds:
+        return f"{text}. The budget of {forecast.budget:g} lasts for all of them"
+    return (
+        f"{text}. The budget of {forecast.budget:g} lasts for {forecast.lasts} of the {rounds}: then this node leaves, "
+        "with its stake"
+    )

@@ -15,12 +15,13 @@ import typer
 
 from deepledger.cli import show
 from deepledger.cli.commands import command
-from deepledger.cli.options import Chain, Home, Json, Signer, Store, TaskPlaces, places
+from deepledger.cli.options import Budget, Chain, Home, Json, Signer, Store, TaskPlaces, places
 from deepledger.protocol.errors import BadInput, BlobCorrupt, DeepledgerError, InsufficientFunds, StateError
 from deepledger.protocol.types import Address, JobId, Seconds
 
 if TYPE_CHECKING:
     from deepledger.protocol.chain.ledger import Reader
+    from deepledger.protocol.formats.private_run import PrivateRun
     from deepledger.protocol.formats.spec import JobSpec
 
 Found = TypeVar("Found")
@@ -41,10 +42,22 @@ class Check:
     exit_code: int = 0  # 0: nothing to mend
 
 
+@dataclass(frozen=True, slots=True)
+class Mine:
+    """Whose data would be in which job, and where what they cost is kept."""
+
+    reader: Reader
+    job: JobId
+    account: Address
+    spending: Path
+    data: Path
+
+
 def doctor(
     chain: Chain,
     signer: Signer,
     store: Store,
+    budget: Budget,
     job: Annotated[
         int | None, typer.Argument(metavar="[JOB]", min=1, help="Also check what this job needs: spec, model, task.")
     ] = None,
@@ -62,7 +75,8 @@ def doctor(
 
     Example: deepledger doctor 1 --task examples/digits/task.py
     """
-    checks = list(_checks(chain, signer, store, job, [task] if task else [], tasks, data))
+    budget.check()
+    checks = list(_checks(chain, signer, store, budget, job, [task] if task else [], tasks, data))
     if json:
         show.as_json([{"check": each.name, "ok": not each.exit_code, "found": each.found} for each in checks])
     else:
@@ -75,6 +89,7 @@ def _checks(
     chain: Chain,
     signer: Signer,
     store: Store,
+    budget: Budget,
     number: int | None,
     task: list[Path],
     tasks: str,
@@ -111,7 +126,11 @@ def _checks(
             yield _tried("mask keys", lambda: (_mask_keys(spec, signer), None))[0]
         yield _tried("task source", lambda: (_task(spec, task + places(tasks)), None))[0]
         if data is not None:
-            yield _tried("data", lambda: (_data(spec, task + places(tasks), data, store), None))[0]
+            check, run = _tried("data", lambda: _data(spec, task + places(tasks), data, store))
+            yield check
+            if not check.exit_code and number is not None and reader is not None and account is not None:
+                mine = Mine(reader, JobId(number), account, signer.folder / "privacy", data)
+                yield _tried("privacy", lambda: (_privacy(spec, run, budget, mine), None))[0]
     needed = LEAST_FREE if spec is None else LEAST_FREE + 4 * (spec.update_bytes + spec.model_bytes)
     yield _tried("disk", lambda: (_disk(signer.folder, needed), None))[0]
 
@@ -243,9 +262,9 @@ def _task(spec: JobSpec, searched: list[Path]) -> str:
     return f"{find_source(spec.task, searched).path} is what the job pins"
 
 
-def _data(spec: JobSpec, searched: list[Path], data: Path, store: Store) -> str:
-    """As `join` tries it before it stakes anything."""
-    from deepledger.node.training import load_trainer, rehearse
+def _data(spec: JobSpec, searched: list[Path], data: Path, store: Store) -> tuple[str, PrivateRun | None]:
+    """As `join` tries it before it stakes anything; and what one training kept private."""
+    from deepledger.node.training import kept_private, load_trainer, rehearse
     from deepledger.protocol.evaluation.blueprint import from_store
     from deepledger.protocol.evaluation.task import find_source
     from deepledger.protocol.formats.private_run import in_vain
@@ -254,7 +273,30 @@ def _data(spec: JobSpec, searched: list[Path], data: Path, store: Store) -> str:
     rehearse(trainer)
     if vain := in_vain(trainer.guard.last):
         raise BadInput(f"{vain}. The job does not ask for it, and `join` goes on with a warning: mend the task first")
-    return f"{data} holds {show.count(trainer.samples, 'sample')}, which the task evaluates and trains on"
+    held = f"{data} holds {show.count(trainer.samples, 'sample')}, which the task evaluates and trains on"
+    return held, kept_private(trainer)
+
+
+def _privacy(spec: JobSpec, run: PrivateRun | None, budget: Budget, mine: Mine) -> str:
+    """What the job will cost of the data's privacy, after what all jobs have."""
+    from deepledger.api.noise import foreseen
+    from deepledger.node.purse import purse_in
+    from deepledger.protocol.job.follow import Follower
+
+    purse = purse_in(
+        spec,
+        folder=mine.spending,
+        data=mine.data,
+        job=f"{mine.reader.chain_id}-{mine.reader.address}-{mine.job}",
+        account=mine.account,
+        epsilon=budget.epsilon_budget,
+        delta=budget.delta,
+    )
+    purse.open()
+    purse.check(run)
+    job = Follower(mine.reader, mine.job).job
+    forecast = purse.forecast(run, rounds=job.terms.rounds - job.round)
+    return "neither the task nor the job keeps anything private" if forecast is None else foreseen(forecast)
 
 
 def _disk(folder: Path, needed: int) -> str:

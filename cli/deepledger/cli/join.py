@@ -11,7 +11,7 @@ import typer
 
 from deepledger.cli import show
 from deepledger.cli.commands import command
-from deepledger.cli.options import Chain, JobNumber, Signer, Store, TaskPlaces, places
+from deepledger.cli.options import Budget, Chain, JobNumber, Signer, Store, TaskPlaces, places
 from deepledger.cli.reporting import Reporting
 from deepledger.cli.stopping import stop_on_signals
 from deepledger.protocol.errors import BadInput, ChainError, InsufficientFunds, LedgerRejected
@@ -44,6 +44,7 @@ def join(
     chain: Chain,
     signer: Signer,
     store: Store,
+    budget: Budget,
     reporting: Reporting,
     tasks: TaskPlaces = "",
     task: Annotated[
@@ -54,18 +55,6 @@ def join(
         typer.Option(
             envvar="DEEPLEDGER_SAMPLES", min=1, max=(1 << 32) - 1, help="What to declare instead of all samples."
         ),
-    ] = None,
-    epsilon_budget: Annotated[
-        float | None,
-        typer.Option(
-            envvar="DEEPLEDGER_EPSILON_BUDGET",
-            metavar="EPSILON",
-            help="Leave before what all rounds and jobs on this data cost of its privacy passes this.",
-        ),
-    ] = None,
-    delta: Annotated[
-        float | None,
-        typer.Option(envvar="DEEPLEDGER_DELTA", help="At which ε is told. Default: the job's, or 1e-5."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree without being asked.")] = False,
 ) -> None:
@@ -81,10 +70,7 @@ def join(
     from deepledger.protocol.job.fetch import check_admitted, check_keys, fetch_spec
     from deepledger.protocol.job.follow import Follower
 
-    if epsilon_budget is not None and not 0 < epsilon_budget < inf:
-        raise BadInput(f"--epsilon-budget {epsilon_budget}: give a number above 0, such as 3")
-    if delta is not None and not 0 < delta < 1:
-        raise BadInput(f"--delta {delta}: give a share between 0 and 1, such as 1e-5: below one in all your samples")
+    budget.check()
     reader, blobs = chain.reader(reporting.say), store.open()
     follower = Follower(reader, JobId(job))
     word = signer.password()
@@ -127,8 +113,8 @@ def join(
             data=data,
             samples=samples,
             folder=signer.folder / "jobs",
-            epsilon_budget=epsilon_budget,
-            delta=delta,
+            epsilon_budget=budget.epsilon_budget,
+            delta=budget.delta,
             spending=signer.folder / "privacy",
             agreed=terms_hash(found.created),
             secret=bytes(account.key),
@@ -234,6 +220,7 @@ def _private(run: PrivateRun) -> str:
 
 
 def _line(notice: Notice) -> str | None:
+    from deepledger.api.noise import foreseen
     from deepledger.node import notices as node
     from deepledger.protocol.chain.events import Phase
     from deepledger.protocol.roles.notices import Acted, Waiting, Warned
@@ -244,6 +231,8 @@ def _line(notice: Notice) -> str | None:
             held = f"the data hold {show.count(notice.held, 'sample')}"
             capped = f", which count as {notice.limit:,}" if notice.declared > notice.limit else ""
             return f"{held}; this account declares {notice.declared:,}{capped}"
+        case node.PrivacyForeseen(forecast=forecast):
+            return foreseen(forecast)
         case node.TookSeat():
             return f"took seat {notice.seat} and staked {show.eth(notice.stake)} {gas}"
         case Waiting(phase=Phase.DISCLOSING):

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -240,6 +241,33 @@ class Signer(Account):
     @property
     def locks(self) -> Path:
         return self.folder / "locks"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent of one's data's privacy. Its values are checked by whoever uses it: `check`."""
+
+    epsilon_budget: Annotated[
+        float | None,
+        typer.Option(
+            envvar="DEEPLEDGER_EPSILON_BUDGET",
+            metavar="EPSILON",
+            help="Leave before what all rounds and jobs on this data cost of its privacy passes this.",
+        ),
+    ] = None
+    delta: Annotated[
+        float | None,
+        typer.Option(envvar="DEEPLEDGER_DELTA", help="At which ε is told. Default: the job's, or 1e-5."),
+    ] = None
+
+    def check(self) -> None:
+        """Raises `BadInput`."""
+        if self.epsilon_budget is not None and not 0 < self.epsilon_budget < inf:
+            raise BadInput(f"--epsilon-budget {self.epsilon_budget}: give a number above 0, such as 3")
+        if self.delta is not None and not 0 < self.delta < 1:
+            raise BadInput(
+                f"--delta {self.delta}: give a share between 0 and 1, such as 1e-5: below one in all your samples"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from deepledger.node.notices import (
     CommittedUpdate,
     Prepared,
     PrivacyCharged,
+    PrivacyForeseen,
     RevealedUpdate,
     Trained,
     UnmaskedRound,
@@ -31,6 +32,7 @@ from deepledger.node.signed_joins import SignedJoins
 from deepledger.node.training import (
     MakeUpdate,
     Trainer,
+    kept_private,
     load_trainer,
     make_update,
     momentum_percent,
@@ -134,6 +136,9 @@ def prepare(node: Node) -> None:
         rehearse(trainer)
         node.purse.check(trainer.guard.last)
         held = trainer.samples
+        left = node.follower.job.terms.rounds - node.follower.job.round
+        if (forecast := node.purse.forecast(kept_private(trainer), rounds=left)) is not None:
+            node.observe(PrivacyForeseen(job=node.job, forecast=forecast))
         node.observe(Prepared(job=node.job, held=held, declared=node.samples or held, limit=node.spec.max_samples))
     node.trainer = trainer
 

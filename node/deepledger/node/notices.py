@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deepledger.node.purse import Forecast
 from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.private_run import PrivateRun
 from deepledger.protocol.job.state import Attempt
@@ -18,6 +19,13 @@ class Prepared(Notice):
     held: int  # samples in the data, as the task counts them
     declared: int
     limit: int  # the job's: who declares more weighs and earns as this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyForeseen(Notice):
+    """What the job will cost of the data's privacy, and nothing is staked yet."""
+
+    forecast: Forecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from deepledger.node.decision import TURN, Step, must_reveal, next_step
 from deepledger.node.journal import Journal
 from deepledger.node.linking import Links
 from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, RoundStarved, TookSeat, Withdrawn
-from deepledger.node.purse import USUAL_DELTA, Purse
+from deepledger.node.purse import purse_in
 from deepledger.node.signed_joins import SignedJoins
 from deepledger.node.training import MakeUpdate, make_update
 from deepledger.protocol.blobs.store import BlobStore
@@ -108,8 +108,6 @@ def participate(
     hybrid = _hybrid_secret(follower, spec, ledger, mask_secret)
     slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
     journal = Journal(folder, slot, spec, spec_digest=follower.job.terms.spec_digest)
-    asked = spec.differential_privacy or spec.participant_privacy
-    most = 1.0 if epsilon_budget is None else USUAL_DELTA  # a budget is its operator's: no job makes it worth less
     with journal.held():
         node = Node(
             ledger=ledger,
@@ -129,16 +127,14 @@ def participate(
             mask_key=masks,
             links=None if hybrid is None else Links(hybrid, store, journal, warn),
             joins=None if spec.masks is None else SignedJoins(ledger, job, admitted=spec.admitted, warn=warn),
-            purse=Purse(
+            purse=purse_in(
+                spec,
                 folder=spending or folder / "privacy",
                 data=data,
                 job=f"{ledger.chain_id}-{ledger.address}-{job}",
                 account=ledger.account,
                 epsilon=epsilon_budget,
-                delta=delta or (USUAL_DELTA if asked is None else min(asked.delta, most)),
-                release=spec.release,
-                by_steps=spec.differential_privacy is not None,
-                shared=spec.participant_privacy is not None and spec.participant_privacy.mechanism == "distributed",
+                delta=delta,
             ),
             make_update=make_update,
         )

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from math import inf
 from pathlib import Path
 
+from deepledger.node.accountant import Accountant, Cost
 from deepledger.node.private_run import MayTake, any_number
 from deepledger.node.spending import Budget, Spending, SpendingLedger, Spent, ledger_of
 from deepledger.protocol.errors import BadInput, PrivacySpent
 from deepledger.protocol.formats.participant_privacy import Release
-from deepledger.protocol.formats.private_run import PrivateRun
+from deepledger.protocol.formats.private_run import PrivateRun, Steps
+from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 
 USUAL_DELTA = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a job will cost of the data's privacy, if every round costs as much as the one that was tried."""
+
+    epsilon: float  # of one round by itself
+    rounds: int  # that are left of the job
+    after: float  # ε of the data after them, with all that was spent before
+    delta: float
+    lasts: int | None  # so many of them the budget allows; None: there is none
+    budget: float | None
 
 
 @dataclass
@@ -63,7 +80,28 @@ class Purse:
         if self.budget is None or self.release is not None or (run is not None and run.past is None):
             return
         why = "it does not call deepledger.privacy.make_private" if run is None else run.past
-        raise BadInput(f"there is a privacy budget, and nothing is guaranteed of what train does: {why}")
+        raise BadInput(
+            f"there is a privacy budget, and nothing is guaranteed of what train does: {why}. Mend the task's train "
+            "(docs/privacy.md), or take part without --epsilon-budget"
+        )
+
+    def forecast(self, run: PrivateRun | None, *, rounds: int) -> Forecast | None:
+        """By a training that was tried. None: nothing is guaranteed, neither by it nor by the job's noise."""
+        ways = self._ways(run)
+        if not ways or rounds < 1:
+            return None
+        spent = self.ledger.read()
+        epsilon, costs = min((Accountant(costs).epsilon(self.delta), costs) for costs in ways)
+        lasts = None
+        if self.budget is not None:
+            lasts = _most(rounds, partial(_fits, spent, costs, self.budget))
+        after = spent.accountant.plus(_times(costs, rounds)).epsilon(self.delta) if spent.is_bounded else inf
+        return Forecast(epsilon, rounds, after, self.delta, lasts, self.epsilon)
+
+    def _ways(self, run: PrivateRun | None) -> list[tuple[Cost, ...]]:
+        """In which an update is kept private, each enough."""
+        steps = [run.steps] if run is not None and run.past is None else []
+        return [*steps, *([(self.release,)] if self.release is not None else [])]
 
     def charge(self, run: PrivateRun | None, *, commitment: bytes, round: int) -> Spent:
         """Before the commitment is sent. An update that is kept private in two ways costs what is less.
@@ -86,3 +124,41 @@ class Purse:
         spent = self.ledger.read()
         cheapest = min(ways, key=lambda way: spent.plus(way).epsilon(self.delta)) if len(ways) > 1 else ways[0]
         return self.ledger.charge(cheapest, budget=self.budget, once=self.shared)
+
+
+def purse_in(
+    spec: JobSpec, *, folder: Path, data: Path, job: str, account: str, epsilon: float | None, delta: float | None
+) -> Purse:
+    """In a job. Without `delta` ε is told by the job's, or by `USUAL_DELTA`, and a budget by no larger one: it is
+    its operator's, and no job makes it worth less.
+    """
+    asked, noise = spec.differential_privacy or spec.participant_privacy, spec.participant_privacy
+    most = 1.0 if epsilon is None else USUAL_DELTA
+    return Purse(
+        folder=folder,
+        data=data,
+        job=job,
+        account=account,
+        epsilon=epsilon,
+        delta=delta or (USUAL_DELTA if asked is None else min(asked.delta, most)),
+        release=spec.release,
+        by_steps=spec.differential_privacy is not None,
+        shared=noise is not None and noise.mechanism == "distributed",
+    )
+
+
+def _times(costs: tuple[Cost, ...], rounds: int) -> tuple[Cost, ...]:
+    return tuple(
+        each
+        for cost in costs
+        for each in ([replace(cost, count=cost.count * rounds)] if isinstance(cost, Steps) else [cost] * rounds)
+    )
+
+
+def _fits(spent: Spent, costs: tuple[Cost, ...], budget: Budget, rounds: int) -> bool:
+    return spent.is_bounded and spent.accountant.plus(_times(costs, rounds)).fits(budget.epsilon, budget.delta)
+
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The greatest number up to `limit` that fits, where fewer always do."""
+    return bisect_left(range(1, limit + 1), True, key=lambda number: not fits(number))

@@ -116,6 +116,16 @@ def rehearse(trainer: Trainer) -> None:
     _try(trainer, _try_training, size=_TRAINED, parts=1)
 
 
+def kept_private(trainer: Trainer) -> PrivateRun | None:
+    """What a whole training of the first model keeps of single samples, after `rehearse`; None: nothing.
+
+    A training on a part of the data draws other lots, so that it is done again with all, where it is a private one.
+    """
+    if trainer.guard.last is not None and trainer.samples > _TRAINED:
+        _try_training(trainer, trainer.data)
+    return trainer.guard.last
+
+
 def rehearse_rounds(trainer: Trainer, first: ModelVector, *, rounds: int) -> None:
     """Play the first two and the last of a job's rounds as its only participant, with a little of the data: before
     money is locked.
