@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from deepledger.devnet import dev_accounts, find_anvil, start
+from deepledger.protocol.bfv.program import find_program, program
 from deepledger.protocol.blobs import digest_of, open_store
 from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import JobTerms
@@ -114,6 +115,12 @@ def need(binary: object, name: str) -> None:
 def service(name: str) -> str | None:
     local = ROOT / "tests/services/bin" / name
     return str(local) if local.exists() else shutil.which(name)
+
+
+@pytest.fixture(scope="session")
+def bfv_program() -> Path:
+    need(find_program(), "deepledger-bfv")
+    return program()
 
 
 def agreed(ledger: Any, job: int) -> bytes:

@@ -22,7 +22,7 @@ ALLOWED = {
 
 FLOORS = [
     {"types", "errors"},
-    {"deadlines", "ether", "kernels", "local"},
+    {"bfv", "deadlines", "ether", "kernels", "local"},
     {"formats", "blobs", "chain"},
     {"privacy"},
     {"job"},

@@ -9,6 +9,7 @@ import typer
 from deepledger.cli import (
     accounts,
     audit,
+    bfv,
     chains,
     coordinator,
     dashboard,
@@ -37,7 +38,7 @@ app = typer.Typer(
         "130 interrupted at once."
     ),
 )
-for room in (chains, accounts, jobs, join, coordinator, audit, dashboard, status, money, model, privacy, doctor):
+for room in (chains, accounts, jobs, join, coordinator, audit, dashboard, status, money, model, privacy, doctor, bfv):
     room.add_to(app)
 
 
