@@ -24,6 +24,12 @@ CHAIN_ID = 31337
 PATIENCE = 60.0
 """Seconds that anvil has to answer after its start, and to write its state when it ends."""
 
+_STATES = "64"
+"""Blocks whose state it keeps. Without this anvil 1.7.1 writes the state of each block, 80 kB and more, to
+~/.foundry/anvil/tmp, and leaves it there when it ends: gigabytes a day. What deepledger reads are logs and the latest
+state.
+"""
+
 
 def find_anvil() -> Path | None:
     """$DEEPLEDGER_ANVIL, else on the PATH, else in this repository's tests/services/bin; None if nowhere.
@@ -60,6 +66,7 @@ class AnvilProcess:
         self.port = port or free_port(host)
         command = [str(binary), "--host", host, "--port", str(self.port), "--chain-id", str(CHAIN_ID)]
         command += ["--mnemonic", MNEMONIC, "--accounts", str(COUNT), "--balance", str(BALANCE_ETHER)]
+        command += ["--prune-history", _STATES]
         command += [] if block_time is None else ["--block-time", str(block_time)]
         command += [] if state is None else ["--state", str(state)]
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
