@@ -79,6 +79,7 @@ def test_what_is_not_possible_is_said(runner, job, tmp_path):
         (("--set", "epochs"), "give a name and a value"),
         (("--set", "epochs=3"), "no 'epochs' that can be set; it has learning_rate"),
         (("--data", tmp_path / "none"), "there is no data at"),
+        (("--beside", runner.folder / "data-1.safetensors"), "is your --data"),
     ):
         done = attack(runner, job, *options)
         assert done.exit_code == 3, done.output

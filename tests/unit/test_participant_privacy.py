@@ -91,6 +91,11 @@ def test_what_noise_cannot_keep_is_refused_with_what_to_take(spec_of: SpecOf, ch
     assert said in str(refusal.value)
 
 
+def test_all_that_lacks_room_for_noise_is_told_at_once(spec_of: SpecOf) -> None:
+    with pytest.raises(BadSpec, match=r"update\.bits is 8.*; update\.norm_bound = 5: "):
+        noisy(spec_of, update=UPDATE | {"bits": 8, "norm_bound": 5.0})
+
+
 def test_what_a_refusal_says_is_accepted(spec_of: SpecOf) -> None:
     assert noisy(spec_of, update={"bits": 32, "fraction_bits": 12, "norm_bound": 900.0})
     assert noisy(spec_of, update={"bits": 8, "fraction_bits": 2, "norm_bound": 900.0})

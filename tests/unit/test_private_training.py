@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from deepledger.cli import doctor
 from deepledger.node.secret_noise import SecretNoise
-from deepledger.node.training import Trainer, load_trainer, make_update
+from deepledger.node.training import Trainer, load_trainer, make_update, rehearse
 from deepledger.privacy import finish_private, make_private
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
@@ -324,7 +324,8 @@ def build_model():
 def load_data(path):
     return TensorDataset(torch.ones(20, 8), torch.arange(20) % 3)
 
-def train(model, data, *, past):
+def train(model, data, *, past=False, copies=1):
+    data = TensorDataset(*(each.repeat_interleave(copies, 0) for each in data.tensors))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     if past:
         f.cross_entropy(model(data.tensors[0]), data.tensors[1]).backward()
@@ -352,6 +353,14 @@ def trainer_of(tmp_path: Path, spec_fields: Any) -> Callable[..., Trainer]:
         return load_trainer(build_spec(spec_fields(model=model, training=training)), source, path)
 
     return trainer
+
+
+def test_of_rows_that_were_made_of_one_sample_nothing_is_guaranteed(trainer_of: Any) -> None:
+    for copies, past in ((1, None), (3, "private for each of 60 rows, and the data have 20 samples")):
+        trainer = trainer_of(copies=copies)
+        rehearse(trainer)
+        run = trainer.guard.last
+        assert run.past is None if past is None else past in run.past
 
 
 def test_the_doctor_tells_of_a_training_that_is_private_in_vain(trainer_of: Any, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> st
 def bars(title: str, names: Sequence[str], rows: Mapping[str, Array]) -> str:
     """Shares of each name, side by side, one colour a row."""
     width, top = 14, max(float(np.max(values)) for values in rows.values()) or 1.0
-    step = width * len(rows) + 10
+    step = max(width * len(rows) + 10, 7 * max(map(len, names)) + 10)  # names stand side by side
     parts = []
     for number, (row, values) in enumerate(rows.items()):
         colour = _COLOURS[number % len(_COLOURS)]

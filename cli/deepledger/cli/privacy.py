@@ -109,7 +109,7 @@ def attack(
     source = find_source(spec.task, ([task] if task else []) + places(tasks))
     torch.set_num_threads(1)  # small models train no faster with more
     trainer = laboratory.with_changes(load_trainer(spec, source, data, fetch=from_store(blobs)), changed)
-    similar, kept = _beside(blobs, spec, source, trainer.task, beside or [])
+    similar, kept = _beside(blobs, spec, source, trainer.task, beside or [], data)
     scene = laboratory.scene_of(
         trainer,
         fetch_model(blobs, found.model_digest, spec),
@@ -163,7 +163,7 @@ def _assigned(text: str) -> tuple[str, Any]:
 
 
 def _beside(
-    blobs: BlobStore, spec: JobSpec, source: TaskSource, task: Task, paths: Sequence[Path]
+    blobs: BlobStore, spec: JobSpec, source: TaskSource, task: Task, paths: Sequence[Path], own: Path
 ) -> tuple[Any, object]:
     """The data, and what has to live as long as they are used: their file is gone with it."""
     from deepledger.protocol.evaluation.bench import bench_with
@@ -172,6 +172,10 @@ def _beside(
     from deepledger.protocol.evaluation.validation import fetch_validation
 
     if paths:
+        if any(path.exists() and path.samefile(own) for path in paths):
+            raise BadInput(
+                f"--beside {own} is your --data: what was trained on tells nothing of what was not. Give others"
+            )
         return concatenate([task.load_data(path) for path in paths]), None
     if spec.validation.withheld is not None:
         raise BadInput(

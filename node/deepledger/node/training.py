@@ -203,7 +203,7 @@ def _train(trainer: Trainer, start: Floats, *, round: int, seed: int) -> tuple[F
             raise PrivacySpent("the next step would pass the privacy budget, before the round is trained") from error
         raise
     finally:
-        guard.last = watch.finish()
+        guard.last = _of_samples(watch.finish(), trainer)
     if spec.differential_privacy is not None:
         check_reaches(spec.differential_privacy, guard.last)
     make_plain(model, [entry.name for entry in spec.model.tensors])
@@ -212,6 +212,15 @@ def _train(trainer: Trainer, start: Floats, *, round: int, seed: int) -> tuple[F
     change = read_floats(model, spec.model.layout)
     change -= start
     return change, returned
+
+
+def _of_samples(run: PrivateRun | None, trainer: Trainer) -> PrivateRun | None:
+    """Where there are more rows than samples, one sample is in several: what is said of a row holds for no sample."""
+    if run is None or run.past is not None or run.samples <= (held := trainer.samples):
+        return run
+    return replace(
+        run, past=f"it is private for each of {run.samples} rows, and the data have {held} samples: one has several"
+    )
 
 
 def _parts(data: Any, size: int) -> Iterator[Any]:

@@ -7,6 +7,7 @@ differs by a vector of at most twice the clip norm, behind noise of one and the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import asinh, ceil, factorial, isqrt, log, sqrt
@@ -135,7 +136,7 @@ class ParticipantPrivacy(Part):
         return self.at(Fraction(clip) * factor, fraction_bits).clip_norm
 
     def check(self, *, bits: int, fraction_bits: int, norm_bound: float, coordinates: int) -> None:
-        """Raises `ValueError` where clip and noise do not fit into an update, with what to take instead."""
+        """Raises `ValueError` where clip and noise do not fit into an update, with all that is to be mended."""
         if not (squares := self.squares(fraction_bits)):
             raise ValueError(
                 f"participant_privacy.clip_norm = {self.clip_norm:g} is less than a unit of an update, "
@@ -146,31 +147,44 @@ class ParticipantPrivacy(Part):
                 f"participant_privacy.clip_norm = {self.clip_norm:g} is {sqrt(squares):,.0f} units of an update, finer "
                 "than anything that noise hides: lower update.fraction_bits"
             )
-        deviation = sqrt(share := self.share(fraction_bits))
+        deviation = sqrt(self.share(fraction_bits))
         if deviation > MOST_DEVIATION:
             lower = fraction_bits - ceil(log(deviation / MOST_DEVIATION, 2))
             mend = f"lower update.fraction_bits to {lower}" if lower >= 0 else "take less noise or a smaller clip norm"
             raise ValueError(
                 f"participant_privacy: noise of {deviation:,.0f} units is finer than anything it hides; {mend}"
             )
-        if self.adaptive is not None and self.adaptive.start > self.clip_norm:
-            raise ValueError(
-                f"participant_privacy.adaptive.start = {self.adaptive.start:g} is greater than clip_norm = "
-                f"{self.clip_norm:g}, which is the greatest"
+        if wrong := [
+            *self._clip_is_wrong(fraction_bits),
+            *self._lacks_room(bits, fraction_bits, norm_bound, coordinates),
+        ]:
+            raise ValueError("; ".join(wrong))
+
+    def _clip_is_wrong(self, fraction_bits: int) -> Iterator[str]:
+        if self.adaptive is None:
+            return
+        start, least = self.adaptive.start, self.at(0.0, fraction_bits).clip_norm
+        if start > self.clip_norm:
+            yield (
+                f"participant_privacy.adaptive.start = {start:g} is greater than clip_norm = {self.clip_norm:g}, which "
+                "is the greatest"
             )
-        if self.adaptive is not None and self.adaptive.start < (least := self.at(0.0, fraction_bits).clip_norm):
-            raise ValueError(
-                f"participant_privacy.adaptive.start = {self.adaptive.start:g} is less than {least:g}, where noise "
-                f"has a standard deviation of {LEAST_DEVIATION} units: raise it, or update.fraction_bits"
+        if start < least:
+            yield (
+                f"participant_privacy.adaptive.start = {start:g} is less than {least:g}, where noise has a standard "
+                f"deviation of {LEAST_DEVIATION} units: raise it, or update.fraction_bits"
             )
+
+    def _lacks_room(self, bits: int, fraction_bits: int, norm_bound: float, coordinates: int) -> Iterator[str]:
+        squares, share = self.squares(fraction_bits), self.share(fraction_bits)
         largest = max(isqrt(squares), self.bit(fraction_bits)) + reach(share, chance=MISFIT / (coordinates + 1))
         if (needed := largest.bit_length() + 1) > bits:
-            raise ValueError(
+            yield (
                 f"participant_privacy: clipped values and noise need up to {needed} bits, and update.bits is {bits}: "
                 f"raise it, or lower update.fraction_bits to {max(fraction_bits - needed + bits, 0)}"
             )
         if (length := longest(squares, share, coordinates) * 2.0**-fraction_bits) > norm_bound:
-            raise ValueError(
+            yield (
                 f"update.norm_bound = {norm_bound:g}: with the noise that participant_privacy asks for, an honest "
                 f"update is up to {ceil(100 * length) / 100:g} long; raise it to that or more. What is trained "
                 "is clipped to clip_norm"
