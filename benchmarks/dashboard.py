@@ -17,7 +17,8 @@ import numpy as np
 from eth_abi.abi import encode
 from eth_utils.abi import collapse_if_tuple
 
-from deepledger.cli.page_server import page_folder, serving
+from deepledger.cli.page import page_folder
+from deepledger.cli.page_server import serving
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.chain.abi import ledger_abi
 from deepledger.protocol.chain.rpc import NodeRefused

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from deepledger.cli.page_server import page_folder
+from deepledger.cli.page import page_folder
 from deepledger.protocol.chain.events import Event, JobTerms
 from deepledger.protocol.errors import BadInput
 

@@ -16,6 +16,7 @@ import { scoresOf, shares } from "../src/core/rewards.ts";
 import { chunkRoot } from "../src/core/roots.ts";
 import { readReport, readSpec } from "../src/core/spec.ts";
 import { similarityOf } from "../src/core/similarity.ts";
+import { served } from "../src/gateway.ts";
 import { apply, begin } from "../src/core/trail.ts";
 import { phaseAt } from "../src/core/phases.ts";
 import { asModel, fitsNorm, parseUpdate, squareLimit, sumOfSquares } from "../src/core/vectors.ts";
@@ -27,6 +28,10 @@ const ANSWERS: Record<string, (question: never) => unknown> = {
     const part = hexToBytes(data);
     const whole = concatBytes(...Array<Uint8Array>(times).fill(part), hexToBytes(more));
     return [digestOf(whole), await digestSoon(whole)];
+  },
+  served: async ({ base, digest, limit }: { base: string; digest: Hex; limit: number }) => {
+    const data = await served(base, digest, limit);
+    return [data.length, digestOf(data)];
   },
   cid: ({ digest }: { digest: Hex }) => cidOf(digest),
   root: ({ data, bits }: { data: string; bits: number }) => chunkRoot(hexToBytes(data), bits),

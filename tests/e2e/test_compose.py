@@ -227,6 +227,17 @@ class TestDevnet:
         with urllib.request.urlopen(f"{devnet.url('coordinator', 8000)}/jobs/1") as answer:
             assert json.load(answer)
 
+    def test_the_api_serves_the_page_that_was_built_into_the_image(self, devnet: Devnet) -> None:
+        page = f"{devnet.url('coordinator', 8000)}/page/"
+        with urllib.request.urlopen(page) as answer:
+            scripts = re.findall(r'src="\./(\S+\.js)"', answer.read().decode())
+        for path in scripts:
+            with urllib.request.urlopen(page + path) as answer:
+                assert answer.headers.get_content_type() == "text/javascript"
+        with urllib.request.urlopen(f"{page}source.json") as answer:
+            assert json.load(answer)["contract"] == devnet.contract
+        assert scripts
+
     def test_chain_and_blobs_outlive_their_containers(self, devnet: Devnet) -> None:
         devnet.compose("down")
         devnet.compose("up", "--detach", "chain", "ipfs", "deployer")

@@ -23,13 +23,19 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
+import requests
+from kubo_daemon import KuboDaemon
 from PIL import Image
 
 from deepledger.auditor.replay import hold_against
 from deepledger.auditor.rules import Rules
-from deepledger.cli.page_server import page_folder, serving
+from deepledger.cli import api
+from deepledger.cli.page import built_page, page_folder
+from deepledger.cli.page_server import serving
 from deepledger.devnet import start
 from deepledger.node.accountant import Accountant
+from deepledger.protocol.blobs import cid_of, open_store
+from deepledger.protocol.blobs.digest import CHUNK
 from deepledger.protocol.errors import BlobCorrupt, ChainUnreachable
 from deepledger.protocol.formats.private_run import PrivateRun, Steps, statement_of
 from deepledger.protocol.formats.verdicts import Verdict
@@ -442,6 +448,54 @@ def test_a_job_that_went_badly_is_honest_all_the_same(stage: Stage, look: Look) 
     look.await_text("not accepted")
 
 
+def test_a_coordinators_api_serves_the_page_and_its_blobs(stage: Stage, browser: Any) -> None:
+    reader, asked = stage.world.reader(), stage.world.reader()
+    store = stage.world.store
+    with (
+        api.serving(asked, store, store, page=built_page(reader), host="127.0.0.1", port=0) as url,
+        tab(browser) as open_,
+    ):
+        look = Look(open_, f"{url}/page")
+        look.at(f"job/{stage.honest.job}")
+        look.await_text("3 of 3 recomputed here.")
+        look.page.locator("li[data-check=credits] .mark.recomputed").wait_for()
+        question = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": []}
+        assert requests.post(f"{url}/page/rpc", json=question, timeout=60).json()["result"] == "0x7a69"
+        send = question | {"method": "eth_sendRawTransaction"}
+        assert requests.post(f"{url}/page/rpc", json=send, timeout=60).json()["error"]["code"] == -32601
+        assert requests.post(f"{url}/page/rpc", data="{}", timeout=60).status_code == 415
+        large = requests.post(f"{url}/page/rpc", data=b"[" * (1 << 21), headers=JSON, timeout=60)
+        assert large.status_code == 413
+        assert requests.post(f"{url}/page/rpc", data=b"[" * 1000, headers=JSON, timeout=60).status_code == 400
+        for path in ("page/nothing", "page/%2e%2e/secret", "page/assets"):
+            assert requests.get(f"{url}/{path}", timeout=60).status_code == 404, path
+        assert requests.get(f"{url}/page", timeout=60).headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.kubo
+def test_a_trustless_gateway_serves_blobs_block_by_block(stage: Stage, look: Look, kubo: KuboDaemon) -> None:
+    """A real one, which refuses to serve whole files."""
+    kubo.stop()
+    kubo.ipfs("config", "--json", "Gateway.DeserializedResponses", "false")
+    kubo.start()
+    into = open_store(kubo.api)
+    for path in stage.world.store.path.iterdir():
+        if not path.name.startswith("."):
+            into.put(path.read_bytes())
+    large = into.put(bytes(5 * CHUNK + 1))
+    assert requests.get(kubo.gateway + cid_of(large), timeout=60).status_code == 406
+    if node():
+        question = {"ask": "served", "base": kubo.gateway, "digest": f"0x{large.hex()}"}
+        found = derived([question | {"limit": limit} for limit in (5 * CHUNK + 1, 5 * CHUNK)])
+        assert found[0] == [5 * CHUNK + 1, f"0x{large.hex()}"]
+        assert "has more than" in found[1][1]
+    look.at(f"job/{stage.honest.job}", f"?blobs={kubo.gateway}")
+    look.await_text("3 of 3 recomputed here.")
+
+
 def test_a_store_that_serves_other_bytes_gets_no_tick_and_accuses_nobody(stage: Stage, look: Look) -> None:
     with other_bytes() as blobs:
         look.at(f"job/{stage.honest.job}/round/0", f"?blobs={blobs}/")
@@ -575,15 +629,20 @@ class Liar:
 
 
 @contextmanager
+def tab(browser: Any) -> Iterator[Any]:
+    context = browser.new_context()
+    context.set_default_timeout(WAITS_IN_VAIN * 1000)
+    yield context.new_page()
+    context.close()
+
+
+@contextmanager
 def lied_to(stage: Stage, browser: Any, change: Any, *, away: threading.Event | None = None) -> Iterator[Look]:
     """A page that is served with such a node."""
     reader = stage.world.reader()
     liar: Any = Liar(reader.rpc, change, away or threading.Event())
-    context = browser.new_context()
-    context.set_default_timeout(WAITS_IN_VAIN * 1000)
-    with serving(page_folder(), reader.address, liar, stage.world.store, port=0) as url:
-        yield Look(context.new_page(), url)
-        context.close()
+    with serving(page_folder(), reader.address, liar, stage.world.store, port=0) as url, tab(browser) as page:
+        yield Look(page, url)
 
 
 @contextmanager

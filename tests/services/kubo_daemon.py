@@ -52,6 +52,11 @@ class KuboDaemon:
         """As a multiaddr, which is what a store is opened with."""
         return f"/ip4/127.0.0.1/tcp/{self.port}/http"
 
+    @property
+    def gateway(self) -> str:
+        """What a CID is put behind, of the gateway that it has while it runs."""
+        return (self._repo / "gateway").read_text().strip() + "/ipfs/"
+
     def start(self) -> None:
         arguments = ["daemon"] if self._swarm else ["daemon", "--offline"]
         with self._log.open("ab") as log:

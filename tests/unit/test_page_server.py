@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from deepledger.cli import page_server
+from deepledger.cli import page as page_module
 from deepledger.cli.options import Store
-from deepledger.cli.page_server import page_folder, serving
+from deepledger.cli.page import page_folder
+from deepledger.cli.page_server import serving
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.chain.rpc import NodeRefused
@@ -119,7 +120,9 @@ def test_it_passes_nothing_on_about_other_contracts(client):
     asked: list[Any] = [
         ("eth_call", [{"to": other}, "latest"]), ("eth_call", [{}, "latest"]), ("eth_call", ["latest"]),
         ("eth_call", []), ("eth_getCode", [other, "latest"]), ("eth_getLogs", [{"fromBlock": "0x0"}]),
-        ("eth_getLogs", [{"address": [CONTRACT, other]}]), ("debug_traceTransaction", ["0x12"]),
+        ("eth_getLogs", [{"address": [CONTRACT, other]}]),
+        ("eth_call", [{"to": CONTRACT}, "latest", {CONTRACT: {"code": "0x5b600056"}}]),
+        ("debug_traceTransaction", ["0x12"]),
     ]  # fmt: skip
     answers = json.loads(client.post("/rpc", [{"id": 1, "method": name, "params": given} for name, given in asked])[2])
     assert [answer["error"]["code"] for answer in answers] == [-32601] * len(asked)
@@ -176,7 +179,7 @@ def test_a_port_that_is_taken(client, tmp_path):
 
 
 def test_a_page_that_is_not_built_says_how(monkeypatch, tmp_path):
-    monkeypatch.setattr(page_server, "__file__", str(tmp_path / "cli/deepledger/cli/page_server.py"))
+    monkeypatch.setattr(page_module, "__file__", str(tmp_path / "cli/deepledger/cli/page.py"))
     with pytest.raises(BadInput, match=re.escape("run `make dashboard` in the checkout")):
         page_folder()
 

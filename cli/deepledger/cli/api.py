@@ -7,20 +7,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from deepledger.cli.page import Page
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Reader
 from deepledger.protocol.errors import BadInput, StateError
 
 
 @contextmanager
-def serving(reader: Reader, store: BlobStore, local: BlobStore, *, host: str, port: int) -> Iterator[str]:
+def serving(
+    reader: Reader, store: BlobStore, local: BlobStore, *, page: Page | None, host: str, port: int
+) -> Iterator[str]:
     """Serves as long as the context lasts; gives the URL. Raises `StateError` if the port cannot be had.
 
-    Strangers are given the blobs that are in `local`.
+    Strangers are given the blobs that are in `local`, and the dashboard's page, if there is one.
     """
     try:
         import uvicorn
 
+        from deepledger.cli.page_routes import serve_page
         from deepledger.coordinator.api import build_app
     except ImportError as missing:
         raise BadInput(f"--api cannot be loaded ({missing}): pip install 'deepledger[coordinator]'") from None
@@ -30,7 +34,10 @@ def serving(reader: Reader, store: BlobStore, local: BlobStore, *, host: str, po
         raise StateError(
             f"the API cannot listen on {host} port {port}: {error.strerror}; choose another --api-port"
         ) from None
-    server = uvicorn.Server(uvicorn.Config(build_app(reader, store, local=local), log_level="warning"))
+    app = build_app(reader, store, local=local)
+    if page is not None:
+        serve_page(app, page)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="api")
     thread.start()
     try:

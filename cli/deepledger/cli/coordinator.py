@@ -98,11 +98,14 @@ def coordinator(
         observe = stack.enter_context(reporting.observing(_line, reader=reader, account=Address(account.address)))
         if api:
             from deepledger.cli.api import serving
+            from deepledger.cli.page import built_page
 
+            page, asked = built_page(chain.reader(reporting.say)), chain.reader(reporting.say)
             url = stack.enter_context(
-                serving(chain.reader(reporting.say), blobs, store.open(fetches=False), host=api_host, port=api_port)
+                serving(asked, blobs, store.open(fetches=False), page=page, host=api_host, port=api_port)
             )
-            reporting.say(f"API on {url}, its description on {url}/openapi.json")
+            shown = f", a page to look at jobs on {url}/page/" if page else ""
+            reporting.say(f"API on {url}, its description on {url}/openapi.json{shown}")
         numbers = [JobId(number) for number in dict.fromkeys(job or ())]
         runner = JobRunner(
             chain, signer, account, blobs, searched, stop, observe, reporting, workers or CORES, ray, len(numbers) == 1

@@ -30,7 +30,8 @@ def dashboard(
 
     Example: deepledger dashboard
     """
-    from deepledger.cli.page_server import page_folder, serving
+    from deepledger.cli.page import page_folder
+    from deepledger.cli.page_server import serving
 
     folder, blobs, reader = page_folder(), store.reading(), chain.reader()
     with (

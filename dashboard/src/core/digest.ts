@@ -128,3 +128,43 @@ function varint(number: number): Uint8Array {
   }
   return Uint8Array.from([...out, number]);
 }
+
+export async function blockHash(block: Uint8Array): Promise<Hex> {
+  const { subtle } = globalThis.crypto;
+  const hash = subtle ? new Uint8Array(await subtle.digest("SHA-256", block as Uint8Array<ArrayBuffer>)) : sha256(block);
+  return `0x${bytesToHex(hash)}`;
+}
+
+/** What a block of such a file has: links to others, and data. Whatever it is else, its bytes have another digest. */
+export function parseBlock(block: Uint8Array): { links: Hex[]; data: Uint8Array } {
+  const links = fields(block, 0x12).map((link): Hex => {
+    const [cid = new Uint8Array()] = fields(link, 0x0a);
+    return `0x${bytesToHex(cid.subarray(CID_PREFIX.length))}`;
+  });
+  const [file = new Uint8Array()] = fields(block, 0x0a);
+  const [data = new Uint8Array()] = fields(file, 0x12);
+  return { links: links.filter((link) => link.length === 66), data };
+}
+
+/** The contents of a message's fields with this tag, which have a length; those of others are passed over. */
+function fields(message: Uint8Array, tag: number): Uint8Array[] {
+  const found: Uint8Array[] = [];
+  let place = 0;
+  const number = (): number => {
+    let value = 0;
+    for (let factor = 1; place < message.length; factor *= 128) {
+      const byte = message[place++];
+      value += (byte & 0x7f) * factor;
+      if (byte < 0x80) break;
+    }
+    return value;
+  };
+  while (place < message.length) {
+    const name = message[place++];
+    const value = number();
+    if ((name & 7) !== 2) continue; // a number, which is read
+    if (name === tag) found.push(message.subarray(place, place + value));
+    place += value;
+  }
+  return found;
+}

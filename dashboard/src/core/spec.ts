@@ -194,6 +194,7 @@ export interface Report {
   modelAfter: { digest: Hex; root: Hex };
   updates: JudgedUpdate[];
   saturated: number;
+  release: Release | null; // what the round cost of each participant's privacy
   evaluation: Evaluation;
 }
 
@@ -224,8 +225,14 @@ export function readReport(data: Uint8Array): Report {
       score: update.whole("score"),
     })),
     saturated: report.whole("saturated"),
+    release: report.has("release") ? readRelease(report.table("release")) : null,
     evaluation: readEvaluation(report.table("evaluation")),
   };
+}
+
+function readRelease(release: Fields): Release {
+  const [variance, squares] = [release.whole("variance"), release.whole("squares")];
+  return { variance, squares, coordinates: release.whole("coordinates") };
 }
 
 function readSigns(signs: Fields): Record<string, number | string | null> {

@@ -49,7 +49,7 @@ export async function verifyRound(input: RoundInput, read: Read): Promise<Checke
   const spec = await specOf(input, read, checks);
   if (!spec) return { ...found, checks: [...checks, payouts] };
   if (spec.plain) askAhead(over, spec, read);
-  const report = await reportOf(input, read, checks);
+  const report = await reportOf(input, spec, read, checks);
   if (report) {
     found.updates = report.updates;
     found.results = values(report.evaluation, spec.metrics);
@@ -130,7 +130,7 @@ async function specOf(input: RoundInput, read: Read, checks: Check[]): Promise<S
 }
 
 /** The report, whose fields that do not follow from updates must be the chain's. */
-async function reportOf(input: RoundInput, read: Read, checks: Check[]): Promise<Report | null> {
+async function reportOf(input: RoundInput, spec: Spec, read: Read, checks: Check[]): Promise<Report | null> {
   const { over, place, terms } = input;
   const { settled, opened } = over;
   try {
@@ -145,13 +145,14 @@ async function reportOf(input: RoundInput, read: Read, checks: Check[]): Promise
       ["model before", report.modelBefore.digest, over.modelDigest],
       ["root of the model before", report.modelBefore.root, over.modelRoot],
       ["model after", report.modelAfter.digest, settled.modelDigest],
+      ["cost of privacy", JSON.stringify(report.release), JSON.stringify(spec.release)],
       ["root of the model after", report.modelAfter.root, settled.modelRoot],
     ];
     const wrong = pairs
       .filter(([, claimed, derived]) => claimed !== derived)
       .map(([name, claimed, derived]) =>
         finding(over, {
-          what: `the report's ${name} is not the chain's`,
+          what: `the report's ${name} is not ${name === "cost of privacy" ? "what the spec makes it" : "the chain's"}`,
           claimed: String(claimed),
           derived: String(derived),
         }),
