@@ -33,9 +33,10 @@ from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.privacy.hidden_updates import hide_update, parse_letters, release
 from deepledger.protocol.privacy.mask_keys import mask_key
-from deepledger.protocol.privacy.masked_updates import BadLetters, mask_update, parse_letters
-from deepledger.protocol.privacy.unmasking import NOTHING, release
+from deepledger.protocol.privacy.masked_updates import BadLetters
+from deepledger.protocol.privacy.unmasking import NOTHING
 from deepledger.protocol.settlement.inputs import Place, cohort_in, revealed_in
 from deepledger.protocol.settlement.reading import read_masked, read_release
 from deepledger.protocol.settlement.reporting import build_report
@@ -169,7 +170,7 @@ class Play:
         for seat in seats:
             drawn = self.random.integers(-500, 500, self.spec.model.coordinates).astype("<i2") * np.int16(times)
             sent = drawn if update is None else update
-            masked = mask_update(cohort, seat, sent, key=self.keys[seat])
+            masked = hide_update(cohort, seat, sent, key=self.keys[seat])
             letters = masked.letters if spoil is None else spoil(masked.letters)
             self.updates[seat], self.letters[seat], self.digests[seat] = sent, letters, digest_of(letters)
             if publish:

@@ -122,7 +122,7 @@ def test_a_rule_that_cannot_do_what_it_says_is_refused(rule: str, seats: int, sa
 @pytest.mark.parametrize(
     ("masks", "least", "says"),
     [
-        ("", 2, "of fewer than 3, masks hide nothing"),
+        ("", 2, "of fewer than 3, nothing is hidden"),
         ("groups = 3", 8, "3 groups of 3 or more each take 9; set it to that or more, or masks.groups to fewer"),
         ("groups = 3\nleast = 4", 9, "3 groups of 4 or more each take 12"),
         ("groups = 3", 9, None),

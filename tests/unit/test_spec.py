@@ -177,7 +177,7 @@ WRONG = {
         "validation.metrics.rmse.better: 'less' is not 'lower' or 'higher'",
     ),
     "no scale": ({"validation": VALIDATION | measured(rmse={"better": "lower", "scale": 0.0})}, "rmse.scale"),
-    "secret": ({"privacy": "secret"}, "privacy: 'secret' is not 'open', 'sealed' or 'masked'"),
+    "secret": ({"privacy": "secret"}, "privacy: 'secret' is not 'open', 'sealed', 'masked' or 'encrypted'"),
     "sealed to nobody": ({"privacy": "sealed"}, "readers are those of sealed updates"),
     "open to some": ({"readers": ["02" + "ab" * 32]}, "readers are those of sealed updates"),
     "sealed twice": ({"privacy": "sealed", "readers": ["02" + "ab" * 32] * 2}, "a reader stands twice"),

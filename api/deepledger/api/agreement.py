@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from deepledger.api.groups import is_dealt, of_groups, of_masked, of_masked_bytes
+from deepledger.api.groups import is_dealt, of_encrypted, of_groups, of_masked, of_masked_bytes
 from deepledger.api.noise import of_noise
 from deepledger.api.words import count, duration, eth
 from deepledger.protocol.blobs.digest import cid_of
@@ -94,6 +94,8 @@ def of_samples(asked: DifferentialPrivacy) -> str:
 
 
 def of_privacy(spec: JobSpec) -> str:
+    if spec.privacy == "encrypted":
+        return of_encrypted()
     if spec.masks is not None:
         return of_masked(spec.masks)
     if spec.privacy != "sealed":

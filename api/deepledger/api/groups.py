@@ -6,10 +6,11 @@ from fractions import Fraction
 from math import prod
 
 from deepledger.api.words import count
+from deepledger.protocol.bfv.program import WORD_BITS
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.formats.spec import JobSpec, Masks, enough
 from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member
-from deepledger.protocol.privacy.masked_updates import letters_bytes, vector_bytes
+from deepledger.protocol.privacy.hidden_updates import letters_bytes, vector_bytes
 from deepledger.protocol.types import Address, JobId, RoundNumber
 
 SCATTER = 1.25
@@ -61,7 +62,7 @@ def together(some: int, size: int, participants: int) -> Fraction:
 
 
 def of_masked_bytes(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
-    """How long updates are under masks when all seats are taken; nothing in other jobs."""
+    """How long masked or encrypted updates are when all seats are taken; nothing in other jobs."""
     masks = spec.masks
     if masks is None:
         return {}
@@ -73,13 +74,25 @@ def of_masked_bytes(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
         bytes(32),
         masks.groups,
         masks.least,
+        encrypted=spec.privacy == "encrypted",
     )
     vector, letters = vector_bytes(full, spec.model.coordinates), letters_bytes(full, full.members[0].seat)
     alike = f"samples weigh as whole numbers up to {weight}" if masks.weight_bits else "all weigh alike"
     return {
-        "masked update": f"up to {vector + letters:,} bytes a round, {letters:,} of them letters to others, and "
-        f"{full.modulus_bits} bits a coordinate; {alike} (masks.weight_bits = {masks.weight_bits})"
+        f"{spec.privacy} update": f"up to {vector + letters:,} bytes a round, {letters:,} of them letters to others, "
+        f"and {WORD_BITS if full.encrypted else full.modulus_bits} bits a coordinate; {alike} (masks.weight_bits = "
+        f"{masks.weight_bits})"
     }
+
+
+def of_encrypted() -> str:
+    """Who reads an update."""
+    return (
+        "encrypted: nobody sees your update, only the sum of all that count in a round, which everybody may read for "
+        "ever, and which can betray something about all of them together. Each is encrypted under a key of its own, "
+        "and what two thirds of a round's participants release makes the key of the sum; two thirds who act together "
+        "can read yours. Who trains, settles or audits needs the program deepledger-bfv"
+    )
 
 
 def of_masked(masks: Masks) -> str:

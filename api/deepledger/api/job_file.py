@@ -168,7 +168,7 @@ class JobFile(_Part):
     validation: RelativePath
     validation_withheld: bool = False
     max_samples: Annotated[int, Field(gt=0, lt=1 << 32)]
-    privacy: Literal["open", "sealed", "masked"] = "open"
+    privacy: Literal["open", "sealed", "masked", "encrypted"] = "open"
     masks: Masks | None = None
     differential_privacy: DifferentialPrivacy | None = None
     participant_privacy: ParticipantPrivacy | None = None
@@ -183,6 +183,11 @@ class JobFile(_Part):
     screening: Screening | None = None
     tolerance: ToleranceSection = ToleranceSection()
     terms: TermsSection
+
+    @property
+    def hides_updates(self) -> bool:
+        """Whether only a sum of them can be read."""
+        return self.privacy in ("masked", "encrypted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +233,7 @@ def read_job_file(path: Path) -> JobFile:
     except ValidationError as error:
         raise BadSpec(f"{path}: {describe(error)}{_meant(error)}") from None
     _check(job.terms, path)
-    if job.privacy == "masked":
+    if job.hides_updates:
         _check_masks(job.masks or Masks(), job.terms, path)
         _check_honest(job, path)
     _check_rule(job, path)
@@ -300,7 +305,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
             "task": TaskPin(name=source.path.stem, sha256=source.sha256),
             "model": format_,
             "privacy": job.privacy,
-            "masks": (job.masks or Masks()) if job.privacy == "masked" else job.masks,
+            "masks": (job.masks or Masks()) if job.hides_updates else job.masks,
             "admitted": job.terms.admitted,
             "readers": _readers(job, named),
             "validation": Validation(
@@ -426,7 +431,7 @@ def _terms(job: JobFile, *, spec_digest: Digest, model: bytes, lock: bytes | Non
         settle_penalty=Wei(section.settle_penalty),
         validation_lock=lock or bytes(32),
         admission=admission_root(section.admitted),
-        masked=job.privacy == "masked",
+        masked=job.hides_updates,
     )
 
 
@@ -451,7 +456,7 @@ def _check_masks(masks: Masks, terms: TermsSection, path: Path) -> None:
         raise BadSpec(f"{path}: masks.least is that of groups: say masks.groups, too, or leave it out")
     if least < LEAST_MASKED:
         raise BadSpec(
-            f"{path}: terms.min_participants = {least}: of fewer than {LEAST_MASKED}, masks hide nothing, because each "
+            f"{path}: terms.min_participants = {least}: of fewer than {LEAST_MASKED}, nothing is hidden, because each "
             "learns the other's update from the sum"
         )
     if least < masks.fewest:

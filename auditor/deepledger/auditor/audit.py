@@ -24,6 +24,7 @@ from deepledger.auditor.rules import Rules
 from deepledger.auditor.signatures import Signatures, signatures
 from deepledger.auditor.sources import misfit
 from deepledger.auditor.statements import statements
+from deepledger.protocol.bfv.program import program
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Event, JobCreated, Joined
 from deepledger.protocol.chain.ledger import Head, Reader
@@ -97,6 +98,8 @@ def audit(
     status = "not checked because the spec cannot be had"
     if spec is not None:
         findings += intruders(events, spec)
+        if spec.privacy == "encrypted":
+            program()  # without which nothing can be derived
         if task is not None:
             find_source(spec.task, [task])
         bench, status = _bench(state, counted, spec, [task, *tasks] if task else tasks, findings, apart)

@@ -53,6 +53,7 @@ def tell(findings: Findings, spec: JobSpec, participants: int) -> None:
         "open": "this job is open: everybody reads your update",
         "sealed": "this job is sealed: its readers read your update, everybody else the sum, as the next model",
         "masked": "this job is masked: everybody reads the sum, and nobody your update",
+        "encrypted": "this job's updates are encrypted: everybody reads the sum, and nobody your update",
     }
     show.note(f"{findings.samples:,} of your records against {findings.beside:,} not trained on; {reads[spec.privacy]}")
     if spec.sparse is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from deepledger.coordinator import decision
 from deepledger.coordinator.rehearsal import Rehearsed, rehearse, time_evaluation
 from deepledger.coordinator.risks import Pace, check_draws, check_room, check_unsolicited, check_window
+from deepledger.protocol.bfv.program import program
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
@@ -74,6 +75,8 @@ def get_ready(
         if decision.is_done(job, me) or job.disclosure_end is not None:
             return None
         spec, block = fetch_spec(store, job.terms), ledger.block_time()
+        if spec.privacy == "encrypted":
+            program()  # without which no round of it can be settled
         trusting = me in job.bonded if unsolicited else has_bond(job, me)
         if not trusting:
             check_keys(spec, job.created.coordinators)

@@ -211,7 +211,7 @@ class ParticipantsPrivacy(BaseModel):
 
 
 class PrivacyResponse(Response):
-    updates: Literal["open", "sealed", "masked"] = Field(
+    updates: Literal["open", "sealed", "masked", "encrypted"] = Field(
         description="Who reads one participant's update: everybody, the readers in the spec, or nobody."
     )
     examples: ExamplesPrivacy | None = Field(description="null: not asked for.")

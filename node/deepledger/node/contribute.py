@@ -39,6 +39,7 @@ from deepledger.node.training import (
     rehearse,
     training_seed,
 )
+from deepledger.protocol.bfv.program import program
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Phase
@@ -67,10 +68,11 @@ from deepledger.protocol.job.phases import deadline
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.ecies import KEY_BYTES
+from deepledger.protocol.privacy.hidden_updates import hide_update, letters_bytes, parse_letters, release
 from deepledger.protocol.privacy.mask_keys import MaskKey
-from deepledger.protocol.privacy.masked_updates import BadLetters, Letters, letters_bytes, mask_update, parse_letters
+from deepledger.protocol.privacy.masked_updates import BadLetters, Letters
 from deepledger.protocol.privacy.opening import published
-from deepledger.protocol.privacy.unmasking import NOTHING, release
+from deepledger.protocol.privacy.unmasking import NOTHING
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned
 from deepledger.protocol.settlement.inputs import NO_ROOT, Contribution, Place, cohort_in, masked_contributions
 from deepledger.protocol.types import Address, Digest, JobId
@@ -126,6 +128,7 @@ class Node:
 
 def prepare(node: Node) -> None:
     """Have task and data loaded; and tried, before a stake depends on them."""
+    _check_program(node)
     try:
         source = find_source(node.spec.task, node.tasks)
         trainer = load_trainer(node.spec, source, node.data, fetch=from_store(node.store))
@@ -141,6 +144,12 @@ def prepare(node: Node) -> None:
             node.observe(PrivacyForeseen(job=node.job, forecast=forecast))
         node.observe(Prepared(job=node.job, held=held, declared=node.samples or held, limit=node.spec.max_samples))
     node.trainer = trainer
+
+
+def _check_program(node: Node) -> None:
+    """Raises `BadInput` where updates are encrypted, and what encrypts them is not here."""
+    if node.spec.privacy == "encrypted":
+        program()
 
 
 def commit(node: Node, attempt: Attempt) -> None:
@@ -374,7 +383,7 @@ def _masked_record(
     vector = as_update(update, node.spec)
     if node.spec.masked_coordinates > len(vector):
         vector = np.append(vector, vector.dtype.type(bit))
-    masked = mask_update(cohort, seat, vector, key=_mask_key(node, cohort))
+    masked = hide_update(cohort, seat, vector, key=_mask_key(node, cohort))
     digest = digest_of(masked.letters)
     return Record(
         round=attempt.round,
@@ -393,6 +402,7 @@ def _masked_record(
 
 def unmask(node: Node, attempt: Attempt) -> None:
     """Release what this account holds of the masks of all that are counted, once and for all."""
+    _check_program(node)
     record, job, counted = _own_record(node, attempt), node.follower.job, attempt.counted
     assert counted is not None  # noqa: S101 (it is time to unmask)
     if counted.counted.bit_count() < attempt.least:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from deepledger.protocol.bfv.program import BLOCK_BYTES, vector_bytes
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.canonical import canonical_json, describe, parse_json
 from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part, PublicKeyText
@@ -209,12 +210,12 @@ class JobSpec(Part):
     rewards: Rewards
     screening: Screening | None = None
     """None: only bytes, norm bound and exact copies are looked at."""
-    privacy: Literal["open", "sealed", "masked"] = "open"
+    privacy: Literal["open", "sealed", "masked", "encrypted"] = "open"
     """Who reads updates: everybody, after the reveal; the `readers` only, see `privacy.sealed_updates`; or nobody, who
-    sees only their sum, see `privacy.masked_updates`.
+    sees only their sum, see `privacy.masked_updates` and `privacy.encrypted_updates`.
     """
     masks: Masks | None = None
-    """Of masked updates."""
+    """Of masked and encrypted updates."""
     differential_privacy: DifferentialPrivacy | None = None
     """None: not asked for; a task may train so all the same."""
     participant_privacy: Annotated[ParticipantPrivacy | None, Field(exclude_if=lambda asked: asked is None)] = None
@@ -240,13 +241,15 @@ class JobSpec(Part):
     @model_validator(mode="after")
     def _masks_hide_single_updates(self) -> JobSpec:
         """What needs single updates cannot be had with masks: said with what to take instead."""
-        if (self.privacy == "masked") != (self.masks is not None):
+        if (self.privacy in ("masked", "encrypted")) != (self.masks is not None):
             raise ValueError(
-                'masks are those of a masked job: add privacy = "masked" before the first [section], or leave [masks] '
-                "out"
+                'masks are those of a masked job, or an encrypted one: add privacy = "masked" before the first '
+                "[section], or leave [masks] out"
             )
         if self.masks is None:
             return self
+        if self.privacy == "encrypted":
+            self._check_one_sum(self.masks)
         self._check_rule_over(self.masks.groups)
         if isinstance(self.rewards, ContributionRewards) and self.masks.groups == 1:
             raise ValueError(
@@ -260,6 +263,18 @@ class JobSpec(Part):
         if self.update.bits > MOST_MASKED_BITS:
             raise ValueError(f"update.bits: masked updates have 8 or {MOST_MASKED_BITS}, so that sums fit 32 bits")
         return self
+
+    def _check_one_sum(self, masks: Masks) -> None:
+        if masks.groups > 1:
+            raise ValueError(
+                'masks.groups: encrypted updates have one sum: leave it out, or take privacy = "masked" for sums of '
+                "groups"
+            )
+        if masks.hybrid:
+            raise ValueError(
+                'masks.keys: shares of the keys of encrypted updates are sent under "x25519": leave it out, or take '
+                'privacy = "masked" for hybrid keys'
+            )
 
     def _check_rule_over(self, groups: int) -> None:
         rule = self.aggregation
@@ -492,7 +507,9 @@ class JobSpec(Part):
 
     @property
     def blob_bytes(self) -> int:
-        """Of an update as it is published; masked, at the most."""
+        """Of an update as it is published; masked or encrypted, at the most."""
+        if self.privacy == "encrypted":
+            return vector_bytes(self.masked_coordinates) + MAX_SEATS * (BLOCK_BYTES + SHARE_BYTES)
         if self.masks is not None:
             return 4 * self.masked_coordinates + MOST_LETTERS_BYTES
         return self.update_bytes + (SEAL_BYTES + SHARE_BYTES * len(self.readers) if self.readers else 0)

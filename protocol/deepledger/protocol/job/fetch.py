@@ -28,7 +28,7 @@ def fetch_spec(store: BlobStore, terms: JobTerms) -> JobSpec:
             "the validation set is withheld by the job's terms or by its spec, and not by both; have nothing to do "
             "with this job"
         )
-    if terms.masked != (spec.privacy == "masked"):
+    if terms.masked != (spec.masks is not None):
         raise BadSpec(
             "updates are masked by the job's terms or by its spec, and not by both; have nothing to do with this job"
         )

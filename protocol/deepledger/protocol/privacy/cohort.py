@@ -75,6 +75,7 @@ class Cohort:
     most_groups: int = 1  # that it is dealt into
     least: int = 2  # counted members of a group whose sum is unmasked
     hybrid: bool = False  # keys are digests of key blobs: two honest members may have no secret in common
+    encrypted: bool = False  # updates are, each under a key of its own, instead of masked
 
     def __post_init__(self) -> None:
         seats = [member.seat for member in self.members]
@@ -86,6 +87,8 @@ class Cohort:
             raise BadInput("a participant has one seat in a cohort")
         if any(len(member.key) != 32 or not 0 < member.weight < 1 << 32 for member in self.members):
             raise BadInput("a member has a key of 32 bytes and a weight above zero")
+        if self.encrypted and (len(seats) > HOLDERS or self.most_groups > 1 or self.hybrid):
+            raise BadInput(f"encrypted updates have one sum, of at most {HOLDERS} members with X25519 keys")
         if self.modulus_bits > MOST_BITS:
             raise BadInput(
                 f"the sum needs {self.modulus_bits} bits and masks have {MOST_BITS}: lower update.bits or weight_bits"
@@ -119,7 +122,8 @@ class Cohort:
     def binding(self) -> bytes:
         """32 bytes in all that is derived here: whoever sees another cohort makes letters that nobody can open."""
         numbers = b"".join(number.to_bytes(4) for number in (self.update_bits, self.most_groups, self.least))
-        head = b"deepledger: cohort" + bytes(self.context) + numbers + self.drawn_from
+        kind = b"deepledger: encrypting cohort" if self.encrypted else b"deepledger: cohort"
+        head = kind + bytes(self.context) + numbers + self.drawn_from
         return sha256(head + b"".join(map(bytes, self.members))).digest()
 
     @cached_property
@@ -234,6 +238,7 @@ def cohort_of(
     most_groups: int = 1,
     least: int = 2,
     hybrid: bool = False,
+    encrypted: bool = False,
 ) -> Cohort:
     """As `Cohort`, of those members whose key is one: with the others nobody can share a secret, and everybody sees who
     they are. They are not to be counted. Of hybrid keys, whose blobs not everybody may have, that is seen from letters
@@ -242,7 +247,7 @@ def cohort_of(
     """
     usable = sorted((member for member in members if hybrid or is_usable(member.key)), key=lambda member: member.seat)
     drawn_from = drawn_from if is_drawn(len(usable), most_groups) else b""
-    return Cohort(context, tuple(usable), update_bits, drawn_from, most_groups, least, hybrid)
+    return Cohort(context, tuple(usable), update_bits, drawn_from, most_groups, least, hybrid, encrypted)
 
 
 def weights(samples: Sequence[int], bits: int) -> list[int]:

@@ -108,7 +108,7 @@ def mask_update(
         for other in neighbours
     }
 
-    total = _weighted(update, me.weight, bits=cohort.update_bits)
+    total = weighted(update, me.weight, bits=cohort.update_bits)
     above = [seed for other, seed in seeds.items() if other > seat]
     below = [seed for other, seed in seeds.items() if other < seat]
     add_masks(total, plus=[own, *above], minus=below)
@@ -137,7 +137,8 @@ def mask_update(
     return Masked(b"".join(blob), vector)
 
 
-def _weighted(update: npt.NDArray[np.signedinteger], weight: int, *, bits: int) -> Words:
+def weighted(update: npt.NDArray[np.signedinteger], weight: int, *, bits: int) -> Words:
+    """Modulo 2^32. Raises `BadInput` where it is no row of integers of so many bits."""
     if update.ndim != 1 or update.dtype.kind != "i":
         raise BadInput("an update is one row of integers")
     limit = 1 << bits - 1

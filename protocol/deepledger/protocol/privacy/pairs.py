@@ -20,7 +20,9 @@ Apart = frozenset[tuple[int, int]]
 
 
 def apart_in(cohort: Cohort, counted: Collection[int], letters: Mapping[int, Letters]) -> Apart:
-    """Those of whose letters are there."""
+    """Those of whose letters are there. Where updates are encrypted, nobody has anything in common with another."""
+    if cohort.encrypted:
+        return frozenset()
     hashes = {
         seat: dict(zip(cohort.neighbours(seat), letters[seat].secret_hashes[1:], strict=True))
         for seat in counted

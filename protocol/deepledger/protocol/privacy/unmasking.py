@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -88,6 +88,9 @@ class Rebuilt:
     badly_shared: Mapping[int, str]  # counted seats whose letters are wrong, and how
     bad_shares: Mapping[int, str]  # seats of holders whose release is wrong, and how
     short: tuple[int, ...]  # counted seats of which too few holders released shares; nobody's proven fault
+    shares: Mapping[int, bytes] = field(
+        default_factory=dict
+    )  # of the sum of keys, by seat, where updates are encrypted
 
     @property
     def complete(self) -> bool:

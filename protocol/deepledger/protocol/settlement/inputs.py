@@ -113,6 +113,7 @@ def cohort_in(attempt: Attempt, spec: JobSpec, place: Place) -> Cohort:
             for seat, weight in zip(attempt.cohort, weights(samples, masks.weight_bits), strict=True)
         ),
         hybrid=masks.hybrid,
+        encrypted=spec.privacy == "encrypted",
         context=MaskContext(place.chain_id, place.contract, place.job, attempt.round, attempt.attempt),
         update_bits=spec.update.bits,
         drawn_from=bytes.fromhex(attempt.opened_in.removeprefix("0x")),

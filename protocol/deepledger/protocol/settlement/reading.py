@@ -20,17 +20,17 @@ from deepledger.protocol.formats.vectors import update_dtype
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.state import Job, SettledRound
 from deepledger.protocol.privacy.cohort import Cohort
-from deepledger.protocol.privacy.masked_updates import (
-    BadLetters,
-    Letters,
-    letter_bytes,
+from deepledger.protocol.privacy.hidden_updates import (
     letters_bytes,
+    most_release_bytes,
     parse_letters,
+    rebuild,
     vector_bytes,
 )
+from deepledger.protocol.privacy.masked_updates import BadLetters, Letters
 from deepledger.protocol.privacy.opening import Open
 from deepledger.protocol.privacy.sealed_updates import BadlySealed
-from deepledger.protocol.privacy.unmasking import NOTHING, rebuild
+from deepledger.protocol.privacy.unmasking import NOTHING
 from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate, Place, revealed_in
 from deepledger.protocol.settlement.judging import inspect
 from deepledger.protocol.types import Address, Digest, RoundNumber
@@ -86,12 +86,7 @@ def read_letters(store: BlobStore, contribution: Contribution, cohort: Cohort) -
 def read_release(store: BlobStore, contribution: Contribution, cohort: Cohort) -> bytes:
     """What a holder released. Raises as `BlobStore.read`."""
     assert contribution.released is not None  # noqa: S101 (the caller looked)
-    return store.read(contribution.released, limit=_most_release_bytes(cohort))
-
-
-def _most_release_bytes(cohort: Cohort) -> int:
-    """Of every author a flag, and for each secret its share or a hash."""
-    return sum(1 + 2 * letter_bytes(cohort, member.seat) for member in cohort.members)
+    return store.read(contribution.released, limit=most_release_bytes(cohort))
 
 
 def barred_before(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
+from deepledger.protocol.bfv.program import BeyondRange
 from deepledger.protocol.blobs.spool import keep
 from deepledger.protocol.errors import BadInput, BadVector
 from deepledger.protocol.formats.report import Unclipped
@@ -20,7 +21,8 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import sum_of_squares
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.privacy.cohort import Cohort
-from deepledger.protocol.privacy.unmasking import NOTHING, NotUnmaskable, Rebuilt, rebuild, unmask_sum
+from deepledger.protocol.privacy.hidden_updates import read_sum, rebuild
+from deepledger.protocol.privacy.unmasking import NOTHING, NotUnmaskable, Rebuilt
 from deepledger.protocol.settlement.aggregation.stack import Row, Vector
 from deepledger.protocol.settlement.aggregation.step import Int64s, div_half_even
 from deepledger.protocol.settlement.inputs import MaskedUpdate, Revealed
@@ -124,9 +126,11 @@ def _row(
         return Verdict.TOO_FEW
     vectors = {seat: masked[seat].vector for seat in counted}
     try:
-        whole = unmask_sum(cohort, rebuilt, vectors, coordinates=spec.masked_coordinates, group=group[0])
+        whole = read_sum(cohort, rebuilt, vectors, coordinates=spec.masked_coordinates, group=group[0])
     except (NotUnmaskable, BadVector):
         return Verdict.SKIPPED
+    except BeyondRange:
+        return Verdict.NORM_EXCEEDED
     total, next_to = whole[: spec.model.coordinates], whole[spec.model.coordinates :]
     weight = sum(cohort.member(seat).weight for seat in counted)
     if not _fits(total, spec, weight):

@@ -1,0 +1,219 @@
+"""Encrypted rounds, played by real nodes and coordinators: only the sum of a round is ever decrypted."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepledger.auditor.findings import Kind
+from deepledger.coordinator.schemas import settled_round
+from deepledger.node.notices import TookSeat, UnmaskedRound
+from deepledger.protocol.bfv import program as bfv
+from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.chain.events import PenaltyTaken
+from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.privacy.encrypted_updates import encrypt_update
+from deepledger.protocol.privacy.mask_keys import mask_key
+from deepledger.protocol.settlement.inputs import Place, cohort_in, masked_contributions
+from deepledger.protocol.settlement.reading import read_letters, read_masked
+from tests.conftest import take_seat
+
+from .test_masked import Play, audited, forget, masked_job, off_by_one, verdicts, weighted_mean
+from .test_roles import coordinator, node, until
+
+ENCRYPTED = {"privacy": "encrypted", "masks": {"weight_bits": 4}}
+
+pytestmark = [pytest.mark.one_chain, pytest.mark.usefixtures("bfv_program")]
+
+
+def encrypted_job(world: Any, **terms: Any) -> int:
+    return masked_job(world, **{"spec_changes": ENCRYPTED} | terms)
+
+
+@pytest.mark.slow
+def test_an_encrypted_job_bears_a_drop_out_and_takes_a_late_joiner(world: Any) -> None:
+    job = encrypted_job(world, rounds=2, max_participants=5, min_participants=4)
+    ledger, secret = world.ledger(6), bytes(world.accounts[6].key)
+    key = mask_key(secret, chain_id=ledger.chain_id, contract=ledger.address, job=job)
+    see = lambda: Follower(world.reader(), job).job  # noqa: E731
+    spec, _ = world.spec(**ENCRYPTED)
+
+    take_seat(ledger, job, 30, key=key.word, value=see().terms.stake)
+    actors = [coordinator(world, job), *(node(world, job, number) for number in range(3))]
+    until(lambda: see().attempt is not None)
+    attempt = see().attempt
+    late = node(world, job, 3)
+    until(lambda: any(isinstance(notice, TookSeat) for notice in late.seen))
+
+    cohort = cohort_in(attempt, spec, Place(ledger.chain_id, ledger.address, job))
+    update = np.arange(spec.model.coordinates, dtype=np.int16)
+    sent = encrypt_update(cohort, see().participants[ledger.account].seat, update, key=key)
+    world.store.put(sent.vector)
+    world.store.put(sent.letters)
+    ledger.commit_masked(job, 0, 0, digest_of(sent.letters))
+    until(lambda: see().attempt is None or len(see().attempt.reveals) == 3)
+    world.pass_time(61)  # it never unmasks
+    until(lambda: see().round == 1)
+    ledger.leave(job)
+    for actor in [*actors, late]:
+        actor.join()
+
+    result = audited(world, job)
+    assert result.matches, result.findings
+    assert [each.derived for each in result.rounds] == [True, True]
+    silent = see_seat(result, ledger.account)
+    assert verdicts(result, 0)[silent] is Verdict.SILENT
+    assert sorted(verdicts(result, 0).values()) == sorted([Verdict.ACCEPTED] * 3 + [Verdict.SILENT])
+    assert list(verdicts(result, 1).values()) == [Verdict.ACCEPTED] * 4
+    assert {each.participant for each in result.events if isinstance(each, PenaltyTaken)} == {ledger.account}
+    assert [notice.counted for notice in late.seen if isinstance(notice, UnmaskedRound)] == [4]
+    told = settled_round(result.job.history[1])  # as the API answers
+    assert told.masked is not None
+    assert len(told.masked.counted) == 4
+
+
+def see_seat(result: Any, account: str) -> int:
+    return next(each.seat for each in result.job.history[0].opened.cohort if each.address == account)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("committed", "counted", "unmasked"),
+    [
+        ((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3)),
+        ((0, 1, 2), (0, 1, 2), (0, 1, 2)),  # one never commits
+        ((0, 1, 2, 3), (0, 2, 3), (0, 2, 3)),  # one is not counted
+        ((0, 1, 2, 3), (0, 1, 2, 3), (1, 2, 3)),  # one does not unmask
+    ],
+)
+def test_the_sum_is_that_of_the_counted_updates_whoever_drops_out(
+    world: Any, committed: tuple[int, ...], counted: tuple[int, ...], unmasked: tuple[int, ...]
+) -> None:
+    play = Play(world, spec_changes=ENCRYPTED)
+    before = fetch_model(world.store, play.see().model_digest, play.spec)
+    play.commit(*committed)
+    play.cohort_then = play.cohort
+    for seat in set(committed) - set(counted):
+        forget(world, digest_of(play.letters[seat]))
+    play.count(*counted)
+    play.unmask(*unmasked)
+    play.settle()
+    after = fetch_model(world.store, play.see().model_digest, play.spec)
+    assert np.array_equal(after, weighted_mean(play, before, counted))
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert verdicts(result) == {seat: Verdict.ACCEPTED if seat in unmasked else Verdict.SILENT for seat in counted}
+
+
+def test_a_wrong_share_spoils_nothing_while_enough_are_right_and_skips_the_round_where_they_are_not(
+    world: Any,
+) -> None:
+    play = Play(world, rounds=2, spec_changes=ENCRYPTED)
+    lie = lambda blob: blob[:-1] + bytes([blob[-1] ^ 1])  # noqa: E731
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2)
+    play.unmask(3, spoil=lie)
+    play.settle()
+    before = play.see().model_digest
+    play.commit(0, 1, 2)
+    play.count(0, 1, 2)
+    play.unmask(0, 1)
+    play.unmask(2, spoil=lie)
+    play.settle()
+    assert play.see().model_digest == before
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert set(verdicts(result, 0).values()) == {Verdict.ACCEPTED}
+    assert set(verdicts(result, 1).values()) == {Verdict.SKIPPED}
+
+
+def test_a_vector_that_nobody_encrypted_skips_the_round(world: Any) -> None:
+    play = Play(world, rounds=1, spec_changes=ENCRYPTED)
+    before = play.see().model_digest
+    play.commit(0, 1, 2)
+    garbage = os.urandom(bfv.vector_bytes(play.spec.masked_coordinates))
+    world.store.put(garbage)
+    play.commit(3, spoil=lambda letters: digest_of(garbage) + letters[32:])
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2, 3)
+    play.settle()
+    assert play.see().model_digest == before
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert set(verdicts(result).values()) == {Verdict.SKIPPED}
+
+
+def test_who_sends_letters_that_open_for_nobody_is_named_and_not_counted_again(world: Any) -> None:
+    play = Play(world, rounds=2, spec_changes=ENCRYPTED)
+    play.commit(0, 1, 2)
+    play.commit(3, spoil=lambda letters: letters[:64] + bytes(64) + letters[128:])
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2, 3)
+    play.settle()
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    assert verdicts(result) == dict.fromkeys((0, 1, 2), Verdict.SKIPPED) | {3: Verdict.BADLY_SHARED}
+    play.round(counted=(0, 1, 2))
+    assert audited(world, play.job).matches, "to leave out who shared badly before is no lie"
+
+
+def test_blobs_that_are_no_encrypted_update_are_refused(world: Any) -> None:
+    play = Play(world, rounds=1, spec_changes=ENCRYPTED)
+    play.commit(0, spoil=lambda letters: letters[:-1])
+    play.commit(1, spoil=lambda letters: os.urandom(len(letters)))
+    play.commit(2, publish=False)
+    cohort = play.cohort
+    short, random, lost = masked_contributions(play.see(), play.see().attempt, play.spec)
+    for each, why in ((short, "bytes in this cohort"), (random, "made in another cohort")):
+        with pytest.raises(BlobCorrupt, match=why):
+            read_letters(world.store, each, cohort)
+    world.store.put(play.letters[2])  # and never its vector
+    with pytest.raises(BlobMissing):
+        read_masked(world.store, lost, play.spec, cohort)
+
+
+def test_a_coordinator_that_lies_about_the_sum_is_caught(world: Any) -> None:
+    play = Play(world, rounds=1, spec_changes=ENCRYPTED)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2, 3)
+    play.settle(lie=off_by_one)
+    assert Kind.MODEL in {finding.kind for finding in audited(world, play.job).findings if finding.kind.accuses}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"masks": {"groups": 3}, "aggregation": {"rule": "median"}}, "encrypted updates have one sum.*masked"),
+        ({"masks": {"keys": "x25519+mlkem768"}}, "sent under .x25519.*masked"),
+        ({"masks": None}, "those of a masked job, or an encrypted one"),
+        ({"aggregation": {"rule": "median"}}, "median looks at single updates"),
+        ({"screening": {}}, "screening looks at single updates"),
+        ({"update": {"bits": 32, "fraction_bits": 14, "norm_bound": 5.0}}, "8 or 16"),
+    ],
+)
+def test_what_encryption_does_not_allow_is_refused_when_the_job_is_made(
+    world: Any, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadSpec, match=said):
+        world.spec(**ENCRYPTED | changes)
+
+
+def test_without_the_program_nobody_stakes_anything_and_nothing_is_audited(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = encrypted_job(world)
+    monkeypatch.setattr(bfv, "find_program", lambda: None)
+    for actor in (node(world, job, 0), coordinator(world, job)):
+        with pytest.raises(BadInput, match="deepledger build-bfv"):
+            actor.join()
+    with pytest.raises(BadInput, match="deepledger build-bfv"):
+        audited(world, job)
+    assert not Follower(world.reader(), job).job.participants
