@@ -7,11 +7,13 @@ is loaded.
 
 from __future__ import annotations
 
+import ast
+import logging
 import os
 import sys
 import weakref
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from inspect import Parameter, Signature, signature
@@ -38,6 +40,8 @@ FUNCTIONS = {
     "evaluate": 'evaluate(model, data) -> {"samples": int, "loss": float, "correct": int (of samples, where that makes '
     "sense), and what METRICS declares}",
 }
+TASK = "TASK"
+"""A task may be an object of that name that has the functions, as `deepledger.adapters` make it of other code."""
 MAX_SOURCE_BYTES = 1 << 20
 _END = os._exit
 
@@ -102,16 +106,22 @@ class Task:
     def __init__(self, source: TaskSource) -> None:
         _require_torch()
         _outlive_tasks()
+        import torch
+
         self.source = source
         self._path = source.path
-        self._module = ModuleType(f"deepledger_task_{source.sha256[:16]}")
-        self._module.__file__ = str(source.path)
-        sys.modules[self._module.__name__] = self._module  # data loaders pickle by module name
-        _leave_for_processes(self, self._module.__name__)
+        module = ModuleType(f"deepledger_task_{source.sha256[:16]}")
+        module.__file__ = str(source.path)
+        sys.modules[module.__name__] = module  # data loaders pickle by module name
         try:
-            exec(compile(source.source, str(source.path), "exec"), self._module.__dict__)  # noqa: S102 (pinned, local)
+            text = _until_task(source.source)
+            _leave_for_processes(self, module.__name__, text)
+            with torch.random.fork_rng(range(torch.cuda.device_count())), _no_banners():
+                _seed(0)  # what a script makes while it is loaded, all make alike
+                exec(compile(text, str(source.path), "exec"), module.__dict__)  # noqa: S102 (pinned, local)
         except (Exception, SystemExit) as error:
             raise BadInput(f"the task {source.path} fails to load: {type(error).__name__}: {error}") from error
+        self._module: Any = getattr(module, TASK, module)
         missing = [text for name, text in FUNCTIONS.items() if not callable(getattr(self._module, name, None))]
         if missing:
             raise BadInput(f"the task {source.path} lacks " + "; ".join(missing))
@@ -269,7 +279,28 @@ def _signature(function: Any) -> Signature | None:
         return None
 
 
-def _leave_for_processes(task: Task, name: str) -> None:
+@contextmanager
+def _no_banners() -> Iterator[None]:
+    """What libraries log of themselves while they are loaded is not told: the log is the role's. Warnings are."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _until_task(source: bytes) -> bytes:
+    """The source as far as `TASK = …` goes, where there is one: below it, a script does what it does as a program."""
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(to, ast.Name) and to.id == TASK for to in statement.targets
+        ):
+            return b"".join(source.splitlines(keepends=True)[: statement.end_lineno])
+    return source
+
+
+def _leave_for_processes(task: Task, name: str, text: bytes) -> None:
     """Have processes that this one spawns, as data loaders do, find the module: they get our `sys.path`, on which a
     folder is for as long as the task lives. What they run are the bytes that were hashed.
 
@@ -279,8 +310,8 @@ def _leave_for_processes(task: Task, name: str) -> None:
         folder = make_folder()
         weakref.finalize(task, _take_back, folder)
         source = task.source
-        text = f"__file__ = {str(source.path)!r}\nexec(compile({source.source!r}, __file__, 'exec'))\n"
-        (folder / f"{name}.py").write_text(text)
+        program = f"__file__ = {str(source.path)!r}\nexec(compile({text!r}, __file__, 'exec'))\n"
+        (folder / f"{name}.py").write_text(program)
         sys.path.append(str(folder))
 
 

@@ -1,0 +1,133 @@
+"""A plain PyTorch script: its model, optimizer and data loader are made anew for every round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from deepledger.adapters.adapted import Adapted, LoadData, Metrics, unknown
+from deepledger.protocol.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+    from torch.optim import Optimizer
+    from torch.utils.data import DataLoader
+
+_EVALUATED = 1024  # samples at a time
+
+
+def script(
+    model: torch.nn.Module,
+    optimizer: Optimizer,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    loader: DataLoader[Any],
+    *,
+    load_data: LoadData,
+    train: Callable[[DataLoader[Any], torch.nn.Module, Optimizer], object] | None = None,
+    evaluate: Callable[[torch.nn.Module, Any], Mapping[str, Any]] | None = None,
+    metrics: Metrics | None = None,
+    epochs: int = 1,
+) -> Adapted:
+    """The task of a script that has made these.
+
+    In a round, `train(loader, model, optimizer)` is called `epochs` times, with the round's model, an optimizer like
+    the script's on that model, and a loader like the script's of the participant's data; by default it takes a step
+    with the loss of every batch, which is a pair of inputs and targets. The job's hyperparameters may name `epochs`,
+    `batch_size`, and options of the optimizer. `evaluate(model, data)` is as in any task; by default it is the mean
+    loss and, where targets are classes, how many are right. Raises `BadInput` for an optimizer of another model.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if any(id(each) not in names for group in optimizer.param_groups for each in group["params"]):
+        raise BadInput(
+            "adapters.script: the optimizer has a parameter that the model has not; give those that belong together"
+        )
+    options = sorted(optimizer.defaults)
+
+    def train_round(
+        model: torch.nn.Module, data: Any, *, epochs: int = epochs, batch_size: int | None = None, **changed: Any
+    ) -> None:
+        if wrong := sorted(changed.keys() - optimizer.defaults.keys()):
+            raise unknown(
+                wrong[0],
+                of=f"a script with {type(optimizer).__name__}",
+                known=", ".join(["epochs", "batch_size", *options]),
+            )
+        own = _optimizer_like(optimizer, names, model, changed)
+        batches = loader_like(loader, data, batch_size=batch_size)
+        for _ in range(epochs):
+            if train is None:
+                _epoch(batches, model, own, loss)
+            else:
+                train(batches, model, own)
+
+    def measure(model: torch.nn.Module, data: Any) -> Mapping[str, Any]:
+        return mean_loss(model, loader_like(loader, data, batch_size=_EVALUATED, shuffle=False), loss)
+
+    return Adapted(
+        build_model=lambda: deepcopy(model),
+        load_data=load_data,
+        train=train_round,
+        evaluate=evaluate or measure,
+        METRICS=metrics or {},
+    )
+
+
+def loader_like(
+    loader: DataLoader[Any], data: Any, *, batch_size: int | None = None, shuffle: bool | None = None
+) -> DataLoader[Any]:
+    """Of other data. Samplers and workers stay behind: those are of the loader's data, these are the machine's."""
+    from torch.utils.data import DataLoader, RandomSampler
+
+    return DataLoader(
+        data,
+        batch_size=batch_size or loader.batch_size,
+        shuffle=isinstance(loader.sampler, RandomSampler) if shuffle is None else shuffle,
+        collate_fn=loader.collate_fn,
+        drop_last=loader.drop_last and shuffle is None,
+    )
+
+
+def mean_loss(model: torch.nn.Module, batches: DataLoader[Any], loss: Callable[..., torch.Tensor]) -> dict[str, Any]:
+    """Over all samples; with `correct` where targets are classes of which outputs have a score each."""
+    samples, total, correct, classes = 0, 0.0, 0, False
+    for inputs, targets in _on_device(batches, model):
+        outputs = model(inputs)
+        samples, total = samples + len(targets), total + float(loss(outputs, targets)) * len(targets)
+        classes = not (targets.is_floating_point() or outputs.ndim != 2 or targets.ndim != 1)
+        if classes:
+            correct += int((outputs.argmax(dim=1) == targets).sum())
+    return {"samples": samples, "loss": total / max(samples, 1)} | ({"correct": correct} if classes else {})
+
+
+def _epoch(
+    batches: DataLoader[Any], model: torch.nn.Module, optimizer: Optimizer, loss: Callable[..., torch.Tensor]
+) -> None:
+    for inputs, targets in _on_device(batches, model):
+        optimizer.zero_grad()
+        loss(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def _on_device(batches: DataLoader[Any], model: torch.nn.Module) -> Any:
+    device = next(model.parameters()).device
+    for batch in batches:
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise BadInput(
+                "adapters.script: a batch is no pair of inputs and targets; give it your own train and evaluate"
+            )
+        yield tuple(part.to(device) for part in batch)
+
+
+def _optimizer_like(
+    optimizer: Optimizer, names: Mapping[int, str], model: torch.nn.Module, changed: Mapping[str, Any]
+) -> Optimizer:
+    own = dict(model.named_parameters())
+    groups = [
+        {name: option for name, option in group.items() if name != "param_names"}
+        | {"params": [own[names[id(each)]] for each in group["params"]]}
+        | dict(changed)
+        for group in optimizer.param_groups
+    ]
+    make: Callable[..., Optimizer] = type(optimizer)
+    return make(groups)
