@@ -244,6 +244,16 @@ def test_your_own_training(others: Others, tmp_path: Path) -> None:
         reader.follow()
 
 
+@pytest.mark.slow
+def test_bring_your_code(tmp_path: Path) -> None:
+    few = "participant-1.safetensors --rounds 1"
+    with reading("docs/bring-your-code.md", tmp_path, instead={few: f"{few} --workers 1"}) as reader:
+        examples, ignored = reader.home("here") / "examples", shutil.ignore_patterns("data", "__pycache__")
+        shutil.copytree(ROOT / "examples/adapters", examples / "adapters", ignore=ignored)
+        shutil.copy(ROOT / "examples/shards.py", examples)
+        reader.follow()
+
+
 @pytest.mark.kubo
 @pytest.mark.slow
 def test_run_a_job_for_a_consortium(tmp_path: Path, kubo_binary: str) -> None:

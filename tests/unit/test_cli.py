@@ -44,8 +44,8 @@ def run(*arguments: str, home: Path, **settings: str) -> Any:
 def test_every_command_is_there() -> None:
     assert {" ".join(path) for path, _ in LEAVES} == {
         "devnet", "deploy", "account new", "account import", "account show", "account list",
-        "job create", "job simulate", "job show", "job list", "job close", "job disclose", "join", "coordinator",
-        "audit", "dashboard", "status", "withdraw", "leave", "model export", "privacy attack",
+        "job new", "job create", "job simulate", "job show", "job list", "job close", "job disclose", "join",
+        "coordinator", "audit", "dashboard", "status", "withdraw", "leave", "model export", "privacy attack",
         "doctor", "build-bfv",
     }  # fmt: skip
 

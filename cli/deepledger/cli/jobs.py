@@ -1,4 +1,4 @@
-"""job create, simulate, show, list, close, disclose."""
+"""job new, create, simulate, show, list, close, disclose."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 
 from deepledger.cli import show
 from deepledger.cli.commands import command
+from deepledger.cli.new import new
 from deepledger.cli.options import Chain, JobNumber, Json, Signer, Store
 from deepledger.cli.simulate import simulate
 from deepledger.protocol.types import JobId, Wei
@@ -31,6 +32,7 @@ _FETCHED_AT_ONCE = 8
 def add_to(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
     app.add_typer(group, name="job", help="Jobs: what is trained, by whom, for what. Example: deepledger job list")
+    command(group, "new")(new)
     command(group, "create")(create)
     command(group, "simulate")(simulate)
     command(group, "show")(show_)
