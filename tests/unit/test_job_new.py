@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from deepledger.cli.job_file import draft, read_job_file
+from deepledger.api.job_file import draft, read_job_file
 from deepledger.cli.main import app
 from deepledger.cli.translation import TRANSLATE
 from deepledger.protocol.errors import BadInput
