@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from deepledger.api import status
 from deepledger.auditor.audit import audit
-from deepledger.cli import status
 from deepledger.coordinator import settling
 from deepledger.coordinator.api import build_app
 from deepledger.node import participant_noise
@@ -71,7 +71,7 @@ def test_an_open_job_shows_updates_behind_noise_and_ends_at_a_budget(world: Any)
     assert shown.items() <= told["participants"].items()
     whole = epsilon_of_rounds(spec.release, rounds=3, delta=1e-4)
     assert told["participants"]["epsilon"] == told["participants"]["epsilon_of_job"] == pytest.approx(whole)
-    assert status.spent_by_rounds(result.job, spec)["epsilon"] == pytest.approx(whole)
+    assert status.spent_by_rounds(result.job, spec).epsilon == pytest.approx(whole)
 
     of_all = f"{len(lengths)} of {len(lengths)} updates bind a statement that noise was drawn and are as long as"
     assert of_all in result.notes[-1]

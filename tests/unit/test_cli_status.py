@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from deepledger.cli import status
-from deepledger.cli.status import _cause, _job, _refused, work_of
+from deepledger.api import reports
+from deepledger.api.reports import refused as refused_in
+from deepledger.api.status import cause, work_of
+from deepledger.cli.status import _job
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.chain.events import Departure, JobEnded, Left, Outcome, Phase, Settled
 from deepledger.protocol.chain.ledger import Head
@@ -35,13 +37,13 @@ def test_a_bond_is_waited_for_only_where_the_job_asks_for_one(bond: int, said: s
     script.create(bond=bond, settle_penalty=0)
     script.join(A)
     assert script.job is not None
-    assert _cause(script.job, Phase.WAITING) == said
+    assert cause(script.job, Phase.WAITING) == said
 
 
 def test_who_is_silent_is_told_to_be_counted_and_of_several_groups_which_one_it_is_in() -> None:
     def refused(*updates: tuple[int, int | None, Verdict]) -> list[str]:
         told = [SimpleNamespace(seat=seat, group=group, verdict=verdict) for seat, group, verdict in updates]
-        return _refused(SimpleNamespace(updates=told))  # type: ignore[arg-type]
+        return list(refused_in(SimpleNamespace(updates=told)))  # type: ignore[arg-type]
 
     assert refused((0, 0, Verdict.ACCEPTED), (2, 0, Verdict.SILENT)) == ["seat 2: silent, though counted"]
     assert refused((0, 0, Verdict.ACCEPTED), (2, 1, Verdict.SKIPPED)) == ["seat 2 in group 1: skipped"]
@@ -100,8 +102,9 @@ def over() -> Script:
 
 def test_who_earned_what_is_told_after_everybody_has_left(over: Script, capsys: pytest.CaptureFixture[str]) -> None:
     assert over.job is not None
-    told = [(each.participant.address, each.is_seated, each.accepted, each.earned) for each in work_of(over.job)]
-    assert told == [(A, True, 1, 6), (B, False, 1, 3), (C, False, 0, 0)]
+    work = work_of(over.job, Chain(over))  # type: ignore[arg-type]
+    told = [(each.address, each.seat, each.rounds_accepted, each.earned) for each in work]
+    assert told == [(A, 0, 1, 6), (B, None, 1, 3), (C, None, 0, 0)]
     _job(Chain(over), Nothing(), 1, json=True)  # type: ignore[arg-type]
     answer = json.loads(capsys.readouterr().out)
     assert [(each["seat"], each["stake"], each["earned"]) for each in answer["participants"]] == [
@@ -132,7 +135,7 @@ def test_results_are_told_by_the_metrics_of_the_job(
     spec = spec_of(validation={"digest": "cd" * 32, "bytes": 100, "metrics": metrics})
     result = Evaluation(samples=88, correct=None, millionths={"loss": -412_300, "rmse": 1_060_000, "auc": -WORST})
     monkeypatch.setattr(fetch, "fetch_spec", lambda *_: spec)
-    monkeypatch.setattr(status, "_reported", lambda *_: SimpleNamespace(evaluation=result, updates=()))
+    monkeypatch.setattr(reports, "report_of", lambda *_: SimpleNamespace(evaluation=result, updates=()))
     monkeypatch.setenv("COLUMNS", "200")
     _job(Chain(over), Nothing(), 1, json=False)  # type: ignore[arg-type]
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
@@ -148,7 +151,7 @@ def test_results_are_told_by_the_metrics_of_the_job(
 def test_addresses_of_models_can_be_copied_whatever_else_is_in_the_table(
     over: Script, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status, "_refused", lambda _: [f"seat {seat}: norm too large" for seat in range(9)])
+    monkeypatch.setattr(reports, "refused", lambda _: [f"seat {seat}: norm too large" for seat in range(9)])
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", columns)
     _job(Chain(over), Nothing(), 1, json=False)  # type: ignore[arg-type]
