@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from deepledger.api.simulated import alone, of_fit
 from deepledger.api.simulation import Fit
 from deepledger.cli.main import app
-from deepledger.cli.simulate import _fit, alone
 from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy
 from deepledger.protocol.formats.vectors import count_least_variances
 
@@ -95,8 +95,8 @@ def test_variances_that_may_be_smaller_than_can_be_said_are_told_of(spec_of):
     model = {"fraction_bits": 20, "least_variance": 16, "layout": layout}
     spec = spec_of(model=model)
     assert count_least_variances(np.array([0, 0, 16, 17, 16], np.int32), spec.model) == 2
-    assert "2 running variances would be smaller than the least" in _fit(Fit(updates=3, floored=2), spec)
-    assert "variance" not in _fit(Fit(updates=3), spec)
+    assert "2 running variances would be smaller than the least" in of_fit(Fit(updates=3, floored=2), spec)
+    assert "variance" not in of_fit(Fit(updates=3), spec)
 
 
 def test_honest_work_is_compared_with_less_and_with_more_seats(folder):
