@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deepledger.cli import jobs as listing
+from deepledger.api import listing
 from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.errors import BlobMissing, StoreUnreachable
 from deepledger.protocol.formats.spec import spec_bytes
@@ -58,32 +58,35 @@ def jobs(*specs: bytes) -> list[Any]:
     ]
 
 
-def test_what_nobody_serves_has_no_name(shelf: Shelf, spec: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    names = listing._names(jobs(NOWHERE, digest_of(spec), NOWHERE), shelf)  # type: ignore[arg-type]
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def test_what_nobody_serves_has_no_name(shelf: Shelf, spec: bytes, said: list[str]) -> None:
+    names = listing.names_of(jobs(NOWHERE, digest_of(spec), NOWHERE), shelf, said.append)  # type: ignore[arg-type]
     assert names == {0: None, 1: "digits", 2: None}
-    assert listing._names([], shelf) == {}  # type: ignore[arg-type]
-    assert capsys.readouterr().err == ""
+    assert listing.names_of([], shelf, said.append) == {}  # type: ignore[arg-type]
+    assert said == []
 
 
 def test_specs_that_do_not_come_are_not_awaited(
-    shelf: Shelf, spec: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shelf: Shelf, spec: bytes, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     monkeypatch.setattr(listing, "_NAMES_TAKE", 0.5)
-    names = listing._names(jobs(*[ENDLESS] * 7, digest_of(spec)), shelf)  # type: ignore[arg-type]
+    names = listing.names_of(jobs(*[ENDLESS] * 7, digest_of(spec)), shelf, said.append)  # type: ignore[arg-type]
     assert names == dict.fromkeys(range(7)) | {7: "digits"}
     monkeypatch.setattr(listing, "_NAMES_TAKE", 0.0)
-    assert len(listing._names(jobs(*[ENDLESS] * 1000), shelf)) == 1000  # type: ignore[arg-type]
-    assert "not every job's spec came" in capsys.readouterr().err
+    assert len(listing.names_of(jobs(*[ENDLESS] * 1000), shelf, said.append)) == 1000  # type: ignore[arg-type]
+    assert "not every job's spec came" in said[-1]
 
 
-def test_a_store_that_is_down_is_said_once(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_store_that_is_down_is_said_once(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
     def down(digest: bytes, *, limit: int) -> bytes:
         shelf.asked.append(digest)
         raise StoreUnreachable("the daemon is away")
 
     monkeypatch.setattr(shelf, "read", down)
-    assert set(listing._names(jobs(*[NOWHERE] * 100), shelf).values()) == {None}  # type: ignore[arg-type]
+    assert set(listing.names_of(jobs(*[NOWHERE] * 100), shelf, said.append).values()) == {None}  # type: ignore[arg-type]
     assert len(shelf.asked) <= listing._FETCHED_AT_ONCE
-    assert capsys.readouterr().err == "deepledger: the daemon is away\n"
+    assert said == ["the daemon is away"]

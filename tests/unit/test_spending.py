@@ -217,7 +217,7 @@ def test_status_tells_what_every_data_set_has_spent(
     purse(data, tmp_path).charge(RUN, commitment=b"1", round=0)
     purse(data, tmp_path, job="another").charge(RUN, commitment=b"2", round=0)
     purse(other, tmp_path).charge(PAST, commitment=b"3", round=0)
-    monkeypatch.setattr(status, "all_jobs", lambda _: [])
+    monkeypatch.setattr("deepledger.api.listing.all_jobs", lambda _: [])
     reader: Any = SimpleNamespace(chain_id=1, address="0xA", head=lambda: SimpleNamespace(number=1, timestamp=0))
     status._accounts(reader, Home(tmp_path), json=True)
     told = {each["data"]: each for each in json.loads(capsys.readouterr().out)["privacy"]}

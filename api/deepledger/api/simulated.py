@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
@@ -193,14 +193,11 @@ def _play(
     masked: bool,
     progress: Progress,
 ) -> tuple[tuple[int, ...], tuple[Outcome, ...]]:
-    import torch
-
-    torch.set_num_threads(1)  # small models train no faster with more
     bench = open_bench(prepared.spec, read_source(task), validation, fetch=lambda _: prepared.frozen or b"")
     first = as_model(bytearray(prepared.model), prepared.spec.model)
     shards = [bench.task.load_data(path) for path in data]
     played = []
-    with closing(evaluator_for(bench, workers=workers or CORES)) as evaluator:
+    with one_thread(), closing(evaluator_for(bench, workers=workers or CORES)) as evaluator:
         for behaviour in Behaviour:
             if behaviour is Behaviour.COPYING and (len(shards) < 2 or masked):
                 continue  # there is nobody to copy, or nothing that can be read
@@ -213,6 +210,19 @@ def _play(
                 )
             )  # fmt: skip
     return tuple(map(bench.task.count_samples, shards)), tuple(played)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small models train no faster with more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _paid(outcome: Outcome, honest: Outcome, policy: str) -> str:

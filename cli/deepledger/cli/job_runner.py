@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepledger.cli.job_selection import JobSelection
-from deepledger.cli.jobs import all_events, jobs_of
 from deepledger.cli.lock import sole_coordinator
 from deepledger.cli.options import Chain, Signer
 from deepledger.cli.reporting import Observe, Reporting
@@ -69,6 +68,7 @@ class JobRunner:
 
     def take_all(self, reader: Reader, selection: JobSelection) -> None:
         """Every job that lists the account, and those that come, until stopped."""
+        from deepledger.api.listing import all_events
         from deepledger.protocol.roles.retry import Stopped, persist
 
         self.reporting.say(f"settling all jobs that list {self.account.address}")
@@ -89,6 +89,8 @@ class JobRunner:
         self.wait()
 
     def _consider(self, events: list[Event], selection: JobSelection) -> None:
+        from deepledger.api.listing import jobs_of
+
         jobs = [job for job in jobs_of(events) if selection.me in job.created.coordinators]
         selection.look(events, jobs, self._running())
         for job in jobs:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,16 +12,10 @@ from deepledger.cli.commands import command
 from deepledger.cli.new import new
 from deepledger.cli.options import Chain, JobNumber, Json, Signer, Store
 from deepledger.cli.simulate import simulate
-from deepledger.protocol.types import JobId, Wei
+from deepledger.protocol.types import JobId
 
 if TYPE_CHECKING:
-    from deepledger.protocol.blobs.store import BlobStore
-    from deepledger.protocol.chain.events import Event
-    from deepledger.protocol.job.state import Job
-
-
-_NAMES_TAKE = 15.0  # seconds at most
-_FETCHED_AT_ONCE = 8
+    from eth_account.signers.local import LocalAccount
 
 
 def add_to(app: typer.Typer) -> None:
@@ -67,63 +56,34 @@ def create(
 
     Example: deepledger job create examples/digits/job.toml
     """
-    from deepledger.api.agreement import of_fates, of_what_it_withstands
-    from deepledger.api.groups import is_dealt, of_groups
+    from deepledger.api.creating import prepare, publish
     from deepledger.api.job_file import coordinator as checked
-    from deepledger.api.job_file import draft, read_job_file
-    from deepledger.api.noise import of_noise
-    from deepledger.protocol.errors import BadInput, BadSpec, LedgerRejected
-    from deepledger.protocol.formats.evaluation import in_words
-    from deepledger.protocol.formats.private_run import in_vain
+    from deepledger.protocol.errors import BadInput
     from deepledger.protocol.privacy.ecies import public_key_of
 
     try:
         named = [checked(text) for text in coordinator or ()]
     except ValueError as error:
         raise BadInput(f"--coordinator: {error}") from None
-    job_file = read_job_file(file)
-    account = None
-    if (job_file.validation_withheld or job_file.privacy == "sealed") and not (named or job_file.terms.coordinators):
-        account = signer.unlock()  # it will settle, and must be able to open what is sealed
-        named = [f"0x{public_key_of(bytes(account.key)).hex()}"]
-    prepared = draft(job_file, file.parent, coordinators=named, data=data)
+    account: LocalAccount | None = None
+
+    def own_key() -> bytes:
+        nonlocal account
+        account = signer.unlock()
+        return public_key_of(bytes(account.key))
+
+    prepared = prepare(file, coordinators=named, data=data, own_key=own_key)
     ledger = chain.ledger(signer) if account is None else chain.ledger_of(account, signer)
-    coordinators = list(prepared.coordinators) or [ledger.account]
-    prepared.publish(store.open())
-    try:
-        job, receipt = ledger.create_job(prepared.terms, coordinators)
-    except LedgerRejected as refusal:
-        if refusal.name == "BadWindow":
-            raise BadSpec(f"{file}: terms: {refusal}") from None
-        raise
+    made = publish(prepared, ledger, store.open(), file=file)
     if json:
         show.as_json(
-            {"job": job, "transaction": receipt.transaction, "block": receipt.block, "gas": receipt.gas_used}
-            | {"coordinators": coordinators, "spec": _cids(prepared.terms)["spec"]}
+            {"job": made.job, "transaction": made.receipt.transaction, "block": made.receipt.block}
+            | {"gas": made.receipt.gas_used, "coordinators": list(made.coordinators), "spec": made.spec}
         )
         return
-    escrow = show.eth(Wei(prepared.terms.rounds * prepared.terms.reward))
-    show.note(f"job {job} ({prepared.spec.name}) was created in block {receipt.block}; {escrow} are in escrow")
-    least, most = prepared.terms.min_participants, prepared.terms.max_participants
-    if least < most:
-        show.note(
-            f"round 0 opens as soon as {least} have joined, and who joins while they train may miss it; it would wait "
-            "for more with a larger terms.min_participants, as every round then waits for who is down"
-        )
-    show.note(f"first model: {in_words(prepared.first, prepared.spec.validation.metrics)} on "
-              f"{show.count(prepared.first.samples, 'validation sample')}; to be settled by "
-              + ", then ".join(coordinators))  # fmt: skip
-    for fate, entries in of_fates(prepared.spec.model).items():
-        show.note(f"{fate}: {entries}")
-    told = of_groups(prepared.spec, prepared.terms) | of_noise(prepared.spec, prepared.terms)
-    for what, text in told.items():
-        show.note(f"{what}: {text}")
-    if vain := in_vain(prepared.tried):
-        show.note(f"warning: {vain}")
-    withstood = of_what_it_withstands(prepared.spec.aggregation, prepared.terms.max_participants)
-    if withstood and not is_dealt(prepared.spec):
-        show.note(f"{prepared.spec.aggregation.rule} withstands {withstood}")
-    show.out(str(job))
+    for note in made.notes():
+        show.note(note)
+    show.out(str(made.job))
 
 
 def show_(job: JobNumber, chain: Chain, store: Store, json: Json = False) -> None:
@@ -176,30 +136,27 @@ def list_(
 
     Example: deepledger job list --json
     """
-    from deepledger.protocol.job.phases import phase_at
+    from deepledger.api.listing import listing
 
     reader = chain.reader()
-    now = reader.pending_time()
-    every, blobs = all_jobs(reader), store.open()
-    jobs = every[-newest:]
-    if len(jobs) < len(every):
-        show.note(f"the newest {len(jobs)} of {len(every)} jobs; --newest {len(every)} lists all")
-    names = _names(jobs, blobs)
+    jobs = listing(reader, store.open(), newest=newest, tell=lambda text: show.note(f"deepledger: {text}"))
+    if (every := reader.job_count()) > len(jobs):
+        show.note(f"the newest {len(jobs)} of {every} jobs; --newest {every} lists all")
     if json:
         show.as_json(
             [
                 {
                     "job": job.job,
-                    "name": names[job.job],
-                    "phase": phase_at(job, now).name.lower(),
-                    "settled_rounds": job.round,
-                    "rounds": job.terms.rounds,
-                    "participants": len(job.participants),
-                    "max_participants": job.terms.max_participants,
-                    "reward": str(job.terms.reward),
-                    "stake": str(job.terms.stake),
-                    "sponsor": job.created.sponsor,
-                    "spec": _cids(job.terms)["spec"],
+                    "name": job.name,
+                    "phase": job.phase.name.lower(),
+                    "settled_rounds": job.settled,
+                    "rounds": job.rounds,
+                    "participants": job.participants,
+                    "max_participants": job.max_participants,
+                    "reward": str(job.reward),
+                    "stake": str(job.stake),
+                    "sponsor": job.sponsor,
+                    "spec": job.spec,
                 }
                 for job in jobs
             ]
@@ -208,23 +165,9 @@ def list_(
     if not jobs:
         show.note("no jobs yet: make one with `deepledger job create FILE`")
         return
-    sponsors = show.names(job.created.sponsor for job in jobs)
-    show.table(
-        ["job", "name", "phase", "rounds", "seats", "reward a round", "stake", "sponsor"],
-        [
-            (
-                job.job,
-                names[job.job] or "—",
-                show.phase_of(phase_at(job, now), masked=job.terms.masked),
-                f"{job.round}/{job.terms.rounds}",
-                f"{len(job.participants)}/{job.terms.max_participants}",
-                show.eth(job.terms.reward),
-                show.eth(job.terms.stake),
-                sponsors[job.created.sponsor],
-            )
-            for job in jobs
-        ],
-    )
+    sponsors = show.names(job.sponsor for job in jobs)
+    rows = [{**job.told(), "sponsor": sponsors[job.sponsor]} for job in jobs]
+    show.table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def close(job: JobNumber, chain: Chain, signer: Signer, json: Json = False) -> None:
@@ -281,69 +224,3 @@ def disclose(job: JobNumber, chain: Chain, signer: Signer, store: Store, json: J
         show.as_json({"job": job, "transaction": receipt.transaction, "block": receipt.block, "gas": receipt.gas_used})
     else:
         show.note(f"the key of job {job}'s validation set is on the chain since block {receipt.block}")
-
-
-def all_events(reader: Any) -> list[Event]:
-    """All that ever happened on the contract, in chain order."""
-    if reader.job_count() == 0:
-        return []
-    events: list[Event] = reader.events(reader.created_in(JobId(1)), reader.head().number)
-    return events
-
-
-def all_jobs(reader: Any) -> list[Job]:
-    """Every job of the contract, oldest first."""
-    return jobs_of(all_events(reader))
-
-
-def jobs_of(events: Iterable[Event]) -> list[Job]:
-    """Every job that these events are of, oldest first."""
-    from collections import defaultdict
-
-    from deepledger.protocol.job.trail import replay
-
-    trails = defaultdict(list)
-    for event in events:
-        trails[event.job].append(event)
-    return [job for number in sorted(trails) if (job := replay(trails[number])) is not None]
-
-
-def _names(jobs: list[Job], store: BlobStore) -> dict[JobId, str | None]:
-    """Those that come in time: anybody can make jobs whose specs nobody serves, and a store looks long for each.
-
-    A store that is down is asked no more.
-    """
-    from deepledger.protocol.errors import BadInput, BlobError, StoreUnreachable
-    from deepledger.protocol.job.fetch import fetch_spec
-
-    waiting, found, down = deque(reversed(jobs)), {}, []
-
-    def fetch() -> None:
-        with suppress(IndexError):
-            while True:
-                job = waiting.popleft()
-                try:
-                    found[job.job] = fetch_spec(store, job.terms).name
-                except StoreUnreachable as error:
-                    waiting.clear()
-                    down.append(error)
-                except (BlobError, BadInput):
-                    pass
-
-    threads = [threading.Thread(target=fetch, daemon=True) for _ in jobs[:_FETCHED_AT_ONCE]]
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + _NAMES_TAKE
-    for thread in threads:
-        thread.join(max(end - time.monotonic(), 0))
-    if down:
-        show.note(f"deepledger: {down[0]}")
-    elif any(thread.is_alive() for thread in threads):
-        show.note(f"deepledger: not every job's spec came from the store within {_NAMES_TAKE:g} s")
-    return {job.job: found.get(job.job) for job in jobs}
-
-
-def _cids(terms: Any) -> dict[str, str]:
-    from deepledger.protocol.blobs.digest import cid_of
-
-    return {"spec": cid_of(terms.spec_digest), "model": cid_of(terms.model_digest)}

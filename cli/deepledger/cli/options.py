@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deepledger.api.account import DEFAULT_HOME, only_account
+from deepledger.api.network import DEFAULT_RPC_URLS, DEFAULT_STORE, Network, credentials_in
 from deepledger.cli import show
-from deepledger.protocol.errors import BadInput, BadKey
+from deepledger.protocol.errors import BadInput
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -36,7 +38,6 @@ RpcUrls = Annotated[
         "variable, with spaces between them, are read from in turn, sent to all, and held against each other.",
     ),
 ]
-DEFAULT_RPC_URLS: Final = ("http://127.0.0.1:8545",)  # a dataclass wants what cannot change
 Contract = Annotated[
     str | None, typer.Option(envvar="DEEPLEDGER_CONTRACT", metavar="ADDRESS", help="The TrainingLedger to use.")
 ]
@@ -121,7 +122,7 @@ JobNumber = Annotated[int, typer.Argument(metavar="JOB", min=1, help="The job's 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    home: HomeFolder = Path("~/.deepledger")
+    home: HomeFolder = DEFAULT_HOME
 
     @property
     def folder(self) -> Path:
@@ -149,54 +150,28 @@ class Chain:
     chain_id: ChainId = None
     confirmations: Confirmations = 0
 
+    @property
+    def network(self) -> Network:
+        return Network(self.contract, tuple(self.rpc_urls), chain_id=self.chain_id, confirmations=self.confirmations)
+
     def reader(self, tell: Callable[[str], None] = show.note) -> ChainReader:
         """`tell` hears what keeps an answer of the node waiting."""
-        from deepledger.protocol.chain.web3_ledger import connect
-
-        return connect(
-            self.rpc_urls, self._address(), chain_id=self.chain_id, confirmations=self.confirmations, tell=tell
-        )
+        return self.network.reader(tell)
 
     def ledger(self, signer: Signer, tell: Callable[[str], None] = show.note) -> Ledger:
-        address = self._address()  # before a password is asked for
-        return self.ledger_of(signer.unlock(), signer, address=address, tell=tell)
+        self.network.address  # noqa: B018 (said before a password is asked for)
+        return self.ledger_of(signer.unlock(), signer, tell=tell)
 
-    def ledger_of(
-        self,
-        account: LocalAccount,
-        signer: Signer,
-        *,
-        address: str | None = None,
-        tell: Callable[[str], None] = show.note,
-    ) -> Ledger:
+    def ledger_of(self, account: LocalAccount, signer: Signer, *, tell: Callable[[str], None] = show.note) -> Ledger:
         """With an account that `signer` has unlocked."""
-        from deepledger.protocol.chain.web3_ledger import connect_as
-
-        return connect_as(
-            self.rpc_urls,
-            address or self._address(),
-            account,
-            chain_id=self.chain_id,
-            confirmations=self.confirmations,
-            locks=signer.locks,
-            most_per_gas=signer.fee_limit,
-            tell=tell,
-        )
-
-    def _address(self) -> str:
-        if self.contract is None:
-            raise BadInput(
-                "no contract is chosen: give --contract or set DEEPLEDGER_CONTRACT to the address that the job's "
-                "sponsor published, or put a new one on the chain with `deepledger deploy`"
-            )
-        return self.contract
+        return self.network.signed_by(account, locks=signer.locks, most_per_gas=signer.fee_limit, tell=tell)
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     """An account on this machine, and how its key is had."""
 
-    home: HomeFolder = Path("~/.deepledger")
+    home: HomeFolder = DEFAULT_HOME
     account: AccountName = None
     password_file: PasswordFile = None
 
@@ -206,7 +181,7 @@ class Account:
 
     @property
     def name(self) -> str:
-        return self.account or _only_account(Home(self.home).accounts)
+        return self.account or only_account(Home(self.home).accounts)
 
     def password(self) -> str:
         """As it is given, or asked for."""
@@ -272,7 +247,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    store: StoreUrl = "ipfs+http://127.0.0.1:5001"
+    store: StoreUrl = DEFAULT_STORE
     store_credentials: StoreCredentials = None
 
     def open(self, *, fetches: bool = True) -> BlobStore:
@@ -291,12 +266,7 @@ class Store:
         return store
 
     def _credentials(self) -> str | None:
-        if self.store_credentials is None:
-            return None
-        try:
-            return self.store_credentials.expanduser().read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"cannot read {self.store_credentials} ({error}); correct --store-credentials") from None
+        return None if self.store_credentials is None else credentials_in(self.store_credentials)
 
 
 def places(paths: str) -> list[Path]:
@@ -325,15 +295,3 @@ def password(file: Path | None, *, what: str, confirm: bool = False) -> str:
         return str(typer.prompt(what, hide_input=True, confirmation_prompt=confirm, err=True))
 
     return read_password(file=file, value=os.environ.get(PASSWORD), prompt=ask if sys.stdin.isatty() else None)
-
-
-def _only_account(folder: Path) -> str:
-    from deepledger.protocol.local.keystore import listing
-
-    entries = listing(folder)
-    if not entries:
-        raise BadKey(f"there is no account in {folder}: make one with `deepledger account new NAME`")
-    if len(entries) > 1:
-        there = ", ".join(f"{entry.name} ({entry.address})" for entry in entries)
-        raise BadKey(f"no account is chosen: give --account or set DEEPLEDGER_ACCOUNT; there is {there}")
-    return entries[0].name

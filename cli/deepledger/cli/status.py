@@ -8,7 +8,6 @@ import typer
 
 from deepledger.cli import show
 from deepledger.cli.commands import command
-from deepledger.cli.jobs import all_jobs
 from deepledger.cli.options import Chain, Home, Json, Store
 from deepledger.protocol.types import JobId
 
@@ -48,6 +47,7 @@ def status(
 
 
 def _accounts(reader: Reader, home: Home, *, json: bool) -> None:
+    from deepledger.api.listing import all_jobs
     from deepledger.api.status import Epsilon
     from deepledger.protocol.job.phases import deposit_of
     from deepledger.protocol.local.keystore import listing

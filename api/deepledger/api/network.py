@@ -1,0 +1,113 @@
+"""Where jobs are: a chain, the contract on it, and a store of blobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deepledger.protocol.errors import BadInput
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+
+    from deepledger.api.account import Account
+    from deepledger.protocol.blobs.store import BlobStore
+    from deepledger.protocol.chain.ledger import Ledger
+    from deepledger.protocol.chain.reading import ChainReader
+    from deepledger.protocol.types import Wei
+
+DEFAULT_RPC_URLS: Final = ("http://127.0.0.1:8545",)
+DEFAULT_STORE: Final = "ipfs+http://127.0.0.1:5001"
+
+
+def silent(message: str) -> None:
+    """Nobody hears what keeps a node waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Where to look for jobs. What is not given is the command line's default, not its environment's: see `here`."""
+
+    contract: str | None = None
+    """The address of a TrainingLedger."""
+    rpc_urls: str | tuple[str, ...] = DEFAULT_RPC_URLS
+    """One, or several of one chain, read from in turn, sent to all, and held against each other."""
+    store: str = DEFAULT_STORE
+    """ipfs+http://host:port, a multiaddr of Kubo's RPC, or a folder."""
+    store_credentials: str | None = None
+    """What Kubo's API.Authorizations asks for: bearer:TOKEN or basic:USER:PASSWORD."""
+    chain_id: int | None = None
+    """Refuse to speak to any other chain."""
+    confirmations: int = 0
+    """Believe a block once so many lie on top of it."""
+
+    @classmethod
+    def here(cls, **changes: Any) -> Network:
+        """What the DEEPLEDGER_… variables of the environment say, as for the command line, with `changes`."""
+        env = {name.removeprefix("DEEPLEDGER_"): value for name, value in os.environ.items() if value}
+        found: dict[str, Any] = {"contract": env.get("CONTRACT"), "store": env.get("STORE", DEFAULT_STORE)}
+        if urls := env.get("RPC_URL", "").split():
+            found["rpc_urls"] = tuple(urls)
+        for name, variable in (("chain_id", "CHAIN_ID"), ("confirmations", "CONFIRMATIONS")):
+            if variable in env:
+                found[name] = _number(env[variable], f"DEEPLEDGER_{variable}")
+        if "STORE_CREDENTIALS" in env:
+            found["store_credentials"] = credentials_in(Path(env["STORE_CREDENTIALS"]))
+        return replace(cls(**found), **changes)
+
+    def reader(self, tell: Callable[[str], None] = silent) -> ChainReader:
+        """The contract as anybody sees it. `tell` hears what keeps an answer of the node waiting."""
+        from deepledger.protocol.chain.web3_ledger import connect
+
+        return connect(self.rpc_urls, self.address, chain_id=self.chain_id, confirmations=self.confirmations, tell=tell)
+
+    def ledger(self, account: Account, tell: Callable[[str], None] = silent) -> Ledger:
+        """The contract with an account that signs."""
+        return self.signed_by(account.signer, locks=account.locks, most_per_gas=account.most_per_gas, tell=tell)
+
+    def signed_by(
+        self, signer: LocalAccount, *, locks: Path, most_per_gas: Wei, tell: Callable[[str], None] = silent
+    ) -> Ledger:
+        from deepledger.protocol.chain.web3_ledger import connect_as
+
+        return connect_as(
+            self.rpc_urls,
+            self.address,
+            signer,
+            chain_id=self.chain_id,
+            confirmations=self.confirmations,
+            locks=locks,
+            most_per_gas=most_per_gas,
+            tell=tell,
+        )
+
+    def blobs(self) -> BlobStore:
+        from deepledger.protocol.blobs import open_store
+
+        return open_store(self.store, credentials=self.store_credentials)
+
+    @property
+    def address(self) -> str:
+        """Of the contract. Raises `BadInput` where none is chosen."""
+        if self.contract is None:
+            raise BadInput(
+                "no contract is chosen: give --contract or set DEEPLEDGER_CONTRACT to the address that the job's "
+                "sponsor published, or put a new one on the chain with `deepledger deploy`"
+            )
+        return self.contract
+
+
+def credentials_in(file: Path) -> str:
+    try:
+        return file.expanduser().read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {file} ({error}); correct --store-credentials") from None
+
+
+def _number(text: str, what: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise BadInput(f"{what} is {text!r}, which is no whole number")
+    return int(text)
