@@ -15,7 +15,8 @@ import pytest
 from faulty_proxy import faulty_proxy, without_pending
 from safetensors.numpy import load_file, save_file
 
-from deepledger.cli import join, reporting
+from deepledger.api import joining
+from deepledger.cli import reporting
 from deepledger.cli.doctor import PROBE
 from deepledger.cli.options import PASSWORD
 from deepledger.coordinator.notices import RoundSettled
@@ -635,9 +636,9 @@ def test_joining_again_when_all_is_over_goes_home(runner: Runner, finished: int)
 def test_a_node_that_is_stopped_says_whether_it_can_stay_away(world: Any) -> None:
     play = sys.modules[type(world).__module__].Play(world)
     account = play.nodes[0].account
-    assert join.parting(world.reader(), play.job, account) == "stopped; run the same command again to go on"
+    assert joining.parting(world.reader(), play.job, account) == "stopped; run the same command again to go on"
     (node, opened), *_ = play.commit_all([play.update() for _ in play.nodes])
-    assert "round 0" in (said := join.parting(world.reader(), play.job, account))
+    assert "round 0" in (said := joining.parting(world.reader(), play.job, account))
     assert "0.25 ETH of the stake are lost" in said
     node.reveal(play.job, **opened)
-    assert join.parting(world.reader(), play.job, account) == "stopped; run the same command again to go on"
+    assert joining.parting(world.reader(), play.job, account) == "stopped; run the same command again to go on"

@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner
 
-from deepledger.cli.join import _line, hasty, unconfirmed
+from deepledger.api.joining import hasty, unconfirmed
+from deepledger.api.told import by_node
 from deepledger.cli.main import app
 from deepledger.cli.metrics import Metrics
 from deepledger.node.notices import Finished, PrivacyCharged, Trained
@@ -52,28 +53,28 @@ def test_whoever_masks_without_confirmations_is_warned(
 )
 def test_saturated_coordinates_are_counted(saturated: int, said: str) -> None:
     notice = Trained(job=JobId(1), round=RoundNumber(4), seconds=0.5, clipped=False, saturated=saturated)
-    assert _line(notice) == f"round 4: trained in 0.50 s{said}"
+    assert by_node(notice) == f"round 4: trained in 0.50 s{said}"
 
 
 def test_nothing_is_said_to_be_paid_to_who_is_owed_nothing() -> None:
-    assert _line(Finished(job=JobId(1), withdrawn=Wei(0))) == "the job is over, and owes this account nothing"
-    assert _line(Finished(job=JobId(1), withdrawn=Wei(10**18))) == "the job is over; 1 ETH were paid to this account"
+    assert by_node(Finished(job=JobId(1), withdrawn=Wei(0))) == "the job is over, and owes this account nothing"
+    assert by_node(Finished(job=JobId(1), withdrawn=Wei(10**18))) == "the job is over; 1 ETH were paid to this account"
 
 
 def test_what_a_training_kept_private_and_what_was_spent_is_said_and_measured() -> None:
     run = PrivateRun(samples=100, clip_norm=1.5, steps=(Steps(0.05, 2.0, 40),), past=None)
     trained = {"job": JobId(1), "round": RoundNumber(4), "seconds": 0.5, "clipped": False, "saturated": 0}
-    said = _line(Trained(**trained, private=run))
+    said = by_node(Trained(**trained, private=run))
     assert said == "round 4: trained in 0.50 s, 40 private steps with noise of 2 × 1.5, 5.00% of the data each"
-    assert _line(Trained(**trained, private=replace(run, past="…"))) == "round 4: trained in 0.50 s, not private"
+    assert by_node(Trained(**trained, private=replace(run, past="…"))) == "round 4: trained in 0.50 s, not private"
 
     release = Release(variance=100, squares=4, coordinates=9)
-    assert _line(Trained(**trained, release=release)) == "round 4: trained in 0.50 s, noise added"
+    assert by_node(Trained(**trained, release=release)) == "round 4: trained in 0.50 s, noise added"
 
     charged = PrivacyCharged(job=JobId(1), round=RoundNumber(4), epsilon=1.2345, delta=1e-5, budget=3.0)
-    assert _line(charged) == "round 4: ε = 1.23 of 3 is spent of this data's privacy, at δ = 1e-05"
+    assert by_node(charged) == "round 4: ε = 1.23 of 3 is spent of this data's privacy, at δ = 1e-05"
     unbounded = replace(charged, epsilon=inf, budget=None)
-    assert _line(unbounded) == "round 4: nothing is guaranteed of this data's privacy, at δ = 1e-05"
+    assert by_node(unbounded) == "round 4: nothing is guaranteed of this data's privacy, at δ = 1e-05"
     reader: Any = SimpleNamespace(balance=lambda _: 0)
     metrics = Metrics.fresh(reader, Address("0xA"))
     metrics.count(charged)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
     from deepledger.api.account import Account
+    from deepledger.api.listing import Listed
+    from deepledger.api.shown import Rows
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.ledger import Ledger
     from deepledger.protocol.chain.reading import ChainReader
@@ -98,6 +100,14 @@ class Network:
                 "sponsor published, or put a new one on the chain with `deepledger deploy`"
             )
         return self.contract
+
+
+def jobs(network: Network | None = None, *, newest: int = 50) -> Rows[Listed]:
+    """The newest jobs of a network, by default of the one that the environment names; oldest first."""
+    from deepledger.api.listing import listing
+
+    network = network or Network.here()
+    return listing(network.reader(), network.blobs(), newest=newest)
 
 
 def credentials_in(file: Path) -> str:

@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from deepledger.api import reports
+from deepledger.api.picture import picture
 from deepledger.api.shown import Rows, pairs
 from deepledger.api.words import acted, duration, eth, moment, phase_of
 from deepledger.protocol.blobs.digest import cid_of
@@ -115,6 +116,7 @@ class Status:
     validation: str  # public, withheld or disclosed
     shown: Epsilon | None  # of participants, by all rounds, where noise hides them
     metrics: Mapping[str, Metric]
+    headline: str  # the metric that tells most
     participants: Rows[Work]
     history: Rows[Round]
     first_model: str  # CIDs
@@ -143,11 +145,15 @@ class Status:
 
     def _repr_html_(self) -> str:
         title = f"Job {self.job}" + (f": {self.name}" if self.name else "")
-        return pairs(title, self.told()) + self.participants._repr_html_()
+        return pairs(title, self.told()) + picture(self) + self.participants._repr_html_()
 
 
-def status_of(follower: Follower, reader: Reader, blobs: BlobStore) -> Status:
-    """Of the job as it was folded last. Nothing here is derived again: see `audit`."""
+def status_of(follower: Follower, reader: Reader, blobs: BlobStore, *, known: dict[str, Round] | None = None) -> Status:
+    """Of the job as it was folded last. Nothing here is derived again: see `audit`.
+
+    `known`: rounds by the hash of what settled them, whose reports are not fetched again.
+    """
+    known = {} if known is None else known
     job, now = follower.job, follower.now()
     spec = reports.spec_of(blobs, job)
     phase, metrics = follower.phase(), reports.metrics_of(spec)
@@ -167,8 +173,9 @@ def status_of(follower: Follower, reader: Reader, blobs: BlobStore) -> Status:
         validation=job.validation,
         shown=None if spec is None else spent_by_rounds(job, spec),
         metrics=metrics,
+        headline="accuracy" if spec is None else spec.headline,
         participants=work_of(job, reader),
-        history=Rows(round_of(over, blobs, metrics) for over in job.history),
+        history=Rows(_remembered(over, blobs, metrics, known) for over in job.history),
         first_model=cid_of(job.terms.model_digest),
         model=cid_of(job.model_digest),
         head=follower.head,
@@ -208,6 +215,15 @@ def _act(job: Job, participant: Address) -> Literal["", "committed", "revealed",
     if not job.attempt.has_revealed(participant):
         return "committed"
     return "unmasked" if job.terms.masked else "revealed"
+
+
+def _remembered(over: SettledRound, blobs: BlobStore, metrics: Mapping[str, Metric], known: dict[str, Round]) -> Round:
+    at = over.settled.at
+    key = f"{at.block_hash} {at.log_index}"
+    found = known.get(key) or round_of(over, blobs, metrics)
+    if found.samples is not None:  # else the report may come yet
+        known[key] = found
+    return found
 
 
 def round_of(over: SettledRound, blobs: BlobStore, metrics: Mapping[str, Metric]) -> Round:

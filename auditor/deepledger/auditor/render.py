@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from io import StringIO
 from itertools import groupby
 from typing import Any
 
@@ -70,6 +71,13 @@ def render(audit: Audit, *, trail: bool = True) -> RenderableType:
 
 def show(audit: Audit, console: Console) -> None:
     console.print(render(audit))
+
+
+def as_html(audit: Audit) -> str:
+    """For a notebook, in its colours: the same without the trail."""
+    console = Console(file=StringIO(), record=True, width=120)
+    console.print(render(audit, trail=False))
+    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
 
 def as_json(audit: Audit) -> dict[str, Any]:
@@ -171,15 +179,15 @@ def _trail(audit: Audit) -> Text:
             if number == 0:
                 when = datetime.fromtimestamp(event.at.timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S")
                 text.append(f"{when}  block {event.at.block}  {transaction}\n", "not italic dim")
-            first, *others = _what(event) or [""]
-            text.append(f"  {type(event).__name__:<{_WHAT}}  {_who(event):<{_WHO}}  {first}".rstrip(), "not italic")
+            first, *others = what(event) or [""]
+            text.append(f"  {type(event).__name__:<{_WHAT}}  {who(event):<{_WHO}}  {first}".rstrip(), "not italic")
             for other in others:
                 text.append(f"\n{'':{_WHAT + _WHO + 6}}{other}", "not italic")
             text.append("\n")
     return text
 
 
-def _who(event: Event) -> str:
+def who(event: Event) -> str:
     for name in ("participant", "coordinator", "account", "sponsor"):
         if hasattr(event, name):
             address: str = getattr(event, name)
@@ -191,7 +199,7 @@ def _short(address: str) -> str:
     return f"{address[:6]}…{address[-4:]}"
 
 
-def _what(event: Event) -> list[str]:
+def what(event: Event) -> list[str]:
     """Round, amounts and blobs: what matters of it."""
     match event:
         case JobCreated(terms=terms):

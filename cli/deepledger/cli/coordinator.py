@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.job_runner import JobRunner
 from deepledger.cli.job_selection import JobSelection
 from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, Workers, amount, places
 from deepledger.cli.reporting import Reporting
 from deepledger.cli.stopping import stop_on_signals
-from deepledger.protocol.errors import BadInput, DeepledgerError
+from deepledger.protocol.errors import BadInput
 from deepledger.protocol.kernels.cores import CORES
 from deepledger.protocol.types import Address, JobId, Wei
 
 if TYPE_CHECKING:
-    from deepledger.protocol.chain.ledger import Reader
     from deepledger.protocol.roles.notices import Notice
 
 
@@ -86,6 +84,7 @@ def coordinator(
 
     Example: deepledger coordinator 1 --task examples/digits/task.py --api
     """
+    from deepledger.api.serving import partings
     from deepledger.protocol.blobs.spool import allow_many_files
 
     limit = None if job else _limit(most_bonds)
@@ -145,80 +144,8 @@ def _sponsors(named: Sequence[str]) -> frozenset[Address]:
         raise BadInput(f"--sponsor: {error}") from None
 
 
-def partings(reader: Reader, jobs: Iterable[JobId], account: Address) -> Iterator[str]:
-    """What whoever ended a coordinator must know: which bonds are still in deposit, and how they come home."""
-    from deepledger.protocol.job.follow import Follower
-    from deepledger.protocol.job.phases import bond_is_free, bond_of
-
-    with suppress(DeepledgerError):
-        for job in jobs:
-            follower = Follower(reader, job)
-            found = follower.job
-            if bond_of(found, account):
-                end = "the job is over" if found.withholds else "a round has starved or the job is over"
-                when = "also now" if bond_is_free(found, account, follower.now()) else f"once {end}"
-                yield (
-                    f"job {job}: the bond of {show.eth(found.terms.bond)} stays in deposit, and may be lost while this "
-                    f"coordinator is away; `deepledger leave {job}` takes it home, {when}"
-                )
-
-
 def _line(notice: Notice) -> str | None:
-    words = _words(notice)
+    from deepledger.api.told import by_coordinator
+
+    words = by_coordinator(notice)
     return f"job {notice.job}: {words}" if words else None
-
-
-def _words(notice: Notice) -> str | None:
-    from deepledger.coordinator import notices as seen
-    from deepledger.protocol.chain.events import Phase
-    from deepledger.protocol.formats.evaluation import told
-    from deepledger.protocol.roles.notices import Waiting, Warned
-
-    match notice:
-        case seen.Ready():
-            return f"{notice.name}, {notice.round} of {notice.rounds} rounds settled, {told(notice.results)}"
-        case seen.BondPosted():
-            return f"deposited the bond of {show.eth(notice.amount)}"
-        case Waiting():
-            if notice.phase is Phase.DISCLOSING:
-                return "the last round is over; the key of the validation set is due"
-            if notice.attempt is None:
-                return (
-                    f"round {notice.round}: waiting for participants, {notice.seated} of at least {notice.least} seated"
-                )
-            shown = "unmasked" if notice.masked else "revealed"
-            acts = f"{notice.seated} seated, {notice.commits} committed, {notice.reveals} {shown}"
-            return f"round {notice.round}: {show.phase_of(notice.phase, masked=notice.masked)}, {acts}"
-        case seen.UpdatesCounted():
-            void = "" if notice.counted >= notice.least else f"; {notice.least} are needed, and the round opens again"
-            return (
-                f"round {notice.round}: counted {notice.counted} of {notice.committed} masked updates "
-                f"({notice.receipt.gas_used:,} gas){void}"
-            )
-        case seen.UpdateJudged():
-            contribution = notice.judged.contribution
-            return f"round {notice.round}: {contribution.participant} {notice.judged.verdict}"
-        case seen.RoundSettled():
-            return (
-                f"round {notice.round}: settled in {notice.seconds:.2f} s, {notice.accepted} of "
-                f"{notice.revealed} updates accepted, {told(notice.results)} "
-                f"({notice.receipt.gas_used:,} gas)"
-            )
-        case seen.RoundRestarted():
-            return f"round {notice.round}: restarted, too few took part"
-        case seen.TookOver():
-            return f"round {notice.round}: took over from {notice.predecessor}"
-        case seen.Disclosed():
-            return f"disclosed the validation set ({notice.receipt.gas_used:,} gas)"
-        case seen.BondReleased():
-            return "released the bond"
-        case seen.Withdrawn():
-            return f"{show.eth(notice.amount)} were paid to this account"
-        case seen.Finished(outcome=None):
-            return "was replaced by the next coordinator"
-        case seen.Finished():
-            return f"over: {notice.outcome.name.lower()}" if notice.outcome is not None else None
-        case Warned():
-            return notice.message
-        case _:
-            return None

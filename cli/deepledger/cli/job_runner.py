@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepledger.api.lock import sole_coordinator
 from deepledger.cli.job_selection import JobSelection
-from deepledger.cli.lock import sole_coordinator
 from deepledger.cli.options import Chain, Signer
 from deepledger.cli.reporting import Observe, Reporting
 from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError

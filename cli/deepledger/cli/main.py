@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import deepledger
 from deepledger.cli import (
     accounts,
     audit,
@@ -44,9 +45,7 @@ for room in (chains, accounts, jobs, join, coordinator, audit, dashboard, status
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("deepledger"))
+        typer.echo(deepledger.__version__)
         raise typer.Exit
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from deepledger.api.lock import sole_coordinator
 from deepledger.cli import show
 from deepledger.cli.commands import command
-from deepledger.cli.lock import sole_coordinator
 from deepledger.cli.options import Chain, JobNumber, Json, Signer
 from deepledger.protocol.errors import BadInput, LedgerRejected
 from deepledger.protocol.types import JobId

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -237,12 +236,9 @@ class Budget:
 
     def check(self) -> None:
         """Raises `BadInput`."""
-        if self.epsilon_budget is not None and not 0 < self.epsilon_budget < inf:
-            raise BadInput(f"--epsilon-budget {self.epsilon_budget}: give a number above 0, such as 3")
-        if self.delta is not None and not 0 < self.delta < 1:
-            raise BadInput(
-                f"--delta {self.delta}: give a share between 0 and 1, such as 1e-5: below one in all your samples"
-            )
+        from deepledger.api.joining import check_budget
+
+        check_budget(self.epsilon_budget, self.delta)
 
 
 @dataclass(frozen=True, slots=True)

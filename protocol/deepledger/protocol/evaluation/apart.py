@@ -14,7 +14,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from deepledger.protocol.errors import BadInput, BadSpec, DeepledgerError, StateError
+from deepledger.protocol.evaluation.spawned import SPAWNED
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.vectors import ModelVector
 
@@ -102,9 +102,8 @@ class Apart:
                 process.join()
 
     def _start(self) -> tuple[BaseProcess, Connection]:
-        context = get_context("spawn")  # not a daemon: tasks may have processes of their own
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._begin))
+        ours, theirs = SPAWNED.Pipe()
+        process = SPAWNED.Process(target=_serve, args=(theirs, self._begin))  # no daemon: tasks may have some
         process.start()
         theirs.close()
         atexit.register(self.close)  # else Python would wait for it

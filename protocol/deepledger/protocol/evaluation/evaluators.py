@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -29,6 +28,7 @@ from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation.bench import Bench, bench_with, open_bench
 from deepledger.protocol.evaluation.blueprint import given
+from deepledger.protocol.evaluation.spawned import SPAWNED
 from deepledger.protocol.evaluation.task import TaskSource
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.spec import JobSpec, parse_spec, spec_bytes
@@ -123,7 +123,7 @@ class InProcesses:
     def _start(self) -> ProcessPoolExecutor:
         bench = self._bench
         arguments = (bench.spec, bench.source, bench.path, bench.frozen)
-        return ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=_open, initargs=arguments)
+        return ProcessPoolExecutor(self._workers, SPAWNED, initializer=_open, initargs=arguments)
 
 
 class OnRay:
