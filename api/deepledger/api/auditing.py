@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepledger.api.job import Job
 from deepledger.api.progress import Progress, bars
+from deepledger.auditor.findings import Audit
+from deepledger.auditor.render import as_html
 from deepledger.protocol.kernels.cores import CORES
 
 if TYPE_CHECKING:
     from deepledger.api.account import Account
-    from deepledger.auditor.findings import Audit
 
 _log = logging.getLogger(__name__)
+
+
+class ShownAudit(Audit):
+    """An audit that a notebook shows as the command line does, without the trail."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 def audit(
     job: Job, *, task: Path | str | None = None, account: Account | None = None, workers: int = CORES,
     progress: Progress | None = None,
-) -> Audit:  # fmt: skip
+) -> ShownAudit:  # fmt: skip
     """Replay a job from chain and blob store, and compare it with what was settled. Trusts nobody.
 
     `task`: the pinned source, with which evaluations are redone where torch is installed; else the result says that
@@ -35,7 +46,7 @@ def audit(
 
     sealed = account is not None and job.spec.privacy == "sealed"
     with bars() as shown:
-        return replayed(
+        found = replayed(
             job.network.reader(),
             job.network.blobs(),
             job.number,
@@ -45,3 +56,4 @@ def audit(
             apart=_log.warning if importlib.util.find_spec("torch") is not None else None,
             progress=progress or shown,
         )
+    return ShownAudit(**{each.name: getattr(found, each.name) for each in fields(found)})

@@ -10,7 +10,7 @@ from deepledger.api.joining import Agreement, agreement_of
 from deepledger.api.model import Model
 from deepledger.api.model import fetch as fetch_checked
 from deepledger.api.network import Network
-from deepledger.api.picture import watched
+from deepledger.api.progress import Cell, bars, in_notebook
 from deepledger.api.shown import Rows
 from deepledger.api.status import Round, Status, Work, status_of
 from deepledger.api.trail import Entry, trail_of
@@ -116,7 +116,15 @@ class Job:
 
     def live(self) -> Status:
         """Show it until it is over: a picture in a notebook's cell, a bar on a terminal. Interrupt to look away."""
-        return watched(self.watch())
+        if in_notebook():
+            cell = Cell()
+            for status in self.watch():
+                cell.show(status._repr_html_())
+            return status
+        with bars() as tell:
+            for status in self.watch():
+                tell(f"job {self.number}", status.settled, status.rounds)
+        return status
 
     def __repr__(self) -> str:
         return f"Job({self.number} of {self._reader.address} on chain {self._reader.chain_id})"

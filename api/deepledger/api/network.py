@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,7 +39,7 @@ class Network:
     """One, or several of one chain, read from in turn, sent to all, and held against each other."""
     store: str = DEFAULT_STORE
     """ipfs+http://host:port, a multiaddr of Kubo's RPC, or a folder."""
-    store_credentials: str | None = None
+    store_credentials: str | None = field(default=None, repr=False)
     """What Kubo's API.Authorizations asks for: bearer:TOKEN or basic:USER:PASSWORD."""
     chain_id: int | None = None
     """Refuse to speak to any other chain."""

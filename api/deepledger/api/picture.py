@@ -1,66 +1,36 @@
-"""A job as a picture: who does what in the open round, and how the model got better."""
+"""A job as a picture: where its round is on its way, and how the model got better."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from deepledger.api.progress import Cell, bars, in_notebook
 from deepledger.api.words import phase_of, printable
 from deepledger.protocol.chain.events import Phase
-from deepledger.protocol.formats.evaluation import figure
-
-if TYPE_CHECKING:
-    from deepledger.api.status import Status
 
 _WAY: Final = (Phase.WAITING, Phase.COMMITTING, Phase.REVEALING, Phase.SETTLING)
 _MASKED_WAY: Final = (Phase.WAITING, Phase.COMMITTING, Phase.COUNTING, Phase.REVEALING, Phase.SETTLING)
 _WIDTH, _HEIGHT, _EDGE = 480, 120, 8
 
 
-def picture(status: Status) -> str:
-    """As HTML: the phases with the present one marked, and a line of the metric that tells most."""
-    return _phases(status) + _line(status)
+def way(phase: Phase, *, masked: bool) -> str:
+    """The phases of a round, as HTML, with the present one marked."""
+    usual = _MASKED_WAY if masked else _WAY
+    phases = usual if phase in usual else (*usual, phase)
+    names = [(each is phase, phase_of(each, masked=masked)) for each in phases]
+    return " → ".join(f'<strong aria-current="step">{name}</strong>' if now else name for now, name in names)
 
 
-def watched(statuses: Iterable[Status]) -> Status:
-    """Show one status after another, and return the last."""
-    if in_notebook():
-        cell = Cell()
-        for status in statuses:
-            cell.show(status._repr_html_())
-        return status
-    with bars() as tell:
-        for status in statuses:
-            tell(f"job {status.job}", status.settled, status.rounds)
-    return status
-
-
-def _phases(status: Status) -> str:
-    way = _MASKED_WAY if status.masked else _WAY
-    phases = way if status.phase in way else (*way, status.phase)
-    steps = (
-        f'<strong aria-current="step">{name}</strong>' if phase is status.phase else f"<span>{name}</span>"
-        for phase in phases
-        for name in [phase_of(phase, masked=status.masked)]
-    )
-    return f"<p>round {status.settled} of {status.rounds}: {' → '.join(steps)}</p>"
-
-
-def _line(status: Status) -> str:
-    """In the notebook's own colour. Nothing where there are not two points yet."""
-    name = status.headline
-    points = [(each.number, each.results.get(name)) for each in status.history]
-    known = [(number, value) for number, value in points if value is not None]
-    if len(known) < 2:
+def line(label: str, points: Sequence[tuple[int, float]]) -> str:
+    """A line as SVG, in the colour of the text around it; nothing where there are not two points yet."""
+    if len(points) < 2:
         return ""
-    last = figure(name, known[-1][1])
-    label = escape(printable(f"{name} after {len(points)} rounds: {last}"))
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in _places(known))
+    said = escape(printable(label))
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in _places(points))
     return (
-        f'<svg role="img" aria-label="{label}" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}">'
-        f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="2"/></svg><p>{label}</p>'
+        f'<svg role="img" aria-label="{said}" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}">'
+        f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="2"/></svg><p>{said}</p>'
     )
 
 

@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from deepledger.api import reports
-from deepledger.api.picture import picture
+from deepledger.api.picture import line, way
 from deepledger.api.shown import Rows, pairs
 from deepledger.api.words import acted, duration, eth, moment, phase_of
 from deepledger.protocol.blobs.digest import cid_of
@@ -145,7 +145,15 @@ class Status:
 
     def _repr_html_(self) -> str:
         title = f"Job {self.job}" + (f": {self.name}" if self.name else "")
-        return pairs(title, self.told()) + picture(self) + self.participants._repr_html_()
+        results = [(each.number, each.results.get(self.headline)) for each in self.history]
+        known = [(number, value) for number, value in results if value is not None]
+        last = f"{self.headline} after {self.settled} rounds: {figure(self.headline, known[-1][1])}" if known else ""
+        return (
+            pairs(title, self.told())
+            + f"<p>round {self.settled} of {self.rounds}: {way(self.phase, masked=self.masked)}</p>"
+            + line(last, known)
+            + self.participants._repr_html_()
+        )
 
 
 def status_of(follower: Follower, reader: Reader, blobs: BlobStore, *, known: dict[str, Round] | None = None) -> Status:

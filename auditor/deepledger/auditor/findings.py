@@ -140,8 +140,3 @@ class Audit:
     def complete(self) -> bool:
         """Every blob that the chain names could be had. What could not be had is never taken for right."""
         return all(finding.kind is not Kind.BLOB for finding in self.findings)
-
-    def _repr_html_(self) -> str:
-        from deepledger.auditor.render import as_html
-
-        return as_html(self)
