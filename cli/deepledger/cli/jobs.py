@@ -89,7 +89,7 @@ def create(
     prepared = draft(job_file, file.parent, coordinators=named, data=data)
     ledger = chain.ledger(signer) if account is None else chain.ledger_of(account, signer)
     coordinators = list(prepared.coordinators) or [ledger.account]
-    prepared.publish(store.open())
+    prepared.publish(store.open(writes=True))
     try:
         job, receipt = ledger.create_job(prepared.terms, coordinators)
     except LedgerRejected as refusal:

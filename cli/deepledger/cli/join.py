@@ -71,7 +71,7 @@ def join(
     from deepledger.protocol.job.follow import Follower
 
     budget.check()
-    reader, blobs = chain.reader(reporting.say), store.open()
+    reader, blobs = chain.reader(reporting.say), store.open(writes=True, tell=reporting.say)
     follower = Follower(reader, JobId(job))
     word = signer.password()
     found, account = follower.job, signer.unlock(word)

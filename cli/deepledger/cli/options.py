@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,20 +54,39 @@ Confirmations = Annotated[
         "be taken back, only this keeps a coordinator from settling what was revealed in one that is.",
     ),
 ]
-StoreUrl = Annotated[
-    str,
+
+
+STORE: Final = "DEEPLEDGER_STORE"
+
+
+def _apart(context: typer.Context, parameter: typer.CallbackParam, given: list[str]) -> list[str]:
+    """In the variable, a space separates stores if a URL or an absolute path follows: folders may have spaces, too."""
+    if (source := context.get_parameter_source(parameter.name or "")) is None or source.name != "ENVIRONMENT":
+        return given
+    return re.split(r"\s+(?=[a-z+]+://|[/~])", os.environ[STORE].strip())
+
+
+StoreUrls = Annotated[
+    list[str],
     typer.Option(
-        envvar="DEEPLEDGER_STORE",
+        "--store",
+        envvar=STORE,
         metavar="URL",
-        help="Where blobs are: ipfs+http://host:port, a multiaddr of Kubo's RPC, or a folder.",
+        callback=_apart,
+        help="Where blobs are: ipfs+http://host:port, a multiaddr of Kubo's RPC, or a folder; to read from, a gateway "
+        "(https://host/ipfs), a coordinator (http://host:port/blobs), or a CAR file. Several, each with an option of "
+        "its own or, in the variable, with spaces between them, are read from in this order, and written to where that "
+        "can be done.",
     ),
 ]
+DEFAULT_STORES: Final = ("ipfs+http://127.0.0.1:5001",)
 StoreCredentials = Annotated[
     Path | None,
     typer.Option(
         envvar="DEEPLEDGER_STORE_CREDENTIALS",
         metavar="FILE",
-        help="Holds what Kubo's API.Authorizations asks for: bearer:TOKEN or basic:USER:PASSWORD.",
+        help="Holds what Kubo's API.Authorizations asks for: bearer:TOKEN or basic:USER:PASSWORD; for several "
+        "daemons, in a line for each, after its URL and a space.",
     ),
 ]
 HomeFolder = Annotated[
@@ -272,14 +292,14 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    store: StoreUrl = "ipfs+http://127.0.0.1:5001"
+    stores: StoreUrls = DEFAULT_STORES  # type: ignore[assignment]
     store_credentials: StoreCredentials = None
 
-    def open(self, *, fetches: bool = True) -> BlobStore:
-        """With `fetches` false, a daemon looks for a blob only on its own disk."""
+    def open(self, *, fetches: bool = True, writes: bool = False, tell: Callable[[str], None] = show.note) -> BlobStore:
+        """As `open_store`; several stores tell of those that others stand in for."""
         from deepledger.protocol.blobs import open_store
 
-        return open_store(self.store, credentials=self._credentials(), fetches=fetches)
+        return open_store(*self.stores, credentials=self._credentials(), fetches=fetches, writes=writes, tell=tell)
 
     def reading(self) -> BlobStore:
         """To read only. Raises `BadInput` where it is a folder that nobody has made."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -51,7 +51,7 @@ class _Node:
 def byte_view(data: Buffer) -> memoryview:
     """`data` as plain bytes, not copied; numpy arrays too, also empty ones (which cannot be cast)."""
     view = memoryview(data)
-    return view.cast("B") if view.nbytes else memoryview(b"")
+    return view.cast("B") if view.nbytes else memoryview(bytearray())
 
 
 class FastLeaves(Protocol):
@@ -125,6 +125,31 @@ def digest_from_cid(text: str) -> Digest:
     return digest
 
 
+def blocks_of(data: Buffer) -> Iterator[tuple[Digest, tuple[Buffer, ...]]]:
+    """The blocks of a blob's file, every one before those below it: its digest, and its bytes in pieces."""
+    view = byte_view(data)
+    starts = range(0, len(view) or 1, CHUNK)
+    levels = [[_leaf(view[start : start + CHUNK]) for start in starts]]
+    while len(levels[-1]) > 1:
+        below = levels[-1]
+        levels.append([_parent(below[start : start + LINKS]) for start in range(0, len(below), LINKS)])
+
+    def walk(height: int, index: int) -> Iterator[tuple[Digest, tuple[Buffer, ...]]]:
+        digest = Digest(levels[height][index].digest)
+        if height == 0:
+            chunk = view[starts[index] : starts[index] + CHUNK]
+            head, tail = _frame(len(chunk))
+            yield digest, (head, chunk, tail)
+            return
+        first = index * LINKS
+        children = levels[height - 1][first : first + LINKS]
+        yield digest, (_parent_block(children),)
+        for child in range(first, first + len(children)):
+            yield from walk(height - 1, child)
+
+    return walk(len(levels) - 1, 0)
+
+
 def _root(leaves: Iterable[_Node]) -> Digest:
     level = list(leaves)
     while len(level) > 1:
@@ -148,27 +173,34 @@ def _node(digest: bytes, size: int) -> _Node:
 
 def _frame(size: int) -> tuple[bytes, bytes]:
     """What stands before and after the data of a leaf: PBNode { Data: UnixFS { Type, Data, filesize } }."""
-    before = b"\x12" + _varint(size) if size else b""
-    after = b"\x18" + _varint(size)
-    return b"\x0a" + _varint(len(_FILE) + len(before) + size + len(after)) + _FILE + before, after
+    before = b"\x12" + to_varint(size) if size else b""
+    after = b"\x18" + to_varint(size)
+    return b"\x0a" + to_varint(len(_FILE) + len(before) + size + len(after)) + _FILE + before, after
 
 
 def _parent(children: Sequence[_Node]) -> _Node:
-    """PBNode { Links: [PBLink { Hash, Name: "", Tsize }], Data: UnixFS { Type, filesize, blocksizes } }."""
-    size = sum(child.file_size for child in children)
-    links = [_field(0x0A, _CID_PREFIX + child.digest) + b"\x12\x00\x18" + _varint(child.dag_size) for child in children]
-    file = b"".join(
-        chain([_FILE, b"\x18", _varint(size)], *((b"\x20", _varint(child.file_size)) for child in children))
-    )
-    node = b"".join(_field(0x12, link) for link in links) + _field(0x0A, file)
+    size, node = sum(child.file_size for child in children), _parent_block(children)
     return _Node(sha256(node).digest(), file_size=size, dag_size=len(node) + sum(child.dag_size for child in children))
 
 
+def _parent_block(children: Sequence[_Node]) -> bytes:
+    """PBNode { Links: [PBLink { Hash, Name: "", Tsize }], Data: UnixFS { Type, filesize, blocksizes } }."""
+    size = sum(child.file_size for child in children)
+    links = [
+        _field(0x0A, _CID_PREFIX + child.digest) + b"\x12\x00\x18" + to_varint(child.dag_size) for child in children
+    ]
+    file = b"".join(
+        chain([_FILE, b"\x18", to_varint(size)], *((b"\x20", to_varint(child.file_size)) for child in children))
+    )
+    return b"".join(_field(0x12, link) for link in links) + _field(0x0A, file)
+
+
 def _field(tag: int, content: bytes) -> bytes:
-    return bytes([tag]) + _varint(len(content)) + content
+    return bytes([tag]) + to_varint(len(content)) + content
 
 
-def _varint(number: int) -> bytes:
+def to_varint(number: int) -> bytes:
+    """A number as protobuf and multiformats write it."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
