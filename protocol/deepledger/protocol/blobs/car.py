@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -94,18 +94,19 @@ class CarStore(ReadOnly):
             raise StoreUnreachable(f"the CAR file {self.path} cannot be read: {error.strerror}") from error
 
 
-def write_car(file: BinaryIO, roots: Iterable[Digest], blobs: Iterable[Buffer]) -> None:
-    """A CAR with the blocks of `blobs`, which has `roots` in its header."""
-    listed = list(roots)
-    header = b"\xa2\x65roots" + _array(len(listed))
-    header += b"".join(b"\xd8\x2a\x58\x25\x00" + DAG_PB + root for root in listed) + _VERSION_1
+def write_car(file: BinaryIO, blobs: Sequence[Digest], read: Callable[[Digest], Buffer]) -> None:
+    """A CAR whose roots are `blobs`, with each block of theirs once, where it is first needed."""
+    header = b"\xa2\x65roots" + _array(len(blobs))
+    header += b"".join(b"\xd8\x2a\x58\x25\x00" + DAG_PB + blob for blob in blobs) + _VERSION_1
     file.write(to_varint(len(header)) + header)
+    written: set[Digest] = set()
     for blob in blobs:
-        for digest, pieces in blocks_of(blob):
-            length = _CID + sum(byte_view(piece).nbytes for piece in pieces)
-            file.write(to_varint(length) + DAG_PB + digest)
-            for piece in pieces:
-                file.write(piece)
+        for digest, pieces in blocks_of(read(blob)):
+            if digest not in written:
+                written.add(digest)
+                file.write(to_varint(_CID + sum(byte_view(piece).nbytes for piece in pieces)) + DAG_PB + digest)
+                for piece in pieces:
+                    file.write(piece)
 
 
 def blocks_in(pieces: Iterable[bytes]) -> Iterator[tuple[Digest | None, bytes]]:
