@@ -6,7 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from hashlib import shake_128
+from hashlib import sha256, shake_128
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -225,6 +225,21 @@ def test_an_altered_block_in_a_car_is_told_at_once(gateway):
     store = gateway(car=says(bytes(altered)))
     with pytest.raises(BlobCorrupt, match="other bytes"):
         store.read(DIGEST, limit=len(DATA))
+
+
+HELIAS = bytes.fromhex(  # the root of what @helia/unixfs 8.0.5 makes of 3,000,000 zeros
+    "122c0a240155122030e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58120018808040"
+    "122c0a240155122030e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58120018808040"
+    "122c0a24015512208d71639f2c321417c557a9aac8d6f781d8a9e7d4c6ee653c07a5b0d1ce8d8eeb120018c08d37"
+    "0a13080218c08db701208080402080804020c08d37"
+)
+
+
+def test_what_helia_makes_of_a_file_is_told_with_how_to_add_it(gateway):
+    digest = sha256(HELIAS).digest()
+    assert cid_of(digest) == "bafybeigmdn54ysmbug2zhflk2dygoxlh6yn2tnjmaoyp55mtxqvje7erxi"
+    with pytest.raises(BlobCorrupt, match=r"leaves are raw, as Helia.*`ipfs add --cid-version=1"):
+        gateway(raw=says(HELIAS, kind=RAW)).read(digest, limit=3_000_000)
 
 
 @pytest.mark.parametrize("answers", [{"car": hangs}, {"raw": hangs}])

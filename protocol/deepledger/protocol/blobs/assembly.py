@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from typing_extensions import Buffer
 
-from deepledger.protocol.blobs.digest import CHUNK, LINKS, byte_view, cid_of, digest_of
+from deepledger.protocol.blobs.digest import ADD, CHUNK, LINKS, byte_view, cid_of, digest_of
 from deepledger.protocol.errors import BlobCorrupt
 from deepledger.protocol.types import Digest
 
@@ -23,6 +23,11 @@ MOST_BLOCK: Final = CHUNK + 64
 """Bytes of a block at most: a leaf's. A full node above has less than 10 KB."""
 
 DAG_PB: Final = bytes([0x01, 0x70, 0x12, 0x20])
+_RAW_LEAVES: Final = "its leaves are raw, as Helia and `ipfs add --cid-version=1` make them"
+_CIDS_0: Final = "its links are CIDs of version 0, as `ipfs add` makes them"
+_OTHER_SIZES: Final = "its pieces have other sizes than 256 KiB, or it is no file"
+_NO_FILE: Final = "a block of it is no part of a UnixFS file"
+_VERSION_0: Final = b"\x12\x20"
 _RAW: Final = bytes([0x01, 0x55, 0x12, 0x20])
 
 
@@ -90,7 +95,7 @@ class Assembly:
         assert self._buffer is not None  # noqa: S101
         below = _below(place)
         if node.size != place.length or node.sizes != [each.length for each in below]:
-            self._elsewise("its pieces have other sizes than 256 KiB, or it is no file")
+            self._elsewise(_OTHER_SIZES)
         if place.height == 0:
             piece = self._buffer[place.start : place.start + place.length]
             piece[:] = node.data
@@ -105,16 +110,25 @@ class Assembly:
     def _parsed(self, block: bytes) -> _Node:
         try:
             return _parsed(memoryview(block))
-        except _RawLeaves:
-            self._elsewise("its leaves are raw")
-        except ValueError:
-            self._elsewise("a block of it is no part of a UnixFS file")
+        except _Foreign as error:
+            self._elsewise(str(error))
 
     def _elsewise(self, why: str) -> NoReturn:
-        raise BlobCorrupt(
-            f"what is served as blob {cid_of(self.digest)} is laid out otherwise than ours: {why}. Add the file with "
-            f"`ipfs add --cid-version=1 --raw-leaves=false --chunker=size-{CHUNK}`"
-        )
+        raise BlobCorrupt(foreign(self.digest, why))
+
+
+def foreign(digest: Digest, why: str) -> str:
+    return f"what is served as blob {cid_of(digest)} is laid out otherwise than ours: {why}. Add the file with `{ADD}`"
+
+
+def why_foreign(root: bytes) -> str | None:
+    """In what the file with that root is laid out otherwise than ours, as far as the root shows it."""
+    try:
+        node = _parsed(memoryview(root))
+    except _Foreign as error:
+        return str(error)
+    ours = [each.length for each in _below(_Place(0, node.size, height=_height(node.size)))]
+    return None if node.sizes == ours else _OTHER_SIZES
 
 
 class _Place(NamedTuple):
@@ -133,8 +147,8 @@ class _Node:
     sizes: list[int]  # of what is behind each link
 
 
-class _RawLeaves(ValueError):
-    pass
+class _Foreign(ValueError):
+    """A node that is none of ours; says why."""
 
 
 def _height(length: int) -> int:
@@ -154,7 +168,16 @@ def _below(place: _Place) -> list[_Place]:
 
 
 def _parsed(block: memoryview) -> _Node:
-    """A dag-pb node that holds a UnixFS file or a part of one. Raises `ValueError`."""
+    """A dag-pb node that holds a UnixFS file or a part of one. Raises `_Foreign`."""
+    try:
+        return _read(block)
+    except _Foreign:
+        raise
+    except ValueError:
+        raise _Foreign(_NO_FILE) from None
+
+
+def _read(block: memoryview) -> _Node:
     links, file = [], None
     for tag, value in _fields(block):
         if tag == 0x12:
@@ -187,7 +210,9 @@ def _linked(link: memoryview) -> Digest:
         if tag == 0x0A:
             cid = bytes(_bytes(value))
             if cid.startswith(_RAW):
-                raise _RawLeaves
+                raise _Foreign(_RAW_LEAVES)
+            if cid.startswith(_VERSION_0) and len(cid) == 34:
+                raise _Foreign(_CIDS_0)
             if cid.startswith(DAG_PB) and len(cid) == 36:
                 return Digest(cid[4:])
     raise ValueError("no link of ours")

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from hashlib import sha256
 from itertools import chain
 from typing import Final, Protocol
@@ -32,6 +33,10 @@ CHUNK: Final = 262_144
 LINKS: Final = 174
 """Most children of a node."""
 
+ADD: Final = f"ipfs add --cid-version=1 --raw-leaves=false --chunker=size-{CHUNK}"
+"""What gives a file the CID that it has here."""
+
+_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _CID_PREFIX: Final = bytes([0x01, 0x70, 0x12, 0x20])  # CIDv1, dag-pb, sha2-256, 32 bytes
 _FILE: Final = b"\x08\x02"  # UnixFS Type = File
 _AT_ONCE: Final = 16
@@ -121,8 +126,24 @@ def digest_from_cid(text: str) -> Digest:
         raw = b""
     digest = Digest(raw[len(_CID_PREFIX) :])
     if len(digest) != 32 or cid_of(digest) != text:
-        raise BadInput(f"{text[:80]!r} is no blob's CID: give one of 59 characters that starts with bafybei")
+        raise BadInput(f"{text[:80]!r} is no blob's CID: {_what_else(text, raw)}")
     return digest
+
+
+def _what_else(text: str, raw: bytes) -> str:
+    """What is told of a CID that is none of ours; `raw` is what it says in base 32, if it does."""
+    if re.fullmatch(r"(0x)?[0-9a-f]{64}", text):
+        return f"it is a digest, whose CID is {cid_of(Digest(bytes.fromhex(text.removeprefix('0x'))))}"
+    if re.fullmatch(r"Qm[1-9A-HJ-NP-Za-km-z]{44}", text):
+        number = reduce(lambda value, letter: value * 58 + _BASE58.index(letter), text, 0)
+        digest = Digest(number.to_bytes(34, "big")[2:])
+        return (
+            f"it is a CIDv0, as `ipfs add` makes them. Of a file of up to 256 KiB it is the same as {cid_of(digest)}; "
+            f"add a larger one with `{ADD}`"
+        )
+    if raw.startswith(b"\x01\x55"):
+        return f"it is of a raw leaf, as Helia and `ipfs add --cid-version=1` make them; add the file with `{ADD}`"
+    return "give one of 59 characters that starts with bafybei"
 
 
 def blocks_of(data: Buffer) -> Iterator[tuple[Digest, tuple[Buffer, ...]]]:
