@@ -46,6 +46,7 @@ NOT_RUN = {
     "make demo MODE=masked": "tests/e2e/test_whole_runs.py runs the demo",
     "make demo DATASET=breast-cancer": "tests/e2e/test_whole_runs.py runs the demo",
     "make dashboard": "tests/services/install-dashboard.sh runs it",
+    "deepledger join 1 --data shard.safetensors --task task.py --pair": "test_pairing.py has the wallet",
     "make test": "is what runs this",
     "make test-all": "is what runs this",
     "docker compose up --build --detach": "tests/e2e/test_compose.py does it where there is a Docker engine",

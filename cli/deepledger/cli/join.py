@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,6 +58,16 @@ def join(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree without being asked.")] = False,
+    pair: Annotated[
+        bool,
+        typer.Option(
+            "--pair", help="Have a wallet in your browser pay: with an account of its own, and a link to open."
+        ),
+    ] = False,
+    pair_port: Annotated[
+        int,
+        typer.Option(envvar="DEEPLEDGER_PAIR_PORT", min=0, max=65535, help="Of that link, on this machine; 0: any."),
+    ] = 8651,
 ) -> None:
     """Show a job's agreement, stake, and train in every round until the job is over; then take everything home.
 
@@ -64,6 +75,7 @@ def join(
 
     Example: deepledger join 1 --data shard.safetensors --task examples/digits/task.py
     """
+    from deepledger.cli.pairing import file_of, own_account, paired
     from deepledger.node.decision import must_reveal
     from deepledger.protocol.chain.abi import terms_hash
     from deepledger.protocol.evaluation.task import find_source
@@ -73,9 +85,13 @@ def join(
     budget.check()
     reader, blobs = chain.reader(reporting.say), store.open(writes=True, tell=reporting.say)
     follower = Follower(reader, JobId(job))
-    word = signer.password()
+    if pair:
+        signer, word = own_account(signer, job)
+    else:
+        word = signer.password()
     found, account = follower.job, signer.unlock(word)
     ledger = chain.ledger_of(account, signer, tell=reporting.say)
+    pair = pair or file_of(signer.folder / "pairings", ledger, JobId(job)).exists()
     searched = ([task] if task else []) + places(tasks)
     first = must_reveal(found, ledger.account, follower.now())
     over = found.outcome is not None or found.disclosure_end is not None
@@ -85,7 +101,7 @@ def join(
         spec = fetch_spec(blobs, found.terms)
         source = find_source(spec.task, searched)
         if (seat := found.participants.get(ledger.account)) is None:
-            _check_open(found, ledger)
+            _check_open(found, ledger, pays=not pair)
             check_admitted(spec, ledger.account)
             check_keys(spec, found.created.coordinators)
             told = found.terms, reader.block_time()
@@ -101,10 +117,30 @@ def join(
     reporting.say(f"job {job} with {ledger.account}: data in {data}")
     if first:
         reporting.say("it has committed to an update: first this is revealed, then task and data are loaded")
-    with (
-        reporting.observing(_line, reader=reader, account=ledger.account) as observe,
-        stop_on_signals(reporting.say) as stop,
-    ):
+    with ExitStack() as stack:
+        observe = stack.enter_context(reporting.observing(_line, reader=reader, account=ledger.account))
+        stop = stack.enter_context(stop_on_signals(reporting.say))
+        pairing = None
+        if pair:
+            pairing = stack.enter_context(
+                paired(
+                    ledger,
+                    chain.reader(reporting.say),
+                    blobs,
+                    JobId(job),
+                    terms=found.terms,
+                    settled=found.round,
+                    seated=first or over or ledger.account in found.participants,
+                    folder=signer.folder / "pairings",
+                    port=pair_port,
+                    most_per_gas=signer.fee_limit,
+                    say=reporting.say,
+                    stop=stop,
+                )
+            )
+            stack.push(pairing.close)
+            if not pairing.await_funds():
+                return
         participate(
             ledger,
             blobs,
@@ -119,8 +155,9 @@ def join(
             agreed=terms_hash(found.created),
             secret=bytes(account.key),
             mask_secret=lambda: signer.mask_secret(word),
-            observe=observe,
+            observe=observe if pairing is None else pairing.hearing(observe, _line),
             stop=stop,
+            leave=None if pairing is None else pairing.leave,
         )
         if stop.is_set():
             reporting.say(parting(reader, JobId(job), ledger.account))
@@ -132,7 +169,7 @@ def _took_part(job: Job, ledger: Ledger) -> bool:
     return ledger.account in job.participants or any(opened.has_committed(ledger.account) for opened in rounds)
 
 
-def _check_open(job: Job, ledger: Ledger) -> None:
+def _check_open(job: Job, ledger: Ledger, *, pays: bool) -> None:
     """What would fail, before anybody reads an agreement for nothing."""
     if job.outcome is not None:
         raise BadInput(f"job {job.job} is over ({job.outcome.name.lower()}); `deepledger job list` shows others")
@@ -145,7 +182,7 @@ def _check_open(job: Job, ledger: Ledger) -> None:
             arguments={"most": job.terms.max_participants},
         )
     balance = ledger.balance(ledger.account)
-    if balance <= job.terms.stake:
+    if pays and balance <= job.terms.stake:
         raise InsufficientFunds(
             f"{ledger.account} has {show.eth(balance)}, and the stake is {show.eth(job.terms.stake)} plus fees; "
             "send it more, then run the same command again"
