@@ -7,6 +7,7 @@ import type { Money } from "./core/money.ts";
 import { MAX_SPEC_BYTES, readSpec, type Spec } from "./core/spec.ts";
 import type { Job } from "./core/job.ts";
 import { Receipts } from "./gas.ts";
+import { PairedNode } from "./node.ts";
 import type { Page } from "./page.ts";
 import { href, placeOf, type Source, sourceOf } from "./place.ts";
 import { checkState } from "./state.ts";
@@ -14,6 +15,7 @@ import { Verifier } from "./verifier.ts";
 import { moment } from "./views/format.ts";
 import { jobView } from "./views/job.ts";
 import { jobsView } from "./views/jobs.ts";
+import { nodeView } from "./views/node.ts";
 import { participantView } from "./views/participant.ts";
 import { roundView } from "./views/round.ts";
 import { trailView } from "./views/trail.ts";
@@ -26,6 +28,7 @@ let ledger: Ledger | null = null;
 let seenAt = 0; // `performance.now()` when the newest block was new here
 let trouble = "";
 let waiting = false;
+let node: PairedNode | null = null;
 const verifier = new Verifier(redraw);
 const receipts = new Receipts(redraw);
 const states = new Map<bigint, { head: number; checks: Check[] }>();
@@ -107,6 +110,10 @@ function view(page: Page): TemplateResult {
   if (place.view === "jobs") return jobsView(page);
   const job = page.ledger.jobs.get(place.job)?.job;
   if (!job) return html`<h1>Job ${place.job}</h1><p>There is no such job in contract ${page.ledger.contract}.</p>`;
+  if (place.view === "node") {
+    if (node?.code !== place.code) node = new PairedNode(place.code, redraw);
+    return nodeView(page, job, node);
+  }
   if (place.view === "round") return roundView(page, job, place.round);
   if (place.view === "participant") return participantView(page, job, place.who);
   return place.view === "trail" ? trailView(page, job, place.query) : jobView(page, job);

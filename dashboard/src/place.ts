@@ -13,11 +13,13 @@ export type Place =
   | { view: "job"; job: bigint }
   | { view: "round"; job: bigint; round: number }
   | { view: "participant"; job: bigint; who: string }
+  | { view: "node"; job: bigint; code: string }
   | { view: "trail"; job: bigint; query: string };
 
 export function href(place: Place): string {
   if (place.view === "jobs") return "#/";
   const job = `#/job/${place.job}`;
+  if (place.view === "node") return `${job}/node/${place.code}`;
   if (place.view === "round") return `${job}/round/${place.round}`;
   if (place.view === "participant") return `${job}/participant/${place.who}`;
   return place.view === "trail" ? `${job}/trail/${encodeURIComponent(place.query)}` : job;
@@ -29,6 +31,7 @@ export function placeOf(hash: string): Place {
   const job = BigInt(number);
   if (view === "round" && /^\d{1,8}$/.test(rest)) return { view, job, round: Number(rest) };
   if (view === "participant") return { view, job, who: rest };
+  if (view === "node") return { view, job, code: rest };
   if (view === "trail") return { view, job, query: decoded(rest) };
   return { view: "job", job };
 }

@@ -21,6 +21,7 @@ from sklearn.datasets import load_iris
 from web3 import Web3
 
 from deepledger.cli.main import app
+from deepledger.coordinator.api import build_app
 from deepledger.devnet import dev_accounts, start
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.web3_ledger import connect, deploy
@@ -31,6 +32,7 @@ from tests.conftest import Claim, Play, World, need
 from tests.dashboard_node import page
 
 from .guides import ROOT, Block, Reader, blocks, commands, reading
+from .test_api import serve
 from .test_sealed import AUDITOR, Sealed
 
 GUIDES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -44,6 +46,7 @@ NOT_RUN = {
     "make demo MODE=masked": "tests/e2e/test_whole_runs.py runs the demo",
     "make demo DATASET=breast-cancer": "tests/e2e/test_whole_runs.py runs the demo",
     "make dashboard": "tests/services/install-dashboard.sh runs it",
+    "deepledger join 1 --data shard.safetensors --task task.py --pair": "test_pairing.py has the wallet",
     "make test": "is what runs this",
     "make test-all": "is what runs this",
     "docker compose up --build --detach": "tests/e2e/test_compose.py does it where there is a Docker engine",
@@ -394,9 +397,10 @@ def test_audit_a_job(tmp_path: Path) -> None:
         liar = Play(world)
         liar.round()
         liar.round(lie=change_one_weight)
-        with reading(
+        with serve(build_app(world.reader(), world.store)) as coordinator, reading(
             "docs/audit-a-job.md", tmp_path, not_run=NOT_RUN,
             instead={
+                "http://coordinator.example.org:8000": coordinator,
                 "https://rpc.example.org": chain.url,
                 "https://other.example.org": chain.url,
                 "ipfs+http://127.0.0.1:5001": str(world.folder / "store"),

@@ -16,7 +16,7 @@ from kubo_daemon import run_kubo
 from deepledger.protocol.blobs import cid_of, digest_from_cid, digest_of, open_store
 from deepledger.protocol.blobs import digest as digest_module
 from deepledger.protocol.blobs.digest import CHUNK, LINKS
-from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachable
+from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobMissing, StoreUnreachable
 
 pytestmark = pytest.mark.kubo
 
@@ -138,8 +138,32 @@ def test_the_right_bytes_in_another_layout_are_another_blob(kubo, store, option)
     add = [setting for setting in ADD if setting.split("=")[0] not in option]
     cid = kubo.ipfs(*add, option, stdin=data).decode().strip()
     digest = digest_from_cid(cid)
-    with pytest.raises(BlobCorrupt):
+    with pytest.raises(BlobCorrupt, match=r"other bytes|laid out otherwise than ours: .*ipfs add --cid-version=1"):
         store.read(digest, limit=len(data))
+
+
+@pytest.mark.parametrize("size", [1, CHUNK + 1])
+def test_a_cid_that_kubo_makes_unasked_is_told_with_ours(kubo, size):
+    data = os.urandom(size)
+    cid = kubo.ipfs("add", "-Q", stdin=data).decode().strip()
+    assert cid.startswith("Qm")
+    with pytest.raises(BadInput, match="CIDv0") as caught:
+        digest_from_cid(cid)
+    assert (cid_of(digest_of(data)) in str(caught.value)) is (size <= CHUNK)
+    cid = kubo.ipfs("add", "-Q", "--cid-version=1", stdin=data[:1]).decode().strip()
+    with pytest.raises(BadInput, match=r"raw leaf.*Helia.*add the file with `ipfs add "):
+        digest_from_cid(cid)
+
+
+def test_a_file_that_was_added_otherwise_is_told_from_a_lie(kubo, store):
+    data = os.urandom(3 * CHUNK)
+    for options, why in (
+        (["--raw-leaves=true"], "leaves are raw"),
+        (["--raw-leaves=false", "--chunker=size-65536"], "other sizes"),
+    ):
+        cid = kubo.ipfs("add", "-Q", "--cid-version=1", *options, stdin=data).decode().strip()
+        with pytest.raises(BlobCorrupt, match=f"{why}.*ipfs add --cid-version=1"):
+            store.read(digest_from_cid(cid), limit=len(data))
 
 
 def test_a_folder_is_no_blob(kubo, store, tmp_path):

@@ -57,6 +57,9 @@ def test_a_running_digest_may_be_asked_midway():
     assert running.digest() == digest_of(b"onetwo")
 
 
+EMPTY = cid_of(digest_of(b""))
+
+
 def test_a_cid_and_its_digest_are_one():
     digest = digest_of(b"deepledger")
     assert cid_of(digest).startswith("bafybei")
@@ -77,12 +80,31 @@ def test_a_cid_and_its_digest_are_one():
         " " + KNOWN[0],
         KNOWN[0] + "\n",
         "é" * 59,
-        "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH",  # CIDv0
-        "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku",  # a raw leaf
+        "Qm" + "0" * 44,
     ],
 )
 def test_other_cids_are_refused(text):
     with pytest.raises(BadInput, match="59 characters"):
+        digest_from_cid(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH",
+            f"CIDv0.* {EMPTY}.* larger one with `ipfs add --cid-version=1",
+        ),
+        (
+            "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku",
+            "raw leaf, as Helia.* add the file with `ipfs add",
+        ),
+        (digest_of(b"").hex(), f"a digest, whose CID is {EMPTY}"),
+        ("0x" + digest_of(b"").hex(), f"a digest, whose CID is {EMPTY}"),
+    ],
+)
+def test_cids_that_others_make_are_told_with_what_to_do(text, says):
+    with pytest.raises(BadInput, match=says):
         digest_from_cid(text)
 
 

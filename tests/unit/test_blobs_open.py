@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from deepledger.protocol.blobs import open_store
+from deepledger.protocol.blobs.car import CarStore
 from deepledger.protocol.blobs.directory import DirectoryStore
+from deepledger.protocol.blobs.gateway import GatewayStore
 from deepledger.protocol.blobs.ipfs import IpfsStore
 from deepledger.protocol.errors import BadInput
 
@@ -58,6 +60,11 @@ def test_ipfs(url, api):
         "",
         "\0",
         "http://127.0.0.1:5001",
+        "http://",
+        "https://user:secret@host/ipfs",
+        "https://host/ipfs?x=1",
+        "https://host:port/ipfs",
+        "http://[::1",
         "s3://bucket",
         "file://",
         "file:///",
@@ -81,6 +88,61 @@ def test_anything_else_is_refused_in_one_line(url):
         open_store(url)
     assert "\n" not in str(caught.value)
     assert "\0" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "behind"),
+    [
+        ("https://gateway.example", "https://gateway.example/ipfs"),
+        ("https://gateway.example/ipfs/", "https://gateway.example/ipfs"),
+        ("http://127.0.0.1:8000/blobs", "http://127.0.0.1:8000/blobs"),
+        ("http://[::1]:8000/blobs", "http://[::1]:8000/blobs"),
+    ],
+)
+def test_gateways(url, behind):
+    store = open_store(url)
+    assert isinstance(store, GatewayStore)
+    assert store.url == behind
+    store.close()
+
+
+def test_car_files(tmp_path):
+    (tmp_path / "run").write_bytes(b"")
+    (tmp_path / "folder.car").mkdir()
+    for path in (tmp_path / "run", tmp_path / "not there.car"):
+        assert isinstance(open_store(str(path)), CarStore)
+    assert isinstance(open_store(str(tmp_path / "folder.car")), DirectoryStore)
+
+
+def test_kubos_own_port_is_taken_for_what_it_is():
+    with pytest.raises(BadInput, match=r"give ipfs\+http://127.0.0.1:5001"):
+        open_store("http://127.0.0.1:5001")
+
+
+def test_credentials_go_to_the_daemon_that_they_are_for(monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        "deepledger.protocol.blobs.ipfs.authorization_of", lambda credentials: given.setdefault(credentials, "x")
+    )
+    near, far = "ipfs+http://near:5001", "/dns/far/tcp/5001/http"
+    for urls, credentials, expected in (
+        ([near], "bearer:one", ["bearer:one"]),
+        ([near, "https://gateway.example"], "bearer:one", ["bearer:one"]),
+        ([near, far], f"{near} bearer:one\n{far}  basic:ann:two words\n", ["bearer:one", "basic:ann:two words"]),
+        ([near, far], f"{far} bearer:two", ["bearer:two"]),
+        ([near, far], None, []),
+    ):
+        given.clear()
+        open_store(*urls, credentials=credentials).close()
+        assert list(given) == expected
+    with pytest.raises(BadInput, match="a line for each"):
+        open_store(near, far, credentials="bearer:one")
+
+
+def test_who_has_to_write_needs_a_store_that_can_be_written(tmp_path):
+    with pytest.raises(BadInput, match="an IPFS daemon or a folder, too"):
+        open_store("https://gateway.example", str(tmp_path / "run.car"), writes=True)
+    open_store("https://gateway.example", str(tmp_path), writes=True).close()
 
 
 def test_a_password_is_not_repeated():

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from deepledger.cli import show
 from deepledger.cli.main import app
 from deepledger.cli.options import PASSWORD
+from deepledger.protocol.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
 runner = CliRunner()
@@ -46,6 +47,7 @@ def test_every_command_is_there() -> None:
         "devnet", "deploy", "account new", "account import", "account show", "account list",
         "job new", "job create", "job simulate", "job show", "job list", "job close", "job disclose", "join",
         "coordinator", "audit", "dashboard", "status", "withdraw", "leave", "model export", "privacy attack",
+        "blobs export", "blobs import",
         "doctor", "build-bfv",
     }  # fmt: skip
 
@@ -72,6 +74,35 @@ def test_env_example_lists_exactly_the_settings_that_there_are() -> None:
     assert sorted(listed) == sorted(known)
     for before, line in pairwise(lines):
         assert not re.match(r"#?DEEPLEDGER_", line) or before.startswith("# "), f"{line} lacks its comment"
+
+
+@pytest.mark.parametrize(
+    ("variable", "stores"),
+    [
+        ("/folder", ["/folder"]),
+        ("/a folder/with spaces", ["/a folder/with spaces"]),
+        (
+            "/a https://gateway.example/ipfs  ipfs+http://h:5001\n",
+            ["/a", "https://gateway.example/ipfs", "ipfs+http://h:5001"],
+        ),
+        ("here /ip4/127.0.0.1/tcp/5001 ~/there", ["here", "/ip4/127.0.0.1/tcp/5001", "~/there"]),
+    ],
+)
+def test_stores_in_the_variable_have_spaces_between_them(
+    monkeypatch: pytest.MonkeyPatch, variable: str, stores: list[str]
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("deepledger.protocol.blobs.open_store", lambda *urls, **_: seen.extend(urls) or no_store())
+
+    def no_store() -> None:
+        raise BadInput("seen")
+
+    settings = {"DEEPLEDGER_STORE": variable, "DEEPLEDGER_RPC_URL": "http://127.0.0.1:9"}
+    runner.invoke(app, ["doctor"], env=settings)
+    assert seen[: len(stores)] == stores
+    seen.clear()
+    runner.invoke(app, ["doctor", "--store", "a b", "--store", "c"], env=settings)
+    assert seen[:2] == ["a b", "c"]
 
 
 def test_help_names_the_exit_codes_and_loads_nothing_heavy() -> None:

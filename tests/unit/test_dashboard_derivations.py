@@ -66,6 +66,14 @@ def test_chunk_roots(random, bits):
     ]
 
 
+def test_chunk_roots_of_many_pieces(random):
+    """Hashed apart: the last one whole, or of a chunk, or of part of one."""
+    piece = 4096 * 256
+    for size in (piece, 2 * piece, 3 * piece + 256, 5 * piece + 300):
+        vector = random.integers(-128, 128, size).astype(np.int8).tobytes()
+        assert derived([{"ask": "root", "data": vector.hex(), "bits": 8}]) == [f"0x{chunk_root(vector, bits=8).hex()}"]
+
+
 def test_commitments(random):
     for number in (0, 2**24 - 1):
         opening = {name: random.bytes(32) for name in ("digest", "root", "salt")}

@@ -186,8 +186,8 @@ def test_a_page_that_is_not_built_says_how(monkeypatch, tmp_path):
 
 def test_a_store_that_nobody_has_made_is_refused(tmp_path):
     with pytest.raises(BadInput, match=f"there is no blob folder {tmp_path}/none: correct --store"):
-        Store(f"{tmp_path}/none").reading()
-    assert Store(str(tmp_path)).reading()
+        Store([f"{tmp_path}/none"]).reading()
+    assert Store([str(tmp_path)]).reading()
     assert not (tmp_path / "none").exists()
 
 

@@ -14,7 +14,7 @@ import pytest
 import deepledger
 from deepledger.api import progress
 from deepledger.api.account import Account
-from deepledger.api.network import DEFAULT_STORE, Network
+from deepledger.api.network import DEFAULT_STORES, Network
 from deepledger.api.running import Running
 from deepledger.api.shown import Rows, pairs, table
 from deepledger.protocol import errors
@@ -64,7 +64,7 @@ def test_a_network_is_what_the_environment_says(tmp_path: Path, monkeypatch: pyt
     }.items():  # fmt: skip
         monkeypatch.setenv(f"DEEPLEDGER_{name}", value)
     found = Network.here(confirmations=3)
-    assert found == Network("0x1", ("http://one", "http://two"), DEFAULT_STORE, "bearer:word", 5, 3)
+    assert found == Network("0x1", ("http://one", "http://two"), DEFAULT_STORES, "bearer:word", 5, 3)
     assert "word" not in repr(found)
     monkeypatch.setenv("DEEPLEDGER_CONFIRMATIONS", "few")
     with pytest.raises(deepledger.BadInput, match="DEEPLEDGER_CONFIRMATIONS is 'few'"):

@@ -70,7 +70,7 @@ class Job:
             data=None if data is None else Path(data),
             own_key=lambda: public_key_of(account.secret),
         )
-        return cls(publish(draft, network.ledger(account), network.blobs(), file=path).job, network)
+        return cls(publish(draft, network.ledger(account), network.blobs(writes=True), file=path).job, network)
 
     @property
     def spec(self) -> JobSpec:

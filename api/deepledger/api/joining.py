@@ -70,8 +70,14 @@ def check_budget(epsilon: float | None, delta: float | None) -> None:
 class Ready:
     """What was found before a node begins."""
 
+    found: Job
     agreed: bytes  # the hash of the terms
     must_reveal: bool  # it has committed to an update: this comes first, and needs neither task nor data
+
+    @property
+    def over(self) -> bool:
+        """Whether no round is left."""
+        return self.found.outcome is not None or self.found.disclosure_end is not None
 
 
 def get_ready(
@@ -84,18 +90,18 @@ def get_ready(
     samples: int | None,
     agree: Callable[[Agreement, TaskSource], None],
     note: Callable[[str], None],
+    pays: bool = True,
 ) -> Ready:
     """Look at all that would keep this account from taking part, before anybody is asked. `agree` is called where it
-    has no seat yet, and raises where nothing is agreed to.
+    has no seat yet, and raises where nothing is agreed to; `pays`: whether the account itself does.
 
     Raises `BadInput` for what cannot be used, `LedgerRejected` and `InsufficientFunds` for what the contract would
     refuse, `TaskMismatch` for another task.
     """
     follower = Follower(ledger, job)
     found = follower.job
-    ready = Ready(terms_hash(found.created), must_reveal(found, ledger.account, follower.now()))
-    over = found.outcome is not None or found.disclosure_end is not None
-    if ready.must_reveal or (over and _took_part(found, ledger)):
+    ready = Ready(found, terms_hash(found.created), must_reveal(found, ledger.account, follower.now()))
+    if ready.must_reveal or (ready.over and _took_part(found, ledger)):
         return ready  # neither data nor task can keep it from anything
     if not data.exists():
         raise BadInput(f"there is no data at {data}: correct --data")
@@ -103,7 +109,7 @@ def get_ready(
     source = find_source(spec.task, tasks)
     seat = found.participants.get(ledger.account)
     if seat is None:
-        _check_open(found, ledger)
+        _check_open(found, ledger, pays=pays)
         check_admitted(spec, ledger.account)
         check_keys(spec, found.created.coordinators)
         agree(agreement_of(found, ledger, blobs), source)
@@ -118,7 +124,7 @@ def _took_part(job: Job, ledger: Ledger) -> bool:
     return ledger.account in job.participants or any(opened.has_committed(ledger.account) for opened in rounds)
 
 
-def _check_open(job: Job, ledger: Ledger) -> None:
+def _check_open(job: Job, ledger: Ledger, *, pays: bool) -> None:
     """What would fail, before anybody reads an agreement for nothing."""
     if job.outcome is not None:
         raise BadInput(f"job {job.job} is over ({job.outcome.name.lower()}); `deepledger job list` shows others")
@@ -131,7 +137,7 @@ def _check_open(job: Job, ledger: Ledger) -> None:
             arguments={"most": job.terms.max_participants},
         )
     balance = ledger.balance(ledger.account)
-    if balance <= job.terms.stake:
+    if pays and balance <= job.terms.stake:
         raise InsufficientFunds(
             f"{ledger.account} has {eth(balance)}, and the stake is {eth(job.terms.stake)} plus fees; "
             "send it more, then run the same command again"

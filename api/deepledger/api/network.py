@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.types import Wei
 
 DEFAULT_RPC_URLS: Final = ("http://127.0.0.1:8545",)
-DEFAULT_STORE: Final = "ipfs+http://127.0.0.1:5001"
+DEFAULT_STORES: Final = ("ipfs+http://127.0.0.1:5001",)
 
 
 def silent(message: str) -> None:
@@ -37,8 +38,9 @@ class Network:
     """The address of a TrainingLedger."""
     rpc_urls: str | tuple[str, ...] = DEFAULT_RPC_URLS
     """One, or several of one chain, read from in turn, sent to all, and held against each other."""
-    store: str = DEFAULT_STORE
-    """ipfs+http://host:port, a multiaddr of Kubo's RPC, or a folder."""
+    stores: str | tuple[str, ...] = DEFAULT_STORES
+    """ipfs+http://host:port, a multiaddr of Kubo's RPC, or a folder; to read from, a gateway, a coordinator or a
+    CAR file. Several are read from in this order, and written to where that can be done."""
     store_credentials: str | None = field(default=None, repr=False)
     """What Kubo's API.Authorizations asks for: bearer:TOKEN or basic:USER:PASSWORD."""
     chain_id: int | None = None
@@ -50,9 +52,11 @@ class Network:
     def here(cls, **changes: Any) -> Network:
         """What the DEEPLEDGER_… variables of the environment say, as for the command line, with `changes`."""
         env = {name.removeprefix("DEEPLEDGER_"): value for name, value in os.environ.items() if value}
-        found: dict[str, Any] = {"contract": env.get("CONTRACT"), "store": env.get("STORE", DEFAULT_STORE)}
+        found: dict[str, Any] = {"contract": env.get("CONTRACT")}
         if urls := env.get("RPC_URL", "").split():
             found["rpc_urls"] = tuple(urls)
+        if "STORE" in env:
+            found["stores"] = stores_in(env["STORE"])
         for name, variable in (("chain_id", "CHAIN_ID"), ("confirmations", "CONFIRMATIONS")):
             if variable in env:
                 found[name] = _number(env[variable], f"DEEPLEDGER_{variable}")
@@ -86,10 +90,12 @@ class Network:
             tell=tell,
         )
 
-    def blobs(self) -> BlobStore:
+    def blobs(self, *, writes: bool = False) -> BlobStore:
+        """All stores as one. Raises `BadInput` where it is to be written to and none can."""
         from deepledger.protocol.blobs import open_store
 
-        return open_store(self.store, credentials=self.store_credentials)
+        urls = (self.stores,) if isinstance(self.stores, str) else self.stores
+        return open_store(*urls, credentials=self.store_credentials, writes=writes)
 
     @property
     def address(self) -> str:
@@ -108,6 +114,11 @@ def jobs(network: Network | None = None, *, newest: int = 50) -> Rows[Listed]:
 
     network = network or Network.here()
     return listing(network.reader(), network.blobs(), newest=newest)
+
+
+def stores_in(text: str) -> tuple[str, ...]:
+    """A space separates stores if a URL or an absolute path follows: folders may have spaces, too."""
+    return tuple(re.split(r"\s+(?=[a-z+]+://|[/~])", text.strip()))
 
 
 def credentials_in(file: Path) -> str:

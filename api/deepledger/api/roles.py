@@ -40,7 +40,7 @@ def join(
     """
     check_budget(epsilon_budget, delta)
     path, tasks = Path(data), [Path(task)]
-    ledger, blobs = job.network.ledger(account), job.network.blobs()
+    ledger, blobs = job.network.ledger(account), job.network.blobs(writes=True)
 
     def agree(now: Agreement, _: TaskSource) -> None:
         if now.hash != agreed.hash:
@@ -78,7 +78,7 @@ def coordinate(job: Job, *, task: Path | str, account: Account, workers: int = C
     It keeps no state: stopped here and called elsewhere, it goes on. `workers`: processes that evaluate, where pay
     follows contributions. Raises `BadInput` where another process settles it with this account.
     """
-    ledger, blobs, tasks = job.network.ledger(account), job.network.blobs(), [Path(task)]
+    ledger, blobs, tasks = job.network.ledger(account), job.network.blobs(writes=True), [Path(task)]
 
     def settle(observe: Observe, stop: threading.Event) -> None:
         from deepledger.coordinator.coordinate import coordinate as run

@@ -91,7 +91,7 @@ def coordinator(
     sponsors = _sponsors(sponsor or ())
     searched = ([task] if task else []) + places(tasks)
     allow_many_files()
-    reader, blobs = chain.reader(reporting.say), store.open()
+    reader, blobs = chain.reader(reporting.say), store.open(writes=True, tell=reporting.say)
     account = signer.unlock()
     with stop_on_signals(reporting.say) as stop, ExitStack() as stack:
         observe = stack.enter_context(reporting.observing(_line, reader=reader, account=Address(account.address)))

@@ -185,7 +185,11 @@ def _clock(now: Seconds) -> str:
 
 
 def _store(store: Store) -> str:
-    blobs = store.open()
+    try:
+        blobs = store.open(writes=True)
+    except BadInput:
+        store.open()  # what is wrong with it otherwise
+        return "can only be read from: enough to audit, not to join or to coordinate"
     started = time.monotonic()
     digest = blobs.put(PROBE)
     if blobs.read(digest, limit=len(PROBE)) != PROBE:

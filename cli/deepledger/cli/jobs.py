@@ -74,7 +74,7 @@ def create(
 
     prepared = prepare(file, coordinators=named, data=data, own_key=own_key)
     ledger = chain.ledger(signer) if account is None else chain.ledger_of(account, signer)
-    made = publish(prepared, ledger, store.open(), file=file)
+    made = publish(prepared, ledger, store.open(writes=True), file=file)
     if json:
         show.as_json(
             {"job": made.job, "transaction": made.receipt.transaction, "block": made.receipt.block}

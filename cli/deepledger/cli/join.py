@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +48,16 @@ def join(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree without being asked.")] = False,
+    pair: Annotated[
+        bool,
+        typer.Option(
+            "--pair", help="Have a wallet in your browser pay: with an account of its own, and a link to open."
+        ),
+    ] = False,
+    pair_port: Annotated[
+        int,
+        typer.Option(envvar="DEEPLEDGER_PAIR_PORT", min=0, max=65535, help="Of that link, on this machine; 0: any."),
+    ] = 8651,
 ) -> None:
     """Show a job's agreement, stake, and train in every round until the job is over; then take everything home.
 
@@ -56,20 +67,33 @@ def join(
     """
     from deepledger.api import told
     from deepledger.api.joining import get_ready, parting
+    from deepledger.cli.pairing import file_of, own_account, paired
 
     budget.check()
-    reader, blobs = chain.reader(reporting.say), store.open()
+    reader, blobs = chain.reader(reporting.say), store.open(writes=True, tell=reporting.say)
     reader.created_in(JobId(job))  # before a password is asked for
-    word = signer.password()
+    if pair:
+        signer, word = own_account(signer, job)
+    else:
+        word = signer.password()
     account = signer.unlock(word)
     ledger = chain.ledger_of(account, signer, tell=reporting.say)
+    pair = pair or file_of(signer.folder / "pairings", ledger, JobId(job)).exists()
     searched = ([task] if task else []) + places(tasks)
 
     def agree(agreement: Agreement, source: TaskSource) -> None:
         _agree(agreement, f"{source.path}", yes=yes)
 
     ready = get_ready(
-        ledger, blobs, JobId(job), data=data, tasks=searched, samples=samples, agree=agree, note=show.note
+        ledger,
+        blobs,
+        JobId(job),
+        data=data,
+        tasks=searched,
+        samples=samples,
+        agree=agree,
+        note=show.note,
+        pays=not pair,
     )
 
     from deepledger.node.participate import participate
@@ -77,10 +101,30 @@ def join(
     reporting.say(f"job {job} with {ledger.account}: data in {data}")
     if ready.must_reveal:
         reporting.say("it has committed to an update: first this is revealed, then task and data are loaded")
-    with (
-        reporting.observing(told.by_node, reader=reader, account=ledger.account) as observe,
-        stop_on_signals(reporting.say) as stop,
-    ):
+    with ExitStack() as stack:
+        observe = stack.enter_context(reporting.observing(told.by_node, reader=reader, account=ledger.account))
+        stop = stack.enter_context(stop_on_signals(reporting.say))
+        pairing = None
+        if pair:
+            pairing = stack.enter_context(
+                paired(
+                    ledger,
+                    chain.reader(reporting.say),
+                    blobs,
+                    JobId(job),
+                    terms=ready.found.terms,
+                    settled=ready.found.round,
+                    seated=ready.must_reveal or ready.over or ledger.account in ready.found.participants,
+                    folder=signer.folder / "pairings",
+                    port=pair_port,
+                    most_per_gas=signer.fee_limit,
+                    say=reporting.say,
+                    stop=stop,
+                )
+            )
+            stack.push(pairing.close)
+            if not pairing.await_funds():
+                return
         participate(
             ledger,
             blobs,
@@ -95,8 +139,9 @@ def join(
             agreed=ready.agreed,
             secret=bytes(account.key),
             mask_secret=lambda: signer.mask_secret(word),
-            observe=observe,
+            observe=observe if pairing is None else pairing.hearing(observe, told.by_node),
             stop=stop,
+            leave=None if pairing is None else pairing.leave,
         )
         if stop.is_set():
             reporting.say(parting(reader, JobId(job), ledger.account))

@@ -11,6 +11,7 @@ from deepledger.cli import (
     accounts,
     audit,
     bfv,
+    blobs,
     chains,
     coordinator,
     dashboard,
@@ -39,7 +40,22 @@ app = typer.Typer(
         "130 interrupted at once."
     ),
 )
-for room in (chains, accounts, jobs, join, coordinator, audit, dashboard, status, money, model, privacy, doctor, bfv):
+for room in (
+    chains,
+    accounts,
+    jobs,
+    join,
+    coordinator,
+    audit,
+    blobs,
+    dashboard,
+    status,
+    money,
+    model,
+    privacy,
+    doctor,
+    bfv,
+):
     room.add_to(app)
 
 

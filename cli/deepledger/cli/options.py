@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from deepledger.api.account import DEFAULT_HOME, only_account
-from deepledger.api.network import DEFAULT_RPC_URLS, DEFAULT_STORE, Network, credentials_in
+from deepledger.api.network import DEFAULT_RPC_URLS, DEFAULT_STORES, Network, credentials_in, stores_in
 from deepledger.cli import show
 from deepledger.protocol.errors import BadInput
 
@@ -53,12 +53,29 @@ Confirmations = Annotated[
         "be taken back, only this keeps a coordinator from settling what was revealed in one that is.",
     ),
 ]
-StoreUrl = Annotated[
-    str,
+
+
+STORE: Final = "DEEPLEDGER_STORE"
+
+
+def _apart(context: typer.Context, parameter: typer.CallbackParam, given: list[str]) -> list[str]:
+    """In the variable, a space separates stores if a URL or an absolute path follows: folders may have spaces, too."""
+    if (source := context.get_parameter_source(parameter.name or "")) is None or source.name != "ENVIRONMENT":
+        return given
+    return list(stores_in(os.environ[STORE]))
+
+
+StoreUrls = Annotated[
+    list[str],
     typer.Option(
-        envvar="DEEPLEDGER_STORE",
+        "--store",
+        envvar=STORE,
         metavar="URL",
-        help="Where blobs are: ipfs+http://host:port, a multiaddr of Kubo's RPC, or a folder.",
+        callback=_apart,
+        help="Where blobs are: ipfs+http://host:port, a multiaddr of Kubo's RPC, or a folder; to read from, a gateway "
+        "(https://host/ipfs), a coordinator (http://host:port/blobs), or a CAR file. Several, each with an option of "
+        "its own or, in the variable, with spaces between them, are read from in this order, and written to where that "
+        "can be done.",
     ),
 ]
 StoreCredentials = Annotated[
@@ -66,7 +83,8 @@ StoreCredentials = Annotated[
     typer.Option(
         envvar="DEEPLEDGER_STORE_CREDENTIALS",
         metavar="FILE",
-        help="Holds what Kubo's API.Authorizations asks for: bearer:TOKEN or basic:USER:PASSWORD.",
+        help="Holds what Kubo's API.Authorizations asks for: bearer:TOKEN or basic:USER:PASSWORD; for several "
+        "daemons, in a line for each, after its URL and a space.",
     ),
 ]
 HomeFolder = Annotated[
@@ -243,14 +261,14 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    store: StoreUrl = DEFAULT_STORE
+    stores: StoreUrls = DEFAULT_STORES  # type: ignore[assignment]
     store_credentials: StoreCredentials = None
 
-    def open(self, *, fetches: bool = True) -> BlobStore:
-        """With `fetches` false, a daemon looks for a blob only on its own disk."""
+    def open(self, *, fetches: bool = True, writes: bool = False, tell: Callable[[str], None] = show.note) -> BlobStore:
+        """As `open_store`; several stores tell of those that others stand in for."""
         from deepledger.protocol.blobs import open_store
 
-        return open_store(self.store, credentials=self._credentials(), fetches=fetches)
+        return open_store(*self.stores, credentials=self._credentials(), fetches=fetches, writes=writes, tell=tell)
 
     def reading(self) -> BlobStore:
         """To read only. Raises `BadInput` where it is a folder that nobody has made."""

@@ -7,12 +7,13 @@ is signed or sent: only reading methods reach the node. What other pages in the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from deepledger.cli.page import HEADERS, MOST_QUESTION_BYTES, Answer, Page
 from deepledger.protocol.blobs.digest import digest_from_cid
@@ -24,10 +25,32 @@ from deepledger.protocol.types import Address
 MOST_BLOB_BYTES: Final = 1 << 30
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of the page itself."""
+
+    method: str
+    path: str  # with its query
+    headers: dict[str, str]
+    body: bytes
+
+
+More: TypeAlias = Callable[[Asked], Answer | None]
+
+
 @contextmanager
-def serving(folder: Path, contract: Address, rpc: Rpc, store: BlobStore, *, port: int) -> Iterator[str]:
-    """Serves on loopback as long as the context lasts; gives the URL. Raises `StateError` if the port cannot be had."""
-    handler = type("Handler", (_Handler,), {"page": Page(folder, contract, rpc, blobs="blobs/"), "store": store})
+def serving(
+    folder: Path, contract: Address, rpc: Rpc, store: BlobStore, *, port: int, more: More = lambda _: None
+) -> Iterator[str]:
+    """Serves on loopback as long as the context lasts; gives the URL. Raises `StateError` if the port cannot be had.
+
+    `more` may answer what its own page asks; it is asked first.
+    """
+    handler = type(
+        "Handler",
+        (_Handler,),
+        {"page": Page(folder, contract, rpc, blobs="blobs/"), "store": store, "more": staticmethod(more)},
+    )
     try:
         server = _Server(("127.0.0.1", port), handler)
     except OSError as error:
@@ -62,6 +85,7 @@ def _blob(store: BlobStore, cid: str) -> Answer:
 class _Handler(BaseHTTPRequestHandler):
     page: Page
     store: BlobStore
+    more: More
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds of silence
     wbufsize = 1 << 16  # else head and body are sent apart, and the second waits for an acknowledgement
@@ -70,7 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self._is_ours():
-            self._send(*self._found(self.path.partition("?")[0]))
+            asked = Asked("GET", self.path, dict(self.headers.items()), b"")
+            self._send(*(self.more(asked) or self._found(self.path.partition("?")[0])))
 
     def _found(self, path: str) -> Answer:
         if path == "/source.json":
@@ -83,12 +108,18 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_ours():
             return
         kind, length = self.headers.get("Content-Type", ""), self.headers.get("Content-Length", "")
-        if self.path != "/rpc" or kind.partition(";")[0] != "application/json":
-            self._refuse(HTTPStatus.NOT_FOUND, "only JSON-RPC is taken, at /rpc")
+        if kind.partition(";")[0] != "application/json":
+            self._refuse(HTTPStatus.NOT_FOUND, "only JSON is taken")
         elif not length.isdecimal() or int(length) > MOST_QUESTION_BYTES:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the question has no length, or is too long")
         else:
             body = self.rfile.read(int(length))
+            if found := self.more(Asked("POST", self.path, dict(self.headers.items()), body)):
+                self._send(*found)
+                return
+            if self.path != "/rpc":
+                self._send(HTTPStatus.NOT_FOUND, "text/plain", b"JSON-RPC is taken at /rpc")
+                return
             try:
                 self._send(*self.page.ask(body))
             except (ValueError, TypeError, RecursionError, DeepledgerError):

@@ -6,7 +6,7 @@ import { digestOf } from "./digest.ts";
 import type { Address } from "./events.ts";
 import { type Check, check, type Finding } from "./findings.ts";
 import { maskOf, scoresOf, seatsOf } from "./rewards.ts";
-import { chunkRoot } from "./roots.ts";
+import type { RootOf } from "./roots.ts";
 import { type JudgedUpdate, type Report, type Spec, updateBytes } from "./spec.ts";
 import type { Contribution } from "./job.ts";
 import { changesNothing, fitsNorm, parseUpdate, type Update } from "./vectors.ts";
@@ -29,7 +29,13 @@ export interface Judgement {
 }
 
 /** The verdict on each update: by the record and by the bytes; what screening or evaluations say is taken as claimed. */
-export async function judge(input: RoundInput, spec: Spec, report: Report | null, read: Read): Promise<Judgement> {
+export async function judge(
+  input: RoundInput,
+  spec: Spec,
+  report: Report | null,
+  read: Read,
+  rootOf: RootOf,
+): Promise<Judgement> {
   const { over } = input;
   const claims = new Map(report?.updates.map((each) => [each.participant, each.verdict]) ?? []);
   const found: Judgement = {
@@ -63,7 +69,7 @@ export async function judge(input: RoundInput, spec: Spec, report: Report | null
     try {
       const blob = await read(each.digest, updateBytes(spec) + (found.readable ? 0 : MOST_SEALING));
       had += 1;
-      verdict = inspect(blob, each, spec, found);
+      verdict = await inspect(blob, each, spec, found, rootOf);
       if (claim === "unavailable" && verdict !== "unavailable") {
         const what = `the update of ${each.participant} was dropped as unavailable, but the store serves it: the coordinator dropped it, or the participant published it late; the chain cannot tell which`;
         contested.push(finding(over, { what, claimed: "unavailable", derived: verdict }));
@@ -98,9 +104,15 @@ export async function judge(input: RoundInput, spec: Spec, report: Report | null
   return found;
 }
 
-function inspect(blob: Uint8Array, each: Contribution, spec: Spec, found: Judgement): string {
+async function inspect(
+  blob: Uint8Array,
+  each: Contribution,
+  spec: Spec,
+  found: Judgement,
+  rootOf: RootOf,
+): Promise<string> {
   if (found.readable && blob.length !== updateBytes(spec)) return "unavailable"; // nobody's update: it has no such length
-  if (chunkRoot(blob, spec.updateBits) !== each.root) return "wrong root";
+  if ((await rootOf(blob, spec.updateBits)) !== each.root) return "wrong root";
   if (!found.readable) return "accepted"; // as far as can be seen
   let vector: Update;
   try {

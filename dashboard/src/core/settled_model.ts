@@ -4,11 +4,11 @@ import { BlobMissing, finding, leftOut, missing, type Read, type RoundInput } fr
 import { cidOf, digestOf, digestSoon } from "./digest.ts";
 import { type Check, check, type Finding } from "./findings.ts";
 import type { Judgement } from "./judging.ts";
-import { chunkRoot } from "./roots.ts";
+import type { RootOf } from "./roots.ts";
 import type { Spec } from "./spec.ts";
 import { asModel } from "./vectors.ts";
 
-export async function checkModel(input: RoundInput, spec: Spec, judged: Judgement, read: Read): Promise<Check> {
+export async function checkModel(input: RoundInput, spec: Spec, judged: Judgement, read: Read, rootOf: RootOf): Promise<Check> {
   const { over } = input;
   const { settled } = over;
   if (!judged.readable) return leftOut("model", "the aggregate of sealed updates, which the job's readers can open");
@@ -34,7 +34,7 @@ export async function checkModel(input: RoundInput, spec: Spec, judged: Judgemen
   const findings: Finding[] = [];
   if ((await digestSoon(bytes)) !== settled.modelDigest) findings.push(await compared(input, after, read));
   else {
-    const root = chunkRoot(bytes, 32);
+    const root = await rootOf(bytes, 32);
     const what = "the settled chunk root is not that of the settled model";
     if (root !== settled.modelRoot) findings.push(finding(over, { what, claimed: settled.modelRoot, derived: root }));
   }

@@ -12,7 +12,7 @@ export const MAX_REPORT_BYTES = 1 << 22;
 const MAX_COORDINATES = 1 << 30;
 
 /** A sum of a masked job, or one that only its readers can open, is not derived here. */
-export type Privacy = "open" | "sealed" | "masked";
+export type Privacy = "open" | "sealed" | "masked" | "encrypted";
 
 export interface Metric {
   better: string;
@@ -95,7 +95,7 @@ function specOf(spec: Fields): Spec {
     throw new Malformed("update.bits cannot be");
   if (!(share > 0 && share <= 1)) throw new Malformed("update.share is no share");
   const privacy = spec.text("privacy");
-  if (privacy !== "open" && privacy !== "sealed" && privacy !== "masked")
+  if (privacy !== "open" && privacy !== "sealed" && privacy !== "masked" && privacy !== "encrypted")
     throw new Malformed("privacy is none that is known");
   const modelFraction = model.whole("fraction_bits", 30);
   const updateFraction = update.whole("fraction_bits", modelFraction);

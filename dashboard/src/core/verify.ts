@@ -15,6 +15,7 @@ import { checkNoise } from "./noise_stated.ts";
 import { MAX_STATEMENT_BYTES, type Steps } from "./noise.ts";
 import { checkScores, checkVerdicts, judge, MOST_SEALING } from "./judging.ts";
 import { shares } from "./rewards.ts";
+import type { RootOf } from "./roots.ts";
 import { similarityOf, type Similarity } from "./similarity.ts";
 import { checkModel } from "./settled_model.ts";
 import {
@@ -40,7 +41,7 @@ export interface CheckedRound {
 }
 const MOST_AT_ONCE = 1 << 27; // bytes
 
-export async function verifyRound(input: RoundInput, read: Read): Promise<CheckedRound> {
+export async function verifyRound(input: RoundInput, read: Read, rootOf: RootOf): Promise<CheckedRound> {
   const { over, place } = input;
   const checks: Check[] = [];
   const found: CheckedRound = { checks, updates: [], results: new Map(), similarity: null, stated: new Map() };
@@ -54,16 +55,16 @@ export async function verifyRound(input: RoundInput, read: Read): Promise<Checke
     found.updates = report.updates;
     found.results = values(report.evaluation, spec.metrics);
   }
-  if (spec.privacy === "masked" || !spec.plain) {
+  if (input.terms.masked || !spec.plain) {
     const [what, pay] = spec.plain
-      ? ["the sum of masked updates, and who is in it", "what a masked round pays"]
+      ? [`the sum of ${spec.privacy} updates, and who is in it`, `what a round of ${spec.privacy} updates pays`]
       : ["what is made of updates of this format", "what updates of this format are paid"];
     checks.push(leftOut("model", what), leftOut("scores", pay));
   } else {
-    const judged = await judge(input, spec, report, read);
+    const judged = await judge(input, spec, report, read, rootOf);
     checks.push(...judged.checks, checkVerdicts(input, spec, judged, report));
     found.similarity = similarityOf(judged.vectors, spec.trained);
-    checks.push(await checkModel(input, spec, judged, read), checkScores(input, spec, judged));
+    checks.push(await checkModel(input, spec, judged, read, rootOf), checkScores(input, spec, judged));
   }
   checks.push(payouts);
   if (spec.privateSamples) checks.push(await checkNoise(input, spec.privateSamples, read, found.stated));

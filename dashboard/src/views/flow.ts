@@ -41,9 +41,9 @@ export function flow(job: Job, money: Money): TemplateResult {
   const deposits = [...money.stakes.values(), ...money.bonds.values()].reduce((sum, wei) => sum + wei, 0n);
   const streams = ribbons(sources, targets, total).map((path) => svg`<path class="stream" d=${path} />`);
   return html`<figure class="flow"><figcaption>Money's way</figcaption>
-    <svg viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="Money's way; the list below has the numbers">
+    <div class="scroll"><svg viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="Money's way; the list below has the numbers">
       ${streams}${sources.map((each) => band(each, LEFT - THICK, "end"))}${targets.map((each) => band(each, RIGHT, "start"))}
-    </svg>
+    </svg></div>
     <details><summary>As a list</summary><ul>
       ${sources.map((each) => html`<li>in: ${each.name}, ${eth(each.wei)}</li>`)}
       ${targets.map((each) => html`<li>now: ${each.name}, ${eth(each.wei)}</li>`)}

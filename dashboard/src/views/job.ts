@@ -14,6 +14,7 @@ import { chart } from "./chart.ts";
 import { flow } from "./flow.ts";
 import { count, eth, figure, moment, percent, short } from "./format.ts";
 import { phaseText } from "./jobs.ts";
+import { invitation } from "./node.ts";
 import { epsilon, termsView } from "./terms.ts";
 import { gasView } from "./gas.ts";
 import { checkList, mark } from "./marks.ts";
@@ -36,6 +37,7 @@ export function jobView(page: Page, job: Job): TemplateResult {
     </dl>
     <p><a href=${href({ view: "trail", job: job.id, query: "" })}>The trail: ${job.events.length} events</a></p>
     ${termsView(job, spec)}
+    ${invitation(job)}
     <h2>The chain</h2>
     ${checkList(page.state(job, money), job)}
     <h2 id="rounds">Rounds</h2>

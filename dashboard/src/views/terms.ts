@@ -10,6 +10,7 @@ const READERS = {
   open: "open: everybody can read every update, for ever",
   sealed: "sealed: only the job's readers can read an update; everybody sees what is made of all",
   masked: "masked: nobody can read a single update; everybody sees the sum of all, and can check it",
+  encrypted: "encrypted: nobody can read a single update; enough participants together decrypt the sum of all",
 };
 const SHARED: Record<string, string> = {
   equal: "alike among accepted updates",

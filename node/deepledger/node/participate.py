@@ -80,8 +80,11 @@ def participate(
     delta: float | None = None,
     spending: Path | None = None,
     make_update: MakeUpdate = make_update,
+    leave: threading.Event | None = None,
 ) -> None:
     """Take part in a job until it is over or `stop` is set; then stake and earnings are withdrawn.
+
+    Once `leave` is set, the seat is given up as soon as nothing is committed in the open round, and all is withdrawn.
 
     `tasks` are files and folders in which the pinned task source is looked for. It and `data` are loaded before joining
     and, after a restart, only once all that was committed to is revealed. Records are kept below `folder`. `samples` is
@@ -146,7 +149,7 @@ def participate(
                 f"{ledger.account} has committed to what is not in {journal.folder}: another node acts for it, or the "
                 "folder was moved or lost. Stop one of the two nodes, or put the folder back."
             )
-        _run(node, stop)
+        _run(node, stop, leave or threading.Event())
 
 
 def _mask_key(follower: Follower, spec: JobSpec, ledger: Ledger, secret: bytes | None) -> MaskKey | None:
@@ -196,7 +199,7 @@ def _look_for_keys(node: Node, links: Links) -> None:
         node.warn(str(error))
 
 
-def _run(node: Node, stop: threading.Event) -> None:
+def _run(node: Node, stop: threading.Event, leave: threading.Event) -> None:
     pause, raced_at = 0.0, (-1, "")
     while not stop.wait(pause):
         try:
@@ -209,6 +212,9 @@ def _run(node: Node, stop: threading.Event) -> None:
             _report_over(node)
             if node.spent is not None:
                 raise PrivacySpent(f"{node.spent}. The seat was given up, and {eth(_take_home(node))} taken home")
+            if leave.is_set() and not _is_bound(node):
+                _finish(node)
+                return
             step = next_step(
                 node.follower.job,
                 node.ledger.account,
@@ -245,6 +251,12 @@ def _run(node: Node, stop: threading.Event) -> None:
                 pause = min(pause, max(contribute.time_to_publish(node), FIRST_PAUSE))
             said = trouble if isinstance(trouble, DeepledgerError) else unforeseen(trouble)
             node.warn(f"{said} (trying again in {pause:.1f} s)")
+
+
+def _is_bound(node: Node) -> bool:
+    """Whether a commitment keeps it seated until the round is over."""
+    attempt = node.follower.job.attempt
+    return attempt is not None and attempt.has_committed(node.ledger.account)
 
 
 def _passes(node: Node, trouble: Exception) -> bool:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from hashlib import sha256
 from itertools import chain
 from typing import Final, Protocol
@@ -32,6 +33,10 @@ CHUNK: Final = 262_144
 LINKS: Final = 174
 """Most children of a node."""
 
+ADD: Final = f"ipfs add --cid-version=1 --raw-leaves=false --chunker=size-{CHUNK}"
+"""What gives a file the CID that it has here."""
+
+_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _CID_PREFIX: Final = bytes([0x01, 0x70, 0x12, 0x20])  # CIDv1, dag-pb, sha2-256, 32 bytes
 _FILE: Final = b"\x08\x02"  # UnixFS Type = File
 _AT_ONCE: Final = 16
@@ -51,7 +56,7 @@ class _Node:
 def byte_view(data: Buffer) -> memoryview:
     """`data` as plain bytes, not copied; numpy arrays too, also empty ones (which cannot be cast)."""
     view = memoryview(data)
-    return view.cast("B") if view.nbytes else memoryview(b"")
+    return view.cast("B") if view.nbytes else memoryview(bytearray())
 
 
 class FastLeaves(Protocol):
@@ -121,8 +126,49 @@ def digest_from_cid(text: str) -> Digest:
         raw = b""
     digest = Digest(raw[len(_CID_PREFIX) :])
     if len(digest) != 32 or cid_of(digest) != text:
-        raise BadInput(f"{text[:80]!r} is no blob's CID: give one of 59 characters that starts with bafybei")
+        raise BadInput(f"{text[:80]!r} is no blob's CID: {_what_else(text, raw)}")
     return digest
+
+
+def _what_else(text: str, raw: bytes) -> str:
+    """What is told of a CID that is none of ours; `raw` is what it says in base 32, if it does."""
+    if re.fullmatch(r"(0x)?[0-9a-f]{64}", text):
+        return f"it is a digest, whose CID is {cid_of(Digest(bytes.fromhex(text.removeprefix('0x'))))}"
+    if re.fullmatch(r"Qm[1-9A-HJ-NP-Za-km-z]{44}", text):
+        number = reduce(lambda value, letter: value * 58 + _BASE58.index(letter), text, 0)
+        digest = Digest(number.to_bytes(34, "big")[2:])
+        return (
+            f"it is a CIDv0, as `ipfs add` makes them. Of a file of up to 256 KiB it is the same as {cid_of(digest)}; "
+            f"add a larger one with `{ADD}`"
+        )
+    if raw.startswith(b"\x01\x55"):
+        return f"it is of a raw leaf, as Helia and `ipfs add --cid-version=1` make them; add the file with `{ADD}`"
+    return "give one of 59 characters that starts with bafybei"
+
+
+def blocks_of(data: Buffer) -> Iterator[tuple[Digest, tuple[Buffer, ...]]]:
+    """The blocks of a blob's file, every one before those below it: its digest, and its bytes in pieces."""
+    view = byte_view(data)
+    starts = range(0, len(view) or 1, CHUNK)
+    levels = [[_leaf(view[start : start + CHUNK]) for start in starts]]
+    while len(levels[-1]) > 1:
+        below = levels[-1]
+        levels.append([_parent(below[start : start + LINKS]) for start in range(0, len(below), LINKS)])
+
+    def walk(height: int, index: int) -> Iterator[tuple[Digest, tuple[Buffer, ...]]]:
+        digest = Digest(levels[height][index].digest)
+        if height == 0:
+            chunk = view[starts[index] : starts[index] + CHUNK]
+            head, tail = _frame(len(chunk))
+            yield digest, (head, chunk, tail)
+            return
+        first = index * LINKS
+        children = levels[height - 1][first : first + LINKS]
+        yield digest, (_parent_block(children),)
+        for child in range(first, first + len(children)):
+            yield from walk(height - 1, child)
+
+    return walk(len(levels) - 1, 0)
 
 
 def _root(leaves: Iterable[_Node]) -> Digest:
@@ -148,27 +194,34 @@ def _node(digest: bytes, size: int) -> _Node:
 
 def _frame(size: int) -> tuple[bytes, bytes]:
     """What stands before and after the data of a leaf: PBNode { Data: UnixFS { Type, Data, filesize } }."""
-    before = b"\x12" + _varint(size) if size else b""
-    after = b"\x18" + _varint(size)
-    return b"\x0a" + _varint(len(_FILE) + len(before) + size + len(after)) + _FILE + before, after
+    before = b"\x12" + to_varint(size) if size else b""
+    after = b"\x18" + to_varint(size)
+    return b"\x0a" + to_varint(len(_FILE) + len(before) + size + len(after)) + _FILE + before, after
 
 
 def _parent(children: Sequence[_Node]) -> _Node:
-    """PBNode { Links: [PBLink { Hash, Name: "", Tsize }], Data: UnixFS { Type, filesize, blocksizes } }."""
-    size = sum(child.file_size for child in children)
-    links = [_field(0x0A, _CID_PREFIX + child.digest) + b"\x12\x00\x18" + _varint(child.dag_size) for child in children]
-    file = b"".join(
-        chain([_FILE, b"\x18", _varint(size)], *((b"\x20", _varint(child.file_size)) for child in children))
-    )
-    node = b"".join(_field(0x12, link) for link in links) + _field(0x0A, file)
+    size, node = sum(child.file_size for child in children), _parent_block(children)
     return _Node(sha256(node).digest(), file_size=size, dag_size=len(node) + sum(child.dag_size for child in children))
 
 
+def _parent_block(children: Sequence[_Node]) -> bytes:
+    """PBNode { Links: [PBLink { Hash, Name: "", Tsize }], Data: UnixFS { Type, filesize, blocksizes } }."""
+    size = sum(child.file_size for child in children)
+    links = [
+        _field(0x0A, _CID_PREFIX + child.digest) + b"\x12\x00\x18" + to_varint(child.dag_size) for child in children
+    ]
+    file = b"".join(
+        chain([_FILE, b"\x18", to_varint(size)], *((b"\x20", to_varint(child.file_size)) for child in children))
+    )
+    return b"".join(_field(0x12, link) for link in links) + _field(0x0A, file)
+
+
 def _field(tag: int, content: bytes) -> bytes:
-    return bytes([tag]) + _varint(len(content)) + content
+    return bytes([tag]) + to_varint(len(content)) + content
 
 
-def _varint(number: int) -> bytes:
+def to_varint(number: int) -> bytes:
+    """A number as protobuf and multiformats write it."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -10,11 +10,13 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from hashlib import sha256
 from typing import Any, Final
 
 from typing_extensions import Buffer
 
+from deepledger.protocol.blobs.assembly import foreign, why_foreign
 from deepledger.protocol.blobs.digest import CHUNK, LINKS, RunningDigest, byte_view, cid_of, digest_of
 from deepledger.protocol.blobs.kubo import Barred, KuboRpc, Refused, TimedOut
 from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobMissing, StoreUnreachable
@@ -87,7 +89,7 @@ class IpfsStore:
             filled += len(piece)
         if filled != len(view):
             raise BlobCorrupt(f"blob {cid_of(digest)} is served with {filled} bytes, not {len(view)}")
-        _check(digest, running)
+        self._check(digest, running)
 
     def read(self, digest: Digest, *, limit: int) -> bytes:
         running = RunningDigest()
@@ -95,7 +97,7 @@ class IpfsStore:
         for piece in self._served(digest, length=limit):
             running.update(piece)
             pieces.append(piece)
-        _check(digest, running)
+        self._check(digest, running)
         return b"".join(pieces)
 
     def pin(self, digest: Digest) -> None:
@@ -130,6 +132,15 @@ class IpfsStore:
                 if total > length:
                     raise BlobCorrupt(f"blob {cid_of(digest)} is served with more than {length} bytes")
                 yield piece
+
+    def _check(self, digest: Digest, running: RunningDigest) -> None:
+        if running.digest() == digest:
+            return
+        with suppress(Refused, TimedOut, StoreUnreachable):  # to tell a lie from a file that was added otherwise
+            root = self._rpc.call("/block/get", cid_of(digest))
+            if sha256(root).digest() == digest and (why := why_foreign(root)) is not None:
+                raise BlobCorrupt(foreign(digest, why))
+        raise BlobCorrupt(f"IPFS served other bytes than blob {cid_of(digest)} has")
 
     @contextmanager
     def _fetching(self, digest: Digest) -> Iterator[None]:
@@ -195,11 +206,6 @@ def authorization_of(credentials: str) -> str:
     if kind == "basic" and ":" in secret:
         return f"Basic {b64encode(secret.encode()).decode()}"
     raise BadInput("the store's credentials must be as in API.Authorizations: bearer:TOKEN or basic:USER:PASSWORD")
-
-
-def _check(digest: Digest, running: RunningDigest) -> None:
-    if running.digest() != digest:
-        raise BlobCorrupt(f"IPFS served other bytes than blob {cid_of(digest)} has")
 
 
 def _parsed(answer: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from typing_extensions import Buffer
 
+from deepledger.protocol.errors import BadInput
 from deepledger.protocol.types import Digest
 
 
@@ -36,3 +37,27 @@ class BlobStore(Protocol):
 
     def unpin(self, digest: Digest) -> None:
         """Let a blob go; no error if it was not pinned."""
+
+
+class ReadOnly:
+    """The part of a `BlobStore` that cannot be written to; `name` is what the user calls it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def put(self, data: Buffer) -> Digest:
+        del data
+        raise self._refusal()
+
+    def pin(self, digest: Digest) -> None:
+        del digest
+        raise self._refusal()
+
+    def unpin(self, digest: Digest) -> None:
+        del digest
+        raise self._refusal()
+
+    def _refusal(self) -> BadInput:
+        return BadInput(
+            f"blobs can only be read from {self._name}: name, with --store, an IPFS daemon or a folder to write them to"
+        )

@@ -30,6 +30,7 @@ from deepledger.protocol.chain.signing import (
     sole_sender,
 )
 from deepledger.protocol.errors import ChainError, ChainNonsense, ChainUnreachable, InsufficientFunds, LedgerRejected
+from deepledger.protocol.types import Address, Wei
 
 _TRIES: Final = 5
 _MOMENT: Final = 0.5  # seconds
@@ -64,6 +65,20 @@ def transact(sender: Sender, call: Call, read: Callable[[dict[str, Any]], T]) ->
         return read(receipt)
     except (ChainUnreachable, ChainNonsense) as error:
         raise _naming(sent, error) from None
+
+
+def send_all(sender: Sender, to: Address) -> Wei:
+    """Sends what the account has, but for what fees may take; says how much it was. Nothing is sent if there is less.
+
+    Raises as `transact`.
+    """
+    prepared = _prepare(sender, Call(sender=sender.address, to=to, data="0x", value=Wei(0)))
+    has = wire.quantity(sender.rpc.call("eth_getBalance", sender.address, "latest"), "a balance")
+    amount = Wei(max(has - 2 * prepared.gas * prepared.fees.most, 0))  # they may rise meanwhile
+    if amount:
+        call = Call(sender=sender.address, to=to, data="0x", value=amount, if_unsure="look at what the account has")
+        transact(sender, call, lambda receipt: receipt)
+    return amount
 
 
 def _send(sender: Sender, call: Call) -> Sent:

@@ -18,7 +18,7 @@ from deepledger.protocol.chain.inclusion import STUCK_AFTER, Sender
 from deepledger.protocol.chain.ledger import Head, Receipt
 from deepledger.protocol.chain.reading import ChainReader, no_contract
 from deepledger.protocol.chain.rpc import NodeRefused, Rpc, result
-from deepledger.protocol.chain.sending import transact
+from deepledger.protocol.chain.sending import send_all, transact
 from deepledger.protocol.chain.signing import MOST_PER_GAS, REPEAT, Call
 from deepledger.protocol.errors import BadInput, ChainNonsense, NoLedger, WrongChain
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
@@ -127,6 +127,9 @@ class ChainLedger(ChainReader):
 
     def withdraw(self, job: JobId) -> Receipt:
         return self._act("withdraw", job)
+
+    def send_all(self, to: Address) -> Wei:
+        return send_all(self._sender, to)
 
     def _act(self, function: str, *arguments: Any, value: int = 0, if_unsure: str = REPEAT) -> Receipt:
         data = codec.calldata(self._abi, function, *arguments)
