@@ -60,6 +60,9 @@ NOT_RUN = {
         ),
         "tests/e2e/test_compose.py does it where there is a Docker engine",
     ),
+    "deepledger blobs pin 1 --service https://api.example.com/psa --service-token token": (
+        "tests/integration/test_pinning.py does it, with a service of its own"
+    ),
     "scp 10.0.0.1:.ipfs/swarm.key ~/.ipfs/": "there is one machine; the test copies the file",
     "scp deepledger.tgz new.example.org:": "there is one machine; the test copies the file",
     "python3 -m venv deepledger && . deepledger/bin/activate": "the tests' own environment serves",
