@@ -44,6 +44,7 @@ NOT_RUN = {
     "make demo": "tests/e2e/test_whole_runs.py runs the demo",
     "make demo VIEW=1": "tests/e2e/test_whole_runs.py runs the demo, tests/integration/test_dashboard.py the page",
     "make demo MODE=masked": "tests/e2e/test_whole_runs.py runs the demo",
+    "make demo MODE=encrypted": "tests/e2e/test_whole_runs.py runs the demo",
     "make demo DATASET=breast-cancer": "tests/e2e/test_whole_runs.py runs the demo",
     "make dashboard": "tests/services/install-dashboard.sh runs it",
     "deepledger join 1 --data shard.safetensors --task task.py --pair": "test_pairing.py has the wallet",

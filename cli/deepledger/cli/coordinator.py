@@ -192,7 +192,7 @@ def _words(notice: Notice) -> str | None:
         case seen.UpdatesCounted():
             void = "" if notice.counted >= notice.least else f"; {notice.least} are needed, and the round opens again"
             return (
-                f"round {notice.round}: counted {notice.counted} of {notice.committed} masked updates "
+                f"round {notice.round}: counted {notice.counted} of {notice.committed} updates "
                 f"({notice.receipt.gas_used:,} gas){void}"
             )
         case seen.UpdateJudged():

@@ -206,9 +206,9 @@ def unconfirmed(terms: JobTerms, block_time: Seconds, *, confirmations: int) -> 
     if not terms.masked or confirmations or not block_time:
         return None
     return (
-        "updates are masked, and this node acts on the newest block: if the chain takes a count back and another is "
-        "made, fewer than two thirds suffice to show an update. Unless this chain never takes blocks back, give "
-        "--confirmations, or DEEPLEDGER_CONFIRMATIONS, as many as it may"
+        "only sums of updates are to be read, and this node acts on the newest block: if the chain takes a count back "
+        "and another is made, fewer than two thirds suffice to show an update. Unless this chain never takes blocks "
+        "back, give --confirmations, or DEEPLEDGER_CONFIRMATIONS, as many as it may"
     )
 
 
@@ -291,12 +291,12 @@ def _line(notice: Notice) -> str | None:
             )
             return f"round {notice.round}: {spent} this data's privacy, at δ = {notice.delta:g}"
         case node.CommittedUpdate():
-            masked = f"published {notice.bytes:,} masked bytes and " if notice.bytes else ""
-            return f"round {notice.round}: {masked}committed {gas}"
+            published = f"published {notice.bytes:,} bytes and " if notice.bytes else ""
+            return f"round {notice.round}: {published}committed {gas}"
         case node.RevealedUpdate():
             return f"round {notice.round}: revealed {notice.bytes:,} bytes {gas}"
         case node.UnmaskedRound():
-            return f"round {notice.round}: released its shares of the masks of {notice.counted} counted {gas}"
+            return f"round {notice.round}: released its shares for the sum of {notice.counted} counted {gas}"
         case node.RoundOver(took_part=False):
             return f"round {notice.round}: settled without this node"
         case node.RoundOver(accepted=False):
