@@ -59,7 +59,7 @@ class Stage:
         self.job_file = folder / "job" / "job.toml"
         text = re.sub(r"(?m)^min_participants = \d+", f"min_participants = {PARTICIPANTS}", self.job_file.read_text())
         text = re.sub(r"(?m)^rounds = \d+", f"rounds = {rounds}", text)
-        self.job_file.write_text(text if mode == "open" else masked(text, hybrid=mode == "hybrid"))
+        self.job_file.write_text(text if mode == "open" else hidden(text, mode))
         self.task = folder / "job" / "task.py"
         self.env = os.environ | {
             "DEEPLEDGER_HOME": str(folder / "home"),
@@ -94,12 +94,15 @@ class Stage:
         return [str(Path(sys.executable).parent / "deepledger"), *arguments]
 
 
-def masked(job_file: str, *, hybrid: bool = False) -> str:
-    """The same job with masked updates: paid alike where it was paid by contribution, which masks do not show."""
+def hidden(job_file: str, mode: str) -> str:
+    """The same job, of whose updates only sums are seen: paid by samples where it was paid by contribution, which sums
+    do not show.
+    """
     kept = re.sub(r"(?ms)^\[(rewards|screening|aggregation)\].*?(?=^\[)", "", job_file)
     rules = '[aggregation]\nrule = "weighted_mean"\n\n[rewards]\npolicy = "samples"\n\n'
-    rules += '[masks]\nkeys = "x25519+mlkem768"\n\n' * hybrid
-    return kept.replace("[model]", f'privacy = "masked"\n\n{rules}[model]', 1)
+    rules += '[masks]\nkeys = "x25519+mlkem768"\n\n' * (mode == "hybrid")
+    privacy = "encrypted" if mode == "encrypted" else "masked"
+    return kept.replace("[model]", f'privacy = "{privacy}"\n\n{rules}[model]', 1)
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -115,14 +118,23 @@ def main() -> None:
     parser.add_argument("--dataset", choices=["digits", "breast-cancer", "diabetes"], default="digits")
     parser.add_argument(
         "--mode",
-        choices=["open", "masked", "hybrid"],
+        choices=["open", "masked", "hybrid", "encrypted"],
         default="open",
-        help="masked: nobody sees single updates; hybrid: nor does a quantum computer to come",
+        help="masked: nobody sees single updates; hybrid: nor does a quantum computer to come; encrypted: updates are "
+        "encrypted, and only their sum is decrypted",
     )
     parser.add_argument("--view", action="store_true", help="show it in a browser, too, and stay until interrupted")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is; emptied first")
     arguments = parser.parse_args()
     dataset = arguments.dataset
+    if arguments.mode == "encrypted":
+        from deepledger.protocol.bfv.program import program
+        from deepledger.protocol.errors import BadInput
+
+        try:
+            program()
+        except BadInput as error:
+            raise SystemExit(str(error)) from None
     console = Console()
     started = time.monotonic()
     with ExitStack() as stack:
@@ -156,7 +168,7 @@ def main() -> None:
         if follower.job.terms.masked:
             masked = sum(len(over.opened.commits) for over in follower.job.history)
             console.print(
-                f"Everybody may read the {masked} masked updates, and learns of them the sum of each round only: "
+                f"Everybody may read the {masked} updates, and learns of them the sum of each round only: "
                 "docs/privacy.md says from whom that hides, and from whom not."
             )
         console.print(

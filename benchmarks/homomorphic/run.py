@@ -1,11 +1,14 @@
 """DeepChain's own way beside our masks: python benchmarks/homomorphic/run.py [--coordinates N] [--key BITS]
 
-Four parties add up int16 updates of DeepChain's 252,398 parameters: behind our masks, under packed Paillier (phe with
-gmpy2, one key that decrypts alone) and under threshold BFV (Lattigo, three of four decrypt). Every sum is held against
-that of the plain vectors. phe and gmpy2 are installed into a temporary folder; BFV is built there, by Go 1.23 or newer.
+Four parties add up int16 updates of DeepChain's 252,398 parameters: behind our masks; encrypted, as in our jobs, by BFV
+under a key for each update, of whose sum three of four release the shares (deepledger-bfv, which is here or is built);
+under packed Paillier (phe with gmpy2, one key that decrypts alone); and under threshold BFV as it is usual, with one
+key for all rounds and shares of each decryption (Lattigo, three of four decrypt). Every sum is held against that of the
+plain vectors. phe and gmpy2 are installed into a temporary folder; BFV is built there, by Go 1.23 or newer.
 
-Seconds are of CPU, on one core; of masks and BFV the least of five runs. A party's are for all that it sends in a
-round, shares of the masks or of the decryption among it. Setup, once in a job, is left out, as that of mask keys is.
+Seconds are of CPU, on one core, of this process and those that it starts; of masks and BFV the least of five runs. A
+party's are for all that it sends in a round, shares of the masks, of keys or of the decryption among it. Setup, once in
+a job, is left out, as that of mask keys is.
 """
 
 from __future__ import annotations
@@ -13,15 +16,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from deepledger.protocol.bfv.program import ENVIRONMENT, build, find_program
+from deepledger.protocol.privacy.encrypted_updates import decrypt_sum, encrypt_update, parse_letters, rebuild, release
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -44,6 +52,39 @@ def masks(coordinates: int) -> Price:
     row = masked_updates.measure(PARTIES, 0, coordinates, 1)
     _, _, _, times_plain, _, _, party, rebuild, unmask = map(float, row)
     return Price("masks", party / 1e3, 0.0, (rebuild + unmask) / 1e3, times_plain * 2 * coordinates)
+
+
+def used() -> float:
+    """Seconds of CPU, of this process and of those that it waited for."""
+    spent = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in spent)
+
+
+def encrypted(folder: Path, coordinates: int) -> Price:
+    if find_program() is None:
+        os.environ[ENVIRONMENT] = str(build(folder))
+    cohort = replace(masked_updates.cohort_with(PARTIES, 1), encrypted=True)
+    updates = {
+        seat: np.random.default_rng(seat).integers(-(2**15), 2**15, coordinates, np.int16) for seat in range(PARTIES)
+    }
+    made = {seat: encrypt_update(cohort, seat, each, key=masked_updates.key_of(seat)) for seat, each in updates.items()}
+    letters = {seat: parse_letters(cohort, seat, each.letters) for seat, each in made.items()}
+    keys = {seat: masked_updates.key_of(seat) for seat in updates}
+    told = {seat: release(cohort, seat, updates.keys(), letters, key=keys[seat]) for seat in range(THRESHOLD)}
+    vectors, expected = {seat: each.vector for seat, each in made.items()}, sum(map(np.int64, updates.values()))
+
+    def party() -> None:
+        encrypt_update(cohort, 0, updates[0], key=masked_updates.key_of(0))
+        read = {seat: parse_letters(cohort, seat, each.letters) for seat, each in made.items()}
+        release(cohort, 0, updates.keys(), read, key=masked_updates.key_of(0))
+
+    def opening() -> None:
+        rebuilt = rebuild(cohort, updates.keys(), letters, told)
+        assert np.array_equal(decrypt_sum(cohort, rebuilt, vectors, coordinates=coordinates), expected)
+
+    seconds, opened = (masked_updates.timed(work, runs=masked_updates.RUNS, clock=used)[1] for work in (party, opening))
+    sent = len(made[0].vector) + len(made[0].letters) + len(told[0])
+    return Price("encrypted, BFV with a key for each", seconds / 1e3, 0.0, opened / 1e3, sent)
 
 
 def paillier(folder: Path, coordinates: int, key: int) -> Price:
@@ -78,6 +119,8 @@ def main() -> None:
     prices = [masks(given.coordinates)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if given.without != "bfv":
+            prices.append(encrypted(folder, given.coordinates))
         if given.without != "paillier":
             prices.append(paillier(folder, given.coordinates, given.key))
         if given.without != "bfv":

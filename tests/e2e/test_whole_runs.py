@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from deepledger.protocol.bfv.program import find_program
+from tests.conftest import need
+
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
@@ -20,8 +23,10 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("mode", ["open", "masked", "hybrid"])
+@pytest.mark.parametrize("mode", ["open", "masked", "hybrid", "encrypted"])
 def test_the_demo_trains_pays_audits_and_says_so(tmp_path: Path, mode: str) -> None:
+    if mode == "encrypted":
+        need(find_program(), "deepledger-bfv")
     shown = run("examples/demo.py", "--dataset", "breast-cancer", "--mode", mode, "--folder", tmp_path / "demo")
     rounds = re.findall(r"^ +(\d+) +([\d.]+)% +([\d.]+)% +[\d.]+ *$", shown, re.MULTILINE)
     assert [int(number) for number, _, _ in rounds] == list(range(10))

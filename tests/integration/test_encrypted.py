@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -22,8 +27,9 @@ from deepledger.protocol.privacy.encrypted_updates import encrypt_update
 from deepledger.protocol.privacy.mask_keys import mask_key
 from deepledger.protocol.settlement.inputs import Place, cohort_in, masked_contributions
 from deepledger.protocol.settlement.reading import read_letters, read_masked
-from tests.conftest import take_seat
+from tests.conftest import ROOT, take_seat
 
+from .cli_runner import Runner
 from .test_masked import Play, audited, forget, masked_job, off_by_one, verdicts, weighted_mean
 from .test_roles import coordinator, node, until
 
@@ -80,6 +86,33 @@ def test_an_encrypted_job_bears_a_drop_out_and_takes_a_late_joiner(world: Any) -
 
 def see_seat(result: Any, account: str) -> int:
     return next(each.seat for each in result.job.history[0].opened.cohort if each.address == account)
+
+
+def test_the_example_is_made_as_it_says_and_shown_for_what_it_is(world: Any) -> None:
+    file = ROOT / "examples/digits/encrypted.toml"
+    said = re.findall(r"^# {5}(.*?)(?: +#.*)?$", file.read_text(), re.MULTILINE)
+    build, prepare, create = [shlex.split(command) for command in said]
+    assert build == ["deepledger", "build-bfv"]
+    here = world.folder / "checkout"
+    shutil.copytree(file.parent, here / "examples/digits", ignore=shutil.ignore_patterns("data"))
+    shutil.copy(ROOT / "examples/shards.py", here / "examples")
+    subprocess.run([sys.executable, *prepare[1:]], cwd=here, check=True)
+    settings = {"HOME": "home", "STORE": "store"}
+    named = {f"DEEPLEDGER_{name}": str(here / folder) for name, folder in settings.items()}
+    (here / "store").mkdir()
+    runner = Runner(named | {"DEEPLEDGER_RPC_URL": world.url, "DEEPLEDGER_CONTRACT": world.contract,
+                             "DEEPLEDGER_PASSWORD": "secret", "DEEPLEDGER_ACCOUNT": "sponsor"}, here)  # fmt: skip
+    assert runner.run("account", "import", "sponsor", "--dev", 0).exit_code == 0
+    create[create.index(str(file.relative_to(ROOT)))] = str(here / file.relative_to(ROOT))
+    job = runner.json(*create[1:])["job"]
+    shown = " ".join(runner.run("job", "show", job).output.split())
+    assert "encrypted: nobody sees your update" in shown
+    assert "and 54 bits a coordinate" in shown
+    checks = {each["check"]: each for each in runner.json("doctor", job, "--task", here / "examples/digits/task.py")}
+    assert checks["encryption"]["ok"]
+    missing = runner.run("doctor", job, DEEPLEDGER_BFV="/no/such/program")
+    assert missing.exit_code == 3
+    assert "which is not a program" in missing.output
 
 
 @pytest.mark.slow

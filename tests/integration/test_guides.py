@@ -44,6 +44,7 @@ NOT_RUN = {
     "make demo": "tests/e2e/test_whole_runs.py runs the demo",
     "make demo VIEW=1": "tests/e2e/test_whole_runs.py runs the demo, tests/integration/test_dashboard.py the page",
     "make demo MODE=masked": "tests/e2e/test_whole_runs.py runs the demo",
+    "make demo MODE=encrypted": "tests/e2e/test_whole_runs.py runs the demo",
     "make demo DATASET=breast-cancer": "tests/e2e/test_whole_runs.py runs the demo",
     "make dashboard": "tests/services/install-dashboard.sh runs it",
     "deepledger join 1 --data shard.safetensors --task task.py --pair": "test_pairing.py has the wallet",
@@ -60,9 +61,13 @@ NOT_RUN = {
         ),
         "tests/e2e/test_compose.py does it where there is a Docker engine",
     ),
+    "deepledger blobs pin 1 --service https://api.example.com/psa --service-token token": (
+        "tests/integration/test_pinning.py does it, with a service of its own"
+    ),
     "scp 10.0.0.1:.ipfs/swarm.key ~/.ipfs/": "there is one machine; the test copies the file",
     "scp deepledger.tgz new.example.org:": "there is one machine; the test copies the file",
     "python3 -m venv deepledger && . deepledger/bin/activate": "the tests' own environment serves",
+    "deepledger audit 1 --task flower/task.py": "tests/integration/test_flower.py records a run and audits it",
     "pip install deepledger": "is not published yet; the tests run what is here",
     "pip install 'deepledger[node]'": "is not published yet; the tests run what is here",
 }
@@ -250,7 +255,7 @@ def test_your_own_training(others: Others, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_bring_your_code(tmp_path: Path) -> None:
     few = "participant-1.safetensors --rounds 1"
-    with reading("docs/bring-your-code.md", tmp_path, instead={few: f"{few} --workers 1"}) as reader:
+    with reading("docs/bring-your-code.md", tmp_path, not_run=NOT_RUN, instead={few: f"{few} --workers 1"}) as reader:
         examples, ignored = reader.home("here") / "examples", shutil.ignore_patterns("data", "__pycache__")
         shutil.copytree(ROOT / "examples/adapters", examples / "adapters", ignore=ignored)
         shutil.copy(ROOT / "examples/shards.py", examples)

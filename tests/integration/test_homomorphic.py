@@ -11,16 +11,17 @@ from tests.conftest import ROOT, need
 
 
 @pytest.mark.slow
-def test_masks_paillier_and_threshold_bfv_add_up_the_same_and_are_told_side_by_side():
+def test_masks_our_encryption_paillier_and_threshold_bfv_add_up_the_same_and_are_told_side_by_side():
     need(shutil.which("go"), "go")
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks/homomorphic/run.py", "--coordinates", "5000", "--key", "512"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = re.findall(r"│ (masks|Paillier, 512 bits|threshold BFV)[^│]*│(.*)│", done.stdout)
+    rows = re.findall(r"│ (masks|encrypted|Paillier, 512 bits|threshold BFV)[^│]*│(.*)│", done.stdout)
     sent = {name: int(columns.split("│")[4].replace(",", "")) for name, columns in rows}
     assert sent["masks"] < sent["Paillier, 512 bits"] < sent["threshold BFV"]
+    assert sent["masks"] < sent["encrypted"] < sent["threshold BFV"]
     assert 2 * 5000 < sent["masks"] < 4 * 5000
 
 

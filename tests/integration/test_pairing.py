@@ -51,6 +51,7 @@ const announce = () => dispatchEvent(
 addEventListener("eip6963:requestProvider", announce);
 announce();
 """
+OLD_SHIM = SHIM[: SHIM.index("const info")] + "window.ethereum = provider;"  # as wallets were before EIP-6963
 
 
 @dataclass
@@ -119,11 +120,11 @@ def wallet(world: World) -> Wallet:
 
 
 @contextmanager
-def opened(browser: Any, wallet: Wallet, link: str) -> Iterator[Look]:
+def opened(browser: Any, wallet: Wallet, link: str, *, shim: str = SHIM) -> Iterator[Look]:
     context = browser.new_context(viewport={"width": 860, "height": 700}, color_scheme="light")
     context.set_default_timeout(WAITS_IN_VAIN * 1000)
     context.expose_function("devnetWallet", wallet.request)
-    context.add_init_script(SHIM)
+    context.add_init_script(shim)
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -213,6 +214,8 @@ def test_a_wallet_has_its_node_leave(world: World, terminal: Runner, wallet: Wal
     """Nobody else may, and a node that was killed remembers whose it is."""
     job = world.create_job(min_participants=2, commit_window=3600)
     command, link = pair(terminal, world, job)
+    with opened(browser, wallet, link, shim="") as look:
+        look.await_text("There is no wallet in this browser.")
     with opened(browser, wallet, link) as look:
         look.page.get_by_role("button", name="Devnet wallet").click()
         look.page.get_by_role("button", name="Sign that what it has").click()
@@ -231,8 +234,8 @@ def test_a_wallet_has_its_node_leave(world: World, terminal: Runner, wallet: Wal
         look.page.get_by_role("button", name="Devnet wallet").click()
         look.await_text("choose that account in the wallet")
         assert look.page.get_by_role("button", name="Sign that it is to leave").is_disabled()
-    with opened(browser, wallet, fresh) as look:
-        look.page.get_by_role("button", name="Devnet wallet").click()
+    with opened(browser, wallet, fresh, shim=OLD_SHIM) as look:
+        look.page.get_by_role("button", name="This browser's wallet").click()
         look.page.get_by_role("button", name="Sign that it is to leave").click()
         assert "were sent to the wallet" in step(look, "Stake and earnings come home").inner_text()
     _, said = again.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from deepledger.cli.main import app
 from deepledger.protocol.bfv import program as bfv
 from deepledger.protocol.errors import BadInput, StateError
+from tests.conftest import need
 
 SEED = bytes(range(32))
 MOST = (1 << 31) - 1
@@ -201,3 +205,12 @@ def test_without_go_nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadInput, match=r"Go is not installed; install 1\.23"):
         bfv.build(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command_builds_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(shutil.which("go"), "go")
+    made = CliRunner().invoke(app, ["build-bfv", "--into", str(tmp_path)])
+    assert made.exit_code == 0, made.output
+    monkeypatch.setenv(bfv.ENVIRONMENT, made.output.strip())
+    assert bfv.program() == tmp_path / bfv.NAME

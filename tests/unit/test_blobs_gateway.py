@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import sha256, shake_128
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -262,6 +263,16 @@ def test_who_drips_is_not_waited_for(gateway, monkeypatch):
 
     with pytest.raises(BlobMissing, match="in time"):
         gateway(car=drips, timeout=0.5).read(DIGEST, limit=len(DATA))
+
+
+def test_blocks_have_their_time_together(gateway, monkeypatch):
+    """Each is there at once; what was left of the time when the second was asked for is nothing."""
+    moments = iter([0.0, 0.0])
+    monkeypatch.setattr(gateway_module, "time", SimpleNamespace(monotonic=lambda: next(moments, 1e9)))
+    store = gateway()
+    store._has_cars = False
+    with pytest.raises(BlobMissing, match="in time"):
+        store.read(DIGEST, limit=len(DATA))
 
 
 def test_it_cannot_be_written_to(gateway):

@@ -47,7 +47,7 @@ def test_every_command_is_there() -> None:
         "devnet", "deploy", "account new", "account import", "account show", "account list",
         "job new", "job create", "job simulate", "job show", "job list", "job close", "job disclose", "join",
         "coordinator", "audit", "dashboard", "status", "withdraw", "leave", "model export", "privacy attack",
-        "blobs export", "blobs import",
+        "blobs export", "blobs import", "blobs pin",
         "doctor", "build-bfv",
     }  # fmt: skip
 

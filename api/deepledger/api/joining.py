@@ -161,9 +161,9 @@ def unconfirmed(terms: JobTerms, block_time: Seconds, *, confirmations: int) -> 
     if not terms.masked or confirmations or not block_time:
         return None
     return (
-        "updates are masked, and this node acts on the newest block: if the chain takes a count back and another is "
-        "made, fewer than two thirds suffice to show an update. Unless this chain never takes blocks back, give "
-        "--confirmations, or DEEPLEDGER_CONFIRMATIONS, as many as it may"
+        "only sums of updates are to be read, and this node acts on the newest block: if the chain takes a count back "
+        "and another is made, fewer than two thirds suffice to show an update. Unless this chain never takes blocks "
+        "back, give --confirmations, or DEEPLEDGER_CONFIRMATIONS, as many as it may"
     )
 
 

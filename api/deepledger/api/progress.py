@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
+from importlib import import_module
 from typing import Any
 
 from deepledger.api.words import printable
@@ -46,12 +47,11 @@ class Cell:
         self._handle: Any = None
 
     def show(self, html: str) -> None:
-        from IPython.display import HTML, display
-
+        ipython: Any = import_module("IPython.display")  # which has types, but not for these
         if self._handle is None:
-            self._handle = display(HTML(html), display_id=True)
+            self._handle = ipython.display(ipython.HTML(html), display_id=True)
         else:
-            self._handle.update(HTML(html))
+            self._handle.update(ipython.HTML(html))
 
 
 def _in(cell: Cell) -> Progress:

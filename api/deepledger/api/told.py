@@ -44,12 +44,12 @@ def by_node(notice: Notice) -> str | None:
             )
             return f"round {notice.round}: {spent} this data's privacy, at δ = {notice.delta:g}"
         case node.CommittedUpdate():
-            masked = f"published {notice.bytes:,} masked bytes and " if notice.bytes else ""
-            return f"round {notice.round}: {masked}committed {gas}"
+            published = f"published {notice.bytes:,} bytes and " if notice.bytes else ""
+            return f"round {notice.round}: {published}committed {gas}"
         case node.RevealedUpdate():
             return f"round {notice.round}: revealed {notice.bytes:,} bytes {gas}"
         case node.UnmaskedRound():
-            return f"round {notice.round}: released its shares of the masks of {notice.counted} counted {gas}"
+            return f"round {notice.round}: released its shares for the sum of {notice.counted} counted {gas}"
         case node.RoundOver(took_part=False):
             return f"round {notice.round}: settled without this node"
         case node.RoundOver(accepted=False):
@@ -90,7 +90,7 @@ def by_coordinator(notice: Notice) -> str | None:
         case coordinator.UpdatesCounted():
             void = "" if notice.counted >= notice.least else f"; {notice.least} are needed, and the round opens again"
             return (
-                f"round {notice.round}: counted {notice.counted} of {notice.committed} masked updates "
+                f"round {notice.round}: counted {notice.counted} of {notice.committed} updates "
                 f"({notice.receipt.gas_used:,} gas){void}"
             )
         case coordinator.UpdateJudged():

@@ -172,7 +172,7 @@ def _event_json(event: Event) -> dict[str, Any]:
 
 def _trail(audit: Audit) -> Text:
     """A line for each transaction, and below it what happened in it."""
-    text = Text("Trail", style="italic")
+    text = Text(f"Trail of {audit.spec.name}" if audit.spec else "Trail", style="italic")
     text.append("  (times are UTC)\n", "dim")
     for transaction, events in groupby(audit.events, lambda event: event.at.transaction):
         for number, event in enumerate(events):

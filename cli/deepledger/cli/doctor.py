@@ -122,6 +122,8 @@ def _checks(
             yield _tried("deposit", lambda: (_deposit(reader, JobId(number), account), None))[0]
     if spec is not None:
         yield _tried("room for an update", lambda: (_update(store, spec.update_bytes), None))[0]
+        if spec.privacy == "encrypted":
+            yield _tried("encryption", lambda: (_encryption(), None))[0]
         if spec.masks is not None:
             yield _tried("mask keys", lambda: (_mask_keys(spec, signer), None))[0]
         yield _tried("task source", lambda: (_task(spec, task + places(tasks)), None))[0]
@@ -248,6 +250,12 @@ def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, tuple[JobSpe
     at = f"round {job.round} of {job.terms.rounds}, {show.phase_of(follower.phase(), masked=job.terms.masked)}"
     told = f"{spec.name}, {at}, {len(job.participants)} seated; spec and current model are there"
     return told, (spec, of_noise(spec, job.terms))
+
+
+def _encryption() -> str:
+    from deepledger.protocol.bfv.program import program
+
+    return f"{program()} is built from this version's source"
 
 
 def _mask_keys(spec: JobSpec, signer: Signer) -> str:

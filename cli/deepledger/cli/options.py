@@ -19,6 +19,7 @@ from deepledger.protocol.errors import BadInput
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
+    from deepledger.protocol.blobs.ipfs import IpfsStore
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.ledger import Ledger
     from deepledger.protocol.chain.reading import ChainReader
@@ -278,6 +279,15 @@ class Store:
         if isinstance(store, DirectoryStore) and not store.path.is_dir():
             raise BadInput(f"there is no blob folder {store.path}: correct --store or DEEPLEDGER_STORE")
         return store
+
+    def daemon(self) -> IpfsStore | None:
+        """The first of the stores that is an IPFS daemon."""
+        from deepledger.protocol.blobs import open_store
+        from deepledger.protocol.blobs.ipfs import IpfsStore
+
+        credentials = self._credentials()
+        opened = (open_store(url, credentials=credentials) for url in self.stores)
+        return next((store for store in opened if isinstance(store, IpfsStore)), None)
 
     def _credentials(self) -> str | None:
         return None if self.store_credentials is None else credentials_in(self.store_credentials)

@@ -9,11 +9,11 @@ libraries are needed only where they are used.
 """
 
 from deepledger.adapters.adapted import Adapted
-from deepledger.adapters.flower_apps import flower, loaders
+from deepledger.adapters.flower_apps import flower, loaders, recorded
 from deepledger.adapters.hugging_face import trainer
 from deepledger.adapters.lightning_modules import lightning
 from deepledger.adapters.pinned import pinned
 from deepledger.adapters.rows import columns, records
 from deepledger.adapters.scripts import script
 
-__all__ = ["Adapted", "columns", "flower", "lightning", "loaders", "pinned", "records", "script", "trainer"]
+__all__ = ["Adapted", "columns", "flower", "lightning", "loaders", "pinned", "recorded", "records", "script", "trainer"]

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from contextvars import ContextVar
 from functools import wraps
 from inspect import signature
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,33 @@ def loaders(load_data: Callable[..., Any], *, batch_size: int | None = None) -> 
         return DataLoader(data, batch_size=size, shuffle=True), DataLoader(data, batch_size=size)
 
     return answer
+
+
+def recorded(strategy: Any, job: str | Path) -> Any:
+    """The strategy of a Flower server, whose rounds are recorded on a TrainingLedger from now on; clients stay as they
+    are.
+
+    `job` is a job file, as `deepledger job new --from flower` writes it: of it, task, model and validation set are
+    used. Chain, contract, store and account are the environment's, as for the command line. The server signs for its
+    clients. Raises `BadInput` without Flower, and for what is no strategy of its ServerApp.
+    """
+    need("flwr", extra="flower")
+    from flwr.serverapp.strategy import Strategy
+
+    if not isinstance(strategy, Strategy):
+        raise BadInput(
+            f"adapters.recorded takes a strategy of flwr.serverapp.strategy, not a {type(strategy).__name__}"
+        )
+    from deepledger.api import surroundings
+    from deepledger.api.flower_strategy import Recorded
+
+    return Recorded(
+        strategy,
+        Path(job),
+        connect=surroundings.connect,
+        store=surroundings.store(),
+        account=surroundings.account(),
+    )
 
 
 def flower(

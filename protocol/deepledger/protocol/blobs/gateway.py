@@ -69,8 +69,9 @@ class GatewayStore(ReadOnly):
         return bytes(self._served(Assembly(digest, limit=limit)))
 
     def _served(self, blob: Assembly) -> memoryview:
+        end = time.monotonic() + self._fetch_timeout + blob.size / _SLOWEST  # for all of its blocks together
         if self._has_cars:
-            with self._asked(blob.digest, "car", CAR_TYPE + "; version=1; order=dfs; dups=y", size=blob.size) as answer:
+            with self._asked(blob.digest, "car", CAR_TYPE + "; version=1; order=dfs; dups=y", end=end) as answer:
                 if answer.status_code in _NO_CAR:
                     self._has_cars = False
                 elif _kind(answer) == CAR_TYPE:
@@ -78,7 +79,7 @@ class GatewayStore(ReadOnly):
                 else:
                     return self._take_file(blob, answer)
         while (missing := blob.missing()) is not None:
-            with self._asked(missing, "raw", _RAW_TYPE, size=MOST_BLOCK) as answer:
+            with self._asked(missing, "raw", _RAW_TYPE, end=end) as answer:
                 if answer.status_code in _NO_CAR:
                     raise self._useless(f"HTTP status {answer.status_code}")
                 block = b"".join(self._pieces(answer, most=MOST_BLOCK, of=blob.digest))
@@ -113,18 +114,18 @@ class GatewayStore(ReadOnly):
         return room
 
     @contextmanager
-    def _asked(self, digest: Digest, form: str, accept: str, *, size: int) -> Iterator[Response]:
+    def _asked(self, digest: Digest, form: str, accept: str, *, end: float) -> Iterator[Response]:
         """An answer with status 200, or one of `_NO_CAR`. What goes wrong with it inside is translated, too."""
-        cid, duration = cid_of(digest), self._fetch_timeout + size / _SLOWEST
+        cid = cid_of(digest)
         try:
-            with answers_within(duration), closing(self._answer(cid, form, accept)) as answer:
+            with answers_within(end - time.monotonic()), closing(self._answer(cid, form, accept, end=end)) as answer:
                 yield answer
         except (ReadTimeout, ReadTimeoutError, TimeoutError) as error:
             raise BlobMissing(f"blob {cid} did not come from {self.url} in time") from error
         except (RequestException, HTTPError, HTTPException, OSError, ValueError) as error:
             raise StoreUnreachable(f"no gateway answers at {self.url}: correct --store, or add another one") from error
 
-    def _answer(self, cid: str, form: str, accept: str) -> Response:
+    def _answer(self, cid: str, form: str, accept: str, *, end: float) -> Response:
         for left in reversed(range(_ASKED)):
             answer = self._followed(f"{self.url}/{cid}?format={form}&dag-scope=entity", accept)
             status = answer.status_code
@@ -134,7 +135,7 @@ class GatewayStore(ReadOnly):
             if status in _GONE:
                 raise BlobMissing(f"{self.url} does not have blob {cid} (HTTP status {status})")
             pause = _pause(answer)
-            if left and status in _LATER and pause is not None and pause <= self._fetch_timeout:
+            if left and status in _LATER and pause is not None and time.monotonic() + pause < end:
                 time.sleep(pause)
                 continue
             if status == HTTPStatus.GATEWAY_TIMEOUT:

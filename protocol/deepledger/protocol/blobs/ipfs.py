@@ -6,7 +6,6 @@ before a byte was sent.
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from typing import Any, Final
 
+from pydantic_core import from_json  # bounds nesting; web3 lifts Python's limit, so that json.loads would crash
 from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.assembly import foreign, why_foreign
@@ -115,6 +115,17 @@ class IpfsStore:
                 if "not pinned" not in str(refusal):
                     raise
 
+    def addresses(self) -> list[str]:
+        """Multiaddrs at which others reach the daemon, as far as it knows."""
+        with self._daemon():
+            said = _parsed(self._rpc.call("/id")).get("Addresses") or []
+        return [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
+
+    def connect(self, address: str) -> None:
+        """Have the daemon connect to another. Raises `StoreUnreachable` if it cannot."""
+        with self._daemon():
+            self._rpc.call("/swarm/connect", address)
+
     def _served(self, digest: Digest, *, length: int) -> Iterator[bytes]:
         """What the daemon serves, piece by piece; asks for one byte more than `length` to see whether that is all."""
         self._check_daemon()
@@ -211,7 +222,7 @@ def authorization_of(credentials: str) -> str:
 def _parsed(answer: bytes) -> dict[str, Any]:
     """The one JSON object of an answer; an empty one stands for anything else."""
     try:
-        parsed = json.loads(answer)
-    except (ValueError, RecursionError):
+        parsed = from_json(answer)
+    except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}

@@ -89,7 +89,7 @@ def _secrets(credentials: str | None, daemons: list[str]) -> dict[str, str]:
     """The credentials for each daemon: none goes to another one."""
     lines = (credentials or "").strip().splitlines()
     named = {url: line[len(url) :].strip() for line in lines for url in daemons if line.startswith(f"{url} ")}
-    if named or credentials is None:
+    if named or credentials is None or len(lines) > 1:
         return named
     if len(daemons) > 1:
         raise BadInput(

@@ -131,6 +131,14 @@ class ChainLedger(ChainReader):
     def send_all(self, to: Address) -> Wei:
         return send_all(self._sender, to)
 
+    def send(self, to: Address, amount: Wei) -> Receipt:
+        """From this account to another, past the contract."""
+        return transact(self._sender, Call(sender=self.account, to=to, data="0x", value=amount), self._read)
+
+    def gas_price(self) -> Wei:
+        """What is usual now. A transaction may be offered twice that."""
+        return Wei(wire.quantity(self.rpc.call("eth_gasPrice"), "a gas price"))
+
     def _act(self, function: str, *arguments: Any, value: int = 0, if_unsure: str = REPEAT) -> Receipt:
         data = codec.calldata(self._abi, function, *arguments)
         timed = function in _TIMED
