@@ -10,7 +10,9 @@ INSTALL := $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.
 # Nothing is left out of `make test ALL=1`, nor where services are required (.ci/run).
 QUICK   := $(if $(filter 1,$(ALL) $(DEEPLEDGER_REQUIRE_SERVICES)),,--quick)
 
-.PHONY: demo dashboard node test test-all artifacts mutations lint benchmarks clean
+SITE    ?= build/site
+
+.PHONY: demo dashboard docs node test test-all artifacts mutations lint benchmarks clean
 
 demo: $(VENV)/.installed $(if $(VIEW),dashboard)
 	$(PYTHON) examples/demo.py --dataset $(DATASET) --mode $(MODE) $(if $(VIEW),--view)
@@ -32,6 +34,10 @@ node:
 dashboard/node_modules/.installed-lock: dashboard/package-lock.json | node
 	npm --prefix dashboard ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	cp $< $@
+
+# The documentation as a site, in build/site; a link that leads nowhere is an error.
+docs: $(VENV)/.installed
+	$(VENV)/bin/sphinx-build -q -W --keep-going -E -c docs/site -d build/doctrees . $(SITE)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
