@@ -15,7 +15,7 @@ import pytest
 
 from deepledger.auditor.findings import Kind
 from deepledger.coordinator.schemas import settled_round
-from deepledger.node.notices import TookSeat, UnmaskedRound
+from deepledger.node.notices import CommittedUpdate, TookSeat, Trained, UnmaskedRound
 from deepledger.protocol.bfv import program as bfv
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.chain.events import PenaltyTaken
@@ -250,3 +250,27 @@ def test_without_the_program_nobody_stakes_anything_and_nothing_is_audited(
     with pytest.raises(BadInput, match="deepledger build-bfv"):
         audited(world, job)
     assert not Follower(world.reader(), job).job.participants
+
+
+@pytest.mark.slow
+def test_shares_of_noise_add_up_under_encryption_and_a_killed_node_goes_on(world: Any) -> None:
+    noise = {"mechanism": "distributed", "clip_norm": 0.5, "noise_multiplier": 1.0, "delta": 1e-4, "honest": 2}
+    changes = {
+        "privacy": "encrypted",
+        "masks": {"weight_bits": 0},
+        "rewards": {"policy": "equal"},
+        "update": {"bits": 16, "fraction_bits": 10, "norm_bound": 15.0},
+        "participant_privacy": noise,
+    }
+    job = encrypted_job(world, rounds=1, spec_changes=changes)
+    settling = coordinator(world, job)
+    others = [node(world, job, number) for number in (1, 2)]
+    node(world, job, 0, kill_on=CommittedUpdate).join()
+    again = node(world, job, 0)
+    for actor in [settling, *others, again]:
+        actor.join()
+    result = audited(world, job)
+    assert result.matches, result.findings
+    assert list(verdicts(result).values()) == [Verdict.ACCEPTED] * 3
+    assert result.rounds[0].derived
+    assert not [notice for notice in again.seen if isinstance(notice, Trained)], "it goes on with what it committed to"
