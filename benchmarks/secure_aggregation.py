@@ -50,7 +50,7 @@ def load_data(path):
 
 def train(model, data):
     with torch.no_grad():
-        model.weight += 0.01 * torch.randn_like(model.weight)
+        model.weight.add_(torch.randn_like(model.weight), alpha=0.01)
 
 def evaluate(model, data):
     return {{"samples": len(data), "correct": 0, "loss": float(model.weight.square().mean())}}
@@ -161,10 +161,10 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def install(folder: Path) -> Path:
+def install(folder: Path, *more: str) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     uv = Path(sys.executable).parent / "uv"
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", folder / "bin/python", FLOWER], check=True)
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", folder / "bin/python", FLOWER, *more], check=True)
     return folder / "bin"
 
 

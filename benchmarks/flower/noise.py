@@ -1,10 +1,12 @@
 """A Flower app whose clients add noise to the model, and whose server sums with SecAgg+. Notes when a round is over.
 
 As a program, it runs itself as a simulation. COORDINATES, ROUNDS and ENDS, the file for the notes, come from the
-environment, which Flower's processes hand on.
+environment, which Flower's processes hand on. With PLAIN=1 updates are averaged as they are; with DIGITS, a folder with
+the shards of examples/digits, clients train that example's task instead, and the server evaluates every model.
 """
 
 import os
+import runpy
 import time
 from pathlib import Path
 
@@ -19,13 +21,58 @@ from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
 CLIENTS, THRESHOLD = 4, 3  # as many holders as deepledger asks for among four
 COORDINATES = int(os.environ.get("COORDINATES", "1000000"))
 ROUNDS = int(os.environ.get("ROUNDS", "6"))
+PLAIN = os.environ.get("PLAIN") == "1"
+DIGITS = Path(os.environ["DIGITS"]) if "DIGITS" in os.environ else None
+TASK = Path(__file__).resolve().parents[2] / "examples/digits/task.py"
+HYPERPARAMETERS = {"epochs": 10, "batch_size": 16, "learning_rate": 0.02, "momentum": 0.9}  # of that example's job
 
 
 class Noise(NumPyClient):
     def fit(self, parameters, config):  # noqa: ARG002
         (model,) = parameters
-        noise = np.random.default_rng().normal(0, 0.01, len(model)).astype(np.float32)
-        return [model + noise], 100, {}
+        noise = np.random.default_rng().standard_normal(len(model), np.float32)
+        noise *= np.float32(0.01)
+        noise += model
+        return [noise], 100, {}
+
+
+class Digits(NumPyClient):
+    def __init__(self, number):
+        self.task, self.number = runpy.run_path(str(TASK)), number
+
+    def fit(self, parameters, config):  # noqa: ARG002
+        data = self.task["load_data"](DIGITS / f"participant-{self.number}.safetensors")
+        model = loaded(self.task, parameters)
+        self.task["train"](model, data, **HYPERPARAMETERS)
+        return arrays(model), len(data), {}
+
+
+def loaded(task, parameters):
+    import torch
+
+    model = task["build_model"]()
+    values = zip(model.state_dict(), parameters, strict=True)
+    model.load_state_dict({name: torch.from_numpy(np.array(each)) for name, each in values})
+    return model
+
+
+def arrays(model):
+    return [each.detach().numpy() for each in model.state_dict().values()]
+
+
+def evaluated():
+    """What the server does after every round, as a coordinator does."""
+    task = runpy.run_path(str(TASK))
+    data = task["load_data"](DIGITS / "validation.safetensors")
+
+    def evaluate(server_round, parameters, config):  # noqa: ARG001
+        import torch
+
+        with torch.no_grad():
+            found = task["evaluate"](loaded(task, parameters), data)
+        return found["loss"], {"correct": found["correct"]}
+
+    return arrays(task["build_model"]()), evaluate
 
 
 class Timed(FedAvg):
@@ -36,19 +83,28 @@ class Timed(FedAvg):
         return summed
 
 
-client_app = ClientApp(client_fn=lambda _: Noise().to_client(), mods=[secaggplus_mod])
+def client(context):
+    number = int(context.node_config["partition-id"])
+    return (Noise() if DIGITS is None else Digits(number)).to_client()
+
+
+client_app = ClientApp(client_fn=client, mods=[] if PLAIN else [secaggplus_mod])
 server_app = ServerApp()
 
 
 @server_app.main()
 def main(grid, context):
+    first, evaluate = ([np.zeros(COORDINATES, np.float32)], None) if DIGITS is None else evaluated()
     strategy = Timed(
         fraction_evaluate=0.0,
+        evaluate_fn=evaluate,
         min_fit_clients=CLIENTS,
         min_available_clients=CLIENTS,
-        initial_parameters=ndarrays_to_parameters([np.zeros(COORDINATES, np.float32)]),
+        initial_parameters=ndarrays_to_parameters(first),
     )
-    summing = SecAggPlusWorkflow(num_shares=CLIENTS, reconstruction_threshold=THRESHOLD, max_weight=200)
+    summing = None
+    if not PLAIN:
+        summing = SecAggPlusWorkflow(num_shares=CLIENTS, reconstruction_threshold=THRESHOLD, max_weight=200)
     running = LegacyContext(context=context, config=ServerConfig(num_rounds=ROUNDS), strategy=strategy)
     DefaultWorkflow(fit_workflow=summing)(grid, running)
 

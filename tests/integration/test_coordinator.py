@@ -794,8 +794,8 @@ class Behind(Real):
         super().__init__(real)
         self.deaf = threading.Event()
 
-    def wait(self, after, *, timeout):
-        return after if self.deaf.wait(0) else self.real.wait(after, timeout=timeout)
+    def wait(self, after, *, timeout, **rest):
+        return after if self.deaf.wait(0) else self.real.wait(after, timeout=timeout, **rest)
 
 
 def test_a_reveal_that_was_under_way_when_the_window_ended_counts(world, play_of):
@@ -846,6 +846,26 @@ def test_a_node_that_hangs_up_makes_nobody_pass_over_events(world, play_of):
         follower.update(timeout=30)
     reader.broken = False
     assert len(follower.update(timeout=30).attempt.commits) == 2
+
+
+def test_a_node_is_asked_the_less_the_longer_nothing_happens_and_often_enough_for_the_shortest_window(world):
+    job, rests = world.create_job(commit_window=300, reveal_window=60, settle_window=120), []
+
+    class Noting(Real):
+        def wait(self, after, *, timeout, pause, silence):
+            rests.append((round(pause, 1), round(silence, 1)))
+            return self.real.wait(after, timeout=timeout, pause=pause, silence=silence)
+
+    follower = Follower(Noting(world.reader()), job)
+    for seconds in (20, 1000):
+        follower._changed -= seconds
+        follower.update()
+    post_bond(world.ledger(1), job, value=follower.job.terms.bond)
+    follower.update()
+    follower.update()
+    assert rests[1] == (6, 30)
+    assert 2 <= rests[0][0] < rests[1][0], "a tenth of 20 seconds"
+    assert rests[3][0] < rests[0][0], "something has happened"
 
 
 def test_no_bond_is_posted_where_there_is_no_time_to_settle(world):

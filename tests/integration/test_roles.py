@@ -457,11 +457,11 @@ def test_a_node_that_is_shown_the_chain_before_it_joined_does_not_think_that_it_
     ledger = world.ledger(2)
     before, shown = ledger.head(), []
 
-    def wait(after, *, timeout):
+    def wait(after, *, timeout, **rest):
         if after.number > before.number and not shown and any(isinstance(each, TookSeat) for each in actor.seen):
             shown.append(before)
             return before
-        return ledger.wait(after, timeout=timeout)
+        return ledger.wait(after, timeout=timeout, **rest)
 
     run = partial(
         participate, Changed(ledger, wait=wait), world.store, job,

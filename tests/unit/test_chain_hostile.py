@@ -591,6 +591,18 @@ def test_waiting_polls_where_there_is_no_websocket(node: Node, reader: ChainRead
     assert reader.wait(after, timeout=20).number == 10, "at once: the head differs already"
 
 
+def test_a_node_is_left_alone_for_as_long_as_is_asked_for_where_there_is_no_websocket(
+    node: Node, reader: ChainReader
+) -> None:
+    after = reader.wait(reader.head(), timeout=0)
+    asked = reader.rpc.asked.total()
+    node.says["eth_getBlockByNumber"] = block(10)
+    for _ in range(3):
+        assert reader.wait(after, timeout=0.01, pause=1e6) == after
+    assert reader.rpc.asked.total() == asked
+    assert reader.wait(after, timeout=0, pause=1e6).number == 10, "whoever does not wait asks"
+
+
 def test_waiting_notices_another_block_of_the_same_height(node: Node, reader: ChainReader) -> None:
     after = reader.head()
     node.says["eth_getBlockByNumber"] = block(hash="0x" + "01" * 32)
@@ -1000,6 +1012,17 @@ def told(node: Node) -> Iterator[Callable[..., ChainReader]]:
 def test_a_pushed_head_ends_the_wait(told: Callable[..., ChainReader], messages: list[str]) -> None:
     reader = told(*messages)
     assert reader.wait(reader.head(), timeout=60).number in (10, 11)
+
+
+def test_a_subscription_that_has_pushed_a_block_is_believed_to_be_silent_for_as_long_as_is_asked_for(
+    told: Callable[..., ChainReader],
+) -> None:
+    reader = told(SUBSCRIBED, pushed(block(10)))
+    head = reader.wait(reader.head(), timeout=60)
+    asked = reader.rpc.asked.total()
+    for _ in range(3):
+        assert reader.wait(head, timeout=0.01, pause=0, silence=1e6) == head
+    assert reader.rpc.asked.total() == asked
 
 
 @pytest.mark.parametrize(

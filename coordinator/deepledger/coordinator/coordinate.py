@@ -219,10 +219,12 @@ def _coordinate(self: _Coordinator) -> None:
 
 
 def _run(self: _Coordinator) -> None:
-    pause, refused = 0.0, (-1, "")
+    pause, refused, looked = 0.0, (-1, ""), False
     while not self.stop.wait(pause):
         try:
-            self.follower.update(timeout=0)
+            if not looked:
+                self.follower.update(timeout=0)
+            looked = False
             if self.doubting:
                 self.follower.doubt()  # something was not shown, perhaps
                 self.doubting = False
@@ -237,6 +239,7 @@ def _run(self: _Coordinator) -> None:
             if isinstance(step, decision.Wait):
                 _show(self)
                 self.follower.update(timeout=self.follower.patience(_MOST_PATIENCE))
+                looked = True
             else:
                 _act(self, step)
             pause, refused = 0.0, (-1, "")

@@ -200,10 +200,12 @@ def _look_for_keys(node: Node, links: Links) -> None:
 
 
 def _run(node: Node, stop: threading.Event, leave: threading.Event) -> None:
-    pause, raced_at = 0.0, (-1, "")
+    pause, raced_at, looked = 0.0, (-1, ""), False
     while not stop.wait(pause):
         try:
-            node.follower.update(timeout=0)
+            if not looked:
+                node.follower.update(timeout=0)
+            looked = False
             if node.doubting:
                 node.follower.doubt()
                 node.doubting = False
@@ -230,6 +232,7 @@ def _run(node: Node, stop: threading.Event, leave: threading.Event) -> None:
             if step is Step.WAIT:
                 _show(node)
                 node.follower.update(timeout=node.follower.patience(_MOST_PATIENCE))
+                looked = True
             else:
                 _act(node, step)
             pause = 0.0

@@ -74,11 +74,12 @@ class Reader(Protocol):
     def events(self, first_block: int, last_block: int, *, job: JobId | None = None) -> list[Event]:
         """In chain order, both blocks included; asked for in bounded ranges."""
 
-    def wait(self, after: Head, *, timeout: float) -> Head:
+    def wait(self, after: Head, *, timeout: float, pause: float = 0, silence: float = 0) -> Head:
         """Block until the chain has another head than `after`, at most `timeout` seconds; return the newest head.
 
-        Awaits a push (eth_subscribe over WebSocket) and falls back to polling where there is none. A lower head that
-        lies below one already seen is a node behind, and not returned.
+        Awaits a push (eth_subscribe over WebSocket) and falls back to polling where there is none: then `pause` is how
+        many seconds lie between two questions at the least, unless `timeout` is 0, and with a live subscription that is
+        silent, `silence`. A lower head that lies below one already seen is a node behind, and not returned.
         """
 
     def is_canonical(self, head: Head) -> bool:

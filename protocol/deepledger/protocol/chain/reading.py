@@ -46,6 +46,7 @@ class ChainReader:
         self.chain_id = chain_id
         self._feed = feed
         self._behind_since: float | None = None
+        self._asked = 0.0  # when the newest block was last asked for, by the monotonic clock
         self.confirmations = confirmations
         self._abi = codec.ledger_abi()
         self._logs = Logs(rpc, address, blocks_per_query=blocks_per_query)
@@ -63,19 +64,19 @@ class ChainReader:
     def events(self, first_block: int, last_block: int, *, job: JobId | None = None) -> list[Event]:
         return self._logs.events(first_block, last_block, job=job)
 
-    def wait(self, after: Head, *, timeout: float) -> Head:
+    def wait(self, after: Head, *, timeout: float, pause: float = 0, silence: float = 0) -> Head:
         self._feed.start()
         deadline = time.monotonic() + timeout
-        pause = _FIRST_PAUSE
-        overdue = False
+        overdue, growing = False, _FIRST_PAUSE
         rung = None if self.confirmations else after  # the push that needs no asking
         while True:
             ticket, pushed, live = self._feed.look()
             if not self.confirmations and pushed is not None and _follows(pushed, after):
                 return self._logs.noted(pushed)
             # `pushed == after` is the usual state between two blocks; anything else is settled by asking.
-            if overdue or pushed is None or pushed != rung:
-                rung = pushed if self.confirmations else after
+            unheard = pushed is None and (timeout <= 0 or time.monotonic() >= self._asked + pause)
+            if overdue or unheard or pushed not in (None, rung):
+                rung, self._asked = pushed if self.confirmations else after, time.monotonic()
                 head = self.head()
                 if head != after and not self._is_behind(head, after):
                     return head
@@ -83,9 +84,11 @@ class ChainReader:
             if left <= 0:
                 return after
             # With a live feed this is only a safety net: a dead connection, or a chain turned back without a new head.
-            self._feed.block(ticket, min(left, _LONGEST_PAUSE if live else pause))
-            overdue = self._feed.look()[0] == ticket
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
+            # One that has pushed nothing yet may never do so.
+            rest = max(growing, pause) if not live else max(_LONGEST_PAUSE, pause if pushed is None else silence)
+            self._feed.block(ticket, min(left, max(self._asked + rest - time.monotonic(), 0)))
+            overdue = self._feed.look()[0] == ticket and time.monotonic() >= self._asked + rest
+            growing = min(growing * 1.5, _LONGEST_PAUSE)
 
     def is_canonical(self, head: Head) -> bool:
         block = self.rpc.call("eth_getBlockByNumber", hex(head.number), False)

@@ -50,7 +50,7 @@ class Follower:
         self._proof_due = 0.0  # of the monotonic clock
         self.head = reader.head()
         self._time = max(self.head.now, reader.pending_time())  # an idle chain's newest block may be old
-        self._seen = time.monotonic()
+        self._seen = self._changed = time.monotonic()
         self.job = self._fold(self.head, None)
 
     def update(self, *, timeout: float = 0) -> Job:
@@ -58,7 +58,8 @@ class Follower:
 
         Raises `ChainUnreachable` where the trail cannot be, however it is read; it may be another time.
         """
-        head = self._reader.wait(self.head, timeout=timeout)
+        pause, silence = self._rest()
+        head = self._reader.wait(self.head, timeout=timeout, pause=pause, silence=silence)
         if head == self.head:
             return self.job
         seen = time.monotonic()
@@ -67,6 +68,8 @@ class Follower:
         extends = head.number > before.head.number and self._reader.is_canonical(before.head)
         job = self._fold(head, before if extends else None)
         # Only now, all at once: a node that fails in between must not make us pass over events.
+        if job != self.job:
+            self._changed = seen
         self.job, self.head, self._time, self._seen = job, head, head.now, seen
         return job
 
@@ -95,6 +98,14 @@ class Follower:
                     "looking again"
                 )
         return self.job
+
+    def _rest(self) -> tuple[float, float]:
+        """Seconds to leave the node alone, without a subscription and with one: whoever has waited long may hear of
+        something a tenth later, and nobody by more than a part of the job's shortest window too late.
+        """
+        terms, waited = self.job.terms, time.monotonic() - self._changed
+        shortest = min(terms.commit_window, terms.reveal_window, terms.settle_window)
+        return min(waited, shortest) / 10, min(waited, shortest) / 2
 
     def now(self) -> Seconds:
         """Seconds since the epoch, by the chain's clock."""
