@@ -16,12 +16,15 @@ from deepledger.protocol.formats import vectors
 from deepledger.protocol.formats.model import LayoutEntry, ModelFormat
 from deepledger.protocol.formats.spec import UpdateFormat
 from deepledger.protocol.formats.vectors import (
+    Decoded,
     decode_model,
     encode_model,
     encode_update,
     float_squares,
+    load,
     sum_of_squares,
     uniform,
+    update_dtype,
 )
 
 MASK = 2**64 - 1
@@ -163,3 +166,34 @@ def test_nan_is_refused(bad: float, compiled: bool, monkeypatch: pytest.MonkeyPa
     change = np.array([0.0, bad], np.float32)
     with pytest.raises(BadVector, match="in the data, or is the learning rate too high"):
         encode_update(change, np.zeros_like(change), update=update, seed=1)
+
+
+@given(
+    values=arrays.arrays(np.int32, st.integers(1, 60)),
+    trained=st.integers(1, 60),
+    cut=st.integers(0, 60),
+    data=st.data(),
+)
+def test_a_model_decodes_to_the_same_part_by_part(
+    values: np.ndarray, trained: int, cut: int, data: st.DataObject
+) -> None:
+    kinds = ("trainable", "variance")
+    sizes = (min(trained, len(values)), len(values) - min(trained, len(values)))
+    layout = tuple(
+        LayoutEntry(name=kind, shape=(size,), offset=offset, kind=kind)
+        for kind, size, offset in zip(kinds, sizes, (0, sizes[0]), strict=True)
+    )
+    model = ModelFormat(fraction_bits=20, least_variance=data.draw(st.integers(1, 1 << 20)), layout=layout)
+    decoded, cut = Decoded(values, model), min(cut, len(values))
+    assert np.array_equal(np.concatenate([decoded[0:cut], decoded[cut : len(values)]]), decode_model(values, model))
+    assert np.array_equal(load(values), values)
+
+
+@given(change=floats, update=updates, seed=seeds)
+def test_integers_are_the_same_wherever_they_are_written(change: np.ndarray, update: UpdateFormat, seed: int) -> None:
+    into = np.full(len(change), 7, update_dtype(update))
+    made = encode_update(change, np.zeros_like(change), update=update, seed=seed, into=into)
+    apart = encode_update(change, np.zeros_like(change), update=update, seed=seed)
+    assert made.vector is into
+    assert np.array_equal(into, apart.vector)
+    assert np.array_equal(made.residual, apart.residual)

@@ -14,6 +14,7 @@ import pytest
 
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
+from deepledger.protocol.blobs.spool import fetched
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachable
 
 DATA = bytes(range(256)) * 2000
@@ -231,3 +232,60 @@ def test_a_folder_that_is_gone_cannot_be_unpinned_in(store, blob):
     store.path.rename(store.path.with_name("away"))
     with pytest.raises(StoreUnreachable, match="No such file"):
         store.unpin(DIGEST)
+
+
+def test_a_file_is_taken_as_a_blob_without_a_second_copy(store, tmp_path):
+    (tmp_path / "update").write_bytes(DATA)
+    assert store.adopt(tmp_path / "update") == DIGEST
+    assert (store.path / cid_of(DIGEST)).samefile(tmp_path / "update")
+    assert store.adopt(tmp_path / "update") == DIGEST, "again, harmlessly"
+    assert [path.name for path in store.path.iterdir()] == [cid_of(DIGEST)]
+    (tmp_path / "update").unlink()
+    assert store.read(DIGEST, limit=LENGTH) == DATA
+
+
+def test_a_file_that_cannot_have_a_second_name_is_left_to_be_put(store, tmp_path, monkeypatch):
+    (tmp_path / "update").write_bytes(DATA)
+
+    def refuse(*_, **__):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert store.adopt(tmp_path / "update") is None
+    assert not list(store.path.iterdir())
+
+
+def test_only_a_file_that_nobody_else_can_write_to_is_read_where_it_lies(store, blob):
+    with store.hold(DIGEST, LENGTH) as file:
+        assert file.read() == DATA
+    for mode in (0o664, 0o646):
+        blob.chmod(mode)
+        assert store.hold(DIGEST, LENGTH) is None
+        with fetched(store, DIGEST, LENGTH) as copy:
+            assert os.fstat(copy.fileno()).st_ino != blob.stat().st_ino
+            assert os.pread(copy.fileno(), LENGTH, 0) == DATA
+    blob.chmod(0o644)
+    with fetched(store, DIGEST, LENGTH) as file:
+        assert os.fstat(file.fileno()).st_ino == blob.stat().st_ino
+
+
+def test_a_file_of_another_account_is_copied(store, blob, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: blob.stat().st_uid + 1)
+    assert store.hold(DIGEST, LENGTH) is None
+
+
+def test_what_is_read_where_it_lies_is_checked(store, blob):
+    with pytest.raises(BlobCorrupt, match="has 512000 bytes, not 5"):
+        store.hold(DIGEST, 5)
+    blob.write_bytes(DATA[:-1] + b"!")
+    with pytest.raises(BlobCorrupt, match="was altered"):
+        store.hold(DIGEST, LENGTH)
+    blob.unlink()
+    with pytest.raises(BlobMissing):
+        store.hold(DIGEST, LENGTH)
+
+
+def test_a_blob_that_is_written_anew_leaves_those_alone_who_read_the_old_file(store, blob):
+    with store.hold(DIGEST, LENGTH) as file:
+        store.put(DATA)
+        assert file.read() == DATA

@@ -18,13 +18,13 @@ import pytest
 
 from deepledger.coordinator import verify
 from deepledger.coordinator.verify import Known, Verifier
+from deepledger.protocol.blobs import spool
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.blobs.spool import FileVector, room_for
 from deepledger.protocol.errors import BlobMissing, StateError
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Verdict
-from deepledger.protocol.settlement import reading
 from deepledger.protocol.settlement.inputs import Contribution, Earlier
 from deepledger.protocol.types import Address, Digest, Root
 
@@ -53,7 +53,7 @@ def test_a_reveal_without_an_update_takes_no_room(
             rooms.append(file)
             yield file
 
-    monkeypatch.setattr(reading, "room_for", counted)
+    monkeypatch.setattr(spool, "room_for", counted)
     late = threading.Event()
     store: Any = Nowhere()
     verifier = Verifier(

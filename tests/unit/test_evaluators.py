@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.blobs.spool import FileVector, room_for
-from deepledger.protocol.errors import BadInput
+from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation import bench as bench_module
 from deepledger.protocol.evaluation import evaluators
 from deepledger.protocol.evaluation.apart import Apart
@@ -254,6 +254,9 @@ class Teller:
         time.sleep(seconds)
         return round(seconds)
 
+    def total(self, model):
+        return int(model[0 : len(model)].sum(dtype=int))
+
     def prints(self):
         print('{"matches": true}')
         return True
@@ -298,3 +301,24 @@ def test_a_cluster_that_is_not_there_is_named(bench):
     pytest.importorskip("ray")
     with pytest.raises(BadInput, match=r"no Ray cluster at 127\.0\.0\.1:1"):
         evaluator_for(bench, ray="127.0.0.1:1")
+
+
+def test_a_model_goes_to_the_process_that_evaluates_in_a_file_and_without_room_for_it_that_is_said(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    apart = Apart(partial(Teller, tmp_path), warn=lambda _: None)
+    for values in (np.arange(200_000), np.arange(5)):  # a shorter one is not followed by the rest of the longer
+        assert apart.call("total", model=values.astype("<i4")) == values.sum()
+    (folder,) = [path for path in tmp_path.iterdir() if (path / "model").exists()]
+    assert folder.stat().st_mode & 0o77 == 0
+    apart.close()
+    assert not folder.exists()
+
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("deepledger.protocol.evaluation.apart.make_folder", full)
+    with pytest.raises(StateError, match=r"no model can be handed .* No space left on device; free space"):
+        apart.call("total", model=np.zeros(3, "<i4"))
+    apart.close()

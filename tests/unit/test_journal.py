@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from deepledger.node.journal import Journal, Record
+from deepledger.node.journal import Journal, Record, ResidualLost, Room
 from deepledger.protocol.errors import StateError
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber
@@ -116,3 +117,84 @@ def test_a_damaged_record_is_told(tmp_path: Path, name: str) -> None:
     (path / name).write_bytes(b"{")
     with pytest.raises(StateError, match=r"is damaged .*restore it from a backup"):
         journal(tmp_path).read(FIRST, 0, MODEL)
+
+
+def roomy(folder: Path, coordinates: int = 3) -> Journal:
+    spec = SimpleNamespace(
+        update_bytes=2 * coordinates, masks=None, sparse=None, model=SimpleNamespace(coordinates=coordinates),
+        update=SimpleNamespace(bits=16),
+    )  # fmt: skip
+    return Journal(folder, SLOT, spec, spec_digest=SPEC)  # type: ignore[arg-type]
+
+
+def made_in(room: Room, *, round: int = 0, value: float = 0.25) -> Record:
+    assert room.residual is not None
+    assert room.update is not None
+    room.residual[:] = value
+    room.update[:] = (1, -2, 3)
+    return replace(RECORD, round=RoundNumber(round), update=room.update.data.cast("B"), residual=room.residual)
+
+
+def test_what_was_made_in_the_room_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = roomy(tmp_path)
+    record, written = made_in(kept.room()), []
+    inode = (kept.folder / "next" / "update").stat().st_ino
+    monkeypatch.setattr(Path, "write_bytes", lambda path, _: written.append(path))
+    kept.write(record)
+    found = kept.read(FIRST, 0, MODEL)
+    assert found is not None
+    assert bytes(found.update) == bytes(record.update) == np.int16([1, -2, 3]).tobytes()
+    assert found.residual.tolist() == [0.25] * 3
+    assert kept.update_file(record).stat().st_ino == inode
+    assert not written
+
+
+def test_the_file_of_a_residual_long_over_is_taken_again_and_that_of_an_update_never(tmp_path: Path) -> None:
+    """The store may have the update under another name, and no blob may change."""
+    kept, inodes, updates = roomy(tmp_path), [], []
+    for number in range(6):
+        record = made_in(kept.room(), round=number, value=number)
+        kept.write(record)
+        (path,) = kept.folder.glob(f"round-{number:08d}.*")
+        inodes.append((path / "residual").stat().st_ino)
+        updates.append((path / "update").open("rb"))  # an inode that is open is not given away
+        kept.forget_before(RoundNumber(number))
+    assert len(set(inodes)) < len(inodes), "taken again"
+    assert len({os.fstat(each.fileno()).st_ino for each in updates}) == 6
+    latest = kept.residual_before(RoundNumber(6), committed=[RECORD.commitment])
+    assert latest.tolist() == [5.0] * 3
+    for each in updates:
+        each.close()
+
+
+def test_a_residual_that_a_power_cut_left_undone_is_told(tmp_path: Path) -> None:
+    kept = roomy(tmp_path)
+    kept.write(made_in(kept.room()))
+    (path,) = kept.folder.glob("round-*")
+    (path / "residual").write_bytes(np.float32([0.25, 0, 0.25]).tobytes())
+    with pytest.raises(ResidualLost, match="round 0 is not on disk any more"):
+        kept.residual_before(SECOND, committed=[RECORD.commitment])
+    assert kept.read(FIRST, 0, MODEL) is not None, "what was committed to can be revealed all the same"
+
+
+def test_the_update_is_on_the_disk_before_its_record_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, synced = roomy(tmp_path), []
+    record = made_in(kept.room())
+
+    def noted(file: int) -> None:
+        path = Path(f"/proc/self/fd/{file}").readlink()
+        synced.append((path.name, any(each.suffix != ".part" for each in kept.folder.glob("round-*"))))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    kept.write(record)
+    assert ("update", False) in synced
+    assert synced[-1] == (kept.folder.name, True)
+
+
+def test_without_room_on_the_disk_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StateError, match=r"No space left on device\. Nothing was committed"):
+        roomy(tmp_path).room()

@@ -370,3 +370,12 @@ def test_clipping_is_around_the_last_rounds_step(job, served, random):
     served.models.clear()
     _, first = settled(spec, served, given)
     assert np.linalg.norm(first) < UNIT / 2 + D, "in the first round around nothing, and no model is fetched"
+
+
+def test_a_round_is_settled_alike_from_a_model_that_lies_elsewhere(job, served, random):
+    spec, before = job(), random.integers(-99, 99, D, np.int32)
+    given = [served.reveal(seat, step(served, random)) for seat in range(3)]
+    here, there = before.copy(), np.full(D, 12345, "<i4")
+    expected = settle(spec, here, Revealed(tuple(given), b"s" * 32), served)
+    assert settle(spec, there, Revealed(tuple(given), b"s" * 32), served, before=before) == expected
+    assert np.array_equal(there, here)

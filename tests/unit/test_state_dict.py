@@ -10,6 +10,7 @@ from torch.nn.utils import prune
 
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.errors import BadInput
+from deepledger.protocol.evaluation import state_dict
 from deepledger.protocol.evaluation.fates import entries_of
 from deepledger.protocol.evaluation.state_dict import (
     format_of,
@@ -288,3 +289,15 @@ def test_transposed_parameters_keep_their_order() -> None:
 def test_another_size_is_refused(size: int) -> None:
     with pytest.raises(BadInput, match="does not have the layout"):
         write_floats(torch.nn.Linear(2, 2), np.zeros(size, np.float32))
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_entries_of_many_blocks_are_written_as_they_are_read(monkeypatch: pytest.MonkeyPatch, memory: object) -> None:
+    monkeypatch.setattr(state_dict, "BLOCK", 4)
+    model = nn.Conv2d(3, 2, 2).to(memory_format=memory)
+    values = np.arange(26, dtype=np.float32)
+    write_floats(model, values)
+    assert (read_floats(model) == values).all()
+    room = np.zeros(26, np.float32)
+    assert read_floats(model, out=room) is room
+    assert (room == values).all()

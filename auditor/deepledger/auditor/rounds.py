@@ -68,10 +68,10 @@ def audit_round(
         place = Place(chain_id, contract, job.job)
         revealed = revealed_in(job, over.opened, over.participants, spec, place=place)
         claims = Claims(store, spec, report, evaluator, find, open=open)
-        after, settlement = before.copy(), None
+        after, settlement = np.empty_like(before), None
         with suppress(Underivable):
             if open is not None:
-                settlement = settle(spec, after, revealed, claims, outcome=claims.outcome)
+                settlement = settle(spec, after, revealed, claims, outcome=claims.outcome, before=before)
             elif report is not None:
                 settlement = settlement_told(spec, revealed, report, claims, find)
         believed = claims.believed + claims.assumed

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.coordinator.verify import Verifier
@@ -24,7 +25,7 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.clip import clip_after
-from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.fetch import fetch_model, hold_model
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.roles.retry import persist
@@ -106,7 +107,7 @@ def prepare(
     """Safe to repeat: same inputs, same model. Raises as the store does until the model is there, and `Stopped`."""
     verifier.expect_all(revealed)
     verifier.remember(revealed.earlier, known={})
-    model = fetch_model(store, job.model_digest, bench.spec)
+    before = hold_model(store, job.model_digest, bench.spec)
     clip = clip_after(job.history[: attempt.round], bench.spec, store)
     sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())
 
@@ -115,22 +116,25 @@ def prepare(
         put = partial(store.put, data)
         return persist(put, warn=warn, stop=stop, passes=lambda error: isinstance(error, BlobError))
 
-    data = model.data.cast("B")
-    publishing: list[Future[Digest]] = []
+    def publish_model(data: Buffer) -> tuple[Digest, Root]:
+        return publish(data), chunk_root(data, bits=32)
+
+    publishing: list[Future[tuple[Digest, Root]]] = []
 
     def outcome(coalitions: Coalitions, accepted: Coalition, after: ModelVector) -> Evaluation:  # noqa: ARG001
         """Evaluates while it is published."""
-        publishing.append(pool.submit(publish, data))
+        publishing.append(pool.submit(publish_model, after.data.cast("B")))
         evaluation = bench.evaluate(after)
         if evaluation.diverged:
             publishing[0].result()
         return evaluation
 
+    model = np.empty(len(before), np.int32)
     with ThreadPoolExecutor(1) as pool:
-        settlement = settle(bench.spec, model, revealed, sources, outcome=outcome)
+        settlement = settle(bench.spec, model, revealed, sources, outcome=outcome, before=before)
         if any(judged.verdict is Verdict.DIVERGED for judged in settlement.judged):  # the model is another one now
-            publishing.append(pool.submit(publish, data))
-        digest, root = publishing[-1].result(), chunk_root(data, bits=32)
+            publishing.append(pool.submit(publish_model, model.data.cast("B")))
+        digest, root = publishing[-1].result()
     evaluation = settlement.evaluation
     assert evaluation is not None  # noqa: S101 (`outcome` was asked)
     report = build_report(

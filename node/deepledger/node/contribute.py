@@ -16,7 +16,7 @@ import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.node.decision import missed
-from deepledger.node.journal import Journal, OtherCount, Record
+from deepledger.node.journal import Journal, OtherCount, Record, ResidualLost
 from deepledger.node.linking import Links
 from deepledger.node.notices import (
     CommittedUpdate,
@@ -41,7 +41,7 @@ from deepledger.node.training import (
 )
 from deepledger.protocol.bfv.program import program
 from deepledger.protocol.blobs.digest import digest_of
-from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.blobs.store import BlobStore, HoldsFiles
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.errors import (
@@ -62,7 +62,7 @@ from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.updates import bytes_of, moves, parse_update
 from deepledger.protocol.formats.vectors import Floats, as_update
 from deepledger.protocol.job.clip import clip_after
-from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.fetch import hold_model
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.phases import deadline
 from deepledger.protocol.job.state import Attempt, Job
@@ -226,10 +226,15 @@ def _train(node: Node, attempt: Attempt) -> Record:
     """Train, and have the update on disk before anything about it leaves this machine."""
     assert node.trainer is not None  # noqa: S101 (it prepares before it commits)
     job, spec, account = node.follower.job, node.spec, node.ledger.account
-    model = fetch_model(node.store, job.model_digest, spec)
+    model = hold_model(node.store, job.model_digest, spec)
     committed = _commitments(job, account)
     last = node.journal.update_before(attempt.round, committed=committed) if momentum_percent(spec) else None
     clip = clip_after(job.history[: attempt.round], spec, node.store)
+    try:
+        residual = node.journal.residual_before(attempt.round, committed=committed)
+    except ResidualLost as lost:
+        node.warn(f"{lost}: it is left out.")
+        residual = np.zeros(spec.model.coordinates, np.float32)
     guard = node.trainer.guard
     guard.may_take, guard.last = node.purse.open(), None
     started = time.monotonic()
@@ -237,12 +242,13 @@ def _train(node: Node, attempt: Attempt) -> Record:
         encoded = node.make_update(
             node.trainer,
             model,
-            node.journal.residual_before(attempt.round, committed=committed),
+            residual,
             round=attempt.round,
             last=None if last is None else parse_update(last, spec),
             training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
             rounding_seed=int.from_bytes(os.urandom(8), "big"),
-            **({} if clip is None else {"clip": clip}),
+            room=node.journal.room(),
+            clip=clip,
         )
         node.purse.check(guard.last)
     except BadInput as error:
@@ -529,7 +535,10 @@ def publish(node: Node, attempt: Attempt) -> None:
 
 
 def _put(node: Node, record: Record, blob: Buffer) -> None:
-    node.store.put(blob)
+    """What is read as it is on disk here already is not written a second time where the store can take the file."""
+    file = node.journal.update_file(record)
+    if not (node.spec.privacy == "open" and isinstance(node.store, HoldsFiles) and node.store.adopt(file)):
+        node.store.put(blob)
     if node.spec.binds_statements:
         node.store.put(record.statement)
 

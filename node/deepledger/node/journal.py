@@ -7,27 +7,37 @@ has it or never committed to it.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.errors import StateError
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import Floats
+from deepledger.protocol.formats.vectors import Floats, UpdateVector, update_dtype
 from deepledger.protocol.local.locks import held
 from deepledger.protocol.privacy.masked_updates import Masked
 from deepledger.protocol.types import Digest, Root, RoundNumber
 
 _KEPT_ROUNDS = 2
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where an update is made, shape (d,)."""
+
+    residual: Floats | None = None
+    update: UpdateVector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,10 @@ class Record:
     statement: bytes = b""  # of what training kept private, if it did
 
 
+class ResidualLost(StateError):
+    """What is known of it is not what was written."""
+
+
 class OtherCount(StateError):
     """Shares were released for another count of the attempt."""
 
@@ -59,7 +73,7 @@ class Journal:
         # Everything but the spec is the same again on a devnet that was started anew.
         job = f"{slot.chain_id}-{slot.contract}-job{slot.job}-{spec_digest.hex()[:16]}"
         self.folder = home / f"{job}-{slot.participant}"
-        self._spec = spec
+        self._spec, self._room = spec, Room()
         try:
             make_folder(self.folder)
         except OSError as error:
@@ -73,8 +87,30 @@ class Journal:
             "stop it first, or use another account",
         )
 
+    def room(self) -> Room:
+        """Where the next record's residual and update, if that is a vector, are made: files of which `write` makes the
+        record, so that they are written once. A file that had the residual of a record long over is taken again, which
+        saves this machine the memory of a new one. Raises `StateError` without room.
+        """
+        spec, next_ = self._spec, self.folder / "next"
+        coordinates = spec.model.coordinates
+        try:
+            next_.mkdir(mode=0o700, exist_ok=True)
+            self._room = Room(
+                residual=_mapped(next_ / "residual", np.dtype("<f4"), coordinates),
+                update=None if spec.sparse else _mapped(next_ / "update", update_dtype(spec.update), coordinates),
+            )
+        except OSError as error:
+            raise StateError(
+                f"cannot write to {next_}: {error.strerror}. Nothing was committed; make room and run the command "
+                "again."
+            ) from None
+        return self._room
+
     def write(self, record: Record) -> None:
-        """Returns once the record would survive a power cut."""
+        """Returns once the record would survive a power cut, but for the residual, of which nothing was promised: what
+        of it is lost then is told by its checksum.
+        """
         final = self._path(record.round, record.attempt, record.model)
         aside = final.with_name(f"{final.name}.part")
         shutil.rmtree(aside, ignore_errors=True)
@@ -84,8 +120,10 @@ class Journal:
                 name: getattr(record, name).hex()
                 for name in ("digest", "root", "salt", "commitment", "key", "statement")
             }
-            _write_synced(aside / "update", memoryview(record.update).cast("B"))
-            _write_synced(aside / "residual", record.residual.astype("<f4", copy=False).data.cast("B"))
+            names["checksum"] = _checksum(record.residual).hex()
+            self._fill(aside / "update", np.frombuffer(memoryview(record.update), np.uint8), self._room.update)
+            self._fill(aside / "residual", record.residual.astype("<f4", copy=False), self._room.residual)
+            _sync_file(aside / "update")
             if record.masked is not None:
                 _write_synced(aside / "letters", memoryview(record.masked.letters))
                 _write_synced(aside / "vector", memoryview(record.masked.vector))
@@ -97,6 +135,17 @@ class Journal:
             raise StateError(
                 f"cannot write {final}: {error.strerror}. Nothing was committed; make room and run the command again."
             ) from None
+
+    def _fill(self, path: Path, data: npt.NDArray[Any], made: npt.NDArray[Any] | None) -> None:
+        """With what lies in the room already, or with a copy."""
+        if made is not None and np.may_share_memory(data, made):
+            (self.folder / "next" / path.name).rename(path)
+        else:
+            path.write_bytes(data.data)
+
+    def update_file(self, record: Record) -> Path:
+        """Its update's bytes."""
+        return self._path(record.round, record.attempt, record.model) / "update"
 
     def release(self, record: Record, counted: Digest, make: Callable[[], bytes]) -> bytes:
         """What this account releases of the others' masks in the record's attempt, for the letters of which `counted`
@@ -213,12 +262,12 @@ class Journal:
     def residual_before(self, round: RoundNumber, *, committed: Collection[bytes]) -> Floats:
         """What rounding left out in the latest earlier round, shape (d,); zeros if there was none.
 
-        Only updates whose commitments are among `committed` count: others reached nobody.
+        Only updates whose commitments are among `committed` count: others reached nobody. Raises `ResidualLost`.
         """
-        found = self._latest(round, committed, self._residual)
+        found = self._latest(round, committed, self._whole_residual)
         return np.zeros(self._spec.model.coordinates, np.float32) if found is None else found
 
-    def update_before(self, round: RoundNumber, *, committed: Collection[bytes]) -> bytes | None:
+    def update_before(self, round: RoundNumber, *, committed: Collection[bytes]) -> memoryview | None:
         """The update of that round, as canonical bytes; None if there was none."""
         return self._latest(round, committed, self._update)
 
@@ -237,17 +286,19 @@ class Journal:
         """Remove the records of rounds that are long over."""
         for path in self._records():
             if _round_of(path) < round - _KEPT_ROUNDS:
+                with suppress(OSError):
+                    (path / "residual").rename(self.folder / "next" / "residual")
                 shutil.rmtree(path, ignore_errors=True)
 
     def remove(self) -> None:
         """The job is over, and everything that was committed to in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _update(self, path: Path) -> bytes:
-        update = (path / "update").read_bytes()
-        if len(update) != self._spec.update_bytes:
-            raise ValueError("update has another length")
-        return update
+    def _update(self, path: Path) -> memoryview:
+        with (path / "update").open("rb") as file:
+            if os.fstat(file.fileno()).st_size != self._spec.update_bytes:
+                raise ValueError("update has another length")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def _masked(self, path: Path) -> Masked | None:
         if self._spec.masks is None:
@@ -255,9 +306,17 @@ class Journal:
         return Masked((path / "letters").read_bytes(), (path / "vector").read_bytes())
 
     def _residual(self, path: Path) -> Floats:
-        values = np.fromfile(path / "residual", dtype="<f4")
-        if len(values) != self._spec.model.coordinates or not np.isfinite(values).all():
-            raise ValueError("residual has another length")
+        with (path / "residual").open("rb") as file:
+            if os.fstat(file.fileno()).st_size != 4 * self._spec.model.coordinates:
+                raise ValueError("residual has another length")
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), "<f4")
+
+    def _whole_residual(self, path: Path) -> Floats:
+        values = self._residual(path)
+        if _checksum(values) != _names(path)["checksum"]:
+            raise ResidualLost(
+                f"what rounding left out in round {_round_of(path)} is not on disk any more, as after a power cut"
+            )
         return values
 
     def _records(self) -> list[Path]:
@@ -275,6 +334,26 @@ def _names(path: Path) -> dict[str, bytes]:
 
 def _round_of(path: Path) -> RoundNumber:
     return RoundNumber(int(path.name[6:14]))
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]:
+    """A file of so many values, all of which have room on the disk; what is in it is anything."""
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        os.posix_fallocate(file.fileno(), 0, length * dtype.itemsize)
+        os.ftruncate(file.fileno(), length * dtype.itemsize)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0), dtype)
+
+
+def _checksum(values: Floats) -> bytes:
+    """Of what a power cut leaves undone, not of what somebody makes up: the sum of 64-bit words."""
+    words = values.view("<u4")
+    pairs = words[: len(words) & ~1].view("<u8")
+    return (int(np.add.reduce(pairs)) + int(words[len(pairs) * 2 :].sum()) & (1 << 64) - 1).to_bytes(8, "big")
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _write_synced(path: Path, data: memoryview) -> None:

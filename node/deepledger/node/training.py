@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from deepledger.node.journal import Room
 from deepledger.node.participant_noise import with_noise
 from deepledger.node.private_run import MayTake, Watch, any_number, watch_over
 from deepledger.protocol.errors import BadInput, PrivacySpent
@@ -34,6 +35,8 @@ from deepledger.protocol.formats.rules import CenteredClipping
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.updates import Update, encode_change
 from deepledger.protocol.formats.vectors import (
+    Blocks,
+    Decoded,
     Encoded,
     Floats,
     ModelVector,
@@ -82,7 +85,7 @@ class MakeUpdate(Protocol):
     def __call__(
         self,
         trainer: Trainer,
-        before: ModelVector,
+        before: Blocks,
         residual: Floats,
         *,
         round: RoundNumber,
@@ -90,6 +93,7 @@ class MakeUpdate(Protocol):
         training_seed: int,
         rounding_seed: int,
         clip: float | None = None,
+        room: Room | None = None,
     ) -> Encoded[Update]: ...
 
 
@@ -184,11 +188,15 @@ def _try_training(trainer: Trainer, data: Any, *, round: int = 0, model: Floats 
     return change
 
 
-def _train(trainer: Trainer, start: Floats, *, round: int, seed: int) -> tuple[Floats, object]:
-    """The change, shape (d,), and what the task's `train` returns, which is of no use. Raises `BadInput` where what is
-    frozen has changed, too: it may be so from some round on only.
+def _train(
+    trainer: Trainer, start: Blocks, *, round: int, seed: int, out: Floats | None = None
+) -> tuple[Floats, object]:
+    """The change, shape (d,), in `out` if that is given, and what the task's `train` returns, which is of no use. While
+    it runs, only what is the task's own is as large as the model. Raises `BadInput` where what is frozen has changed,
+    too: it may be so from some round on only.
     """
-    model, spec = trainer.build(), trainer.spec
+    spec = trainer.spec
+    model = trainer.build()
     write_floats(model, start, spec.model.layout)
     if spec.model.frozen is not None and not trainer.fingerprints:
         trainer.fingerprints.update(fingerprints(model, spec.model.frozen))
@@ -209,8 +217,10 @@ def _train(trainer: Trainer, start: Floats, *, round: int, seed: int) -> tuple[F
     make_plain(model, [entry.name for entry in spec.model.tensors])
     check_unmoved(trainer.fingerprints, model, spec)
     check_tied(model, spec.model.layout)
-    change = read_floats(model, spec.model.layout)
-    change -= start
+    change = read_floats(model, spec.model.layout, out=out)
+    for first in range(0, len(change), BLOCK):
+        part = slice(first, min(first + BLOCK, len(change)))
+        change[part] -= start[part]
     return change, returned
 
 
@@ -232,7 +242,7 @@ def _parts(data: Any, size: int) -> Iterator[Any]:
 
 def make_update(
     trainer: Trainer,
-    before: ModelVector,
+    before: Blocks,
     residual: Floats,
     *,
     round: RoundNumber,
@@ -240,19 +250,23 @@ def make_update(
     training_seed: int,
     rounding_seed: int,
     clip: float | None = None,
+    room: Room | None = None,
 ) -> Encoded[Update]:
     """Train from `before`, shape (d,), and encode the change, with the momentum and the noise that the spec asks for.
 
     `last` is what this node committed to in the latest earlier round; `clip` is the round's clip norm where it is
-    adaptive, by default the first. Raises `BadInput` if training fails.
+    adaptive, by default the first; what comes of it is written into `room`, if there is one. Raises `BadInput` if
+    training fails.
     """
     spec = trainer.spec
-    change, _ = _train(trainer, decode_model(before, spec.model), round=round, seed=training_seed)
+    start, room = Decoded(before, spec.model), room or Room()
+    change = _train(trainer, start, round=round, seed=training_seed, out=room.residual)[0]
     _add_momentum(change[: spec.model.trained], last, spec)
     privacy = spec.participant_privacy
     if privacy is not None and privacy.adaptive is not None:
         spec = spec.clipping_at(privacy.adaptive.start if clip is None else clip)
-    return with_noise(encode_change(change, residual, spec=spec, seed=rounding_seed, out=change), spec)
+    encoded = encode_change(change, residual, spec=spec, seed=rounding_seed, out=change, into=room.update)
+    return with_noise(encoded, spec)
 
 
 def momentum_percent(spec: JobSpec) -> int:

@@ -8,6 +8,7 @@ to free space, delete files. What writers that were killed left unfinished goes 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from typing_extensions import Buffer
 
@@ -25,7 +26,7 @@ from deepledger.protocol.blobs.digest import byte_view, cid_of, digest_of
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachable
 from deepledger.protocol.types import Digest
 
-_UNFINISHED: Final = re.compile(r"\.\w{59}\.[0-9a-f]{16}")
+_UNFINISHED: Final = re.compile(r"\.\w{59}\.[0-9a-f]{16}|\.adopted\.[0-9a-f]{16}")
 _ABANDONED: Final = 86_400  # seconds without a byte written
 
 
@@ -40,8 +41,7 @@ class DirectoryStore:
         """Written even if the name is taken: that mends a damaged file, and costs less than checking it."""
         view = byte_view(data)
         digest = digest_of(view)
-        name = cid_of(digest)
-        unfinished = self.path / f".{name}.{secrets.token_hex(8)}"
+        unfinished = self._unfinished(digest)
         with self._reachable():
             self.path.mkdir(parents=True, exist_ok=True)
             if not self._swept:
@@ -51,7 +51,7 @@ class DirectoryStore:
                 with unfinished.open("xb", buffering=0) as file:
                     _write_all(file, view)
                     os.fsync(file.fileno())
-                unfinished.rename(self.path / name)
+                unfinished.rename(self.path / cid_of(digest))
             except BaseException:
                 with suppress(OSError):
                     unfinished.unlink()
@@ -63,13 +63,46 @@ class DirectoryStore:
         view = byte_view(buffer)
         with self._opened(digest) as (file, size):
             if size != len(view):
-                raise BlobCorrupt(f"blob {cid_of(digest)} in {self.path} has {size} bytes, not {len(view)}")
+                raise self._of_another_length(digest, size, len(view))
             filled = 0
             while filled < size and (count := file.readinto(view[filled:])):
                 filled += count
             grown = file.read(1)
         if filled != size or grown or digest_of(view) != digest:
             raise self._altered(digest)
+
+    def adopt(self, path: Path) -> Digest | None:
+        """As `put` for a file whose bytes are not written again: it gets a second name here. None, and nothing is done,
+        where that cannot be, say on another disk. Nobody may write to the file afterwards.
+        """
+        unfinished = self.path / f".adopted.{secrets.token_hex(8)}"
+        with self._reachable():
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, unfinished)
+            except OSError:
+                return None
+            try:
+                with unfinished.open("rb") as file:
+                    digest = digest_of(_mapped(file))
+                    os.fsync(file.fileno())
+                unfinished.rename(self.path / cid_of(digest))
+            finally:
+                unfinished.unlink(missing_ok=True)  # two names of one file are not renamed into each other
+            _sync_folder(self.path)
+        return digest
+
+    def hold(self, digest: Digest, size: int) -> BinaryIO | None:
+        """The blob's own file, whose bytes were checked; None where others may write to it. Raises as `read_into`."""
+        with self._opened(digest) as (file, found):
+            status = os.fstat(file.fileno())
+            if not size or status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                return None
+            if found != size:
+                raise self._of_another_length(digest, found, size)
+            if digest_of(_mapped(file)) != digest:
+                raise self._altered(digest)
+            return os.fdopen(os.dup(file.fileno()), "rb")
 
     def read(self, digest: Digest, *, limit: int) -> bytes:
         with self._opened(digest) as (file, size):
@@ -89,6 +122,12 @@ class DirectoryStore:
         del digest
         with self._reachable(), os.scandir(self.path):
             pass
+
+    def _unfinished(self, digest: Digest) -> Path:
+        return self.path / f".{cid_of(digest)}.{secrets.token_hex(8)}"
+
+    def _of_another_length(self, digest: Digest, found: int, size: int) -> BlobCorrupt:
+        return BlobCorrupt(f"blob {cid_of(digest)} in {self.path} has {found} bytes, not {size}")
 
     def _altered(self, digest: Digest) -> BlobCorrupt:
         return BlobCorrupt(f"the file {self.path / cid_of(digest)} was altered: delete it and have it put again")
@@ -133,6 +172,11 @@ class DirectoryStore:
 
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer
+
+
+def _mapped(file: BinaryIO) -> Buffer:
+    """All of it, read where it lies."""
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _write_all(file: FileIO, view: memoryview) -> None:

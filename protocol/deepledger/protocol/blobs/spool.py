@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
-from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.blobs.store import BlobStore, HoldsFiles
 from deepledger.protocol.errors import StateError
 from deepledger.protocol.types import Digest
 
@@ -62,6 +62,21 @@ def allow_many_files() -> None:
 def fetch(store: BlobStore, digest: Digest, file: IO[bytes], size: int) -> None:
     """Fill a reserved file. Raises as `BlobStore.read_into`."""
     store.read_into(digest, _mapped(file, size, mmap.ACCESS_WRITE))
+
+
+@contextmanager
+def fetched(store: BlobStore, digest: Digest, size: int) -> Iterator[IO[bytes]]:
+    """A file with a blob of `size` bytes: the store's own, where it has one that only this account can write to, or a
+    copy. Raises as `BlobStore.read_into`, and `StateError` without room.
+    """
+    file: IO[bytes] | None = store.hold(digest, size) if isinstance(store, HoldsFiles) else None
+    if file is not None:
+        with file:
+            yield file
+        return
+    with room_for(size) as copy, copy:
+        fetch(store, digest, copy, size)
+        yield copy
 
 
 def keep(data: Buffer, dtype: np.dtype[Any]) -> FileVector:

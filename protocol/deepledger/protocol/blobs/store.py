@@ -5,7 +5,8 @@ A store is not trusted. What it returns is checked against the digest before any
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from typing_extensions import Buffer
 
@@ -61,3 +62,14 @@ class ReadOnly:
         return BadInput(
             f"blobs can only be read from {self._name}: name, with --store, an IPFS daemon or a folder to write them to"
         )
+
+
+@runtime_checkable
+class HoldsFiles(Protocol):
+    """What a store can do besides whose blobs are files on this machine, see `DirectoryStore`."""
+
+    def adopt(self, path: Path) -> Digest | None:
+        """Take a file as a blob without writing its bytes again; None where that cannot be."""
+
+    def hold(self, digest: Digest, size: int) -> BinaryIO | None:
+        """A blob's own file, checked; None where others may write to it."""

@@ -16,14 +16,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.errors import BadInput, BadSpec, DeepledgerError, StateError
 from deepledger.protocol.evaluation.spawned import SPAWNED
 from deepledger.protocol.formats.evaluation import Evaluation
-from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.vectors import Blocks
+from deepledger.protocol.kernels.cores import BLOCK
+from deepledger.protocol.local.temporary import make_folder, remove_folder
 
 _LOOKS = 0.5  # seconds after which it is asked whether the process still lives
 _PATIENCE = 5.0  # seconds that a process has to end
@@ -48,8 +52,9 @@ class Apart:
         self._alone = threading.Lock()
         self._running: tuple[BaseProcess, Connection] | None = None
         self._threads: int | None = None
+        self._folder: Path | None = None
 
-    def call(self, method: str, *arguments: Any, model: ModelVector | None = None) -> Any:
+    def call(self, method: str, *arguments: Any, model: Blocks | None = None) -> Any:
         """What the method returns, given `model` first. Raises what it raises, and `BadInput` where the task ends the
         process.
         """
@@ -58,9 +63,7 @@ class Apart:
             try:
                 if not process.is_alive():
                     raise EOFError
-                pipe.send((method, arguments, self._threads, model is not None))
-                if model is not None:
-                    pipe.send_bytes(model.data.cast("B"))
+                pipe.send((method, arguments, self._threads, None if model is None else self._written(model)))
                 while not pipe.poll(_LOOKS):
                     if not process.is_alive() and not pipe.poll():
                         raise EOFError
@@ -91,6 +94,9 @@ class Apart:
     def close(self) -> None:
         """May be used again afterwards."""
         atexit.unregister(self.close)
+        if self._folder is not None:
+            remove_folder(self._folder)
+            self._folder = None
         if self._running is not None:
             process, pipe = self._running
             self._running = None
@@ -100,6 +106,24 @@ class Apart:
             if process.is_alive():
                 process.kill()
                 process.join()
+
+    def _written(self, model: Blocks) -> Path:
+        """A file that has the model: through a pipe it would be in memory three times. Raises `StateError` without room
+        for it.
+        """
+        try:
+            self._folder = self._folder or make_folder()
+            path = self._folder / "model"
+            with path.open("r+b" if path.exists() else "w+b") as file:
+                for start in range(0, len(model), BLOCK):
+                    file.write(model[start : min(start + BLOCK, len(model))].data)
+                file.truncate()
+        except OSError as error:
+            raise StateError(
+                f"no model can be handed to the process that evaluates it: {error.strerror}; free space, or set TMPDIR "
+                "to another folder"
+            ) from error
+        return path
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         ours, theirs = SPAWNED.Pipe()
@@ -128,8 +152,8 @@ def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
     usual, made = torch.get_num_threads(), None
     with suppress(EOFError, OSError):
         while True:
-            method, arguments, threads, follows = pipe.recv()
-            models = [np.frombuffer(pipe.recv_bytes(), np.int32)] if follows else []
+            method, arguments, threads, path = pipe.recv()
+            models = [] if path is None else [_in_file(path)]
             torch.set_num_threads(threads or usual)
             try:
                 made = made or begin()
@@ -137,6 +161,11 @@ def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
             except DeepledgerError as error:
                 answer = error
             _write(pipe, answer)
+
+
+def _in_file(path: Path) -> FileVector:
+    with path.open("rb") as file:
+        return FileVector(file, np.dtype("<i4"))
 
 
 # An answer is bytes and not a pickle: whoever asks runs nothing that a task makes up.

@@ -26,7 +26,7 @@ from deepledger.protocol.formats.evaluation import Evaluation, failure, in_words
 from deepledger.protocol.formats.metrics import BUILT_IN, Metric, relative
 from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector, decode_model, encode_model
+from deepledger.protocol.formats.vectors import Blocks, Decoded, ModelVector, encode_model
 from deepledger.protocol.local.temporary import make_folder, remove_folder
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Bench(ABC):
         """In the validation set."""
 
     @abstractmethod
-    def try_out(self, model: ModelVector) -> Evaluation:
+    def try_out(self, model: Blocks) -> Evaluation:
         """Raises `BadInput` where the task fails: for whoever must know that it did."""
 
     @abstractmethod
@@ -69,7 +69,7 @@ class Bench(ABC):
         """What the task begins with, by the job's seed. Raises `BadInput`."""
 
     @abstractmethod
-    def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
+    def draws(self, model: Blocks, evaluation: Evaluation) -> bool:
         """Whether another seed than that of the model's `evaluation` leads to another result. Raises `BadInput`."""
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Bench(ABC):
     def close(self) -> None:
         """End the process in which models are evaluated, if there is one; it is started again when it is needed."""
 
-    def evaluate(self, model: ModelVector, *, sound: bool = False) -> Evaluation:
+    def evaluate(self, model: Blocks, *, sound: bool = False) -> Evaluation:
         """A model on which the task's own code fails has the worst result, and one that says so: no update may stop a
         job. It is tried twice, because this machine may have been short of something for a moment.
 
@@ -145,9 +145,9 @@ class BenchHere(Bench):
     def count_samples(self) -> int:
         return self.task.count_samples(self.validation)
 
-    def try_out(self, model: ModelVector) -> Evaluation:
+    def try_out(self, model: Blocks) -> Evaluation:
         module = self.build()
-        write_floats(module, decode_model(model, self.spec.model), self.spec.model.layout)
+        write_floats(module, Decoded(model, self.spec.model), self.spec.model.layout)
         return self._evaluate(module)
 
     def try_first(self) -> Evaluation:
@@ -162,10 +162,10 @@ class BenchHere(Bench):
         """
         return Blueprint(self.spec, self.task, self.frozen).build()
 
-    def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
+    def draws(self, model: Blocks, evaluation: Evaluation) -> bool:
         seed = self.spec.training.seed + 1
         module = self.task.build_model(seed)
-        write_floats(module, decode_model(model, self.spec.model), self.spec.model.layout)
+        write_floats(module, Decoded(model, self.spec.model), self.spec.model.layout)
         if self.frozen is not None and self.spec.model.frozen is not None:
             write_frozen(module, self.spec.model.frozen, self.frozen)
         other = self.task.evaluate(module, self.validation, seed=seed)
@@ -232,7 +232,7 @@ class BenchApart(Bench):
     def samples(self) -> int:
         return self._samples
 
-    def try_out(self, model: ModelVector) -> Evaluation:
+    def try_out(self, model: Blocks) -> Evaluation:
         evaluation: Evaluation = self._apart.call("try_out", model=model)
         return evaluation
 
@@ -244,7 +244,7 @@ class BenchApart(Bench):
         model: ModelVector = self._apart.call("first_model")
         return model
 
-    def draws(self, model: ModelVector, evaluation: Evaluation) -> bool:
+    def draws(self, model: Blocks, evaluation: Evaluation) -> bool:
         return bool(self._apart.call("draws", evaluation, model=model))
 
     def threads(self, number: int) -> AbstractContextManager[None]:

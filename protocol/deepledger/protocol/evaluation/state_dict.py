@@ -13,7 +13,8 @@ from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.fates import Entry, entries_of, named_tensors
 from deepledger.protocol.formats.model import KINDS, Frozen, FrozenEntry, Kind, LayoutEntry, ModelFormat
-from deepledger.protocol.formats.vectors import Floats
+from deepledger.protocol.formats.vectors import Blocks, Floats
+from deepledger.protocol.kernels.cores import BLOCK
 
 if TYPE_CHECKING:
     import torch
@@ -79,20 +80,25 @@ def _frozen(entries: Sequence[Entry]) -> Frozen:
     )
 
 
-def read_floats(model: torch.nn.Module, layout: Sequence[LayoutEntry] | None = None) -> Floats:
-    """A copy of what travels of a model, shape (d,): its `layout_of`, unless another layout is given.
+def read_floats(
+    model: torch.nn.Module, layout: Sequence[LayoutEntry] | None = None, *, out: Floats | None = None
+) -> Floats:
+    """A copy of what travels of a model, shape (d,), in `out` if that is given: its `layout_of`, unless another layout
+    is given.
 
     Raises `BadInput` if its entries are not those of the layout.
     """
     layout = layout_of(model) if layout is None else layout
-    values = np.empty(sum(entry.size for entry in layout), np.float32)
+    values = np.empty(sum(entry.size for entry in layout), np.float32) if out is None else out
     for entry, tensor in _entries(model, layout):
         values[entry.offset : entry.offset + entry.size] = _real(tensor).float().cpu().numpy().reshape(-1)
     return values
 
 
-def write_floats(model: torch.nn.Module, values: Floats, layout: Sequence[LayoutEntry] | None = None) -> None:
-    """Set what travels of a model. Raises `BadInput` as `read_floats`, and for another number of values."""
+def write_floats(model: torch.nn.Module, values: Blocks, layout: Sequence[LayoutEntry] | None = None) -> None:
+    """Set what travels of a model, of which large entries are looked at part by part. Raises `BadInput` as
+    `read_floats`, and for another number of values.
+    """
     import torch
 
     layout = layout_of(model) if layout is None else layout
@@ -100,11 +106,17 @@ def write_floats(model: torch.nn.Module, values: Floats, layout: Sequence[Layout
         raise BadInput("the task's model does not have the layout that the spec pins; is its configuration the same?")
     with torch.no_grad():
         for entry, tensor in _entries(model, layout):
-            part, target = torch.from_numpy(values[entry.offset : entry.offset + entry.size]), _real(tensor)
-            target.copy_(part.reshape(target.shape))
+            target, end = _real(tensor), entry.offset + entry.size
+            if not target.is_contiguous():
+                target.copy_(torch.from_numpy(values[entry.offset : end]).reshape(target.shape))
+                continue
+            flat = target.view(-1)
+            for start in range(entry.offset, end, BLOCK):
+                part = torch.from_numpy(values[start : min(start + BLOCK, end)])
+                flat[start - entry.offset : start - entry.offset + len(part)] = part
 
 
-def holds_floats(model: torch.nn.Module, values: Floats, layout: Sequence[LayoutEntry]) -> bool:
+def holds_floats(model: torch.nn.Module, values: Blocks, layout: Sequence[LayoutEntry]) -> bool:
     """Whether the model is as `write_floats` makes it."""
     import torch
 

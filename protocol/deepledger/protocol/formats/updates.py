@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from typing_extensions import Buffer
 
@@ -17,6 +19,7 @@ from deepledger.protocol.formats.vectors import (
     as_update,
     encode_update,
     sum_of_squares,
+    update_dtype,
 )
 
 Update = UpdateVector | SparseVector
@@ -51,7 +54,13 @@ def fits_norm(update: Update, spec: JobSpec) -> bool:
 
 
 def encode_change(
-    change: Floats, residual: Floats, *, spec: JobSpec, seed: int, out: Floats | None = None
+    change: Floats,
+    residual: Floats,
+    *,
+    spec: JobSpec,
+    seed: int,
+    out: Floats | None = None,
+    into: UpdateVector | None = None,
 ) -> Encoded[Update]:
     """As `encode_update` in the job's format, what is trained and statistics each by itself: each has the norm bound,
     so that a running variance of 100 does not cut down every weight. Noise that a job asks for comes after this.
@@ -63,17 +72,16 @@ def encode_change(
     measured = change[trained:].copy()
     weights = change[:trained], residual[:trained], out[:trained]
     vector: Update
-    if form is None:
-        encoded = encode_update(*weights[:2], update=update, seed=seed, out=weights[2])
-    else:
-        update = update.model_copy(update={"bits": 8 * form.dtype.itemsize})
-        places, encoded = _encode_largest(*weights, most=form.most, update=spec.update, seed=seed)
-    statistics = encode_update(
-        measured, np.zeros_like(measured), update=update, seed=(seed + trained * GAMMA) % 2**64, out=measured
+    encode_statistics = partial(
+        encode_update, measured, np.zeros_like(measured), seed=(seed + trained * GAMMA) % 2**64, out=measured
     )
     if form is None:
-        vector = np.concatenate([encoded.vector, statistics.vector]) if len(measured) else encoded.vector
+        vector = np.empty(len(change), update_dtype(update)) if into is None else into
+        encoded = encode_update(*weights[:2], update=update, seed=seed, out=weights[2], into=vector[:trained])
+        statistics = encode_statistics(update=update, into=vector[trained:])
     else:
+        places, encoded = _encode_largest(*weights, most=form.most, update=spec.update, seed=seed)
+        statistics = encode_statistics(update=update.model_copy(update={"bits": 8 * form.dtype.itemsize}))
         sent = np.flatnonzero(encoded.vector)
         vector = write_sparse(places[sent], encoded.vector[sent], form, statistics=statistics.vector.data)
     out[trained:] = 0

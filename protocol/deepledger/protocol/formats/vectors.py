@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,15 @@ ModelVector = npt.NDArray[np.int32]
 """Shape (d,), '<i4', unit 2^-F."""
 UpdateVector = npt.NDArray[np.signedinteger]
 """Shape (d,), '<i1', '<i2' or '<i4', unit 2^-U."""
+
+
+class Blocks(Protocol):
+    """A vector that is read part by part: an array, a file, or something that computes what is looked at."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> npt.NDArray[Any]: ...
+
 
 FAST_FROM = 1 << 22
 """Coordinates from which `kernels.vectors` is worth its import."""
@@ -59,23 +68,34 @@ def _view(data: Buffer, dtype: np.dtype[np.signedinteger], coordinates: int) -> 
     return np.frombuffer(view, dtype=dtype)
 
 
+def load(vector: Blocks, into: ModelVector | None = None) -> ModelVector:
+    """A copy of a model, shape (d,), read part by part."""
+    model = np.empty(len(vector), "<i4") if into is None else into
+    for start in range(0, len(model), BLOCK):
+        part = slice(start, min(start + BLOCK, len(model)))
+        model[part] = vector[part]
+    return model
+
+
 def encode_model(values: Floats, model: ModelFormat) -> ModelVector:
     """Round float values, shape (d,), half to even; variances are at least `least_variance`.
 
     Raises `BadVector` for NaN and for what int32 cannot hold, with the entry's name.
     """
-    scaled = np.rint(values.astype(np.float64) * 2.0**model.fraction_bits)
-    fits = np.abs(scaled) < 2**31  # NaN does not
-    if not fits.all():
-        first = int(np.argmin(fits))
-        entry = model.entry_at(first).name
-        if not np.isfinite(scaled[first]):
-            raise BadVector(f"entry {entry!r} of the model contains NaN or infinity")
-        raise BadVector(
-            f"a value of the model's entry {entry!r} exceeds ±{2.0 ** (31 - model.fraction_bits):g}; lower "
-            "model.fraction_bits"
-        )
-    vector = scaled.astype("<i4")
+    vector = np.empty(len(values), "<i4")
+    for start in range(0, len(values), BLOCK):
+        scaled = np.rint(values[start : start + BLOCK].astype(np.float64) * 2.0**model.fraction_bits)
+        fits = np.abs(scaled) < 2**31  # NaN does not
+        if not fits.all():
+            first = int(np.argmin(fits))
+            entry = model.entry_at(start + first).name
+            if not np.isfinite(scaled[first]):
+                raise BadVector(f"entry {entry!r} of the model contains NaN or infinity")
+            raise BadVector(
+                f"a value of the model's entry {entry!r} exceeds ±{2.0 ** (31 - model.fraction_bits):g}; lower "
+                "model.fraction_bits"
+            )
+        vector[start : start + BLOCK] = scaled
     hold_variances(vector, model)
     return vector
 
@@ -97,10 +117,27 @@ def decode_model(vector: ModelVector, model: ModelFormat) -> Floats:
 
     Variances are held in their domain here, too: a sponsor's first model may be anything.
     """
-    values = np.empty(len(vector), np.float32)
-    np.multiply(vector, 2.0**-model.fraction_bits, out=values, dtype=np.float64, casting="same_kind")
-    hold_variances(values, model)
-    return values
+    return Decoded(vector, model)[0 : len(vector)]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What `decode_model` gives, of the coordinates that are looked at."""
+
+    vector: Blocks  # int32
+    model: ModelFormat
+
+    def __len__(self) -> int:
+        return len(self.vector)
+
+    def __getitem__(self, part: slice) -> Floats:
+        start, stop, _ = part.indices(len(self.vector))
+        values = np.empty(stop - start, np.float32)
+        unit = 2.0**-self.model.fraction_bits
+        np.multiply(self.vector[start:stop], unit, out=values, dtype=np.float64, casting="same_kind")
+        variances = values[max(self.model.variances_from - start, 0) :]
+        np.maximum(variances, np.float32(self.model.least_variance * unit), out=variances)
+        return values
 
 
 def sum_of_squares(update: UpdateVector) -> int:
@@ -147,7 +184,13 @@ class Encoded(Generic[V]):
 
 
 def encode_update(
-    change: Floats, residual: Floats, *, update: UpdateFormat, seed: int, out: Floats | None = None
+    change: Floats,
+    residual: Floats,
+    *,
+    update: UpdateFormat,
+    seed: int,
+    out: Floats | None = None,
+    into: UpdateVector | None = None,
 ) -> Encoded[UpdateVector]:
     """Turn a model change, shape (d,), into update integers.
 
@@ -155,26 +198,27 @@ def encode_update(
     stochastically (Gupta et al. 2015) with `uniform(seed, i)`, and saturates what does not fit. If rounding carries
     the norm over the bound, rounds toward zero instead, which cannot. Raises `BadVector` for NaN and infinity.
 
-    The new residual is written to `out`, which may be `change` or `residual` itself: large models then need no
-    further memory.
+    The new residual is written to `out`, which may be `change` or `residual` itself, and the integers to `into`: large
+    models then need no further memory.
     """
     wanted, squares = _add(change, residual, out)
+    vector = np.empty(len(wanted), update_dtype(update)) if into is None else into
     norm = math.sqrt(squares)
     if not math.isfinite(norm):
         raise BadVector(NOT_FINITE)
     # Rounding moves a coordinate by less than one unit. Where even that cannot reach the bound, one pass does it all.
     if ((norm * 2.0**update.fraction_bits + math.sqrt(len(wanted))) * (1 + 1e-9)) ** 2 < update.square_limit:
-        vector, saturated = _round(wanted, update, seed, subtract=True)
+        saturated = _round(wanted, vector, update, seed, subtract=True)
         return Encoded(vector=vector, residual=wanted, clipped=False, saturated=saturated)
     clipped = norm > update.norm_bound
     if clipped:
         wanted *= np.float32(update.norm_bound / norm)
-    vector, saturated = _round(wanted, update, seed)
+    saturated = _round(wanted, vector, update, seed)
     if sum_of_squares(vector) > update.square_limit:
-        vector, saturated = _round(wanted, update, None)
+        saturated = _round(wanted, vector, update, None)
         if sum_of_squares(vector) > update.square_limit:  # only float32's rounding in the scaling above can do this
             wanted *= np.float32(1 - 2.0**-20)
-            vector, saturated = _round(wanted, update, None)
+            saturated = _round(wanted, vector, update, None)
     _subtract(wanted, vector, update)
     return Encoded(vector=vector, residual=wanted, clipped=clipped, saturated=saturated)
 
@@ -190,16 +234,15 @@ def _add(change: Floats, residual: Floats, out: Floats | None) -> tuple[Floats, 
 
 
 def _round(
-    values: Floats, update: UpdateFormat, seed: int | None, *, subtract: bool = False
-) -> tuple[UpdateVector, int]:
-    """Stochastically with a seed, toward zero without; with `subtract`, values become what rounding left out.
-
-    Returns also how many saturated.
+    values: Floats, vector: UpdateVector, update: UpdateFormat, seed: int | None, *, subtract: bool = False
+) -> int:
+    """Into `vector`, stochastically with a seed, toward zero without; with `subtract`, values become what rounding left
+    out. Returns how many saturated.
     """
-    vector = np.empty(len(values), update_dtype(update))
     scale = 2.0**update.fraction_bits
     if fast := compiled(len(values)):
-        return vector, fast.round_into(vector, values, bits=update.bits, scale=scale, seed=seed, subtract=subtract)
+        saturated: int = fast.round_into(vector, values, bits=update.bits, scale=scale, seed=seed, subtract=subtract)
+        return saturated
     most = (1 << update.bits - 1) - 1
     saturated = 0
     for start in range(0, len(values), BLOCK):
@@ -209,7 +252,7 @@ def _round(
         vector[start : start + BLOCK] = np.clip(scaled, -most - 1, most).astype(vector.dtype)
     if subtract:
         _subtract(values, vector, update)
-    return vector, saturated
+    return saturated
 
 
 def _subtract(values: Floats, vector: UpdateVector, update: UpdateFormat) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from deepledger.protocol.blobs.spool import FileVector, fetched
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, BadSpec, BlobMissing
@@ -87,6 +88,12 @@ def fetch_model(store: BlobStore, digest: Digest, spec: JobSpec) -> ModelVector:
     buffer = np.empty(spec.model_bytes, np.uint8)
     store.read_into(digest, buffer.data)
     return as_model(buffer.data, spec.model)
+
+
+def hold_model(store: BlobStore, digest: Digest, spec: JobSpec) -> FileVector:
+    """As `fetch_model`, in a file: of it, only what is looked at is in memory. Raises `StateError` without room."""
+    with fetched(store, digest, spec.model_bytes) as file:
+        return FileVector(file, np.dtype("<i4"))
 
 
 def fetch_frozen(store: BlobStore, frozen: Frozen) -> bytes:

@@ -8,7 +8,7 @@ from deepledger.protocol.formats.evaluation import Coalition
 from deepledger.protocol.formats.policies import ContributionRewards
 from deepledger.protocol.formats.rules import WeightedMean
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.vectors import Blocks, ModelVector, load
 from deepledger.protocol.settlement.aggregation import advance
 from deepledger.protocol.settlement.aggregation.context import Context
 from deepledger.protocol.settlement.aggregation.stack import Stack
@@ -20,13 +20,13 @@ class Coalitions:
     """What the model of any coalition of a round is made from: one for each settlement."""
 
     spec: JobSpec
-    before: ModelVector  # shape (d,)
+    before: Blocks  # int32, shape (d,)
     stack: Stack
     context: Context
 
     def model_of(self, coalition: Coalition) -> ModelVector:
         """Shape (d,). That of nobody is the model before."""
-        model = self.before.copy()
+        model = load(self.before)
         rule = WeightedMean() if coalition.plain else self.spec.aggregation
         stack = self.stack.of_seats(coalition.seats)
         advance(model, stack.unweighted() if coalition.plain else stack, rule, self.context)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import Buffer
 
-from deepledger.protocol.blobs.spool import FileVector, fetch, keep, room_for, view
+from deepledger.protocol.blobs.spool import FileVector, fetch, fetched, keep, room_for, view
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, BadVector, BlobCorrupt, BlobError
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
@@ -144,8 +144,7 @@ def _read(
     store: BlobStore, digest: Digest, spec: JobSpec, judge: Callable[[Buffer], Update | Verdict]
 ) -> FiledUpdate | Verdict:
     """Room is taken while it is looked at, and kept only by what counts: a reveal costs its author nothing."""
-    with room_for(spec.blob_bytes) as file, file:
-        fetch(store, digest, file, spec.blob_bytes)
+    with fetched(store, digest, spec.blob_bytes) as file:
         judged = judge(view(file, spec.blob_bytes))
         if isinstance(judged, Verdict):
             return judged

@@ -22,7 +22,7 @@ from deepledger.protocol.formats.policies import ContributionRewards
 from deepledger.protocol.formats.report import Unclipped
 from deepledger.protocol.formats.rules import CenteredClipping, FLTrust
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.vectors import Blocks, ModelVector, load
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.settlement.aggregation import advance
 from deepledger.protocol.settlement.aggregation.context import Context
@@ -71,9 +71,18 @@ Results = Callable[[Sequence[Coalition]], Sequence[Evaluation]]
 
 
 def settle(
-    spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sources, *, outcome: Outcome | None = None
+    spec: JobSpec,
+    model: ModelVector,
+    revealed: Revealed,
+    sources: Sources,
+    *,
+    outcome: Outcome | None = None,
+    before: Blocks | None = None,
 ) -> Settlement:
     """Judge every contribution, value what is accepted, and turn `model`, in place, into the model after.
+
+    `before` is the model before where that is in another place, say in a file: then `model` is filled from it, once no
+    update's bytes are in memory any more, and no copy is made.
 
     Where `outcome` says that the model after has diverged, and the one before had not, who is to blame is not accepted
     any more, see `left_out`; where nobody is accepted then, the model stays, and nobody is paid.
@@ -88,10 +97,14 @@ def settle(
     else:
         assert isinstance(sources, MaskedSources)  # noqa: S101 (whoever settles a masked round has what it is made of)
         (judged, rows, unclipped), shift = sum_all(spec, revealed, sources), 0
+    if before is None:
+        before = model.copy()
+    else:
+        load(before, into=model)
     trusted, others = _apart(spec, rows)
     context = _context(spec, model, revealed, sources, trusted)
     stack = Stack(tuple(others), spec.model.coordinates, shift)
-    coalitions = Coalitions(spec, model.copy(), stack, context)
+    coalitions = Coalitions(spec, before, stack, context)
 
     def results(wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
         new = [coalition for coalition in dict.fromkeys(wanted) if coalition not in asked]
@@ -116,7 +129,7 @@ def settle(
             asked[whole] = evaluation
             judged = left_out(judged, whole.seats, results)
             rest = Coalition(whole.seats & mask_of({each.row for each in judged if each.verdict is Verdict.ACCEPTED}))
-            model[:] = coalitions.before
+            load(coalitions.before, into=model)
             saturated = advance(model, stack.of_seats(rest.seats), spec.aggregation, context)
             (evaluation,) = results([rest])
     return Settlement(
