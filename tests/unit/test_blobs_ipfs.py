@@ -15,7 +15,7 @@ import pytest
 
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.blobs.ipfs import IpfsStore
-from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobError, BlobMissing, StoreUnreachable
+from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobError, BlobLate, BlobMissing, StoreUnreachable
 
 DATA = bytes(range(256)) * 1100  # two chunks
 DIGEST = digest_of(DATA)
@@ -257,17 +257,17 @@ def test_one_huge_chunk_is_not_taken_whole(daemon):
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "kind"),
     [
-        hangs,
-        hangs_up,
-        says({"Message": "block was not found\nlocally\x1b[2J", "Code": 0, "Type": "error"}, status=500),
-        says(DATA[:-1], X_Content_Length=str(len(DATA))),
+        (hangs, BlobLate),
+        (hangs_up, BlobMissing),
+        (says({"Message": "block was not found\nlocally\x1b[2J", "Code": 0, "Type": "error"}, status=500), BlobMissing),
+        (says(DATA[:-1], X_Content_Length=str(len(DATA))), BlobMissing),
     ],
     ids=["hangs", "hangs up", "refuses", "lacks a block"],
 )
-def test_a_blob_that_does_not_come_is_missing(daemon, answer):
-    assert outcomes(daemon(cat=answer, timeout=0.5)) == [BlobMissing, BlobMissing]
+def test_a_blob_that_does_not_come_is_missing(daemon, answer, kind):
+    assert outcomes(daemon(cat=answer, timeout=0.5)) == [kind, kind]
 
 
 def test_a_blob_that_dribbles_is_missing(daemon):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from deepledger.protocol.blobs import cid_of, digest_of, open_store
@@ -95,6 +97,21 @@ def test_who_is_away_is_named_and_asked_last_until_it_is_back(both, folders, tol
     second.away, second.asked = False, 0
     read(both)
     assert second.asked == 0, "the first is back in its place"
+
+
+def test_who_never_answers_is_named_and_waited_for_once(folders, told):
+    fill(folders[0])
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        gateway = Counted(open_store(f"http://127.0.0.1:{silent.getsockname()[1]}/ipfs", fetch_timeout=0.2))
+        stores = Stores([gateway, folders[0]], told.append)
+        assert read(stores) == read(stores) == DATA
+        assert gateway.asked == 1
+        (said,) = told
+        assert f"blob {cid_of(DIGEST)} did not come from {gateway.store.url} in time" in said
+        with pytest.raises(BlobError) as caught:
+            stores.read(digest_of(b"nobody's"), limit=10)
+        assert caught.type is BlobMissing, "whoever waits for the store to come back would wait for ever"
+        gateway.store.close()
 
 
 @pytest.mark.parametrize(

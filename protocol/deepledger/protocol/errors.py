@@ -19,6 +19,7 @@ shows a traceback. The command line exits with `exit_code`.
     ├── BlobError                the blob store                                            5
     │   ├── StoreUnreachable     the daemon is down or hangs, the folder cannot be written
     │   ├── BlobMissing          nobody serves the blob
+    │   │   └── BlobLate         it did not come in time: nobody has it, or the store is slow
     │   └── BlobCorrupt          other bytes than the digest promises, or another length
     ├── StateError               this machine's own files, or another process using them   6
     │   └── AccountInUse         another node acts for the same account
@@ -102,6 +103,10 @@ class StoreUnreachable(BlobError):
 
 
 class BlobMissing(BlobError):
+    pass
+
+
+class BlobLate(BlobMissing):
     pass
 
 

@@ -29,7 +29,7 @@ from deepledger.protocol.blobs.car import CAR_TYPE, blocks_in
 from deepledger.protocol.blobs.digest import RunningDigest, byte_view, cid_of
 from deepledger.protocol.blobs.store import ReadOnly
 from deepledger.protocol.deadlines import answers_within, heed_deadlines
-from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachable
+from deepledger.protocol.errors import BlobCorrupt, BlobLate, BlobMissing, StoreUnreachable
 from deepledger.protocol.types import Digest
 
 _RAW_TYPE: Final = "application/vnd.ipld.raw"
@@ -121,7 +121,7 @@ class GatewayStore(ReadOnly):
             with answers_within(end - time.monotonic()), closing(self._answer(cid, form, accept, end=end)) as answer:
                 yield answer
         except (ReadTimeout, ReadTimeoutError, TimeoutError) as error:
-            raise BlobMissing(f"blob {cid} did not come from {self.url} in time") from error
+            raise BlobLate(f"blob {cid} did not come from {self.url} in time") from error
         except (RequestException, HTTPError, HTTPException, OSError, ValueError) as error:
             raise StoreUnreachable(f"no gateway answers at {self.url}: correct --store, or add another one") from error
 
@@ -139,7 +139,7 @@ class GatewayStore(ReadOnly):
                 time.sleep(pause)
                 continue
             if status == HTTPStatus.GATEWAY_TIMEOUT:
-                raise BlobMissing(f"{self.url} did not find blob {cid} in time (HTTP status 504)")
+                raise BlobLate(f"{self.url} did not find blob {cid} in time (HTTP status 504)")
             if status == HTTPStatus.TOO_MANY_REQUESTS:
                 raise StoreUnreachable(
                     f"{self.url} wants to be asked less often (HTTP status 429): add another --store"

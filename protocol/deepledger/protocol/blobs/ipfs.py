@@ -19,7 +19,7 @@ from typing_extensions import Buffer
 from deepledger.protocol.blobs.assembly import foreign, why_foreign
 from deepledger.protocol.blobs.digest import CHUNK, LINKS, RunningDigest, byte_view, cid_of, digest_of
 from deepledger.protocol.blobs.kubo import Barred, KuboRpc, Refused, TimedOut
-from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobMissing, StoreUnreachable
+from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobLate, BlobMissing, StoreUnreachable
 from deepledger.protocol.types import Digest
 
 _OLDEST: Final = (0, 14)
@@ -164,7 +164,7 @@ class IpfsStore:
             raise
         except (TimedOut, StoreUnreachable) as error:
             self._ask_version()
-            raise BlobMissing(
+            raise (BlobLate if isinstance(error, TimedOut) else BlobMissing)(
                 f"blob {cid_of(digest)} did not come through IPFS: is anybody who has it online?{self._peers()}"
             ) from error
 

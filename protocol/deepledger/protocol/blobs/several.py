@@ -1,7 +1,7 @@
 """Several stores as one: read in order until one serves the blob, written to wherever blobs can be written.
 
-A store that is down or serves other bytes is named, and the next one is asked; one that was down is asked last until it
-answers again.
+A store that is down, lets one wait in vain or serves other bytes is named, and the next one is asked; one that was down
+or let one wait is asked last until it answers again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.blobs.store import BlobStore, ReadOnly
-from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobError, BlobMissing, StoreUnreachable
+from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobError, BlobLate, BlobMissing, StoreUnreachable
 from deepledger.protocol.types import Digest
 
 T = TypeVar("T")
@@ -92,12 +92,13 @@ class Stores:
         return sorted(range(len(self._stores)), key=lambda number: number in self._down)
 
     def _note(self, number: int, error: BlobError) -> None:
-        if isinstance(error, StoreUnreachable):
+        if isinstance(error, StoreUnreachable | BlobLate):
             self._down.add(number)
 
     def _say(self, failed: Iterable[BlobError]) -> None:
         """Each once; that a blob is in another store is nothing to tell."""
         for error in failed:
-            if not isinstance(error, BlobMissing) and str(error) not in self._told:
+            nothing = isinstance(error, BlobMissing) and not isinstance(error, BlobLate)
+            if not nothing and str(error) not in self._told:
                 self._told.add(str(error))
                 self._tell(f"{error}; another store took its place")
