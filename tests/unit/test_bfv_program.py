@@ -107,6 +107,25 @@ class TestProgram:
             with pytest.raises(bfv.NoKey):
                 opened(vectors, {place: wrong[place] for place in {lie, 4, 5}}, 10)
 
+    @pytest.mark.parametrize(
+        ("holders", "threshold", "wrong"),
+        [
+            (64, 43, 10),  # half of those above the threshold: computed
+            (20, 14, 3),
+            (5, 4, 1),  # all above it: all sets are tried
+            (12, 8, 4),
+        ],
+    )
+    @pytest.mark.parametrize("alike", [False, True])
+    def test_as_many_wrong_shares_as_is_said_are_left_aside_and_whoever_chooses_them(
+        self, holders: int, threshold: int, wrong: int, alike: bool
+    ) -> None:
+        vectors, shares = encrypted([np.arange(10, dtype=np.int32)], holders=holders, threshold=threshold)
+        off = os.urandom(bfv.BLOCK_BYTES)
+        for place in range(1, wrong + 1):  # alike: off by the same, so that they fit together as well as the right ones
+            shares[place] = bfv.add_shares([shares[place], off if alike else os.urandom(bfv.BLOCK_BYTES)])
+        assert np.array_equal(opened(vectors, shares, 10, threshold=threshold), np.arange(10))
+
     def test_a_vector_under_another_key_than_its_shares_make_spoils_the_sum_and_is_noticed(self) -> None:
         plain = [np.arange(5000, dtype=np.int32)] * 3
         vectors, shares = encrypted(plain)
@@ -125,6 +144,13 @@ class TestProgram:
         assert opened(vectors, shares, 10, most=3000).max() == 3000
         with pytest.raises(bfv.BeyondRange, match="3000 at coordinate 0"):
             opened(vectors, shares, 10, most=2999)
+
+    def test_a_sum_that_int32_does_not_hold_is_beyond_it_whatever_is_allowed(self) -> None:
+        vectors, shares = encrypted([np.full(10, 1 << 30, np.int32)] * 2)
+        with pytest.raises(bfv.BeyondRange, match="the sum is 2147483648 at coordinate 0"):
+            opened(vectors, shares, 10, most=1 << 31)
+        vectors, shares = encrypted([np.full(10, -1 << 30, np.int32)] * 2)
+        assert opened(vectors, shares, 10, most=1 << 31).min() == -1 << 31
 
     def test_what_does_not_fit_is_refused_in_words(self) -> None:
         found = bfv.program()
@@ -205,6 +231,13 @@ def test_without_go_nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadInput, match=r"Go is not installed; install 1\.23"):
         bfv.build(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_share_that_is_chosen_so_that_a_block_of_zeros_fits_is_found_out() -> None:
+    need(shutil.which("go"), "go")
+    done = subprocess.run(["go", "test", "."], cwd=bfv.SOURCE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ PLAIN_MODULUS: Final = 4294991873
 WORD_BITS: Final = 54
 BLOCK_BYTES: Final = DEGREE * WORD_BITS // 8
 """Of a block of a vector, and of a share of a key."""
+ZERO_BLOCKS: Final = 2
 SEED_BYTES: Final = 32
 
 MOST_VECTORS: Final = 64
@@ -60,8 +61,8 @@ class BeyondRange(Exception):
 
 
 def vector_bytes(coordinates: int) -> int:
-    """Of an encrypted vector: a block of zeros, by which a key is known to be right, and those of the vector."""
-    return BLOCK_BYTES * (1 + -(-coordinates // DEGREE))
+    """Of an encrypted vector: blocks of zeros, by which a key is known to be right, and those of the vector."""
+    return BLOCK_BYTES * (ZERO_BLOCKS + -(-coordinates // DEGREE))
 
 
 def find_program() -> Path | None:

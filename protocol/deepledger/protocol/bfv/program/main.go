@@ -12,8 +12,10 @@
 //	                                                  take turns by block
 //
 // What is read and written are words of 54 bits, little-endian without gaps: 2,048 of them are a block, as is a share.
-// Every string of bytes of the right length can be read, each word modulo q. A vector begins with a block that encrypts
-// zeros, by which a sum of keys is known to be right: another one that fits would solve a hard problem of lattices.
+// Every string of bytes of the right length can be read, each word modulo q. A vector begins with two blocks that encrypt
+// zeros, by which a sum of keys is known to be right. With one, whoever knows the others' shares could choose an error that
+// fits, since `a` can be divided by. What fits both is an error d with a_0·d and a_1·d small: of 2^54 there are below 2^13
+// such values for each coefficient of either, so that for random a_0 and a_1 there is almost surely none but zero.
 package main
 
 import (
@@ -26,6 +28,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
+	"math"
+	"math/big"
+	"math/bits"
 	"os"
 	"strconv"
 	"strings"
@@ -45,13 +51,14 @@ const (
 	wordBits = 54
 
 	blockBytes = degree * wordBits / 8
+	zeroBlocks = 2
 	seedBytes  = 32
 
 	// Of the errors. With the sum of two known, each is as hard to tell as one of 3.25, and the tables ask for 3.19.
 	sigma = 4.6
 	bound = 27 // no error is larger
 
-	// Which of the shares fit together is tried out so often.
+	// Where more shares are wrong than can be found out, so many sets of them are tried.
 	tries = 1000
 
 	noKey, beyond = 3, 4 // exit codes
@@ -152,8 +159,8 @@ func encrypt(arguments []string, in io.Reader, out io.Writer) error {
 	values := make([]int64, degree)
 	for block := 0; block < blocks(*coordinates); block++ {
 		count := 0
-		if block > 0 {
-			count = min(*coordinates-(block-1)*degree, degree)
+		if block >= zeroBlocks {
+			count = min(*coordinates-(block-zeroBlocks)*degree, degree)
 		}
 		read := make([]int32, count)
 		if err := binary.Read(in, binary.LittleEndian, read); err != nil {
@@ -233,18 +240,25 @@ func open(arguments []string, in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
-	uniform, second := ring.NewUniformSampler(common, ringQ), ringQ.NewPoly()
-	first, err := sum(ringQ, in, *vectors)
-	if err != nil {
-		return err
+	uniform, secret := ring.NewUniformSampler(common, ringQ), rlwe.NewSecretKey(params)
+	var first, second [zeroBlocks]ring.Poly
+	for at := range zeroBlocks {
+		if first[at], err = sum(ringQ, in, *vectors); err != nil {
+			return err
+		}
+		second[at] = ringQ.NewPoly()
+		uniform.Read(second[at])
 	}
-	uniform.Read(second)
-	secret := rlwe.NewSecretKey(params)
 	fits := func() bool {
-		rest := ringQ.NewPoly()
-		ringQ.MulCoeffsMontgomery(second, secret.Value.Q, rest)
-		ringQ.Add(rest, first, rest)
-		return isSmall(ringQ, rest, *vectors)
+		for at := range zeroBlocks {
+			rest := ringQ.NewPoly()
+			ringQ.MulCoeffsMontgomery(second[at], secret.Value.Q, rest)
+			ringQ.Add(rest, first[at], rest)
+			if !isSmall(ringQ, rest, *vectors) {
+				return false
+			}
+		}
+		return true
 	}
 	if err := findKey(params, points, shares, *threshold, secret, fits); err != nil {
 		return err
@@ -273,7 +287,7 @@ func open(arguments []string, in io.Reader, out io.Writer) error {
 		count := min(*coordinates-start, degree)
 		opened := make([]int32, count)
 		for at, value := range values {
-			if value < -*most || value > *most || (at >= count && value != 0) {
+			if value < max(-*most, math.MinInt32) || value > min(*most, math.MaxInt32) || (at >= count && value != 0) {
 				return failure{beyond, fmt.Sprintf("the sum is %d at coordinate %d", value, start+at)}
 			}
 			if at < count {
@@ -290,16 +304,12 @@ func open(arguments []string, in io.Reader, out io.Writer) error {
 	return nil
 }
 
-// The key that so many shares make, of those that fit together: a share may be wrong, and which one nothing tells but that
-// what comes out does not fit. First those at the front are tried, then others by chance, the same for everybody.
+// The key that so many shares make, of those that are right. If no more than half of those above the threshold are wrong,
+// which ones is computed; otherwise sets of them are tried out, all where those are few.
 func findKey(
 	params bgv.Parameters, points []multiparty.ShamirPublicPoint, shares []ring.Poly, threshold int,
 	secret *rlwe.SecretKey, fits func() bool,
 ) error {
-	order := make([]int, len(points))
-	for at := range order {
-		order[at] = at
-	}
 	hash := sha256.New()
 	for _, share := range shares {
 		hash.Write(pack(share.Coeffs[0]))
@@ -308,21 +318,155 @@ func findKey(
 	if err != nil {
 		return err
 	}
-	attempts := tries
-	if len(points) == threshold {
-		attempts = 1
-	}
-	for range attempts {
-		combine(params, points, shares, order[:threshold], secret)
+	right := rightShares(points, folded(params.RingQ(), shares, chance), threshold)
+	if right != nil {
+		combine(params, points, shares, right[:threshold], secret)
 		if fits() {
 			return nil
 		}
-		for at := range order {
-			other := at + int(ring.RandUniform(chance, uint64(len(order)-at), mask(len(order)-at)))
-			order[at], order[other] = order[other], order[at]
+	}
+	if len(right) == len(points) { // all fit together, and others of them make the same key
+		return failure{noKey, "the key that the shares make does not open the sum"}
+	}
+	for chosen := range sets(len(points), threshold, chance) {
+		combine(params, points, shares, chosen, secret)
+		if fits() {
+			return nil
 		}
 	}
 	return failure{noKey, "no key that the shares make opens the sum"}
+}
+
+// Of each share one word: the sum of its words, times what follows from all shares, so that nobody can choose an error
+// of which nothing is left.
+func folded(ringQ *ring.Ring, shares []ring.Poly, chance sampling.PRNG) []uint64 {
+	weights, words := ringQ.NewPoly(), make([]uint64, len(shares))
+	ring.NewUniformSampler(chance, ringQ).Read(weights)
+	for at, share := range shares {
+		for place, weight := range weights.Coeffs[0] {
+			words[at] = (words[at] + times(weight, share.Coeffs[0][place])) % modulus
+		}
+	}
+	return words
+}
+
+// The places of the words that are a polynomial's, of so many coefficients, at their points, where all but half of those
+// above that number are; nil if they are not. By Welch and Berlekamp (US patent 4,633,470, 1986): with a polynomial E that
+// is zero where a word is wrong, and N that is E times the one that is looked for, N(x) = E(x)·word at every point.
+func rightShares(points []multiparty.ShamirPublicPoint, words []uint64, coefficients int) []int {
+	for wrong := range (len(points)-coefficients)/2 + 1 {
+		rows := make([][]uint64, len(points)) // the unknown coefficients of N, those of E below its first, which is 1
+		for at, point := range points {
+			power := uint64(1)
+			for range coefficients + wrong {
+				rows[at] = append(rows[at], power)
+				power = times(power, uint64(point))
+			}
+			power = modulus - words[at]
+			for range wrong {
+				rows[at] = append(rows[at], power%modulus)
+				power = times(power, uint64(point))
+			}
+			rows[at] = append(rows[at], (modulus-power)%modulus)
+		}
+		solution := solve(rows)
+		if solution == nil {
+			continue
+		}
+		var right []int
+		for at, point := range points {
+			value := uint64(1)
+			for down := range wrong {
+				value = (times(value, uint64(point)) + solution[coefficients+2*wrong-1-down]) % modulus
+			}
+			if value != 0 {
+				right = append(right, at)
+			}
+		}
+		if len(right) == len(points)-wrong { // or there are too many wrong ones, and N is no multiple of E
+			return right
+		}
+	}
+	return nil
+}
+
+// What solves linear equations modulo q, each a row that ends with the right-hand side; nil if nothing does. Unknowns that
+// may be anything are zero. The rows are changed.
+func solve(rows [][]uint64) []uint64 {
+	unknowns, done := len(rows[0])-1, 0
+	solution, pivots := make([]uint64, unknowns), []int{}
+	for column := 0; column < unknowns && done < len(rows); column++ {
+		found := done
+		for found < len(rows) && rows[found][column] == 0 {
+			found++
+		}
+		if found == len(rows) {
+			continue
+		}
+		rows[done], rows[found] = rows[found], rows[done]
+		inverse := ring.ModExp(rows[done][column], modulus-2, modulus)
+		for at, row := range rows {
+			if at == done || row[column] == 0 {
+				continue
+			}
+			factor := times(row[column], inverse)
+			for place, word := range rows[done] {
+				row[place] = (row[place] + modulus - times(factor, word)) % modulus
+			}
+		}
+		pivots = append(pivots, column)
+		done++
+	}
+	for _, row := range rows[done:] {
+		if row[unknowns] != 0 {
+			return nil
+		}
+	}
+	for at, column := range pivots {
+		solution[column] = times(rows[at][unknowns], ring.ModExp(rows[at][column], modulus-2, modulus))
+	}
+	return solution
+}
+
+// Sets of so many out of the first numbers: all of them, or some by chance where all are more than are tried.
+func sets(from, chosen int, chance sampling.PRNG) iter.Seq[[]int] {
+	return func(try func([]int) bool) {
+		order := make([]int, from)
+		for at := range order {
+			order[at] = at
+		}
+		if number := new(big.Int).Binomial(int64(from), int64(chosen)); !number.IsInt64() || number.Int64() > tries {
+			for range tries {
+				for at := range order {
+					other := at + int(ring.RandUniform(chance, uint64(from-at), mask(from-at)))
+					order[at], order[other] = order[other], order[at]
+				}
+				if !try(order[:chosen]) {
+					return
+				}
+			}
+			return
+		}
+		for set := order[:chosen]; try(set); {
+			last := chosen - 1
+			for last >= 0 && set[last] == from-chosen+last {
+				last--
+			}
+			if last < 0 {
+				return
+			}
+			set[last]++
+			for at := last + 1; at < chosen; at++ {
+				set[at] = set[at-1] + 1
+			}
+		}
+	}
+}
+
+func times(one, other uint64) uint64 {
+	high, low := bits.Mul64(one, other)
+	_, rest := bits.Div64(high, low, modulus)
+	return rest
 }
 
 func combine(
@@ -372,7 +516,7 @@ func begin(in io.Reader) (bgv.Parameters, sampling.PRNG, error) {
 }
 
 func blocks(coordinates int) int {
-	return 1 + (coordinates+degree-1)/degree
+	return zeroBlocks + (coordinates+degree-1)/degree
 }
 
 func parsePoints(listed string) ([]multiparty.ShamirPublicPoint, error) {
@@ -406,10 +550,10 @@ func pack(words []uint64) []byte {
 	var packed bytes.Buffer
 	packed.Grow(blockBytes)
 	var held uint64
-	var bits int
+	var filled int
 	for _, word := range words {
-		held |= word << bits
-		for bits += wordBits; bits >= 8; bits -= 8 {
+		held |= word << filled
+		for filled += wordBits; filled >= 8; filled -= 8 {
 			packed.WriteByte(byte(held))
 			held >>= 8
 		}
@@ -419,15 +563,15 @@ func pack(words []uint64) []byte {
 
 func unpack(packed []byte, words []uint64) {
 	var held uint64
-	var bits int
+	var filled int
 	for at := range words {
-		for ; bits < wordBits; bits += 8 {
-			held |= uint64(packed[0]) << bits
+		for ; filled < wordBits; filled += 8 {
+			held |= uint64(packed[0]) << filled
 			packed = packed[1:]
 		}
 		words[at] = (held & (1<<wordBits - 1)) % modulus
 		held >>= wordBits
-		bits -= wordBits
+		filled -= wordBits
 	}
 }
 
