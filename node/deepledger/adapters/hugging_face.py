@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy, deepcopy
-from dataclasses import fields, replace
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,24 @@ if TYPE_CHECKING:
 
 _TOLD_BY = {"PrinterCallback", "ProgressCallback", "NotebookProgressCallback"}
 _SEEDS = 1 << 32  # numpy takes no greater ones
+_OPTIONS = (
+    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type",
+    "warmup_steps", "label_smoothing_factor", "neftune_noise_alpha", "dataloader_drop_last", "gradient_checkpointing",
+)  # fmt: skip
+"""Of TrainingArguments, what a job may say to whoever trains: none writes, sends, or says where or by which seed."""
+_ALIKE = {
+    "use_cpu": True,
+    "bf16": False,
+    "fp16": False,
+    "bf16_full_eval": False,
+    "fp16_full_eval": False,
+    "tf32": None,
+    "torch_compile": False,
+    "torch_compile_backend": None,
+    "torch_compile_mode": None,
+}
+"""Whoever evaluates, with an accelerator or without."""
 
 
 def trainer(trainer: Any, *, load_data: LoadData = records, metrics: Metrics | None = None) -> Adapted:
@@ -30,8 +48,9 @@ def trainer(trainer: Any, *, load_data: LoadData = records, metrics: Metrics | N
     In every round and every evaluation there is a Trainer like it, of the same class and arguments, for the round's
     model and a participant's data: it draws by the job's seed instead of its own, saves nothing and tells nothing. It
     is measured by `evaluate`: `eval_loss` is the loss, an `accuracy` of `compute_metrics` the share that is right, and
-    others have to be named in `metrics`. The job's hyperparameters are TrainingArguments. Raises `BadInput` for what is
-    no Trainer, and for one whose optimizer is of its own model.
+    others have to be named in `metrics`. It trains where a Trainer would, and evaluates on the CPU, as everybody else
+    does. The job's hyperparameters are those TrainingArguments that say how to learn. Raises `BadInput` for what is no
+    Trainer, and for one whose optimizer is of its own model.
     """
     need("transformers", extra="trainer")
     from transformers import Trainer
@@ -45,19 +64,16 @@ def trainer(trainer: Any, *, load_data: LoadData = records, metrics: Metrics | N
         )
     if trainer.model_init is not None:
         raise BadInput("adapters.trainer: give Trainer a model, not a model_init: the job's model is the round's")
-    first = deepcopy(trainer.model)
+    first = deepcopy(trainer.model).to("cpu")
 
     def train(model: torch.nn.Module, data: Any, **changed: Any) -> None:
-        known = {field.name for field in fields(trainer.args) if field.init}
-        if wrong := sorted(changed.keys() - known):
-            raise unknown(
-                wrong[0], of="TrainingArguments", known="learning_rate, num_train_epochs, max_steps and others"
-            )
+        if wrong := sorted(changed.keys() - set(_OPTIONS)):
+            raise unknown(wrong[0], of="a Trainer in a job", known=", ".join(_OPTIONS))
         with _like(trainer, model, train_dataset=data, changed=changed) as own:
             own.train()
 
     def evaluate(model: torch.nn.Module, data: Any) -> Mapping[str, Any]:
-        with _like(trainer, model, eval_dataset=data, changed={}) as own:
+        with _like(trainer, model, eval_dataset=data, changed=_ALIKE) as own:
             found = own.evaluate()
         where = "have the model return a loss where it is given labels"
         return result(found, samples=len(data), metrics=metrics or {}, where=where)
@@ -70,14 +86,18 @@ def _like(trainer: Any, model: torch.nn.Module, *, changed: Mapping[str, Any], *
     """What a subclass keeps beside what every Trainer has, stays; everything else is made anew.
 
     A Trainer seeds all generators by its arguments: by 42 where they name no seed, alike for everybody in every round.
+    It moves its model to where it works, and here back again.
     """
     import torch
     from transformers import Trainer
 
+    home = next(model.parameters()).device
     with TemporaryDirectory(prefix="deepledger-") as folder, _generators_kept(), quiet("transformers", logging.ERROR):
         arguments = replace(
             trainer.args,
-            **{
+            **{"dataloader_pin_memory": torch.accelerator.is_available() and not changed.get("use_cpu", False)}
+            | dict(changed)
+            | {
                 "output_dir": folder,
                 "seed": torch.initial_seed() % _SEEDS,
                 "data_seed": None,
@@ -85,11 +105,10 @@ def _like(trainer: Any, model: torch.nn.Module, *, changed: Mapping[str, Any], *
                 "disable_tqdm": True,
                 "save_strategy": "no",
                 "eval_strategy": "no",
+                "eval_on_start": False,
                 "load_best_model_at_end": False,
                 "push_to_hub": False,
-                "dataloader_pin_memory": torch.accelerator.is_available(),
-            }
-            | dict(changed),
+            },
         )
         own = copy(trainer)
         make: Callable[..., None] = Trainer.__init__
@@ -108,7 +127,10 @@ def _like(trainer: Any, model: torch.nn.Module, *, changed: Mapping[str, Any], *
         )
         for callback in [each for each in own.callback_handler.callbacks if type(each).__name__ in _TOLD_BY]:
             own.remove_callback(callback)
-        yield own
+        try:
+            yield own
+        finally:
+            model.to(home)
 
 
 def _callbacks(trainer: Any) -> list[Any]:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 _TELLS = {"ProgressBar", "ModelSummary", "Checkpoint"}  # callbacks that write to the terminal, or to disk
 _LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
 _ADVICE = ("lightning.fabric.utilities.warnings", "lightning_fabric.utilities.warnings")
+_SILENT = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 _LOOPS = {"max_epochs", "min_epochs", "max_steps", "min_steps"}
 
 
@@ -35,20 +41,25 @@ def lightning(
     """The task of a script that has made these, and would call `trainer.fit(module, loader)`.
 
     In a round, a copy of the trainer fits the module to a loader like the script's of the participant's data, without
-    progress bars, summaries, loggers and checkpoints. The module is measured by `trainer.validate`: what its
-    `validation_step` logs as `val_loss` is the loss, `val_acc` or `val_accuracy` the share that is right; others have
-    to be named in `metrics`, without `val_`. The job's hyperparameters may name `batch_size`, `max_epochs`,
-    `max_steps`, and attributes of the module that are numbers or words. Raises `BadInput` without Lightning.
+    progress bars, summaries, loggers and checkpoints. The module is measured by `validate` of a Trainer that takes all
+    samples, on the CPU and in one process, whatever the script's does: what its `validation_step` logs as `val_loss` is
+    the loss, `val_acc` or `val_accuracy` the share that is right; others have to be named in `metrics`, without `val_`.
+    The job's hyperparameters may name `batch_size`, `max_epochs`, `max_steps`, and attributes of the module that are
+    numbers or words. Raises `BadInput` without Lightning.
     """
-    if not (type(trainer).__module__.startswith(("lightning", "pytorch_lightning"))):
+    kind = type(trainer)
+    if not (kind.__module__.startswith(("lightning", "pytorch_lightning"))):
         need("lightning", extra="lightning")
-        raise BadInput(
-            f"adapters.lightning takes a lightning Trainer as its second argument, not a {type(trainer).__name__}"
-        )
+        raise BadInput(f"adapters.lightning takes a lightning Trainer as its second argument, not a {kind.__name__}")
     first, fresh = deepcopy(module), deepcopy(trainer)
 
     def train(model: Any, data: Any, *, batch_size: int | None = None, **changed: Any) -> None:
         own = _like(fresh)
+        if own.world_size > 1:
+            raise BadInput(
+                f"adapters.lightning: this Trainer would train in {own.world_size} processes, each of which runs the "
+                "whole program again: give it devices=1 and num_nodes=1"
+            )
         for name, value in changed.items():
             _set(own, model, name, value)
         with _silence():
@@ -57,7 +68,8 @@ def lightning(
     def evaluate(model: Any, data: Any) -> Mapping[str, Any]:
         batches = loader_like(loader, data, shuffle=False)
         with _silence():
-            found = _like(fresh).validate(model, batches, verbose=False)
+            own = kind(accelerator="cpu", devices=1, **_SILENT, callbacks=_callbacks(deepcopy(fresh)))
+            found = own.validate(model, batches, verbose=False)
         logged = {name: value for each in found for name, value in each.items()}
         where = "log it in the module's validation_step, as self.log('val_loss', loss)"
         return result(logged, samples=len(data), metrics=metrics or {}, where=where)
@@ -68,8 +80,12 @@ def lightning(
 def _like(trainer: Any) -> Any:
     own = deepcopy(trainer)
     own.loggers = []
-    own.callbacks = [each for each in own.callbacks if not _TELLS & {kind.__name__ for kind in type(each).__mro__}]
+    own.callbacks = _callbacks(own)
     return own
+
+
+def _callbacks(trainer: Any) -> list[Any]:
+    return [each for each in trainer.callbacks if not _TELLS & {kind.__name__ for kind in type(each).__mro__}]
 
 
 def _set(trainer: Any, module: Any, name: str, value: Any) -> None:
