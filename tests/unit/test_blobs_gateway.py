@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from deepledger.protocol import deadlines
 from deepledger.protocol.blobs import cid_of, digest_of
-from deepledger.protocol.blobs import gateway as gateway_module
 from deepledger.protocol.blobs.car import write_car
 from deepledger.protocol.blobs.digest import CHUNK, blocks_of
 from deepledger.protocol.blobs.gateway import GatewayStore
@@ -249,30 +249,43 @@ def test_who_says_nothing_is_not_waited_for(gateway, answers):
         gateway(timeout=0.2, **answers).read(DIGEST, limit=len(DATA))
 
 
-def test_who_drips_is_not_waited_for(gateway, monkeypatch):
-    """A byte now and then never is silence; the whole has its time."""
-    monkeypatch.setattr(gateway_module, "_SLOWEST", 1 << 40)
+@pytest.mark.parametrize(
+    "begun",
+    [(FILE, b""), (CAR, car_of(DATA)[:600]), (CAR, car_of(OTHER))],
+    ids=["a file", "a CAR", "a CAR of something else"],
+)
+def test_who_drips_is_not_waited_for(gateway, begun):
+    """A byte now and then never is silence; the whole has its time, however long it might be."""
 
     def drips(request: Liar) -> None:
         request.send_response(200)
-        request.send_header("Content-Type", FILE)
+        request.send_header("Content-Type", begun[0])
         request.end_headers()
+        request.wfile.write(begun[1])
         while not request.server.released.wait(0.01):
             request.wfile.write(b"x")
             request.wfile.flush()
 
     with pytest.raises(BlobMissing, match="in time"):
-        gateway(car=drips, timeout=0.5).read(DIGEST, limit=len(DATA))
+        gateway(car=drips, timeout=0.5).read(DIGEST, limit=1 << 40)
 
 
-def test_blocks_have_their_time_together(gateway, monkeypatch):
-    """Each is there at once; what was left of the time when the second was asked for is nothing."""
-    moments = iter([0.0, 0.0])
-    monkeypatch.setattr(gateway_module, "time", SimpleNamespace(monotonic=lambda: next(moments, 1e9)))
-    store = gateway()
-    store._has_cars = False
+@pytest.mark.parametrize(("seconds", "is_enough"), [(14, True), (20, False)])
+def test_blocks_have_their_time_together(gateway, monkeypatch, seconds, is_enough):
+    """60 seconds, and 4 more for each that has come. The clock is moved by each of the five answers."""
+    clock = [0.0]
+    monkeypatch.setattr(deadlines, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def takes(request: Liar) -> None:
+        clock[0] += seconds
+        blocks(request)
+
+    store = gateway(raw=takes)
+    if is_enough:
+        assert read(store) == DATA
+        return
     with pytest.raises(BlobMissing, match="in time"):
-        store.read(DIGEST, limit=len(DATA))
+        store.read(DIGEST, limit=1 << 40)
 
 
 def test_it_cannot_be_written_to(gateway):

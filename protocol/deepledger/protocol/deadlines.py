@@ -1,7 +1,8 @@
 """A time limit for a whole HTTP answer: its head, the sizes of its chunks, and its body.
 
 A socket's timeout is one for silence: who sends a byte now and then is waited for without end, most of all where
-http.client wants a line. Here each read of the socket waits no longer than what remains of the answer's time.
+http.client wants a line. Here each read of the socket waits no longer than what remains of the answer's time. That may
+grow with what has come, where nobody knows before how much there is.
 """
 
 from __future__ import annotations
@@ -18,17 +19,32 @@ from typing import Any, Final
 
 from requests import Session
 
-_END: Final[ContextVar[float]] = ContextVar("end of the answers that are asked for", default=float("inf"))
+
+class Deadline:
+    """So many seconds from now; with `slowest`, bytes a second, what has come adds to them."""
+
+    def __init__(self, seconds: float, *, slowest: float = float("inf")) -> None:
+        self._end, self._slowest = time.monotonic() + seconds, slowest
+
+    def remaining(self) -> float:
+        return self._end - time.monotonic()
+
+    def has_come(self, count: int) -> None:
+        """So many bytes of what was asked for, and not of what surrounds it, which may be endless."""
+        self._end += count / self._slowest
+
+
+_DEADLINE: Final[ContextVar[Deadline | None]] = ContextVar("of the answers that are asked for", default=None)
 
 
 @contextmanager
-def answers_within(seconds: float) -> Iterator[None]:
+def answers_within(limit: float | Deadline) -> Iterator[None]:
     """Answers that begin inside are whole within so many seconds from now, wherever they are read."""
-    token = _END.set(time.monotonic() + seconds)
+    token = _DEADLINE.set(limit if isinstance(limit, Deadline) else Deadline(limit))
     try:
         yield
     finally:
-        _END.reset(token)
+        _DEADLINE.reset(token)
 
 
 def heed_deadlines(session: Session) -> None:
@@ -58,19 +74,19 @@ def _heeding(pool: Any) -> Any:
 class _Answer(HTTPResponse):
     def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
-        self.fp = io.BufferedReader(_Reads(self.fp.detach(), sock, _END.get()))
+        self.fp = io.BufferedReader(_Reads(self.fp.detach(), sock, _DEADLINE.get() or Deadline(float("inf"))))
 
 
 class _Reads(io.RawIOBase):
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, end: float) -> None:
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline) -> None:
         super().__init__()
-        self._raw, self._sock, self._end = raw, sock, end
+        self._raw, self._sock, self._deadline = raw, sock, deadline
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        remaining = self._end - time.monotonic()
+        remaining = self._deadline.remaining()
         if remaining <= 0:
             raise TimeoutError("the answer took too long")
         silence = self._sock.gettimeout()

@@ -28,7 +28,7 @@ from deepledger.protocol.blobs.assembly import MOST_BLOCK, Assembly
 from deepledger.protocol.blobs.car import CAR_TYPE, blocks_in
 from deepledger.protocol.blobs.digest import RunningDigest, byte_view, cid_of
 from deepledger.protocol.blobs.store import ReadOnly
-from deepledger.protocol.deadlines import answers_within, heed_deadlines
+from deepledger.protocol.deadlines import Deadline, answers_within, heed_deadlines
 from deepledger.protocol.errors import BlobCorrupt, BlobLate, BlobMissing, StoreUnreachable
 from deepledger.protocol.types import Digest
 
@@ -45,7 +45,8 @@ _LATER: Final = {429, 502, 503, 504}
 class GatewayStore(ReadOnly):
     """A `BlobStore` of which a blob is behind `url`/CID. May be shared between threads.
 
-    `timeout`: seconds to connect; `fetch_timeout`: seconds without a byte after which a blob counts as missing.
+    `timeout`: seconds to connect; `fetch_timeout`: seconds after which a blob counts as missing if nothing of it comes;
+    all of it has these, and a second for each 64 KiB that have come.
     """
 
     def __init__(self, url: str, *, timeout: float = 30, fetch_timeout: float = 60) -> None:
@@ -69,41 +70,45 @@ class GatewayStore(ReadOnly):
         return bytes(self._served(Assembly(digest, limit=limit)))
 
     def _served(self, blob: Assembly) -> memoryview:
-        end = time.monotonic() + self._fetch_timeout + blob.size / _SLOWEST  # for all of its blocks together
+        within = Deadline(self._fetch_timeout, slowest=_SLOWEST)  # for all of its blocks together
         if self._has_cars:
-            with self._asked(blob.digest, "car", CAR_TYPE + "; version=1; order=dfs; dups=y", end=end) as answer:
+            with self._asked(blob.digest, "car", CAR_TYPE + "; version=1; order=dfs; dups=y", within=within) as answer:
                 if answer.status_code in _NO_CAR:
                     self._has_cars = False
                 elif _kind(answer) == CAR_TYPE:
-                    self._take_car(blob, answer)
+                    self._take_car(blob, answer, within)
                 else:
-                    return self._take_file(blob, answer)
+                    return self._take_file(blob, answer, within)
         while (missing := blob.missing()) is not None:
-            with self._asked(missing, "raw", _RAW_TYPE, end=end) as answer:
+            with self._asked(missing, "raw", _RAW_TYPE, within=within) as answer:
                 if answer.status_code in _NO_CAR:
                     raise self._useless(f"HTTP status {answer.status_code}")
                 block = b"".join(self._pieces(answer, most=MOST_BLOCK, of=blob.digest))
             if not blob.add(block):
                 raise self._altered(blob.digest)
+            within.has_come(len(block))
         return blob.whole()
 
-    def _take_car(self, blob: Assembly, answer: Response) -> None:
+    def _take_car(self, blob: Assembly, answer: Response, within: Deadline) -> None:
         """What is in it of the blob. Where it breaks off, the rest is still missing."""
         most = blob.size + blob.size // 64 + 65_536  # blocks are that much more than what is in them
         try:
             for stated, block in blocks_in(self._pieces(answer, most=most, of=blob.digest)):
                 if not blob.add(block) and stated == blob.missing():
                     raise self._altered(blob.digest)
-                if blob.missing() is None:
+                if (missing := blob.missing()) is None:
                     return
+                if missing != blob.digest:  # its root is there, and what comes is of it
+                    within.has_come(len(block))
         except _BrokenOff:
             pass
 
-    def _take_file(self, blob: Assembly, answer: Response) -> memoryview:
+    def _take_file(self, blob: Assembly, answer: Response, within: Deadline) -> memoryview:
         if _kind(answer) == "text/html":
             raise self._useless("web pages come from there")
         running, file = RunningDigest(), BytesIO()
         for piece in self._pieces(answer, most=blob.size, of=blob.digest):
+            within.has_come(len(piece))
             running.update(piece)
             file.write(piece)
         if running.digest() != blob.digest:
@@ -114,18 +119,18 @@ class GatewayStore(ReadOnly):
         return room
 
     @contextmanager
-    def _asked(self, digest: Digest, form: str, accept: str, *, end: float) -> Iterator[Response]:
+    def _asked(self, digest: Digest, form: str, accept: str, *, within: Deadline) -> Iterator[Response]:
         """An answer with status 200, or one of `_NO_CAR`. What goes wrong with it inside is translated, too."""
         cid = cid_of(digest)
         try:
-            with answers_within(end - time.monotonic()), closing(self._answer(cid, form, accept, end=end)) as answer:
+            with answers_within(within), closing(self._answer(cid, form, accept, within=within)) as answer:
                 yield answer
         except (ReadTimeout, ReadTimeoutError, TimeoutError) as error:
             raise BlobLate(f"blob {cid} did not come from {self.url} in time") from error
         except (RequestException, HTTPError, HTTPException, OSError, ValueError) as error:
             raise StoreUnreachable(f"no gateway answers at {self.url}: correct --store, or add another one") from error
 
-    def _answer(self, cid: str, form: str, accept: str, *, end: float) -> Response:
+    def _answer(self, cid: str, form: str, accept: str, *, within: Deadline) -> Response:
         for left in reversed(range(_ASKED)):
             answer = self._followed(f"{self.url}/{cid}?format={form}&dag-scope=entity", accept)
             status = answer.status_code
@@ -135,7 +140,7 @@ class GatewayStore(ReadOnly):
             if status in _GONE:
                 raise BlobMissing(f"{self.url} does not have blob {cid} (HTTP status {status})")
             pause = _pause(answer)
-            if left and status in _LATER and pause is not None and time.monotonic() + pause < end:
+            if left and status in _LATER and pause is not None and pause < within.remaining():
                 time.sleep(pause)
                 continue
             if status == HTTPStatus.GATEWAY_TIMEOUT:

@@ -19,6 +19,7 @@ from typing_extensions import Buffer
 from deepledger.protocol.blobs.assembly import foreign, why_foreign
 from deepledger.protocol.blobs.digest import CHUNK, LINKS, RunningDigest, byte_view, cid_of, digest_of
 from deepledger.protocol.blobs.kubo import Barred, KuboRpc, Refused, TimedOut
+from deepledger.protocol.deadlines import Deadline
 from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobLate, BlobMissing, StoreUnreachable
 from deepledger.protocol.types import Digest
 
@@ -129,11 +130,12 @@ class IpfsStore:
     def _served(self, digest: Digest, *, length: int) -> Iterator[bytes]:
         """What the daemon serves, piece by piece; asks for one byte more than `length` to see whether that is all."""
         self._check_daemon()
+        within = Deadline(self._fetch_timeout, slowest=_SLOWEST)
         pieces = self._rpc.stream(
             "/cat",
             cid_of(digest),
             silence=self._fetch_timeout,
-            duration=self._fetch_timeout + length / _SLOWEST,
+            within=within,
             options={"length": str(length + 1)} | ({} if self._fetches else {"offline": "true"}),
         )
         total = 0
@@ -142,6 +144,7 @@ class IpfsStore:
                 total += len(piece)
                 if total > length:
                     raise BlobCorrupt(f"blob {cid_of(digest)} is served with more than {length} bytes")
+                within.has_come(len(piece))
                 yield piece
 
     def _check(self, digest: Digest, running: RunningDigest) -> None:

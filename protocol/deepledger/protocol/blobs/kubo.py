@@ -18,7 +18,7 @@ from ipfshttpclient import exceptions, http_requests, multipart
 from requests import RequestException, Response
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from deepledger.protocol.deadlines import answers_within, heed_deadlines
+from deepledger.protocol.deadlines import Deadline, answers_within, heed_deadlines
 from deepledger.protocol.errors import BadInput, StoreUnreachable
 
 _PIECE: Final = 262_144  # most bytes taken from the socket at once
@@ -74,20 +74,20 @@ class KuboRpc:
         """The answer to a command that says little; sends `upload` as a file if there is one."""
         timeout = (self.timeout, self.timeout if silence is None else silence)
         answer = bytearray()
-        for piece in self._request(command, arguments, options, upload, duration=self.timeout, timeout=timeout):
+        for piece in self._request(command, arguments, options, upload, within=self.timeout, timeout=timeout):
             answer += piece
             if len(answer) > _ANSWER:
                 raise StoreUnreachable(f"what answers at {self.api} does not speak Kubo's RPC")
         return bytes(answer)
 
     def stream(
-        self, command: str, *arguments: str, silence: float, duration: float, options: Mapping[str, str]
+        self, command: str, *arguments: str, silence: float, within: Deadline, options: Mapping[str, str]
     ) -> Generator[bytes]:
         """The answer in pieces of at most 256 KiB; close it to stop early.
 
-        Raises `TimedOut` when nothing comes for `silence` seconds, or when it has taken `duration` since it began.
+        Raises `TimedOut` when nothing comes for `silence` seconds, or when it is not whole `within` that.
         """
-        return self._request(command, arguments, options, duration=duration, timeout=(self.timeout, silence))
+        return self._request(command, arguments, options, within=within, timeout=(self.timeout, silence))
 
     def _request(
         self,
@@ -96,7 +96,7 @@ class KuboRpc:
         options: Mapping[str, str],
         upload: memoryview | None = None,
         *,
-        duration: float,
+        within: float | Deadline,
         timeout: tuple[float, float],
     ) -> Generator[bytes]:
         def ask() -> Any:
@@ -104,7 +104,7 @@ class KuboRpc:
             if upload is not None:
                 form = multipart.FilesStream(_Upload(upload), chunk_size=_PIECE)
                 extra = {"data": form.body(), "headers": form.headers()}
-            with answers_within(duration):
+            with answers_within(within):
                 return self._http.request(command, arguments, opts=options, stream=True, timeout=timeout, **extra)
 
         with self._translated():
