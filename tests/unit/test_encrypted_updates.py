@@ -123,9 +123,21 @@ def test_one_letter_that_does_not_open_costs_one_holder_and_no_sum(cohort: Any, 
     )
 
 
-def test_a_holder_that_complains_about_too_many_is_named(cohort: Any, made: Any) -> None:
+def test_an_author_whose_letters_too_many_could_not_read_is_named(cohort: Any, made: Any) -> None:
+    letters, seen = letters_of(cohort, made), letters_of(cohort, {seat: made[seat] for seat in (0, 1, 7)})
+    releases = releases_of(cohort, set(SEATS), letters)
+    for holder in (1, 7):
+        releases[holder] = release(cohort, holder, set(SEATS), seen, key=key_of(holder))
+        assert releases[holder] == b"\0\0\2\0"
+    rebuilt = rebuild(cohort, set(SEATS), letters, releases)
+    assert rebuilt.badly_shared == {4: "its letters do not open for 2 holders"}
+    assert not rebuilt.bad_shares
+
+
+@pytest.mark.parametrize("flags", [b"\1\1\1\0", b"\2\2\2\0", b"\1\2\2\0"])
+def test_a_holder_that_says_of_too_many_that_it_has_no_share_is_named(cohort: Any, made: Any, flags: bytes) -> None:
     letters = letters_of(cohort, made)
-    releases = releases_of(cohort, set(SEATS), letters) | {7: b"\1\1\1\0"}
+    releases = releases_of(cohort, set(SEATS), letters) | {7: flags}
     rebuilt = rebuild(cohort, set(SEATS), letters, releases)
     assert rebuilt.bad_shares == {7: "it complains about 3 whose letters open for others"}
     assert not rebuilt.badly_shared

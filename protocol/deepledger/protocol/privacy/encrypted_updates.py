@@ -51,7 +51,7 @@ from deepledger.protocol.privacy.masked_updates import (
 )
 from deepledger.protocol.privacy.masks import key_stream
 from deepledger.protocol.privacy.share_trees import HASH_BYTES
-from deepledger.protocol.privacy.unmasking import COMPLAINT, SHOWN, UNREAD, BadRelease, NotUnmaskable, Rebuilt
+from deepledger.protocol.privacy.unmasking import COMPLAINT, SHOWN, UNREAD, BadRelease, NotUnmaskable, Rebuilt, blame
 from deepledger.protocol.types import Digest
 
 _HEAD: Final = DIGEST_BYTES + BINDING_BYTES + SALT_BYTES
@@ -146,7 +146,7 @@ def release(
 
 
 def parse_release(counted: Collection[int], blob: Buffer) -> tuple[frozenset[int], bytes | None]:
-    """The authors that it complains about, and its share of the sum of keys, if it has one. Raises `BadRelease`."""
+    """The authors of whom it has no share, and its share of the sum of keys, if it has one. Raises `BadRelease`."""
     view, authors = memoryview(blob).cast("B"), sorted(counted)
     flags = [bytes([flag]) for flag in view[: len(authors)]]
     if len(flags) < len(authors) or not {*flags} <= {SHOWN, COMPLAINT, UNREAD}:
@@ -154,8 +154,8 @@ def parse_release(counted: Collection[int], blob: Buffer) -> tuple[frozenset[int
     shows = set(flags) == {SHOWN}
     if view.nbytes != (due := len(flags) + BLOCK_BYTES * shows):
         raise BadRelease(f"it has {view.nbytes} bytes, and {due} are due")
-    complaints = frozenset(author for author, flag in zip(authors, flags, strict=True) if flag == COMPLAINT)
-    return complaints, bytes(view[len(flags) :]) if shows else None
+    lacking = frozenset(author for author, flag in zip(authors, flags, strict=True) if flag != SHOWN)
+    return lacking, bytes(view[len(flags) :]) if shows else None
 
 
 def rebuild(
@@ -163,32 +163,27 @@ def rebuild(
 ) -> Rebuilt:
     """What releases tell without the vectors, as `unmasking.rebuild`: who is at fault, and shares of the sum of keys.
 
-    An author is at fault where more holders complain about it than may be hostile; a holder where its release does not
-    parse, or it complains about more others than may be. Of a share that does not fit the others nobody can tell
-    whether its holder made it up, or was given it by an author: it is left aside, and nobody's fault.
+    At fault is whom `unmasking.blame` names, by flags that are not 0x00, and a holder whose release does not parse. Of a
+    share that does not fit the others nobody can tell whether its holder made it up, or was given it by an author: it
+    is left aside, and nobody's fault.
     """
     counted = cohort.summed(counted)
     shares: dict[int, bytes] = {}
     bad_shares: dict[int, str] = {}
-    badly_shared = dict.fromkeys(sorted(counted - letters.keys()), "its letters cannot be read")
-    complaints: dict[int, frozenset[int]] = {}
+    complaints: dict[int, set[int]] = {author: set() for author in sorted(counted)}
     for holder, blob in sorted(releases.items()):
         try:
             cohort.member(holder)
-            complaints[holder], share = parse_release(counted, blob)
+            lacking, share = parse_release(counted, blob)
         except (BadRelease, BadInput) as error:
             bad_shares[holder] = str(error)
             continue
+        for author in lacking:
+            complaints[author].add(holder)
         if share is not None:
             shares[holder] = share
-    for author in sorted(counted):
-        number = sum(author in about for about in complaints.values())
-        if number > cohort.tolerated:
-            badly_shared.setdefault(author, f"its letters do not open for {number} holders")
-    for holder, about in complaints.items():
-        if len(about - badly_shared.keys()) > cohort.tolerated:
-            unfounded = len(about - badly_shared.keys())
-            bad_shares[holder] = f"it complains about {unfounded} whose letters open for others"
+    badly_shared, liars = blame(cohort, counted - letters.keys(), complaints)
+    bad_shares |= liars
     enough = len(shares) >= cohort.threshold
     short = () if enough else tuple(sorted(counted - badly_shared.keys()))
     return Rebuilt(counted, {}, {}, badly_shared, bad_shares, short, shares)

@@ -16,6 +16,7 @@ in the author's group too many are apart, or may be, which is no complaint about
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -219,7 +220,6 @@ def rebuild(
     everybody, counted = counted, cohort.summed(counted)
     apart, telling = _telling(cohort, everybody, letters, doubting=False)
     bad_shares: dict[int, str] = {}
-    badly_shared = dict.fromkeys(sorted(counted - letters.keys()), "its letters cannot be read")
     good: dict[int, dict[int, Shown]] = {author: {} for author in sorted(counted)}
     complaints: dict[int, set[int]] = {author: set() for author in sorted(counted)}
     calls = {author: called_for(cohort, author, counted, apart) for author in sorted(counted)}
@@ -238,13 +238,8 @@ def rebuild(
             elif called == calls[author]:
                 good[author][holder] = part
 
-    for author, holders in complaints.items():
-        if len(holders) > cohort.tolerated:
-            badly_shared.setdefault(author, f"its letters do not open for {len(holders)} holders")
-    for holder in sorted(releases):
-        unfounded = sum(holder in complaints[author] for author in counted - badly_shared.keys())
-        if unfounded > cohort.tolerated:
-            bad_shares.setdefault(holder, f"it complains about {unfounded} whose letters open for others")
+    badly_shared, liars = blame(cohort, counted - letters.keys(), complaints)
+    bad_shares = liars | bad_shares
 
     secrets: dict[int, list[bytes]] = {}
     for author in sorted(counted - badly_shared.keys()):
@@ -269,6 +264,27 @@ def rebuild(
         bad_shares=bad_shares,
         short=tuple(sorted(counted - badly_shared.keys() - secrets.keys())),
     )
+
+
+def blame(
+    cohort: Cohort, unreadable: Collection[int], complaints: Mapping[int, Collection[int]]
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Authors and holders at fault, and how: whose letters are unreadable for everybody, or for more holders than may
+    be hostile; and who complains about more others than may be.
+
+    `complaints` has of each author the holders that released nothing of it, whether its letter does not open, or
+    they could not read its letters.
+    """
+    authors = dict.fromkeys(sorted(unreadable), "its letters cannot be read")
+    for author, holders in complaints.items():
+        if len(holders) > cohort.tolerated:
+            authors.setdefault(author, f"its letters do not open for {len(holders)} holders")
+    unfounded = Counter(holder for author in complaints.keys() - authors.keys() for holder in complaints[author])
+    return authors, {
+        holder: f"it complains about {number} whose letters open for others"
+        for holder, number in sorted(unfounded.items())
+        if number > cohort.tolerated
+    }
 
 
 def _heard(
