@@ -227,6 +227,24 @@ def test_however_it_ends_there_is_an_error_in_words(
         bfv.add_shares([bytes(bfv.BLOCK_BYTES)])
 
 
+def test_one_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = f'if [ "$1" = source ]; then echo {bfv.source_digest()}; exit; fi'
+    monkeypatch.setenv(bfv.ENVIRONMENT, str(script(tmp_path, f"{told}\nexec sleep 100000")))
+    monkeypatch.setattr(bfv, "_PATIENCE", 0.1)
+    with pytest.raises(StateError, match="add failed: it was not done after 0 seconds"):
+        bfv.add_shares([bytes(bfv.BLOCK_BYTES)])
+
+
+def test_one_that_is_replaced_is_asked_again_what_it_was_built_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(bfv.ENVIRONMENT, str(script(tmp_path, f"echo {bfv.source_digest()}")))
+    assert bfv.program() == tmp_path / bfv.NAME
+    script(tmp_path, "echo of an older version")
+    with pytest.raises(BadInput, match="another version of its source"):
+        bfv.program()
+
+
 def test_without_go_nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadInput, match=r"Go is not installed; install 1\.23"):

@@ -49,6 +49,9 @@ SEED_BYTES: Final = 32
 MOST_VECTORS: Final = 64
 """In a sum: their errors, 27 each at the most, may come to q / 2t."""
 
+_PATIENCE: Final = 60.0  # seconds, and one more for so many bytes: fifty times what it takes
+_BYTES_A_SECOND: Final = 1 << 20
+
 Int32s = npt.NDArray[np.int32]
 
 
@@ -88,19 +91,29 @@ def program() -> Path:
     mend = "`deepledger build-bfv` builds it, with Go 1.23 or newer"
     if found is None:
         raise BadInput(f"updates of encrypted jobs take the program {NAME}, which is not here: {mend}")
-    if _source_of(found) != source_digest():
+    if _told_source(found) != source_digest():
         raise BadInput(f"{found} was built from another version of its source than this one's: {mend}")
     return found
 
 
+@lru_cache
 def source_digest() -> str:
-    """By which a program says what it was built from."""
+    """By which a program says what it was built from; that of this process, whatever is installed meanwhile."""
     files = (SOURCE / name for name in ("main.go", "go.mod", "go.sum"))
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-@lru_cache
-def _source_of(program: Path) -> str:
+def _told_source(program: Path) -> str:
+    try:
+        about = program.stat()
+    except OSError as error:
+        raise BadInput(f"{program} cannot be run: {error}") from None
+    return _source_of(program, about.st_ino, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _source_of(program: Path, *_file: int) -> str:
+    """What it says itself, asked once of a file that stays as it is."""
     try:
         return subprocess.run([program, "source"], capture_output=True, timeout=60).stdout.decode().strip()  # noqa: S603
     except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -124,7 +137,6 @@ def build(into: Path) -> Path:
         raise StateError(f"cannot write {final}: {error.strerror}; choose another folder with --into") from None
     finally:
         aside.unlink(missing_ok=True)
-    _source_of.cache_clear()
     return final
 
 
@@ -137,13 +149,13 @@ def encrypt(
     options = {"coordinates": len(vector), "holders": holders, "threshold": threshold}
     size = vector_bytes(len(vector))
     given = (seed, np.ascontiguousarray(vector, "<i4").data.cast("B"))
-    made = _run("encrypt", options, given, wanted=size + holders * BLOCK_BYTES)
+    made = _run("encrypt", options, given, size=size, wanted=size + holders * BLOCK_BYTES)
     return made[:size], [made[start : start + BLOCK_BYTES] for start in range(size, len(made), BLOCK_BYTES)]
 
 
 def add_shares(shares: Sequence[Buffer]) -> bytes:
     """A holder's share of the sum of keys, from its shares of each."""
-    return _run("add", {"shares": len(shares)}, shares, wanted=BLOCK_BYTES)
+    return _run("add", {"shares": len(shares)}, shares, size=BLOCK_BYTES * len(shares), wanted=BLOCK_BYTES)
 
 
 def open_sum(
@@ -172,7 +184,9 @@ def open_sum(
         "points": ",".join(map(str, sorted(shares))),
     }
     given: Iterator[Buffer] = chain((seed,), (shares[place] for place in sorted(shares)), _in_turns(views, coordinates))
-    return np.frombuffer(_run("open", options, given, wanted=4 * coordinates), "<i4").astype(np.int32, copy=False)
+    size = sum(view.nbytes for view in views)
+    made = _run("open", options, given, size=size, wanted=4 * coordinates)
+    return np.frombuffer(made, "<i4").astype(np.int32, copy=False)
 
 
 def _in_turns(views: Sequence[memoryview], coordinates: int) -> Iterator[Buffer]:
@@ -181,7 +195,8 @@ def _in_turns(views: Sequence[memoryview], coordinates: int) -> Iterator[Buffer]
             yield view[start : start + BLOCK_BYTES]
 
 
-def _run(command: str, options: Mapping[str, int | str], given: Iterable[Buffer], *, wanted: int) -> bytes:
+def _run(command: str, options: Mapping[str, int | str], given: Iterable[Buffer], *, size: int, wanted: int) -> bytes:
+    """`size`: bytes that it works on, by which it has time. Raises `StateError` however else than due it ends."""
     arguments = [f"-{name}={value}" for name, value in options.items()]
     try:
         process = subprocess.Popen(  # noqa: S603
@@ -192,6 +207,15 @@ def _run(command: str, options: Mapping[str, int | str], given: Iterable[Buffer]
         )
     except OSError as error:
         raise StateError(f"{NAME} cannot be run: {error}") from None
+    limit, overdue = _PATIENCE + size / _BYTES_A_SECOND, threading.Event()
+
+    def end() -> None:
+        overdue.set()
+        process.kill()
+
+    late = threading.Timer(limit, end)
+    late.daemon = True
+    late.start()
     with process:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101, PT018
         feeding = threading.Thread(target=_feed, args=(process.stdin, given), name=NAME, daemon=True)
@@ -201,7 +225,10 @@ def _run(command: str, options: Mapping[str, int | str], given: Iterable[Buffer]
             process.kill()
         said = process.stderr.read().decode(errors="replace").strip()
         code = process.wait()
+        late.cancel()
         feeding.join()
+    if overdue.is_set():
+        raise StateError(f"{NAME} {command} failed: it was not done after {limit:.0f} seconds")
     if code in (refusals := {3: NoKey, 4: BeyondRange}):
         raise refusals[code](said)
     if code or len(made) != wanted:

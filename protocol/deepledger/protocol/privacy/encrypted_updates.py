@@ -163,8 +163,8 @@ def rebuild(
 ) -> Rebuilt:
     """What releases tell without the vectors, as `unmasking.rebuild`: who is at fault, and shares of the sum of keys.
 
-    At fault is whom `unmasking.blame` names, by flags that are not 0x00, and a holder whose release does not parse. Of a
-    share that does not fit the others nobody can tell whether its holder made it up, or was given it by an author: it
+    At fault is whom `unmasking.blame` names, by flags that are not 0x00, and a holder whose release does not parse. Of
+    a share that does not fit the others nobody can tell whether its holder made it up, or was given it by an author: it
     is left aside, and nobody's fault.
     """
     counted = cohort.summed(counted)
