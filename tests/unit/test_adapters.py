@@ -4,7 +4,10 @@ import difflib
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+from hashlib import sha256
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -227,8 +230,6 @@ def test_numbers_are_found_under_the_names_that_libraries_give_them():
 
 
 def test_modules_beside_a_task_are_pinned_by_it(tmp_path):
-    from hashlib import sha256
-
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets/small.py").write_text("WIDTH = 3\n")
     pin = sha256((tmp_path / "nets/small.py").read_bytes()).hexdigest()
@@ -245,6 +246,72 @@ def test_modules_beside_a_task_are_pinned_by_it(tmp_path):
     (tmp_path / "nets/small.py").unlink()
     with pytest.raises(BadInput, match="it comes with the task"):
         load(text, tmp_path)
+
+
+LAYERED = """
+from deepledger import adapters
+import torch
+adapters.pinned(__file__, {pins})
+from {first} import WIDTH
+def build_model():
+    import layers
+    return torch.nn.Linear(WIDTH, layers.WIDTH)
+def load_data(path): return [1]
+def train(model, data): pass
+def evaluate(model, data): pass
+"""
+
+
+def layered(folder, *, pinned, first, **modules):
+    """A task that imports `first` while it is loaded, and `layers` when it is called."""
+    folder.mkdir()
+    for name, width in modules.items():
+        (folder / f"{name}.py").write_text(
+            f"import layers\nWIDTH = {width}\n" if name != "layers" else f"WIDTH = {width}\n"
+        )
+    pins = {name: sha256((folder / name).read_bytes()).hexdigest() for name in pinned}
+    return load(LAYERED.format(pins=pins, first=first), folder)
+
+
+def test_tasks_of_one_process_get_their_own_modules_only(tmp_path, monkeypatch):
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed/layers.py").write_text("WIDTH = 9\n")
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    first = layered(tmp_path / "a", pinned=["wide.py", "layers.py"], first="wide", wide=1, layers=2)
+    second = layered(tmp_path / "b", pinned=["wide.py"], first="wide", wide=3)
+    third = load(LAYERED.replace("adapters.pinned(__file__, {pins})", "").format(first="layers"), tmp_path)
+    shapes = {first: (2, 1), second: (9, 3), third: (9, 9)}
+    for task in (second, first, third, first, second):
+        assert tuple(task.build_model(0).weight.shape) == shapes[task]
+    third.build_model(0)
+    import layers
+
+    assert layers.WIDTH == 9
+    monkeypatch.delitem(sys.modules, "layers")
+
+
+def test_tasks_that_pin_modules_wait_for_each_other(tmp_path):
+    """While one is running, another's modules are not put in the place of its own."""
+    task = layered(tmp_path / "a", pinned=["layers.py"], first="layers", layers=2)
+    other = layered(tmp_path / "b", pinned=["layers.py"], first="layers", layers=3)
+    inside, go_on = Event(), Event()
+    build = task._module.build_model
+
+    def slow():
+        inside.set()
+        assert go_on.wait(60)
+        return build()
+
+    task._module.build_model = slow
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(task.build_model, 0)
+        assert inside.wait(60)
+        two = threads.submit(other.build_model, 0)
+        wait([two], timeout=0.5)
+        assert not two.done()
+        go_on.set()
+        assert one.result().out_features == 2
+        assert two.result().out_features == 3
 
 
 def test_adapters_are_there_without_what_they_adapt():

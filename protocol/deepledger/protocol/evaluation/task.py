@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from deepledger.protocol.errors import BadInput, TaskMismatch
 from deepledger.protocol.evaluation.measures import read_declaration, read_result
+from deepledger.protocol.evaluation.pinned_modules import modules_of
 from deepledger.protocol.evaluation.samples import count
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.spec import TaskPin
@@ -110,13 +111,14 @@ class Task:
 
         self.source = source
         self._path = source.path
+        self._pinned = modules_of(source.source)
         module = ModuleType(f"deepledger_task_{source.sha256[:16]}")
         module.__file__ = str(source.path)
         sys.modules[module.__name__] = module  # data loaders pickle by module name
         try:
             text = _until_task(source.source)
             _leave_for_processes(self, module.__name__, text)
-            with torch.random.fork_rng(range(torch.cuda.device_count())), _no_banners():
+            with self._pinned.turn(), torch.random.fork_rng(range(torch.cuda.device_count())), _no_banners():
                 _seed(0)  # what a script makes while it is loaded, all make alike
                 exec(compile(text, str(source.path), "exec"), module.__dict__)  # noqa: S102 (pinned, local)
         except (Exception, SystemExit) as error:
@@ -237,7 +239,8 @@ class Task:
 
     def _call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
         try:
-            return getattr(self._module, name)(*arguments, **options)
+            with self._pinned.turn():
+                return getattr(self._module, name)(*arguments, **options)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also such as no Exception is, to end a process by
