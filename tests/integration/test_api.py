@@ -11,9 +11,8 @@ import requests
 import uvicorn
 from fastapi.testclient import TestClient
 
-from deepledger.coordinator import blobs
 from deepledger.coordinator.api import build_app
-from deepledger.protocol.blobs import cid_of, digest_of
+from deepledger.protocol.blobs import cid_of, digest_of, serving
 from deepledger.protocol.errors import ChainUnreachable
 
 
@@ -151,7 +150,7 @@ def test_blobs_that_are_not_there_or_none(world, play, client):
 
 
 def test_few_blobs_are_served_at_once_and_places_become_free(world, play, monkeypatch):
-    monkeypatch.setattr(blobs, "_AT_ONCE", 1)
+    monkeypatch.setattr(serving, "_AT_ONCE", 1)
     client = TestClient(build_app(world.reader(), world.store))
     there, nobodys = f"/blobs/{cid_of(world.store.put(b'blob'))}", f"/blobs/{cid_of(digest_of(b'nothing'))}"
     for place, status in ((there, 200), (nobodys, 404)) * 3:
@@ -176,14 +175,14 @@ def test_few_blobs_are_served_at_once_and_places_become_free(world, play, monkey
 
 def test_who_takes_a_blob_too_slowly_is_cut_off(world, play, monkeypatch):
     """The limit is none at all here, so that nothing depends on how fast a machine is."""
-    monkeypatch.setattr(blobs, "_AT_ONCE", 1)
+    monkeypatch.setattr(serving, "_AT_ONCE", 1)
     app = build_app(world.reader(), world.store)
     place = f"/blobs/{cid_of(world.store.put(bytes(3 << 20)))}"
     with serve(app) as url:
-        monkeypatch.setattr(blobs, "_PATIENCE", -1e9)
+        monkeypatch.setattr(serving, "_PATIENCE", -1e9)
         with pytest.raises(requests.RequestException):
             requests.get(url + place, timeout=60)
-        monkeypatch.setattr(blobs, "_PATIENCE", 60)
+        monkeypatch.setattr(serving, "_PATIENCE", 60)
         assert len(requests.get(url + place, timeout=60).content) == 3 << 20, "its place is free again"
 
 

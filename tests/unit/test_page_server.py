@@ -6,24 +6,30 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
-from http.client import HTTPConnection
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing, suppress
+from http.client import HTTPConnection, IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deepledger.cli import page as page_module
+from deepledger.cli import page_server
 from deepledger.cli.options import Store
 from deepledger.cli.page import page_folder
 from deepledger.cli.page_server import serving
 from deepledger.protocol.blobs import cid_of, digest_of
+from deepledger.protocol.blobs import serving as blobs_serving
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.chain.rpc import NodeRefused
 from deepledger.protocol.errors import BadInput, ChainUnreachable, StateError
 from tests.conftest import ROOT
 
 CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
+REFUSAL = b"only the dashboard's own page may ask"
 
 
 class Rpc:
@@ -53,17 +59,15 @@ class Client:
     def _exchange(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, dict[str, str], bytes]:
-        connection = HTTPConnection("127.0.0.1", self.port)
-        connection.putrequest(method, path, skip_host="Host" in headers)
-        for name, value in headers.items():
-            connection.putheader(name, value)
-        if body is not None and "Content-Length" not in headers:
-            connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body)
-        answer = connection.getresponse()
-        found = answer.status, dict(answer.headers), answer.read()
-        connection.close()
-        return found
+        with closing(HTTPConnection("127.0.0.1", self.port)) as connection:
+            connection.putrequest(method, path, skip_host="Host" in headers)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            if body is not None and "Content-Length" not in headers:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            return answer.status, dict(answer.headers), answer.read()
 
 
 @pytest.fixture
@@ -149,11 +153,15 @@ def test_questions_without_end_are_refused(client):
         {"Host": "127.0.0.1:1"},
         {"Origin": "https://example.org"},
         {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},  # an image, say: no origin is told
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+        {"Sec-Fetch-Site": "same-site"},  # another port of this machine
     ],
 )
 def test_other_pages_in_the_same_browser_get_nothing(client, headers):
     question = {"id": 1, "method": "eth_chainId"}
     assert client.get("/source.json", **headers)[0] == 403
+    assert client.get(f"/blobs/{cid_of(client.store.put(b'a blob'))}", **headers)[::2] == (403, REFUSAL)
     assert client.post("/rpc", question, **headers)[0] == 403
     assert client.post("/rpc", question, **{"Content-Type": "text/plain"})[0] == 404, "no question without a preflight"
     assert client.rpc.asked == []
@@ -162,6 +170,55 @@ def test_other_pages_in_the_same_browser_get_nothing(client, headers):
 def test_its_own_page_is_answered(client):
     place = f"localhost:{client.port}"
     assert client.get("/source.json", Host=place, Origin=f"http://{place}")[0] == 200
+    for site in ("same-origin", "none"):
+        assert client.get(f"/blobs/{cid_of(client.store.put(b'a blob'))}", **{"Sec-Fetch-Site": site})[0] == 200
+
+
+def test_links_of_other_pages_lead_to_it(client):
+    assert client.get("/?rpc=x", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})[0] == 200
+
+
+def test_few_blobs_are_served_at_once_and_places_become_free(client, monkeypatch):
+    go_on = threading.Event()
+    place, read = f"/blobs/{cid_of(client.store.put(b'a blob'))}", client.store.read
+
+    def waits(*arguments: Any, **how: Any) -> bytes:
+        go_on.wait()
+        return read(*arguments, **how)
+
+    monkeypatch.setattr(client.store, "read", waits)
+    with ThreadPoolExecutor(9) as others:
+        waiting = [others.submit(client.get, place) for _ in range(9)]
+        refused = next(as_completed(waiting)).result()
+        go_on.set()
+        assert (refused[0], refused[1]["Retry-After"]) == (503, "1")
+        assert sorted(each.result()[0] for each in waiting) == [200] * 8 + [503]
+    assert client.get(place)[0] == 200
+
+
+def test_who_takes_a_blob_too_slowly_is_cut_off(client, monkeypatch):
+    """The limit is none at all here, so that nothing depends on how fast a machine is."""
+    place = f"/blobs/{cid_of(client.store.put(bytes(3 << 20)))}"
+    monkeypatch.setattr(blobs_serving, "_PATIENCE", -1e9)
+    with pytest.raises(IncompleteRead):
+        client.get(place)
+    monkeypatch.setattr(blobs_serving, "_PATIENCE", 60)
+    assert len(client.get(place)[2]) == 3 << 20
+
+
+def test_connections_are_bounded_and_places_become_free(client):
+    held = [HTTPConnection("127.0.0.1", client.port) for _ in range(page_server._CONNECTIONS)]
+    for each in held:
+        each.request("GET", "/")
+        each.getresponse().read()
+    with pytest.raises((RemoteDisconnected, ConnectionResetError, BrokenPipeError)):
+        client.get("/")
+    for each in held:
+        each.close()
+    while True:  # their threads end in their own time
+        with suppress(RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+            assert client.get("/")[0] == 200
+            break
 
 
 def test_a_node_that_is_away(client):

@@ -1,39 +1,26 @@
-"""The blobs of the coordinator's store over HTTP: for a page in a browser, and for auditors without an IPFS daemon.
-
-Whoever reads here has to check what it gets against the digest, as with any store. What is served is bounded: a few
-blobs at once, each in a file of its own on the way, and whoever takes one too slowly is cut off.
-"""
+"""The blobs of the coordinator's store over HTTP: for a page in a browser, and for auditors without an IPFS daemon."""
 
 from __future__ import annotations
 
-import tempfile
-import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import IO, Annotated, Any, Final
+from typing import Annotated, Any
 
 from anyio import move_on_after
 from fastapi import FastAPI, HTTPException, Path
 from fastapi.responses import StreamingResponse
 
 from deepledger.coordinator.schemas import Problem
-from deepledger.protocol.blobs import cid_of, digest_from_cid
+from deepledger.protocol.blobs import cid_of
+from deepledger.protocol.blobs.serving import Busy, Served, Serving
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobMissing
-
-MOST_BLOB_BYTES: Final = 1 << 30
-_AT_ONCE: Final = 8  # blobs on their way to those who asked
-_IN_MEMORY: Final = 1 << 20  # bytes of each; what is larger goes through a temporary file
-_PIECE: Final = 1 << 18
-_PATIENCE, _SLOWEST = 60, 65_536  # seconds, and bytes a second, within which a blob is to be taken
 
 Cid = Annotated[str, Path(max_length=128, description="The blob's CID, bafybei…")]
 
 
 def serve_blobs(app: FastAPI, store: BlobStore) -> None:
     """Adds the route. Only what `store` has by itself is served if it was opened so, see `open_store`."""
-    slots = threading.BoundedSemaphore(_AT_ONCE)
-    reading = threading.Lock()  # one whole blob at a time is in memory
+    serving = Serving(store, reading=1)
 
     @app.get(
         "/blobs/{cid}",
@@ -48,40 +35,29 @@ def serve_blobs(app: FastAPI, store: BlobStore) -> None:
     def blob(cid: Cid) -> StreamingResponse:
         with ExitStack() as held:
             try:
-                digest = digest_from_cid(cid)
-                if not slots.acquire(blocking=False):
-                    raise HTTPException(503, "too many blobs are being served: ask again", {"Retry-After": "1"})
-                held.callback(slots.release)
-                file = held.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY))
-                with reading:
-                    file.write(store.read(digest, limit=MOST_BLOB_BYTES))
+                served = held.enter_context(serving.blob(cid))
+            except Busy as error:
+                raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
             except (BadInput, BlobMissing, BlobCorrupt) as error:
                 raise HTTPException(404, str(error)) from None
-            return _Served(file, etag=cid_of(digest), held=held.pop_all())
+            return _Answer(served, held=held.pop_all())
 
 
-class _Served(StreamingResponse):
+class _Answer(StreamingResponse):
     """Holds the file, and the place of who is served, until it is sent or its time is over."""
 
-    def __init__(self, file: IO[bytes], *, etag: str, held: ExitStack) -> None:
-        size = file.tell()
-        file.seek(0)
+    def __init__(self, served: Served, *, held: ExitStack) -> None:
         headers = {
-            "Content-Length": str(size),
-            "Etag": f'"{etag}"',
+            "Content-Length": str(served.size),
+            "Etag": f'"{cid_of(served.digest)}"',
             "Cache-Control": "public, max-age=29030400, immutable",
             "X-Content-Type-Options": "nosniff",
             "Content-Disposition": "attachment",
             "Access-Control-Allow-Origin": "*",  # anybody may have what anybody's page asks for
         }
-        super().__init__(_pieces(file), headers=headers, media_type="application/octet-stream")
-        self._held, self._seconds = held, _PATIENCE + size / _SLOWEST
+        super().__init__(served.pieces(), headers=headers, media_type="application/octet-stream")
+        self._held, self._seconds = held, served.seconds
 
     async def __call__(self, *arguments: Any) -> None:
         with self._held, move_on_after(self._seconds):
             await super().__call__(*arguments)
-
-
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    while piece := file.read(_PIECE):
-        yield piece
