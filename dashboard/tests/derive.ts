@@ -33,6 +33,10 @@ const ANSWERS: Record<string, (question: never) => unknown> = {
     const data = await served(base, digest, limit);
     return [data.length, digestOf(data)];
   },
+  together: async ({ base, blobs }: { base: string; blobs: { digest: Hex; seconds: number }[] }) => {
+    const found = await Promise.allSettled(blobs.map((each) => served(base, each.digest, 1 << 20, each.seconds)));
+    return found.map((each) => (each.status === "fulfilled" ? each.value.length : String(each.reason)));
+  },
   cid: ({ digest }: { digest: Hex }) => cidOf(digest),
   root: ({ data, bits }: { data: string; bits: number }) => chunkRoot(hexToBytes(data), bits),
   commitment: ({ slot, opening }: { slot: Slot; opening: Opening }) =>
