@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.ledger import Ledger
     from deepledger.protocol.chain.reading import ChainReader
+    from deepledger.protocol.chain.web3_ledger import ChainLedger
     from deepledger.protocol.types import Wei
 
 DEFAULT_RPC_URLS: Final = ("http://127.0.0.1:8545",)
@@ -76,7 +77,7 @@ class Network:
 
     def signed_by(
         self, signer: LocalAccount, *, locks: Path, most_per_gas: Wei, tell: Callable[[str], None] = silent
-    ) -> Ledger:
+    ) -> ChainLedger:
         from deepledger.protocol.chain.web3_ledger import connect_as
 
         return connect_as(

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
 from time import time
@@ -64,16 +64,13 @@ def recorded(strategy: Any, job: str | Path) -> Any:
         raise BadInput(
             f"adapters.recorded takes a strategy of flwr.serverapp.strategy, not a {type(strategy).__name__}"
         )
-    from deepledger.api import surroundings
+    from deepledger.api.account import Account
     from deepledger.api.flower_strategy import Recorded
+    from deepledger.api.network import Network
 
-    return Recorded(
-        strategy,
-        Path(job),
-        connect=surroundings.connect,
-        store=surroundings.store(),
-        account=surroundings.account(),
-    )
+    network, account = Network.here(), Account.open()
+    connect = partial(network.signed_by, locks=account.locks, most_per_gas=account.most_per_gas)
+    return Recorded(strategy, Path(job), connect=connect, store=network.blobs(writes=True), account=account.signer)
 
 
 def flower(
