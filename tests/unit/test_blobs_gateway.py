@@ -220,6 +220,17 @@ def test_what_does_not_help_is_said_in_a_line(gateway, answers, kind, says):
     assert str(caught.value).isprintable()
 
 
+def test_who_has_served_nothing_yet_may_be_asked_at_another_place_than_where_its_blobs_are(gateway):
+    """A coordinator without /blobs behind its URL is asked at /ipfs, and has no such page."""
+    store = gateway(car=in_turn(says(status=404), says(car_of(DATA)), says(status=404)))
+    doubt = r"404\); if it should, give the URL that a CID is put behind, .*:8000/blobs$"
+    with pytest.raises(BlobMissing, match=doubt):
+        store.read(DIGEST, limit=len(DATA))
+    store.read(DIGEST, limit=len(DATA))
+    with pytest.raises(BlobMissing, match=r"404\)$"):
+        store.read(DIGEST, limit=len(DATA))
+
+
 def test_an_altered_block_in_a_car_is_told_at_once(gateway):
     altered = bytearray(car_of(DATA))
     altered[CHUNK] ^= 1

@@ -40,6 +40,7 @@ _HOPS: Final = 5  # redirects
 _NO_CAR: Final = {400, 406, 415, 501}
 _GONE: Final = {404, 410, 451}
 _LATER: Final = {429, 502, 503, 504}
+_SUCH: Final = "such as https://gateway.example/ipfs or, of a coordinator, http://coordinator.example:8000/blobs"
 
 
 class GatewayStore(ReadOnly):
@@ -55,6 +56,7 @@ class GatewayStore(ReadOnly):
         self._timeout, self._fetch_timeout = timeout, fetch_timeout
         self._site = urlsplit(self.url).hostname or ""
         self._has_cars = True  # until it says otherwise
+        self._has_served = False
         self._session = Session()
         self._session.headers.update({"Accept-Encoding": "identity", "User-Agent": "deepledger"})
         self._session.hooks["response"].append(_unfollowed)
@@ -65,9 +67,12 @@ class GatewayStore(ReadOnly):
 
     def read_into(self, digest: Digest, buffer: Buffer) -> None:
         self._served(Assembly(digest, buffer=byte_view(buffer)))
+        self._has_served = True
 
     def read(self, digest: Digest, *, limit: int) -> bytes:
-        return bytes(self._served(Assembly(digest, limit=limit)))
+        data = bytes(self._served(Assembly(digest, limit=limit)))
+        self._has_served = True
+        return data
 
     def _served(self, blob: Assembly) -> memoryview:
         within = Deadline(self._fetch_timeout, slowest=_SLOWEST)  # for all of its blocks together
@@ -138,7 +143,8 @@ class GatewayStore(ReadOnly):
                 return answer
             answer.close()
             if status in _GONE:
-                raise BlobMissing(f"{self.url} does not have blob {cid} (HTTP status {status})")
+                doubt = "" if self._has_served else f"; if it should, give the URL that a CID is put behind, {_SUCH}"
+                raise BlobMissing(f"{self.url} does not have blob {cid} (HTTP status {status}){doubt}")
             pause = _pause(answer)
             if left and status in _LATER and pause is not None and pause < within.remaining():
                 time.sleep(pause)
@@ -198,8 +204,7 @@ class GatewayStore(ReadOnly):
 
     def _useless(self, why: str) -> StoreUnreachable:
         return StoreUnreachable(
-            f"{self.url} is no gateway that serves blobs ({why}): give the URL that a CID is put behind, such as "
-            "https://gateway.example/ipfs or http://coordinator.example:8000/blobs"
+            f"{self.url} is no gateway that serves blobs ({why}): give the URL that a CID is put behind, {_SUCH}"
         )
 
 
