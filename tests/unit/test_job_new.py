@@ -1,6 +1,7 @@
 """job new: code is read and not run, a task and a job come of it, and what could not be translated is said."""
 
 import ast
+import os
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ def test_what_an_app_has_that_a_job_has_not_is_said(app_folder, file, old, new, 
         ("trainer", "def main():\n    trainer = Trainer()\n    trainer.train()\n", "has not, at its top level"),
         ("lightning", "t = L.Trainer()\nt.fit(m, datamodule=d)\n", "not given a module and a DataLoader"),
         ("lightning", "print(", "is no Python that can be read"),
-        ("flower", "", "a Flower app is a folder with one"),
+        ("flower", "", "a Flower app is a folder with"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_translated_is_said(tmp_path, kind, text, says):
@@ -174,3 +175,81 @@ def test_a_schedule_and_steps_of_its_own_are_said(tmp_path):
     notes = " ".join(TRANSLATE["script"](tmp_path / "code.py").notes)
     assert "the schedule of the learning rate is not used" in notes
     assert "the steps of this loop are not used, but one with the loss of every batch" in notes
+
+
+@pytest.mark.parametrize(
+    "line", ["a = 'one\u2028two'", "# one\x85two", "\x0c", "a = 'one\x0btwo'", "a = 1\r\nb = 2\rc = 3"]
+)
+def test_lines_are_those_that_python_counts(tmp_path, line):
+    path = tmp_path / "train.py"
+    path.write_bytes(SCRIPT.replace("import sizes", f"import sizes\n{line}").encode())
+    (tmp_path / "sizes.py").write_text("FEATURES = 4\n")
+    assert new(tmp_path, "--from", "script", path).exit_code == 0
+    task = (tmp_path / "job/task.py").read_bytes().decode()
+    assert task.index("adapters.pinned(") < task.index("import sizes") < task.index(line) < task.index("TASK = ")
+    assert task.index("TASK = ") < task.index("for epoch in range(")
+    assert line in task
+    compile(task, "task.py", "exec")
+
+
+def test_a_byte_order_mark_and_imports_in_functions_only_are_no_obstacle(tmp_path):
+    text = SCRIPT.replace("import sizes\n", "").replace("sizes.FEATURES", "features()")
+    text = text.replace(
+        "train_loader =", "def features():\n    import sizes\n    return sizes.FEATURES\n\ntrain_loader =", 1
+    )
+    (tmp_path / "train.py").write_bytes(b"\xef\xbb\xbf" + text.lstrip().encode())
+    (tmp_path / "sizes.py").write_text("FEATURES = 4\n")
+    made = TRANSLATE["script"](tmp_path / "train.py")
+    assert made.files.keys() == {"sizes.py"}
+    assert made.task.startswith("from deepledger import adapters\nadapters.pinned(")
+    compile(made.task, "task.py", "exec")
+
+
+def test_words_and_numbers_of_an_app_are_written_as_toml_has_them(app_folder):
+    project = app_folder / "pyproject.toml"
+    said = 'words = "\U0001f33b \\" \\u007f"\nnone = nan\nfar = -inf\n'
+    project.write_text(project.read_text().replace("[tool.flwr.app.config]\n", f"[tool.flwr.app.config]\n{said}"))
+    client = app_folder / "digitsapp/client_app.py"
+    client.write_text(client.read_text() + "\nWORDS, NONE, FAR = 'words', 'none', 'far'\n")
+    done = new(app_folder, "--from", "flower", app_folder)
+    assert done.exit_code == 0, done.output
+    assert read_job_file(app_folder / "job/job.toml").training.hyperparameters["words"] == '\U0001f33b " \x7f'
+    assert "none in [tool.flwr.app.config] is no finite number" in done.stderr
+    assert "far in [tool.flwr.app.config] is no finite number" in done.stderr
+    assert not {"nan", "inf"} & {
+        node.id for node in ast.walk(ast.parse((app_folder / "job/task.py").read_text())) if isinstance(node, ast.Name)
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["[tool]\nflwr = 1", "tool = 1", "[tool.flwr]\napp = []", "[tool.flwr.app]\nconfig = 1", "\udcff"]
+)
+def test_a_project_that_is_no_app_is_refused(tmp_path, text):
+    (tmp_path / "pyproject.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BadInput, match=r"pyproject.toml (has no \[tool.flwr.app\]|is not TOML)"):
+        TRANSLATE["flower"](tmp_path)
+
+
+def test_what_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pyproject.toml")
+    (tmp_path / "zero.py").symlink_to("/dev/zero")
+    for kind, path in (
+        ("flower", tmp_path),
+        ("script", tmp_path / "pyproject.toml"),
+        ("trainer", tmp_path / "zero.py"),
+    ):
+        with pytest.raises(BadInput, match="is no file"):
+            TRANSLATE[kind](path)
+    (tmp_path / "long.py").write_bytes(b"#" * (1 << 20) + b"\n")
+    with pytest.raises(BadInput, match="has more than 1048576 bytes"):
+        TRANSLATE["script"](tmp_path / "long.py")
+
+
+def test_a_task_that_python_would_not_take_is_not_written(tmp_path):
+    """It is parsed, and no more, when it is read."""
+    (tmp_path / "train.py").write_text(SCRIPT + "\nreturn\n")
+    (tmp_path / "sizes.py").write_text("FEATURES = 4\n")
+    done = new(tmp_path, "--from", "script", tmp_path / "train.py")
+    assert done.exit_code == 3
+    assert "what would be written is not to be read: 'return' outside function" in " ".join(done.stderr.split())
+    assert not (tmp_path / "job").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -109,6 +111,7 @@ def new(
     made = _begun() if kind is None or code is None else _translated(kind, code)
     name = (into if code is None else code).resolve().stem
     files = dict(made.files) | {"task.py": made.task.encode(), "job.toml": _job_file(made, name).encode()}
+    _check(files, code)
     _write(files, into)
     for file in sorted(files):
         show.out(str(into / file))
@@ -132,7 +135,23 @@ def _translated(kind: str, code: Path) -> Translation:
 
     if not code.exists():
         raise BadInput(f"there is no {code}")
-    return TRANSLATE[kind](code.resolve())
+    try:
+        return TRANSLATE[kind](code.resolve())
+    except RecursionError:
+        raise BadInput(f"{code} is nested too deeply to be translated; docs/bring-your-code.md has the lines") from None
+
+
+def _check(files: Mapping[str, bytes], code: Path | None) -> None:
+    """What is written can be read again. Raises `BadInput`."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about the code, which is not ours
+            compile(files["task.py"], "task.py", "exec", dont_inherit=True)
+        tomllib.loads(files["job.toml"].decode())
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise BadInput(
+            f"{code} cannot be translated, as what would be written is not to be read: {error}; "
+            "docs/bring-your-code.md has the lines to write yourself"
+        ) from None
 
 
 def _job_file(made: Translation, name: str) -> str:
@@ -148,7 +167,11 @@ def _job_file(made: Translation, name: str) -> str:
 
 
 def _toml(values: Mapping[str, Any]) -> str:
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+    """Strings of JSON are TOML's, but for the pairs by which JSON escapes, and for DEL."""
+    return "".join(
+        f"{name} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f")
+        for name, value in values.items()
+    )
 
 
 def _write(files: Mapping[str, bytes], into: Path) -> None:

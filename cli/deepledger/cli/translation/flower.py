@@ -5,10 +5,21 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from deepledger.cli.translation.source import Source, Translation, beside, calls, last_name, needed, pins, read
+from deepledger.cli.translation.source import (
+    Source,
+    Translation,
+    beside,
+    calls,
+    last_name,
+    needed,
+    pins,
+    read,
+    read_file,
+)
 from deepledger.protocol.errors import BadInput
 
 _OF_THE_SERVER = ("num-server-rounds", "num_server_rounds", "num-rounds")
@@ -22,12 +33,13 @@ def translate_app(folder: Path) -> Translation:
     components = app.get("components", {})
     module, attribute = _component(components.get("clientapp"), folder)
     client = read(folder.joinpath(*module.split(".")).with_suffix(".py"))
-    files = beside(client, folder) | {client.path.relative_to(folder).as_posix(): client.path.read_bytes()}
+    files = beside(client, folder) | {client.path.relative_to(folder).as_posix(): client.data}
     sources = [read(folder / name) for name in sorted(files)]
-    config = {
-        name: value for name, value in app.get("config", {}).items() if isinstance(value, bool | int | float | str)
-    }
-    notes: list[str] = []
+    config = {name: value for name, value in app.get("config", {}).items() if _can_be_said(value)}
+    notes = [
+        f"{name} in [tool.flwr.app.config] is no finite number, word, true or false: it is left out"
+        for name in sorted(app.get("config", {}).keys() - config.keys())
+    ]
     model = _model(client, sources, notes)
     loaders = _loaders(client)
     if loaders is None:
@@ -72,14 +84,13 @@ def translate_app(folder: Path) -> Translation:
 
 def _app(folder: Path) -> dict[str, Any]:
     try:
-        project = tomllib.loads((folder / "pyproject.toml").read_text())
-    except OSError as error:
-        raise BadInput(
-            f"cannot read {folder / 'pyproject.toml'}: {error.strerror}; a Flower app is a folder with one"
-        ) from None
+        app: Any = tomllib.loads(read_file(folder / "pyproject.toml").decode())
+    except BadInput as error:
+        raise BadInput(f"{error}; a Flower app is a folder with a pyproject.toml") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{folder / 'pyproject.toml'} is not TOML: {error}") from None
-    app = project.get("tool", {}).get("flwr", {}).get("app") if isinstance(project.get("tool"), dict) else None
+    for name in ("tool", "flwr", "app"):
+        app = app.get(name) if isinstance(app, dict) else None
     if (
         not isinstance(app, dict)
         or not isinstance(app.get("components", {}), dict)
@@ -205,7 +216,7 @@ def _value(name: str, server: Source | None, config: Mapping[str, Any]) -> Any:
 
 def _known(value: ast.expr, server: Source | None, config: Mapping[str, Any]) -> Any:
     if isinstance(value, ast.Constant):
-        return value.value
+        return value.value if _can_be_said(value.value) else None
     if isinstance(value, ast.Subscript) and isinstance(value.slice, ast.Constant):
         return config.get(str(value.slice.value))
     if isinstance(value, ast.Name):
@@ -243,7 +254,12 @@ def _strategy(server: Source | None, notes: list[str]) -> int | None:
             f"{server.path.name}: evaluate_fn is not translated: coordinators measure by the client's own evaluation"
         )
     values = [each.value for call in made for each in call.keywords if each.arg in _LEAST]
-    return next((v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, int)), None)
+    return next((v.value for v in values if isinstance(v, ast.Constant) and type(v.value) is int), None)
+
+
+def _can_be_said(value: Any) -> bool:
+    """By a job's hyperparameter, and by what Python writes of it."""
+    return isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value))
 
 
 def _can_be_named(name: str) -> bool:

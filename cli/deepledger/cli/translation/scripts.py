@@ -198,16 +198,12 @@ def _translation(
     source: Source, place: ast.stmt, call: str, *, columns: tuple[str, ...], notes: list[str]
 ) -> Translation:
     files = beside(source, source.path.parent)
-    lines = source.text.splitlines(keepends=True)
+    lines = [line.decode() for line in source.text.encode().splitlines(keepends=True)]  # str has more ends of lines
     head, rest = lines[: place.lineno - 1], lines[place.lineno - 1 :]
     own = ["from deepledger import adapters\n", f"TASK = {call}\n"]
     pinned = [pins(files)] if files else []
     if pinned:  # before what it pins is imported
-        first = next(
-            each.lineno - 1
-            for each in source.statements
-            if isinstance(each, ast.Import | ast.ImportFrom) and getattr(each, "module", "") != "__future__"
-        )
+        first = next(_begin(each) - 1 for each in source.statements if not _must_be_first(each))
         head = [*head[:first], own[0], *pinned, *head[first:]]
         own = own[1:]
     libraries = needed(files, source)
@@ -215,3 +211,14 @@ def _translation(
     if libraries:
         told.append(f"whoever trains or evaluates needs {', '.join(libraries)}")
     return Translation("".join([*head, *own, *rest]), columns, files=files, notes=tuple(told))
+
+
+def _begin(statement: ast.stmt) -> int:
+    """The line of its first decorator, if it has one."""
+    return min(each.lineno for each in (statement, *getattr(statement, "decorator_list", ())))
+
+
+def _must_be_first(statement: ast.stmt) -> bool:
+    """What the file says of itself, and what it takes from the future."""
+    said = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return said or (isinstance(statement, ast.ImportFrom) and statement.module == "__future__")

@@ -33,6 +33,7 @@ class Translation:
 @dataclass(frozen=True, slots=True)
 class Source:
     path: Path
+    data: bytes
     text: str
     tree: ast.Module
 
@@ -44,16 +45,25 @@ class Source:
         return f"{self.path.name}:{getattr(node, 'lineno', 1)}"
 
 
-def read(path: Path) -> Source:
-    """Raises `BadInput` for what is no Python file."""
+def read_file(path: Path) -> bytes:
+    """Raises `BadInput` for what is no file, which might never end, or is too long."""
     try:
-        data = path.read_bytes()
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} is no file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     if len(data) > MAX_BYTES:
         raise BadInput(f"{path} has more than {MAX_BYTES} bytes")
+    return data
+
+
+def read(path: Path) -> Source:
+    """Raises `BadInput` for what is no Python file."""
+    data = read_file(path)
     try:
-        return Source(path, data.decode(), ast.parse(data))
+        return Source(path, data, data.decode("utf-8-sig"), ast.parse(data))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BadInput(f"{path} is no Python that can be read: {error}") from None
 
@@ -67,7 +77,7 @@ def beside(source: Source, folder: Path) -> dict[str, bytes]:
             path = _file_of(name, folder)
             if path is not None and (key := path.relative_to(folder).as_posix()) not in found:
                 module = read(path)
-                found[key] = path.read_bytes()
+                found[key] = module.data
                 waiting.append(module)
     return found
 
