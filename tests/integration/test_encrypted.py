@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from deepledger.auditor.findings import Kind
+from deepledger.auditor.render import render
 from deepledger.coordinator.schemas import settled_round
 from deepledger.node.notices import CommittedUpdate, TookSeat, Trained, UnmaskedRound
 from deepledger.protocol.bfv import program as bfv
@@ -239,16 +243,53 @@ def test_what_encryption_does_not_allow_is_refused_when_the_job_is_made(
         world.spec(**ENCRYPTED | changes)
 
 
-def test_without_the_program_nobody_stakes_anything_and_nothing_is_audited(
+@pytest.mark.slow
+def test_without_the_program_an_audit_checks_all_but_the_sum_and_says_so(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    play = Play(world, rounds=4, spec_changes=ENCRYPTED)
+    for silent in (False, True):
+        play.commit(0, 1, 2, 3)
+        play.count(0, 1, 2, 3)
+        play.unmask(*((0, 1, 2) if silent else (0, 1, 2, 3)))
+        play.settle()
+    play.commit(0, 1, 2)
+    play.count(0, 1, 2)
+    play.unmask(0, 1)
+    play.unmask(2, spoil=lambda blob: blob[:-1] + bytes([blob[-1] ^ 1]))
+    play.settle()  # is skipped
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2)
+
+    def slander(_model: Any, settlement: Any) -> Any:
+        first, *others = settlement.judged
+        return replace(settlement, judged=(replace(first, verdict=Verdict.BAD_SHARES, score=0), *others))
+
+    assert audited(world, play.job).matches
+    monkeypatch.setattr(bfv, "find_program", lambda: None)
+    result = audited(world, play.job)
+    assert not result.findings
+    assert (result.sealed, result.matches) == (True, False)
+    assert [each.derived for each in result.rounds] == [False] * 3
+    assert any("sums were not opened" in note and "deepledger build-bfv" in note for note in result.notes)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render(result, trail=False))
+    assert "Sums not opened: that takes deepledger-bfv" in " ".join(console.file.getvalue().split())
+    monkeypatch.undo()
+    play.settle(lie=slander)
+    monkeypatch.setattr(bfv, "find_program", lambda: None)
+    accused = [finding for finding in audited(world, play.job).findings if finding.kind.accuses]
+    assert {finding.kind for finding in accused} == {Kind.VERDICT, Kind.SCORE}
+    assert {finding.round for finding in accused} == {3}
+
+
+def test_without_the_program_nobody_stakes_anything(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     job = encrypted_job(world)
     monkeypatch.setattr(bfv, "find_program", lambda: None)
     for actor in (node(world, job, 0), coordinator(world, job)):
         with pytest.raises(BadInput, match="deepledger build-bfv"):
             actor.join()
-    with pytest.raises(BadInput, match="deepledger build-bfv"):
-        audited(world, job)
     assert not Follower(world.reader(), job).job.participants
 
 

@@ -98,8 +98,6 @@ def audit(
     status = "not checked because the spec cannot be had"
     if spec is not None:
         findings += intruders(events, spec)
-        if spec.privacy == "encrypted":
-            program()  # without which nothing can be derived
         if task is not None:
             find_source(spec.task, [task])
         bench, status = _bench(state, counted, spec, [task, *tasks] if task else tasks, findings, apart)
@@ -110,6 +108,12 @@ def audit(
         notes += statements(state, spec, store)
         notes += participant_noise(state, spec, store)
         read = opener(spec, chain_id=reader.chain_id, contract=reader.address, job=job, secret=secret)
+        if spec.privacy == "encrypted":
+            try:
+                program()
+            except BadInput as error:
+                read = None
+                notes.append(f"sums were not opened: {error}")
         with _evaluating(bench, workers) as evaluator:
             for number, over in enumerate(state.history):
                 tell("rounds", number, len(state.history))

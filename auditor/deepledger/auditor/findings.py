@@ -83,7 +83,7 @@ class AuditedRound:
     over: SettledRound
     report: Report | None  # None if it cannot be had or read
     derived: bool  # model, verdicts and scores were derived again from the updates
-    sealed: bool  # its updates could not be read here: what the report says of their contents was taken as given
+    sealed: bool  # its updates, or their sum, could not be read: what the report says of contents was taken as given
     believed: int  # results of coalitions, which verdicts or scores follow from, that only the report says
     remeasured: Remeasured | None  # None where pay rests on no evaluations, or not all could be redone
     evaluation: Evaluation | None  # re-derived; None if it was not
@@ -111,7 +111,7 @@ class Audit:
 
     @property
     def sealed(self) -> bool:
-        """Whether updates could not be read here."""
+        """Whether updates, or their sums, could not be read here."""
         return any(each.sealed for each in self.rounds)
 
     @property

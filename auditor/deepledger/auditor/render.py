@@ -381,6 +381,11 @@ def _differences(done: Sequence[Remeasured]) -> str:
 
 def _unchecked(audit: Audit) -> str:
     """What was taken for right though only the coordinator says it."""
+    if audit.sealed and audit.spec is not None and audit.spec.privacy == "encrypted":
+        return (
+            " Sums not opened: that takes deepledger-bfv, which `deepledger build-bfv` builds. What the reports say of "
+            "sums was taken as given, and models were not derived again."
+        )
     if audit.sealed:
         return (
             " Sealed: only the coordinators and the job's auditors can read the updates. What the reports say of their "

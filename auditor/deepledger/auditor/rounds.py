@@ -50,7 +50,7 @@ def audit_round(
     findings: list[Finding],
     open: Open | None = as_it_is,
 ) -> tuple[AuditedRound, ModelVector | None]:
-    """`open`: how updates are read; None: they are sealed, and not to us.
+    """`open`: how updates are read; None: they are sealed, and not to us, or encrypted, and their sum cannot be opened.
 
     `before` is the model that the chain says was before; returns the one that it says came after, if it is there."""
     settled = over.settled

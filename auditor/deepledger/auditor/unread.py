@@ -1,24 +1,30 @@
-"""A settled round of a sealed job, for whoever cannot read its updates: everything but their contents.
+"""A settled round of a sealed job, for whoever cannot read its updates, or of an encrypted one, for whoever cannot read
+their sum: everything but contents.
 
 What the report says of contents is taken as given: which updates are accepted, badly sealed, too long or the same as
-another, what screening found, what coalitions measured. All that follows from it is derived again: every other verdict,
-who made the model diverge, scores, and pay.
+another, what screening found, what coalitions measured; of a sum whether there is one, and what stood next to it. All
+that follows from it is derived again: every other verdict, who made the model diverge, scores, and pay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 
 from deepledger.auditor.findings import Kind
-from deepledger.auditor.sources import Claims, Find, Underivable
+from deepledger.auditor.sources import UNREAD, Claims, Find, Underivable
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
-from deepledger.protocol.formats.report import JudgedUpdate, Report
+from deepledger.protocol.formats.report import JudgedUpdate, Report, Unclipped
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Sign, Signs, Verdict
-from deepledger.protocol.settlement.inputs import Revealed
+from deepledger.protocol.privacy.cohort import Cohort
+from deepledger.protocol.privacy.unmasking import Rebuilt
+from deepledger.protocol.settlement.aggregation.stack import Row
+from deepledger.protocol.settlement.inputs import MaskedUpdate, Revealed
 from deepledger.protocol.settlement.judging import Judged, inspect_all
 from deepledger.protocol.settlement.settle import Settlement, is_trusted, left_out, scored
+from deepledger.protocol.settlement.summing import sum_all
 from deepledger.protocol.settlement.valuation import mask_of
 from deepledger.protocol.types import Address, Digest
 
@@ -32,8 +38,12 @@ _OF_CONTENTS = frozenset(
 def settlement_told(spec: JobSpec, revealed: Revealed, report: Report, claims: Claims, find: Find) -> Settlement:
     """What was settled, if what `report` says of contents is right. Raises `Underivable`."""
     told = {update.participant: update for update in report.updates}
-    judged, _ = inspect_all(spec, revealed, claims)
-    judged = [_as_told(each, told.get(each.contribution.participant)) for each in judged]
+    if revealed.cohort is None:
+        judged, _ = inspect_all(spec, revealed, claims)
+        judged = [_as_told(each, told.get(each.contribution.participant)) for each in judged]
+    else:
+        verdicts = {each.verdict for each in report.updates}
+        judged, _, _ = sum_all(spec, revealed, claims, read=partial(_sum_told, verdicts))
     evaluations = report.evaluations()
 
     def results(wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
@@ -44,9 +54,11 @@ def settlement_told(spec: JobSpec, revealed: Revealed, report: Report, claims: C
         return [evaluations[each] for each in wanted]
 
     seats = mask_of(
-        each.contribution.seat
-        for each in judged
-        if each.verdict is Verdict.ACCEPTED and not is_trusted(spec, each.contribution.participant)
+        {
+            each.row
+            for each in judged
+            if each.verdict is Verdict.ACCEPTED and not is_trusted(spec, each.contribution.participant)
+        }
     )
     diverged = any(update.verdict is Verdict.DIVERGED for update in report.updates)
     after = results([Coalition(seats)])[0] if diverged else report.evaluation
@@ -57,7 +69,29 @@ def settlement_told(spec: JobSpec, revealed: Revealed, report: Report, claims: C
         saturated=report.saturated,
         evaluations=evaluations,
         forgotten=tuple(Digest(bytes.fromhex(digest)) for digest in report.forgotten),
+        unclipped=None if report.clip is None else report.clip.unclipped,
     )
+
+
+def _sum_told(
+    verdicts: Collection[Verdict],
+    spec: JobSpec,  # noqa: ARG001
+    cohort: Cohort,
+    rebuilt: Rebuilt,
+    masked: Mapping[int, MaskedUpdate],  # noqa: ARG001
+    bits: dict[int, Unclipped],  # noqa: ARG001
+    *,
+    group: Sequence[int],
+) -> Row | Verdict:
+    """As `summing.ReadSum`, without the vectors: why there is no sum is known where keys lack, and told otherwise."""
+    if not rebuilt.counted:
+        return Verdict.TOO_FEW
+    if not rebuilt.complete or Verdict.SKIPPED in verdicts:
+        return Verdict.SKIPPED
+    if Verdict.NORM_EXCEEDED in verdicts:
+        return Verdict.NORM_EXCEEDED
+    weight = sum(cohort.member(seat).weight for seat in rebuilt.counted)
+    return Row(group[0], cohort.member(group[0]).participant, weight, UNREAD)
 
 
 def _as_told(judged: Judged, told: JudgedUpdate | None) -> Judged:

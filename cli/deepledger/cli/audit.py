@@ -42,7 +42,8 @@ def audit(
     Trusts nobody, and needs no account but to read sealed updates, with that of a named auditor or coordinator. Exits
     with 0 only if every model and every wei matches, with 1 after a mismatch or if a blob cannot be had. Without torch
     or the task's source, evaluations are not redone, and that is said; where pay follows from them, the audit then
-    exits with 7: nothing is wrong that was checked, but pay was not. So it does where updates are sealed to others.
+    exits with 7: nothing is wrong that was checked, but pay was not. So it does where updates are sealed to others, or
+    sums of encrypted ones cannot be opened for want of deepledger-bfv.
 
     Example: deepledger audit 1 --task examples/digits/task.py
     """

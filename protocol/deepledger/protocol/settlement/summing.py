@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +45,24 @@ class MeanOfSum:
         return div_half_even(self.total[part].astype(np.int64) << self.shift, self.weight)
 
 
+class ReadSum(Protocol):
+    def __call__(
+        self,
+        spec: JobSpec,
+        cohort: Cohort,
+        rebuilt: Rebuilt,
+        masked: Mapping[int, MaskedUpdate],
+        bits: dict[int, Unclipped],
+        *,
+        group: Sequence[int],
+    ) -> Row | Verdict:
+        """The mean of those of a group that were counted, or why there is none; what stood next to the updates goes to
+        `bits`. Raises `StateError` without room.
+        """
+
+
 def sum_all(
-    spec: JobSpec, revealed: Revealed, sources: MaskedSources
+    spec: JobSpec, revealed: Revealed, sources: MaskedSources, *, read: ReadSum | None = None
 ) -> tuple[list[Judged], list[Row], Unclipped | None]:
     """Every counted contribution with its verdict, and one row for each group: the mean of those that were counted;
     with an adaptive clip also how many, by their word and with noise, were within it.
@@ -53,8 +70,10 @@ def sum_all(
     There is no row of a group that is `TOO_FEW`, of whose sum the masks cannot be taken off (everybody without fault is
     `SKIPPED`), or whose sum is longer than so many updates can be (`NORM_EXCEEDED`). Where no more than half of the
     groups are left, all of them are `SKIPPED`: a rule over the rest would withstand less than it promises.
+
+    `read`: how else sums are read than from the vectors.
     """
-    cohort = revealed.cohort
+    cohort, read = revealed.cohort, read or _read
     assert cohort is not None  # noqa: S101 (the caller looked)
     masked: dict[int, MaskedUpdate] = {}
     verdicts: dict[int, Verdict] = {}
@@ -78,7 +97,7 @@ def sum_all(
     if rebuilt is not None:
         verdicts |= dict.fromkeys(rebuilt.bad_shares, Verdict.BAD_SHARES)
         verdicts |= dict.fromkeys(rebuilt.badly_shared, Verdict.BADLY_SHARED)
-        found_in = {group[0]: _row(spec, cohort, rebuilt, masked, bits, group=group) for group in cohort.groups}
+        found_in = {group[0]: read(spec, cohort, rebuilt, masked, bits, group=group) for group in cohort.groups}
         rows = [row for row in found_in.values() if isinstance(row, Row)]
         if 2 * len(rows) <= len(cohort.groups):
             rows = []
@@ -109,7 +128,7 @@ def _rebuilt(
         return None
 
 
-def _row(
+def _read(
     spec: JobSpec,
     cohort: Cohort,
     rebuilt: Rebuilt,
@@ -118,9 +137,7 @@ def _row(
     *,
     group: Sequence[int],
 ) -> Row | Verdict:
-    """The mean of those of a group that were counted, of a sum in a file, so that memory does not grow with the number
-    of groups; or why there is none. What stood next to the updates goes to `bits`. Raises `StateError` without room.
-    """
+    """As `ReadSum`; the sum lies in a file, so that memory does not grow with the number of groups."""
     counted = rebuilt.counted.intersection(group)
     if not counted:
         return Verdict.TOO_FEW
