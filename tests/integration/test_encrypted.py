@@ -108,12 +108,17 @@ def test_the_example_is_made_as_it_says_and_shown_for_what_it_is(world: Any) -> 
                              "DEEPLEDGER_PASSWORD": "secret", "DEEPLEDGER_ACCOUNT": "sponsor"}, here)  # fmt: skip
     assert runner.run("account", "import", "sponsor", "--dev", 0).exit_code == 0
     create[create.index(str(file.relative_to(ROOT)))] = str(here / file.relative_to(ROOT))
-    job = runner.json(*create[1:])["job"]
+    made = runner.run(*create[1:])
+    job = int(made.output.split()[-1])
+    assert "warning: one participant can spoil every round" in made.output
     shown = " ".join(runner.run("job", "show", job).output.split())
     assert "encrypted: nobody sees your update" in shown
     assert "and 54 bits a coordinate" in shown
+    assert "can spoil every round" in shown
+    assert "anybody may join: list who may with terms.admitted" in shown
     checks = {each["check"]: each for each in runner.json("doctor", job, "--task", here / "examples/digits/task.py")}
     assert checks["encryption"]["ok"]
+    assert "anybody may join: list who may with terms.admitted" in checks["encryption"]["found"]
     missing = runner.run("doctor", job, DEEPLEDGER_BFV="/no/such/program")
     assert missing.exit_code == 3
     assert "which is not a program" in missing.output

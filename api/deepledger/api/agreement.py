@@ -95,7 +95,7 @@ def of_samples(asked: DifferentialPrivacy) -> str:
 
 def of_privacy(spec: JobSpec) -> str:
     if spec.privacy == "encrypted":
-        return of_encrypted()
+        return of_encrypted(spec)
     if spec.masks is not None:
         return of_masked(spec.masks)
     if spec.privacy != "sealed":

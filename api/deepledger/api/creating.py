@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepledger.api.agreement import of_fates, of_what_it_withstands
-from deepledger.api.groups import is_dealt, of_groups
+from deepledger.api.groups import is_dealt, of_groups, of_spoilers
 from deepledger.api.job_file import Draft, draft, read_job_file
 from deepledger.api.noise import of_noise
 from deepledger.api.words import count, eth
@@ -54,6 +54,8 @@ class Created:
             yield f"{what}: {text}"
         if vain := in_vain(self.draft.tried):
             yield f"warning: {vain}"
+        if (spoilt := of_spoilers(spec)) and not spec.admitted:
+            yield f"warning: {spoilt}"
         withstood = of_what_it_withstands(spec.aggregation, terms.max_participants)
         if withstood and not is_dealt(spec):
             yield f"{spec.aggregation.rule} withstands {withstood}"

@@ -85,13 +85,21 @@ def of_masked_bytes(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
     }
 
 
-def of_encrypted() -> str:
-    """Who reads an update."""
+def of_spoilers(spec: JobSpec) -> str:
+    """What a participant of an encrypted job can do to its rounds; nothing in others."""
+    if spec.privacy != "encrypted":
+        return ""
+    listed = "only who is listed may join" if spec.admitted else "anybody may join: list who may with terms.admitted"
+    return f"one participant can spoil every round, which is then skipped, and nobody can tell who it was; {listed}"
+
+
+def of_encrypted(spec: JobSpec) -> str:
+    """Who reads an update, and who can keep everybody from the sum."""
     return (
         "encrypted: nobody sees your update, only the sum of all that count in a round, which everybody may read for "
         "ever, and which can betray something about all of them together. Each is encrypted under a key of its own, "
         "and what two thirds of a round's participants release makes the key of the sum; two thirds who act together "
-        "can read yours. Who trains, settles or audits needs the program deepledger-bfv"
+        f"can read yours. Who trains, settles or audits needs the program deepledger-bfv. Beware: {of_spoilers(spec)}"
     )
 
 

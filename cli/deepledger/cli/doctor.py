@@ -123,7 +123,7 @@ def _checks(
     if spec is not None:
         yield _tried("room for an update", lambda: (_update(store, spec.update_bytes), None))[0]
         if spec.privacy == "encrypted":
-            yield _tried("encryption", lambda: (_encryption(), None))[0]
+            yield _tried("encryption", lambda: (_encryption(spec), None))[0]
         if spec.masks is not None:
             yield _tried("mask keys", lambda: (_mask_keys(spec, signer), None))[0]
         yield _tried("task source", lambda: (_task(spec, task + places(tasks)), None))[0]
@@ -252,10 +252,11 @@ def _job(store: Store, reader: Reader, number: JobId) -> tuple[str, tuple[JobSpe
     return told, (spec, of_noise(spec, job.terms))
 
 
-def _encryption() -> str:
+def _encryption(spec: JobSpec) -> str:
+    from deepledger.api.groups import of_spoilers
     from deepledger.protocol.bfv.program import program
 
-    return f"{program()} is built from this version's source"
+    return f"{program()} is built from this version's source. Beware: {of_spoilers(spec)}"
 
 
 def _mask_keys(spec: JobSpec, signer: Signer) -> str:
