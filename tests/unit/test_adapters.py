@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from deepledger import adapters
 from deepledger.adapters.adapted import result
+from deepledger.adapters.flower_apps import supplied
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.samples import take
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
@@ -174,6 +176,62 @@ def test_a_script_trains_as_it_would_by_itself(tmp_path, two_classes):
 def test_what_cannot_be_used_is_said(tmp_path, two_classes, old, new, says):
     with pytest.raises(BadInput, match=says):
         load(SCRIPT.replace(old, new, 1), tmp_path).load_data(two_classes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "shuffle=True",
+            "sampler=torch.utils.data.WeightedRandomSampler([1.0] * 8, 8)",
+            "WeightedRandomSampler chooses",
+        ),
+        ("shuffle=True", "sampler=torch.utils.data.SubsetRandomSampler([1, 2])", "SubsetRandomSampler chooses among"),
+        ("shuffle=True", "sampler=torch.utils.data.RandomSampler(range(8), replacement=True)", "RandomSampler chooses"),
+        ("shuffle=True", "sampler=torch.utils.data.RandomSampler(range(8), num_samples=3)", "RandomSampler chooses"),
+        ("batch_size=8, shuffle=True", "batch_sampler=[[0, 1], [2]]", "list chooses among its own samples"),
+        ("loader, load", "[], load", "give it a DataLoader, not a list"),
+        ("CrossEntropyLoss()", "CrossEntropyLoss(reduction='sum')", "has reduction='sum', and measured is the mean"),
+    ],
+)
+def test_what_would_silently_be_another_training_is_refused(tmp_path, old, new, says):
+    with pytest.raises(BadInput, match=says):
+        load(SCRIPT.replace(old, new, 1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("batch_size=8, shuffle=True", "batch_size=None"),
+        ("CrossEntropyLoss()", "KLDivLoss(reduction='batchmean')"),
+        (
+            "CrossEntropyLoss(), loader",
+            "CrossEntropyLoss(reduction='sum'), loader, evaluate=lambda model, data: {'samples': 1, 'loss': 1.0}",
+        ),
+    ],
+)
+def test_what_is_the_same_training_is_not_refused(tmp_path, old, new):
+    assert old in SCRIPT
+    load(SCRIPT.replace(old, new, 1), tmp_path)
+
+
+def test_a_flower_client_that_loads_elsewhere_gets_no_other_data():
+    """What it makes of a thread's failure is its own; the round fails all the same."""
+    load = adapters.loaders(lambda partition, batch_size=2: (partition, batch_size))
+    assert load(7) == (7, 2)
+
+    def quietly():
+        with ThreadPoolExecutor(1) as threads:
+            return type(threads.submit(load, 7).exception())
+
+    data = TensorDataset(torch.zeros(3, 1))
+    with supplied(data):
+        assert load(7)[0].dataset is data
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(copy_context().run, load, 7).result()[1].dataset is data
+    with pytest.raises(BadInput, match="loads data in a thread of its own"), supplied(data):
+        assert quietly() is BadInput
+    assert load(7) == (7, 2)
 
 
 def test_a_hyperparameter_that_nothing_has_is_named(tmp_path, two_classes):

@@ -6,12 +6,13 @@ The client gets the messages that a Flower server would send it, for one node th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
+from threading import Event
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     import torch
 
 _data: ContextVar[Any] = ContextVar("data", default=None)
+_asking: set[Event] = set()
+"""Set where a client, while it is asked, loads in a thread, to which the data are not known."""
+_ASTRAY = (
+    "the Flower client loads data in a thread of its own, where a participant's are not known: load in the client's "
+    "function itself, or in a thread that is run with contextvars.copy_context().run"
+)
 _BATCH = 32
 _DAY = 86_400.0  # seconds
 
@@ -37,8 +44,12 @@ def loaders(load_data: Callable[..., Any], *, batch_size: int | None = None) -> 
     @wraps(load_data)
     def answer(*arguments: Any, **options: Any) -> Any:
         data = _data.get()
-        if data is None:
+        if data is None and not _asking:
             return load_data(*arguments, **options)
+        if data is None:
+            for each in list(_asking):
+                each.set()
+            raise BadInput(_ASTRAY)
         from torch.utils.data import DataLoader
 
         given = signature(load_data).bind(*arguments, **options)
@@ -129,19 +140,30 @@ def _ask(
         content = _instructions(kind, net, config)
     else:
         content = RecordDict({"arrays": ArrayRecord(dict(net.state_dict())), "config": ConfigRecord(dict(config))})
-    token = _data.set(data)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(quiet("flwr", logging.ERROR))
-            import torch
+    with ExitStack() as stack:
+        stack.enter_context(supplied(data))
+        stack.enter_context(quiet("flwr", logging.ERROR))
+        import torch
 
-            stack.enter_context(torch.enable_grad() if kind == "train" else torch.no_grad())
-            reply = client(Message(content=content, metadata=_metadata(kind)), context)
-    finally:
-        _data.reset(token)
+        stack.enter_context(torch.enable_grad() if kind == "train" else torch.no_grad())
+        reply = client(Message(content=content, metadata=_metadata(kind)), context)
     if reply.has_error():
         raise BadInput(f"the Flower client replies to {kind} with an error: {reply.error.reason}")
     return _results(kind, net, reply.content) if of_functions else _records(reply.content)
+
+
+@contextmanager
+def supplied(data: Any) -> Iterator[None]:
+    """Functions that went through `loaders` give these data. Raises `BadInput` if one could not."""
+    astray, token = Event(), _data.set(data)
+    _asking.add(astray)
+    try:
+        yield
+    finally:
+        _asking.remove(astray)
+        _data.reset(token)
+    if astray.is_set():
+        raise BadInput(_ASTRAY)
 
 
 def _metadata(kind: str) -> Any:

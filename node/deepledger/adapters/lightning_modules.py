@@ -11,7 +11,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from deepledger.adapters.adapted import Adapted, LoadData, Metrics, need, quiet, result, unknown
-from deepledger.adapters.scripts import loader_like
+from deepledger.adapters.scripts import check_loader, loader_like
 from deepledger.protocol.errors import BadInput
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ def lightning(
     samples, on the CPU and in one process, whatever the script's does: what its `validation_step` logs as `val_loss` is
     the loss, `val_acc` or `val_accuracy` the share that is right; others have to be named in `metrics`, without `val_`.
     The job's hyperparameters may name `batch_size`, `max_epochs`, `max_steps`, and attributes of the module that are
-    numbers or words. Raises `BadInput` without Lightning.
+    numbers or words. Raises `BadInput` without Lightning, and for a loader with a sampler.
     """
     kind = type(trainer)
     if not (kind.__module__.startswith(("lightning", "pytorch_lightning"))):
         need("lightning", extra="lightning")
         raise BadInput(f"adapters.lightning takes a lightning Trainer as its second argument, not a {kind.__name__}")
+    check_loader(loader)
     first, fresh = deepcopy(module), deepcopy(trainer)
 
     def train(model: Any, data: Any, *, batch_size: int | None = None, **changed: Any) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 _EVALUATED = 1024  # samples at a time
+_MEANS = ("mean", "batchmean")
 
 
 def script(
@@ -35,8 +36,15 @@ def script(
     the script's on that model, and a loader like the script's of the participant's data; by default it takes a step
     with the loss of every batch, which is a pair of inputs and targets. The job's hyperparameters may name `epochs`,
     `batch_size`, and options of the optimizer. `evaluate(model, data)` is as in any task; by default it is the mean
-    loss and, where targets are classes, how many are right. Raises `BadInput` for an optimizer of another model.
+    loss and, where targets are classes, how many are right. Raises `BadInput` for an optimizer of another model, for a
+    loader whose batches are not chosen by `batch_size` and `shuffle` alone, and where no mean loss is to be had.
     """
+    check_loader(loader)
+    if evaluate is None and (reduction := getattr(loss, "reduction", "mean")) not in _MEANS:
+        raise BadInput(
+            f"adapters.script: this loss has reduction={reduction!r}, and measured is the mean: give it evaluate=, or "
+            "a loss with reduction='mean'"
+        )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     if any(id(each) not in names for group in optimizer.param_groups for each in group["params"]):
         raise BadInput(
@@ -73,10 +81,27 @@ def script(
     )
 
 
+def check_loader(loader: Any) -> None:
+    """Raises `BadInput` if no loader of other data can be like it: whatever else chooses samples is of its own."""
+    from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+
+    if not isinstance(loader, DataLoader):
+        raise BadInput(f"deepledger.adapters: give it a DataLoader, not a {type(loader).__name__}")
+    plain = isinstance(loader.dataset, IterableDataset) or type(loader.sampler) in (RandomSampler, SequentialSampler)
+    drawn = getattr(loader.sampler, "replacement", False) or getattr(loader.sampler, "_num_samples", None) is not None
+    by_hand = loader.batch_sampler is not None and loader.batch_size is None
+    if by_hand or drawn or not plain:
+        chooser = loader.batch_sampler if by_hand else loader.sampler
+        raise BadInput(
+            f"deepledger.adapters: this DataLoader's {type(chooser).__name__} chooses among its own samples, and a "
+            "round has a participant's: give it a DataLoader with batch_size and shuffle, and no sampler"
+        )
+
+
 def loader_like(
     loader: DataLoader[Any], data: Any, *, batch_size: int | None = None, shuffle: bool | None = None
 ) -> DataLoader[Any]:
-    """Of other data. Samplers and workers stay behind: those are of the loader's data, these are the machine's."""
+    """Of other data, see `check_loader`. Workers stay behind: they are the machine's."""
     from torch.utils.data import DataLoader, RandomSampler
 
     return DataLoader(

@@ -215,7 +215,8 @@ def _translation(
 
 def _begin(statement: ast.stmt) -> int:
     """The line of its first decorator, if it has one."""
-    return min(each.lineno for each in (statement, *getattr(statement, "decorator_list", ())))
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+    return min([statement.lineno, *(each.lineno for each in decorators)])
 
 
 def _must_be_first(statement: ast.stmt) -> bool:
