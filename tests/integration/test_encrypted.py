@@ -235,10 +235,10 @@ def test_a_coordinator_that_lies_about_the_sum_is_caught(world: Any) -> None:
     [
         ({"masks": {"groups": 3}, "aggregation": {"rule": "median"}}, "encrypted updates have one sum.*masked"),
         ({"masks": {"keys": "x25519+mlkem768"}}, "sent under .x25519.*masked"),
-        ({"masks": None}, "those of a masked job, or an encrypted one"),
+        ({"masks": None}, 'those of a masked job, or an encrypted one: add privacy = "masked" or "encrypted"'),
         ({"aggregation": {"rule": "median"}}, "median looks at single updates"),
         ({"screening": {}}, "screening looks at single updates"),
-        ({"update": {"bits": 32, "fraction_bits": 14, "norm_bound": 5.0}}, "8 or 16"),
+        ({"update": {"bits": 32, "fraction_bits": 14, "norm_bound": 5.0}}, "encrypted updates have 8 or 16"),
     ],
 )
 def test_what_encryption_does_not_allow_is_refused_when_the_job_is_made(

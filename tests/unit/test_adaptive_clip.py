@@ -42,7 +42,7 @@ def test_a_job_asks_for_it_and_pays_for_the_bit(spec_of: Callable[..., JobSpec])
     ratio = divergences(spec.release) / divergences(fixed.release)
     assert ratio.min() > 1.25
     assert ratio[:30].max() < 1.28  # (4 + 1) / 4, and noise as small as it may become
-    with pytest.raises(BadSpec, match="who is clipped is counted under masks only, and alike"):
+    with pytest.raises(BadSpec, match="who is clipped is counted where sums alone are seen, and alike"):
         spec_of(coordinates=1000, update=UPDATE, participant_privacy=ADAPTIVE | {"mechanism": "local", "honest": 1})
     with pytest.raises(BadSpec, match=r"adaptive.start = 2 is greater than clip_norm = 1"):
         adaptive(spec_of, participant_privacy=ADAPTIVE | {"adaptive": {"quantile": 0.5, "start": 2.0}})

@@ -56,7 +56,7 @@ STATISTIC = {
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "running statistics": ({"model": STATISTIC}, "'m' is a running statistic, which noise would spoil: take a norm"),
-    "shares in the open": ({"participant_privacy": DISTRIBUTED}, 'add up under masks only: set privacy = "masked"'),
+    "shares in the open": ({"participant_privacy": DISTRIBUTED}, 'set privacy = "masked" or "encrypted"'),
     "weights": (
         MASKED | {"masks": {"weight_bits": 4}, "participant_privacy": DISTRIBUTED},
         "do not hide the heavier ones: set masks.weight_bits = 0",

@@ -1,4 +1,4 @@
-"""Whether a coordinator counted all masked updates that it could have counted, and no others."""
+"""Whether a coordinator counted all masked or encrypted updates that it could have counted, and no others."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_count(
         except (*GONE, BadInput) as error:
             find(
                 Kind.CONTESTED,
-                f"the masked update of {each.participant} was counted, and could not be had when the round was "
+                f"the {spec.privacy} update of {each.participant} was counted, and could not be had when the round was "
                 "settled, nor now: nobody had it, or nobody kept it",
                 "counted",
                 str(error),
@@ -81,7 +81,7 @@ def check_count(
             continue
         find(
             Kind.CONTESTED,
-            f"the masked update of {each.participant} was left out of the count, but the store serves it: the "
+            f"the {spec.privacy} update of {each.participant} was left out of the count, but the store serves it: the "
             "coordinator left it out, or the participant published it late; the chain cannot tell which",
             "not counted",
             "it can be had",

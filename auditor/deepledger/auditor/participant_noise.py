@@ -31,7 +31,7 @@ def participant_noise(job: Job, spec: JobSpec, store: BlobStore) -> Iterator[str
         + ("" if privacy.mechanism == "local" else f", and so did {privacy.honest - 1} more in each sum")
     )
     if spec.masks is not None:
-        yield "of masked updates, no length can be looked at, and no statement is bound"
+        yield f"of {spec.privacy} updates, no length can be looked at, and no statement is bound"
         return
     reveals = reveals_of(job)
     lacking = [said for number, reveal in reveals if (said := _lacks(number, reveal, privacy, spec, store))]

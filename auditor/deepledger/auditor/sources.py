@@ -133,7 +133,7 @@ class Claims:
 
     def _masked(self, contribution: Contribution, cohort: Cohort) -> MaskedUpdate | Verdict:
         claim = self._verdicts.get(contribution.participant)
-        what = f"the masked update of {contribution.participant}, which is counted,"
+        what = f"the {self._spec.privacy} update of {contribution.participant}, which is counted,"
         try:
             update = read_masked(self._store, contribution, self._spec, cohort)
         except GONE as error:

@@ -21,7 +21,7 @@ def statements(job: Job, spec: JobSpec, store: BlobStore) -> Iterator[str]:
     if spec.differential_privacy is None:
         return
     if spec.masks is not None:
-        yield f"{_CANNOT}; masked updates bind no statement of it"
+        yield f"{_CANNOT}; {spec.privacy} updates bind no statement of it"
         return
     reveals = reveals_of(job)
     lacking = []

@@ -243,8 +243,8 @@ class JobSpec(Part):
         """What needs single updates cannot be had with masks: said with what to take instead."""
         if (self.privacy in ("masked", "encrypted")) != (self.masks is not None):
             raise ValueError(
-                'masks are those of a masked job, or an encrypted one: add privacy = "masked" before the first '
-                "[section], or leave [masks] out"
+                'masks are those of a masked job, or an encrypted one: add privacy = "masked" or "encrypted" before '
+                "the first [section], or leave [masks] out"
             )
         if self.masks is None:
             return self
@@ -261,7 +261,9 @@ class JobSpec(Part):
                 'screening looks at single updates, which masks hide: leave it out, or take privacy = "sealed"'
             )
         if self.update.bits > MOST_MASKED_BITS:
-            raise ValueError(f"update.bits: masked updates have 8 or {MOST_MASKED_BITS}, so that sums fit 32 bits")
+            raise ValueError(
+                f"update.bits: {self.privacy} updates have 8 or {MOST_MASKED_BITS}, so that sums fit 32 bits"
+            )
         return self
 
     def _check_one_sum(self, masks: Masks) -> None:
@@ -356,8 +358,8 @@ class JobSpec(Part):
             raise ValueError('participant_privacy.honest is that of mechanism = "distributed": leave it out')
         if privacy.adaptive is not None and (self.masks is None or self.masks.weight_bits):
             raise ValueError(
-                "participant_privacy.adaptive: who is clipped is counted under masks only, and alike: set privacy = "
-                '"masked" and masks.weight_bits = 0, or leave it out'
+                "participant_privacy.adaptive: who is clipped is counted where sums alone are seen, and alike: set "
+                'privacy = "masked" or "encrypted", and masks.weight_bits = 0, or leave it out'
             )
         if getattr(self.aggregation, "momentum_percent", 0):
             raise ValueError(
@@ -383,8 +385,8 @@ class JobSpec(Part):
     def _check_shares_add_up(self) -> None:
         if self.masks is None:
             raise ValueError(
-                'participant_privacy: shares of noise add up under masks only: set privacy = "masked", or mechanism = '
-                '"local"'
+                "participant_privacy: shares of noise add up where sums alone are seen: set privacy = "
+                '"masked" or "encrypted", or mechanism = "local"'
             )
         if self.masks.weight_bits:
             raise ValueError(

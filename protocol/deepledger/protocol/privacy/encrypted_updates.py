@@ -46,12 +46,22 @@ from deepledger.protocol.privacy.masked_updates import (
     BadLetters,
     Letters,
     Masked,
+    own_member,
     shared_with,
     weighted,
 )
 from deepledger.protocol.privacy.masks import key_stream
 from deepledger.protocol.privacy.share_trees import HASH_BYTES
-from deepledger.protocol.privacy.unmasking import COMPLAINT, SHOWN, UNREAD, BadRelease, NotUnmaskable, Rebuilt, blame
+from deepledger.protocol.privacy.unmasking import (
+    COMPLAINT,
+    SHOWN,
+    UNREAD,
+    BadRelease,
+    NotUnmaskable,
+    Rebuilt,
+    blame,
+    flags_in,
+)
 from deepledger.protocol.types import Digest
 
 _HEAD: Final = DIGEST_BYTES + BINDING_BYTES + SALT_BYTES
@@ -79,9 +89,7 @@ def encrypt_update(
     Raises `BadInput` where the key is not that member's, or the update has coordinates that the cohort's bits do not
     hold, or the program that encrypts is not here.
     """
-    me = cohort.member(seat)
-    if key.word != me.key:
-        raise BadInput(f"the mask key is not the one with which {me.participant} joined")
+    me = own_member(cohort, seat, key=key)
     plain = weighted(update, me.weight, bits=cohort.update_bits).view(np.int32)
     vector, shares = encrypt(plain, seed=cohort.binding, holders=cohort.holders_each, threshold=cohort.threshold)
     salt, hashes, letters = random(SALT_BYTES), [], []
@@ -134,9 +142,7 @@ def release(
     `letters` has those of counted authors, by seat: whose are not in it has none that parse, or that could be fetched
     in time. Raises `BadInput` where the key is not that member's, or the set is too small, and as `add_shares`.
     """
-    me = cohort.member(seat)
-    if key.word != me.key:
-        raise BadInput(f"the mask key is not the one with which {me.participant} joined")
+    own_member(cohort, seat, key=key)
     flags, shares = [], []
     for author in sorted(cohort.summed(counted)):
         share = open_letter(cohort, letters[author], holder=seat, key=key) if author in letters else None
@@ -148,9 +154,7 @@ def release(
 def parse_release(counted: Collection[int], blob: Buffer) -> tuple[frozenset[int], bytes | None]:
     """The authors of whom it has no share, and its share of the sum of keys, if it has one. Raises `BadRelease`."""
     view, authors = memoryview(blob).cast("B"), sorted(counted)
-    flags = [bytes([flag]) for flag in view[: len(authors)]]
-    if len(flags) < len(authors) or not {*flags} <= {SHOWN, COMPLAINT, UNREAD}:
-        raise BadRelease("it does not begin with a flag for each author")
+    flags = flags_in(view, len(authors), known=(SHOWN, COMPLAINT, UNREAD))
     shows = set(flags) == {SHOWN}
     if view.nbytes != (due := len(flags) + BLOCK_BYTES * shows):
         raise BadRelease(f"it has {view.nbytes} bytes, and {due} are due")

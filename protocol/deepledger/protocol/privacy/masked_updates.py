@@ -78,6 +78,14 @@ def letters_bytes(cohort: Cohort, author: int) -> int:
     return DIGEST_BYTES + BINDING_BYTES + SALT_BYTES + hashes + corrections
 
 
+def own_member(cohort: Cohort, seat: int, *, key: MaskKey) -> Member:
+    """The member at a seat. Raises `BadInput` where the key is not its own."""
+    me = cohort.member(seat)
+    if key.word != me.key:
+        raise BadInput(f"the mask key is not the one with which {me.participant} joined")
+    return me
+
+
 def mask_update(
     cohort: Cohort,
     seat: int,
@@ -93,9 +101,7 @@ def mask_update(
     32 more for each such pair. Raises `BadInput` where the key is not that member's, or the update has coordinates that
     the cohort's bits do not hold.
     """
-    me = cohort.member(seat)
-    if key.word != me.key:
-        raise BadInput(f"the mask key is not the one with which {me.participant} joined")
+    me = own_member(cohort, seat, key=key)
     neighbours, holders = cohort.neighbours(seat), cohort.holders(seat)
     own, salt = random(SEED_BYTES), random(SALT_BYTES)
     shared = {

@@ -35,6 +35,7 @@ from deepledger.protocol.privacy.masked_updates import (
     SHARE_BYTES,
     Letters,
     open_letter,
+    own_member,
     secret_hash,
     shared_with,
     shares_in,
@@ -118,9 +119,7 @@ def release(
     in time. Raises `BadInput` where the key is not that member's, or no group of the counted set is to be unmasked.
     """
     everybody, counted = counted, cohort.summed(counted)
-    me = cohort.member(seat)
-    if key.word != me.key:
-        raise BadInput(f"the mask key is not the one with which {me.participant} joined")
+    own_member(cohort, seat, key=key)
     apart, telling = _telling(cohort, everybody, letters, doubting=cohort.hybrid)
     flags, parts = [], []
     for author in cohort.authors(seat, counted):
@@ -183,7 +182,7 @@ def _parse(blob: Buffer, calls: Mapping[int, Called]) -> dict[int, Shown | None]
     view = memoryview(blob).cast("B")
     found: dict[int, Shown | None] = {}
     start = len(calls)
-    for author, flag in zip(calls, _flags(view, len(calls)), strict=True):
+    for author, flag in zip(calls, flags_in(view, len(calls)), strict=True):
         if flag != SHOWN:
             found[author] = None
             continue
@@ -199,9 +198,12 @@ def _parse(blob: Buffer, calls: Mapping[int, Called]) -> dict[int, Shown | None]
     return found
 
 
-def _flags(blob: memoryview, authors: int) -> list[bytes]:
+def flags_in(
+    blob: memoryview, authors: int, *, known: Collection[bytes] = (SHOWN, COMPLAINT, UNREAD, WITHHELD)
+) -> list[bytes]:
+    """With which a release begins. Raises `BadRelease`."""
     flags = [bytes([flag]) for flag in blob[:authors]]
-    if len(flags) < authors or not {*flags} <= {SHOWN, COMPLAINT, UNREAD, WITHHELD}:
+    if len(flags) < authors or not {*flags} <= {*known}:
         raise BadRelease("it does not begin with a flag for each author")
     return flags
 
@@ -302,7 +304,7 @@ def _heard(
     cohort.
     """
     authors = cohort.authors(cohort.member(holder).seat, counted)
-    flags = dict(zip(authors, _flags(memoryview(blob).cast("B"), len(authors)), strict=True))
+    flags = dict(zip(authors, flags_in(memoryview(blob).cast("B"), len(authors)), strict=True))
     unread = {author for author, flag in flags.items() if flag == UNREAD}
     doubted = telling | {cohort.group_of(author) for author in unread if cohort.hybrid}
     for author, flag in flags.items():
