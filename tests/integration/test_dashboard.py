@@ -34,7 +34,7 @@ from deepledger.cli.page import built_page, page_folder
 from deepledger.cli.page_server import serving
 from deepledger.devnet import start
 from deepledger.node.accountant import Accountant
-from deepledger.protocol.blobs import cid_of, open_store
+from deepledger.protocol.blobs import cid_of, digest_of, open_store
 from deepledger.protocol.blobs.digest import CHUNK
 from deepledger.protocol.errors import BlobCorrupt, ChainUnreachable
 from deepledger.protocol.formats.private_run import PrivateRun, Steps, statement_of
@@ -494,6 +494,24 @@ def test_a_trustless_gateway_serves_blobs_block_by_block(stage: Stage, look: Loo
         assert "has more than" in found[1][1]
     look.at(f"job/{stage.honest.job}", f"?blobs={kubo.gateway}")
     look.await_text("3 of 3 recomputed here.")
+
+
+def test_pages_of_others_may_link_to_it_and_have_no_blob_read(stage: Stage, look: Look, monkeypatch: Any) -> None:
+    read: list[object] = []
+    store = stage.world.store.read
+    monkeypatch.setattr(stage.world.store, "read", lambda digest, **how: read.append(digest) or store(digest, **how))
+    blob = f"{look.url}/blobs/{cid_of(digest_of(b'blob'))}"
+    with other_bytes() as other:
+        look.page.goto(other)
+        look.page.evaluate("url => fetch(url, {mode: 'no-cors'}).catch(() => null)", blob)
+        look.page.goto(other.replace("127.0.0.1", "localhost"))
+        look.page.evaluate("url => fetch(url, {mode: 'no-cors'}).catch(() => null)", blob)
+        look.page.evaluate("url => void (location.href = url)", blob)
+        look.await_text("only the dashboard's own page may ask")
+        assert read == []
+        look.page.goto(other)
+        look.page.evaluate("url => void (location.href = url)", f"{look.url}/")
+    look.page.get_by_role("cell", name="linear").first.wait_for()
 
 
 def test_a_store_that_serves_other_bytes_gets_no_tick_and_accuses_nobody(stage: Stage, look: Look) -> None:
