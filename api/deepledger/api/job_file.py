@@ -285,11 +285,10 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
     default of the validation set: so that a job which nobody can train or settle is noticed before money is locked.
     """
     named = tuple(coordinators) or job.terms.coordinators
-    source = read_source(folder / job.task)
+    validation = folder / job.validation
+    source, blob = read_source(folder / job.task), _read_blob(validation)  # both are there, before anything is run
     task = Task(source)
     task.check_hyperparameters(job.training.hyperparameters)
-    validation = folder / job.validation
-    blob = _read_blob(validation)
     model = task.build_model(job.training.seed)
     bits = job.model.fraction_bits
     least = 1 << max(bits - job.update.fraction_bits, 0)

@@ -56,7 +56,7 @@ def foreseen(forecast: Forecast) -> str:
     rounds = count(forecast.rounds, "round")
     after = "nothing is guaranteed of these data" if forecast.after == inf else f"ε = {forecast.after:.3g} is spent"
     text = (
-        f"privacy: a round costs ε = {forecast.epsilon:.3g} by itself; after the {rounds} that are left, {after}, "
+        f"a round costs ε = {forecast.epsilon:.3g} by itself; after the {rounds} that are left, {after}, "
         f"at δ = {forecast.delta:g}, if each takes as many private steps as the one that was tried"
     )
     if forecast.lasts is None:

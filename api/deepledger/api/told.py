@@ -22,7 +22,7 @@ def by_node(notice: Notice) -> str | None:
             capped = f", which count as {notice.limit:,}" if notice.declared > notice.limit else ""
             return f"{held}; this account declares {notice.declared:,}{capped}"
         case node.PrivacyForeseen(forecast=forecast):
-            return foreseen(forecast)
+            return f"privacy: {foreseen(forecast)}"
         case node.TookSeat():
             return f"took seat {notice.seat} and staked {eth(notice.stake)} {gas}"
         case Waiting(phase=Phase.DISCLOSING):
