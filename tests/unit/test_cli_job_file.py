@@ -395,3 +395,16 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     subprocess.run([sys.executable, ROOT / "examples/digits/prepare.py", "--into", folder], check=True)
     return folder
+
+
+def test_a_task_that_reads_what_lies_beside_its_sponsor_is_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("job.toml").write_text(JOB)
+    Path("data").mkdir()
+    Path("data/validation.safetensors").write_bytes(b"1")
+    Path("mine.csv").write_text("1,2\n")
+    Path("task.py").write_text("TABLE = open('mine.csv').read()\n")
+    with pytest.raises(BadInput, match=r"mine\.csv.*comes by load_data, or stands in it"):
+        draft(read_job_file(Path("job.toml")), Path())

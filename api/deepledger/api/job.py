@@ -28,7 +28,8 @@ class Job:
     `deepledger.audit` does.
     """
 
-    def __init__(self, number: int, network: Network) -> None:
+    def __init__(self, number: int, network: Network | None = None) -> None:
+        network = network or Network.here()
         self.number = JobId(number)
         self.network = network
         self._reader, self._blobs = network.reader(), network.blobs()
@@ -42,7 +43,7 @@ class Job:
 
         Raises `BadInput` if there is no such job, and as `Network` does.
         """
-        return cls(number, network or Network.here())
+        return cls(number, network)
 
     @classmethod
     def create(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
@@ -286,8 +288,8 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
     """
     named = tuple(coordinators) or job.terms.coordinators
     validation = folder / job.validation
-    source, blob = read_source(folder / job.task), _read_blob(validation)  # both are there, before anything is run
-    task = Task(source)
+    source, blob = read_source((folder / job.task).absolute()), _read_blob(validation)  # before anything is run
+    task = _load_elsewhere(source)
     task.check_hyperparameters(job.training.hyperparameters)
     model = task.build_model(job.training.seed)
     bits = job.model.fraction_bits
@@ -496,6 +498,20 @@ def suffix_of(path: Path) -> str:
     """What tells the format, as ".csv.gz": no more than the last two, and only what every system takes in a name."""
     last = re.search(r"(\.[A-Za-z0-9]{1,16}){1,2}$", path.name)
     return "" if last is None or last.start() == 0 else last[0]
+
+
+def _load_elsewhere(source: TaskSource) -> Task:
+    """As everybody else will: a task that reads what lies beside its sponsor loads for nobody who is to stake on it."""
+    try:
+        with TemporaryDirectory() as nowhere, chdir(nowhere):
+            return Task(source)
+    except BadInput as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise BadInput(
+            f"{error}. It was loaded in an empty folder, as far from your files as everybody is: what a task needs "
+            "comes by load_data, or stands in it"
+        ) from error
 
 
 def _read_blob(path: Path) -> bytes:

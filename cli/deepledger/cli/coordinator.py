@@ -40,7 +40,8 @@ def coordinator(
     ] = None,
     tasks: TaskPlaces = "",
     task: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A task's source, which you have read; besides --tasks.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A task's source, which you have read; besides --tasks. May be repeated."),
     ] = None,
     most_bonds: Annotated[
         str | None,
@@ -89,7 +90,7 @@ def coordinator(
 
     limit = None if job else _limit(most_bonds)
     sponsors = _sponsors(sponsor or ())
-    searched = ([task] if task else []) + places(tasks)
+    searched = (task or []) + places(tasks)
     allow_many_files()
     reader, blobs = chain.reader(reporting.say), store.open(writes=True, tell=reporting.say)
     account = signer.unlock()

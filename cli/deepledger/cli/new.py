@@ -117,7 +117,8 @@ def new(
         show.out(str(into / file))
     show.note(
         f"data are read from .safetensors, .npz or .csv files with a column for each of {', '.join(made.columns)}, "
-        "unless you write a load_data: put validation.safetensors, which is published, beside the job file"
+        "unless you write a load_data: put validation.safetensors, which is published, beside the job file, or name "
+        "another file in its `validation`"
     )
     for note in made.notes:
         show.note(note)
