@@ -354,7 +354,7 @@ def test_a_node_killed_after_it_revealed_early_publishes_when_it_is_started_agai
         raise StoreUnreachable("the store is down.")
 
     run = partial(
-        participate, world.ledger(2), Changed(world.store, put=put), job,
+        participate, world.ledger(2), Changed(world.store, put=put, adopt=lambda _path: None), job,
         tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
     )  # fmt: skip
     first = coordinator(world, job)
@@ -437,7 +437,7 @@ def test_a_store_that_hangs_does_not_cost_the_reveal(world):
         return world.store.put(data)
 
     run = partial(
-        participate, world.ledger(2), Changed(world.store, put=put), job,
+        participate, world.ledger(2), Changed(world.store, put=put, adopt=lambda _path: None), job,
         tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
     )  # fmt: skip
     actors = [coordinator(world, job), Actor(run).start()]
@@ -490,7 +490,7 @@ def test_a_node_that_cannot_store_commits_no_more_until_it_can(world):
         return world.store.put(data)
 
     run = partial(
-        participate, world.ledger(2), Changed(world.store, put=put), job,
+        participate, world.ledger(2), Changed(world.store, put=put, adopt=lambda _path: None), job,
         tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
     )  # fmt: skip
     unlucky = Actor(run).start()
