@@ -298,7 +298,8 @@ class Journal:
         with (path / "update").open("rb") as file:
             if os.fstat(file.fileno()).st_size != self._spec.update_bytes:
                 raise ValueError("update has another length")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            is_empty = os.fstat(file.fileno()).st_size == 0  # which cannot be mapped
+            return memoryview(b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def _masked(self, path: Path) -> Masked | None:
         if self._spec.masks is None:
@@ -309,6 +310,8 @@ class Journal:
         with (path / "residual").open("rb") as file:
             if os.fstat(file.fileno()).st_size != 4 * self._spec.model.coordinates:
                 raise ValueError("residual has another length")
+            if os.fstat(file.fileno()).st_size == 0:
+                return np.empty(0, "<f4")
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), "<f4")
 
     def _whole_residual(self, path: Path) -> Floats:
