@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -298,8 +298,7 @@ class Journal:
         with (path / "update").open("rb") as file:
             if os.fstat(file.fileno()).st_size != self._spec.update_bytes:
                 raise ValueError("update has another length")
-            is_empty = os.fstat(file.fileno()).st_size == 0  # which cannot be mapped
-            return memoryview(b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(_whole(file, mmap.ACCESS_READ))
 
     def _masked(self, path: Path) -> Masked | None:
         if self._spec.masks is None:
@@ -310,9 +309,7 @@ class Journal:
         with (path / "residual").open("rb") as file:
             if os.fstat(file.fileno()).st_size != 4 * self._spec.model.coordinates:
                 raise ValueError("residual has another length")
-            if os.fstat(file.fileno()).st_size == 0:
-                return np.empty(0, "<f4")
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), "<f4")
+            return np.frombuffer(_whole(file, mmap.ACCESS_COPY), "<f4")
 
     def _whole_residual(self, path: Path) -> Floats:
         values = self._residual(path)
@@ -337,6 +334,11 @@ def _names(path: Path) -> dict[str, bytes]:
 
 def _round_of(path: Path) -> RoundNumber:
     return RoundNumber(int(path.name[6:14]))
+
+
+def _whole(file: BinaryIO, access: int) -> mmap.mmap | bytes:
+    """A file, mapped; what is empty cannot be."""
+    return mmap.mmap(file.fileno(), 0, access=access) if os.fstat(file.fileno()).st_size else b""
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]:
