@@ -9,6 +9,7 @@ from contextvars import copy_context
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from deepledger import adapters
 from deepledger.adapters.adapted import result
 from deepledger.adapters.flower_apps import supplied
 from deepledger.protocol.errors import BadInput
+from deepledger.protocol.evaluation.pinned_modules import given_back
 from deepledger.protocol.evaluation.samples import take
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
@@ -346,6 +348,20 @@ def test_tasks_of_one_process_get_their_own_modules_only(tmp_path, monkeypatch):
 
     assert layers.WIDTH == 9
     monkeypatch.delitem(sys.modules, "layers")
+
+
+def test_what_a_program_had_is_found_again_after_each_of_several_tasks(tmp_path, monkeypatch):
+    """As where one program records several runs, which use modules of the names that their task pins."""
+    monkeypatch.setitem(sys.modules, "layers", ModuleType("layers"))
+    before = sys.modules["layers"]
+    for name in ("a", "b"):
+        with given_back():
+            task = layered(tmp_path / name, pinned=["layers.py"], first="layers", layers=2)
+        assert sys.modules["layers"] is before
+        assert task.build_model(0).out_features == 2
+        with given_back():
+            pass
+        assert sys.modules["layers"] is before
 
 
 def test_tasks_that_pin_modules_wait_for_each_other(tmp_path):

@@ -7,10 +7,8 @@ commitments, reveals and blobs are as in any job, and say what the *server* rece
 from __future__ import annotations
 
 import secrets
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +22,7 @@ from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.web3_ledger import ChainLedger
 from deepledger.protocol.errors import BadInput, StateError
+from deepledger.protocol.evaluation.pinned_modules import given_back
 from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.formats.model import ModelFormat
 from deepledger.protocol.formats.policies import SampleRewards
@@ -187,7 +186,7 @@ def begin(
     Raises `BadInput` for a model of which frozen entries are part: nobody could have those of the run.
     """
     job_file = _without_money(read_job_file(file), rounds=rounds, called=called)
-    with _modules_kept():
+    with given_back():  # the run itself may use modules of the names that the task pins
         made = draft(job_file, file.parent, coordinators=[account.address])
     if made.spec.model.frozen is not None:
         names = ", ".join(entry.name for entry in made.spec.model.frozen.entries[:3])
@@ -250,19 +249,6 @@ def _without_money(job: JobFile, *, rounds: int, called: str) -> JobFile:
             "terms": TermsSection.model_validate({"rounds": rounds} | nothing | windows | seats),
         }
     )
-
-
-@contextmanager
-def _modules_kept() -> Iterator[None]:
-    """A task brings pinned modules, under the names of those that the run itself may use."""
-    modules: Mapping[str, object] = dict(sys.modules)
-    finders = list(sys.meta_path)
-    try:
-        yield
-    finally:
-        sys.meta_path[:] = finders
-        for name, module in modules.items():
-            sys.modules[name] = module  # type: ignore[assignment]
 
 
 def _fund(giver: ChainLedger, account: Address) -> None:

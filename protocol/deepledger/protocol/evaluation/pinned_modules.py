@@ -116,6 +116,16 @@ def modules_of(source: bytes) -> PinnedModules:
     return PinnedModules() if b"pinned" in source else _NONE
 
 
+@contextmanager
+def given_back() -> Iterator[None]:
+    """Afterwards `import` finds what this program had under the names of modules that a task has pinned."""
+    try:
+        yield
+    finally:
+        with _NONE.turn():
+            pass
+
+
 def pin(sources: Mapping[str, bytes], folder: Path) -> None:
     """Of the task that is being loaded; of this program, where none is. Files are named from `folder`.
 
