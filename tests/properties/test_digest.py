@@ -37,11 +37,13 @@ def test_the_digest_is_that_of_the_plain_tree(size):
     assert digest_of(DATA[:size]) == plain_digest(DATA[:size])
 
 
+@pytest.mark.usefixtures("compiled_hashes")
 @settings(max_examples=30)
 @given(size=sizes)
 def test_the_compiled_digest_is_that_of_the_plain_tree(size):
-    fast = pytest.importorskip("deepledger.protocol.kernels.blob_leaves").leaf_digests
-    with patch.multiple(module, FAST_FROM=16 * module.CHUNK, _fast=lambda: fast):
+    from deepledger.protocol.kernels.blob_leaves import leaf_digests
+
+    with patch.multiple(module, FAST_FROM=16 * module.CHUNK, _fast=lambda: leaf_digests):
         assert digest_of(DATA[:size]) == plain_digest(DATA[:size])
 
 

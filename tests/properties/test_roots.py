@@ -41,9 +41,9 @@ def test_tree_hash_is_the_rfc_tree(entries: list[bytes]) -> None:
 SIZES = [1, 255, 1023 * 512, 1024 * 512 - 1, 1024 * 512, 1024 * 512 + 1, 1025 * 512, 2048 * 512, 3 * 1024 * 512 + 777]
 
 
+@pytest.mark.usefixtures("compiled_hashes")
 @pytest.mark.parametrize(("size", "chunk"), list(product([*SIZES, 5 * 1024 * 1024 + 3], [256, 512, 1024])))
 def test_the_compiled_root_is_the_plain_root(size: int, chunk: int) -> None:
-    pytest.importorskip("numba")
     data = memoryview(np.random.default_rng(size).bytes(size))
     with patch.object(roots, "FAST_FROM", 0):
         assert chunk_root(data, bits=chunk // 32) == plain_root(data, chunk=chunk)

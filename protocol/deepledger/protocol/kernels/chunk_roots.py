@@ -1,4 +1,6 @@
-"""Subtrees of chunk roots, sixteen leaves or inner nodes at once. `formats.roots` has the plain version."""
+"""Subtrees of chunk roots, several leaves or inner nodes at once, by what the CPU does fastest. `formats.roots` has the
+plain version.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ import numpy.typing as npt
 
 from deepledger.protocol.kernels.compiling import kernel
 from deepledger.protocol.kernels.cores import in_parts
+from deepledger.protocol.kernels.sha256 import BY_INSTRUCTIONS
+from deepledger.protocol.kernels.sha256_instructions import STREAMS, Bytes, frame, hashing
 from deepledger.protocol.kernels.sha256_lanes import LANES, START, Words, compression, first_carry, last_block, load
 
 SUBTREE: Final = 1024
@@ -19,6 +23,7 @@ _LEAF: Final = first_carry(b"\x00")
 _INNER: Final = first_carry(b"\x01")
 _AFTER_CHILDREN: Final = last_block(1, 64)
 _compress: Final = compression(1)
+_hashes: Final = hashing(1)
 
 
 def subtree_roots(data: memoryview, *, chunk: int) -> list[bytes]:
@@ -27,13 +32,45 @@ def subtree_roots(data: memoryview, *, chunk: int) -> list[bytes]:
     """
     whole = len(data) // (SUBTREE * chunk)
     view = np.frombuffer(data.toreadonly(), np.uint8)  # one type to compile for
-    after_chunk = last_block(1, chunk)
-    roots = np.empty((whole, 8), np.uint32)
+    return (_by_instructions if BY_INSTRUCTIONS else _in_lanes)(view, whole, chunk)
+
+
+def _by_instructions(data: Bytes, whole: int, chunk: int) -> list[bytes]:
+    roots = np.empty((whole, 32), np.uint8)
+    leaf, inner = frame(b"\x00", chunk), frame(b"\x01", 64)
 
     def work(start: int, stop: int) -> None:
-        scratch = np.empty((25, LANES), np.uint32)
-        frame = START, _LEAF, after_chunk, _INNER, _AFTER_CHILDREN
-        _subtrees(view, start, stop, chunk, frame, scratch, _level(), _level(), roots)
+        _subtrees_by_instructions(data, start, stop, chunk, leaf, inner, np.empty(32 * SUBTREE, np.uint8), roots)
+
+    in_parts(work, whole, step=1)
+    return [root.tobytes() for root in roots]
+
+
+@kernel
+def _subtrees_by_instructions(
+    data: Bytes, first: int, stop: int, chunk: int, leaf: Bytes, inner: Bytes, level: Bytes, roots: Bytes
+) -> None:
+    """Roots of the subtrees `first` … `stop`. Each level takes the place of the one below; a last node alone is hashed
+    with what nobody reads.
+    """
+    for tree in range(first, stop):
+        for node in range(0, SUBTREE, STREAMS):
+            _hashes(data, (tree * SUBTREE + node) * chunk, chunk, leaf, level, 32 * node)
+        width = SUBTREE
+        while width > 1:
+            width //= 2
+            for node in range(0, width, STREAMS):
+                _hashes(level, 64 * node, 64, inner, level, 32 * node)
+        for i in range(32):  # a slice would take longer to compile than all the rest
+            roots[tree, i] = level[i]
+
+
+def _in_lanes(data: Bytes, whole: int, chunk: int) -> list[bytes]:
+    roots = np.empty((whole, 8), np.uint32)
+    frame = START, _LEAF, last_block(1, chunk), _INNER, _AFTER_CHILDREN
+
+    def work(start: int, stop: int) -> None:
+        _subtrees_in_lanes(data, start, stop, chunk, frame, np.empty((25, LANES), np.uint32), _level(), _level(), roots)
 
     in_parts(work, whole, step=1)
     return [root.tobytes() for root in roots.astype(">u4")]
@@ -44,7 +81,7 @@ def _level() -> Words:
 
 
 @kernel
-def _subtrees(
+def _subtrees_in_lanes(
     data: npt.NDArray[np.uint8],
     first: int,
     stop: int,

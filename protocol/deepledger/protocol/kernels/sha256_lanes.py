@@ -9,33 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import binding, ir  # type: ignore[import-untyped]
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core.cgutils import get_or_insert_function
-from numba.extending import intrinsic
+
+from deepledger.protocol.kernels.sha256 import INITIAL, K, address, call, emitted, ending
 
 LANES: Final = 16
 
-WIDE: Final = bool(binding.get_host_cpu_features().get("avx512f", False))
-"""Whether sixteen lanes outrun the CPU's own SHA-256 instructions, about twice; narrower registers do not."""
-
 Words = npt.NDArray[np.uint32]
 """Shape (n, LANES or more), C order: word n of a message or a hash, for each lane."""
-
-_PRIMES = [p for p in range(2, 312) if all(p % q for q in range(2, p))]
-
-
-def _fraction(prime: int, *, root: int) -> int:
-    """32 bits after the point of a prime's square or cube root (FIPS 180-4, 4.2.2 and 5.3.3)."""
-    low, high = 0, 1 << 40
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if middle**root <= prime << 32 * root else (low, middle)
-    return low & 0xFFFFFFFF
 
 
 def spread(data: bytes) -> Words:
@@ -43,8 +29,7 @@ def spread(data: bytes) -> Words:
     return np.repeat(np.frombuffer(data, ">u4").astype(np.uint32), LANES).reshape(-1, LANES)
 
 
-K: Final = [_fraction(prime, root=3) for prime in _PRIMES]
-START: Final = spread(b"".join(_fraction(prime, root=2).to_bytes(4) for prime in _PRIMES[:8]))
+START: Final = spread(b"".join(word.to_bytes(4) for word in INITIAL))
 
 
 def first_carry(head: bytes) -> Words:
@@ -54,30 +39,23 @@ def first_carry(head: bytes) -> Words:
 
 def last_block(head: int, data: int, tail: bytes = b"") -> Words:
     """What follows `data` bytes, a multiple of 64, in a message that `head` bytes precede: tail, padding, length."""
-    end = (tail + b"\x80").ljust(56 - head, b"\0") + (8 * (head + data + len(tail))).to_bytes(8)
-    return spread(end + bytes(head))
-
-
-def _emitted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose machine code is written below, to be called from kernels without the first argument."""
-    return cast(Callable[..., Any], intrinsic(function))
+    return spread(ending(head, data, tail) + bytes(head))
 
 
 _VECTOR = ir.VectorType(ir.IntType(32), LANES)
 
 
-@_emitted
+@emitted
 def load(typing: Any, data: Any, start: Any, stride: Any, words: Any) -> Any:  # noqa: ARG001
     """Read sixteen big-endian words for each lane from start + lane · stride: loads, then transposes by shuffles."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source = builder.ptrtoint(_address(context, builder, signature, arguments, 0), ir.IntType(64))
-        swap = _function(builder, "llvm.bswap.v16i32", 1)
+        source = builder.ptrtoint(address(context, builder, signature, arguments, 0), ir.IntType(64))
         rows = []
         for lane in range(LANES):
             offset = builder.add(arguments[1], builder.mul(arguments[2], ir.Constant(ir.IntType(64), lane)))
             place = builder.inttoptr(builder.add(source, offset), _VECTOR.as_pointer())
-            rows.append(builder.call(swap, [builder.load(place, align=1)]))
+            rows.append(call(builder, "llvm.bswap.v16i32", builder.load(place, align=1)))
         for step in (1, 2, 4, 8):
             upper = [lane if not lane & step else lane - step + LANES for lane in range(LANES)]
             lower = [lane + LANES if lane & step else lane + step for lane in range(LANES)]
@@ -102,10 +80,8 @@ def compression(head: int) -> Callable[..., Any]:
 
     def compress(typing: Any, state: Any, carry: Any, words: Any) -> Any:  # noqa: ARG001
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            funnel = _function(builder, "llvm.fshl.v16i32", 3)
-
             def join(high: Any, low: Any, left: int) -> Any:
-                return builder.call(funnel, [high, low, _splat(left)])
+                return call(builder, "llvm.fshl.v16i32", high, low, _splat(left))
 
             def rotations(x: Any, *right: int) -> Any:
                 first, *rest = [join(x, x, 32 - n) for n in right]
@@ -147,21 +123,11 @@ def compression(head: int) -> Callable[..., Any]:
 
         return types.void(state, carry, words), generate
 
-    return _emitted(compress)
-
-
-def _address(context: Any, builder: Any, signature: Any, arguments: Any, number: int) -> Any:
-    return context.make_array(signature.args[number])(context, builder, arguments[number]).data
+    return emitted(compress)
 
 
 def _rows(context: Any, builder: Any, signature: Any, arguments: Any, number: int) -> Any:
-    return builder.bitcast(_address(context, builder, signature, arguments, number), _VECTOR.as_pointer())
-
-
-def _function(builder: Any, name: str, arity: int) -> Any:
-    return get_or_insert_function(  # type: ignore[no-untyped-call]
-        builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * arity), name
-    )
+    return builder.bitcast(address(context, builder, signature, arguments, number), _VECTOR.as_pointer())
 
 
 def _xor(builder: Any, first: Any, *rest: Any) -> Any:
