@@ -440,6 +440,10 @@ class Counting(Real):
         self.puts += 1
         return self.real.put(data)
 
+    def adopt(self, path):
+        self.puts += 1
+        return self.real.adopt(path)
+
 
 def test_what_was_computed_is_kept_while_the_chain_is_away(world, play_of):
     play = play_of(participants=2)
@@ -461,11 +465,17 @@ class Flaky(Real):
         self.refused = set()
 
     def put(self, data):
-        digest = digest_of(data)
+        self._refuse(digest_of(data))
+        return self.real.put(data)
+
+    def adopt(self, path):
+        self._refuse(digest_of(path.read_bytes()))
+        return self.real.adopt(path)
+
+    def _refuse(self, digest):
         if digest not in self.refused:
             self.refused.add(digest)
             raise BlobCorrupt("the store stored something else")
-        return self.real.put(data)
 
 
 def test_what_was_computed_is_kept_while_the_store_is_away(world, play_of, monkeypatch):
@@ -816,7 +826,7 @@ def test_a_reveal_that_was_under_way_when_the_window_ended_counts(world, play_of
         ledger.deaf.clear()
         return real(data)
 
-    store.put = put
+    store.put, store.adopt = put, lambda _path: None
     with running(world, play.job, ledger=ledger, store=store) as coordinator:
         made = play.commit_all(updates)
         for node, opened in made[:2]:

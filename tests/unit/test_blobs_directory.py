@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
-from deepledger.protocol.blobs.spool import fetched
+from deepledger.protocol.blobs.spool import fetched, made
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachable
 
 DATA = bytes(range(256)) * 2000
@@ -252,6 +253,41 @@ def test_a_file_that_cannot_have_a_second_name_is_left_to_be_put(store, tmp_path
 
     monkeypatch.setattr(os, "link", refuse)
     assert store.adopt(tmp_path / "update") is None
+    assert not list(store.path.iterdir())
+
+
+def test_a_blob_that_is_made_in_the_store_is_not_written_again(store):
+    with made(store, LENGTH) as blob:
+        blob.data[:] = DATA
+        blob.forget()
+        place = os.fstat(blob.file.fileno()).st_ino
+        assert blob.put() == DIGEST
+    assert (store.path / cid_of(DIGEST)).stat().st_ino == place
+    assert [path.name for path in store.path.iterdir()] == [cid_of(DIGEST)]
+    assert store.read(DIGEST, limit=LENGTH) == DATA
+
+
+def test_what_was_made_may_change_once_the_store_has_a_copy_of_its_own(store):
+    with made(store, LENGTH) as blob:
+        blob.data[:] = DATA
+        assert [blob.put(), blob.part()] == [DIGEST, DIGEST]
+        blob.data[:] = bytes(LENGTH)
+        other = blob.put()
+    assert store.read(DIGEST, limit=LENGTH) == DATA
+    assert store.read(other, limit=LENGTH) == bytes(LENGTH)
+
+
+def test_of_a_blob_that_is_given_up_nothing_is_left(store):
+    with suppress(ZeroDivisionError), made(store, LENGTH) as blob:
+        blob.data[:] = DATA
+        raise ZeroDivisionError
+    assert not list(store.path.iterdir())
+
+
+def test_no_room_for_a_blob_is_told_before_it_is_made(store):
+    expected = pytest.raises(StoreUnreachable, match=f"no room for a blob of {1 << 60} bytes in .*free space there")
+    with expected, made(store, 1 << 60):
+        pass
     assert not list(store.path.iterdir())
 
 

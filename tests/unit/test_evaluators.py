@@ -213,6 +213,7 @@ def test_handing_updates_to_workers_takes_no_more_memory_with_more_of_them(coali
 ASK = """
 import sys
 from pathlib import Path
+from deepledger.protocol.blobs.spool import keep
 from deepledger.protocol.evaluation.bench import bench_with
 from deepledger.protocol.evaluation.task import read_source
 from deepledger.protocol.formats.spec import parse_spec
@@ -224,6 +225,7 @@ if __name__ == "__main__":
     bench = bench_with(spec, source, validation, apart=print)
     first = bench.first_model()
     evaluation = bench.evaluate(first)
+    assert bench.try_out(keep(first, first.dtype)) == evaluation, "from the file that it is in"
     with bench.threads(1):
         bench.check_repeats(evaluation, bench.try_out(first))
     print(bench.samples, evaluation.samples, bench.draws(first, evaluation), "torch" in sys.modules)

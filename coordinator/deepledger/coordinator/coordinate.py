@@ -74,6 +74,7 @@ class _Coordinator:
     took: Took | None = None  # the last settlement
     settling_since: float | None = None
     prepared: Prepared | None = None
+    last: Prepared | None = None  # that was posted
     doubting: bool = False  # the contract refused again what the trail says is allowed
     verifier: Verifier | None = None
     keys: KeyBlobs | None = None  # of a job with hybrid mask keys
@@ -362,6 +363,7 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
             attempt,
             revealed,
             verifier,
+            last=self.last,
             warn=self.warn,
             stop=self.stop,
         )
@@ -393,7 +395,7 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
         self.warn(f"{self.diverged}. The bond is in, so that this goes on until the job is over.")
     else:
         self.diverged = None
-    self.prepared = self.settling_since = None
+    self.last, self.prepared, self.settling_since = prepared, None, None
     return receipt
 
 

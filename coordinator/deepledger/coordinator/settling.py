@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-from typing_extensions import Buffer
-
 from deepledger.coordinator.verify import Verifier
+from deepledger.protocol.blobs.spool import FileVector, made
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BlobError
@@ -22,7 +20,7 @@ from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.report import report_bytes
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.vectors import ModelVector, as_model
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.clip import clip_after
 from deepledger.protocol.job.fetch import fetch_model, hold_model
@@ -44,6 +42,7 @@ class Prepared:
     attempt: Attempt
     revealed: Revealed
     model_before: Digest
+    model_after: FileVector
     settlement: Settlement
     evaluation: Evaluation
     model_digest: Digest
@@ -101,39 +100,47 @@ def prepare(
     revealed: Revealed,
     verifier: Verifier,
     *,
+    last: Prepared | None,
     warn: Callable[[str], None],
     stop: threading.Event,
 ) -> Prepared:
-    """Safe to repeat: same inputs, same model. Raises as the store does until the model is there, and `Stopped`."""
+    """Safe to repeat: same inputs, same model. `last`: what was settled here before, whose model need not be read again
+    if it is the one. Raises as the store does until the model is there, and `Stopped`.
+    """
     verifier.expect_all(revealed)
     verifier.remember(revealed.earlier, known={})
-    before = hold_model(store, job.model_digest, bench.spec)
+    if last is not None and last.model_digest == job.model_digest:
+        before = last.model_after
+    else:
+        before = hold_model(store, job.model_digest, bench.spec)
     clip = clip_after(job.history[: attempt.round], bench.spec, store)
     sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())
 
-    def publish(data: Buffer) -> Digest:
+    def publish(put: Callable[[], Digest]) -> Digest:
         """Whatever is wrong with the store must not cost us the work that is done."""
-        put = partial(store.put, data)
         return persist(put, warn=warn, stop=stop, passes=lambda error: isinstance(error, BlobError))
 
-    def publish_model(data: Buffer) -> tuple[Digest, Root]:
-        return publish(data), chunk_root(data, bits=32)
+    with made(store, bench.spec.model_bytes) as after, ThreadPoolExecutor(1) as pool:
+        model = as_model(after.data, bench.spec.model)
+        vector, publishing = FileVector(after.file, model.dtype), []
 
-    publishing: list[Future[tuple[Digest, Root]]] = []
+        def publish_model() -> tuple[Digest, Root]:
+            root = chunk_root(after.data, bits=32)
+            after.forget()
+            return publish(after.put), root
 
-    def outcome(coalitions: Coalitions, accepted: Coalition, after: ModelVector) -> Evaluation:  # noqa: ARG001
-        """Evaluates while it is published."""
-        publishing.append(pool.submit(publish_model, after.data.cast("B")))
-        evaluation = bench.evaluate(after)
-        if evaluation.diverged:
-            publishing[0].result()
-        return evaluation
+        def outcome(coalitions: Coalitions, accepted: Coalition, _model: ModelVector) -> Evaluation:  # noqa: ARG001
+            """Evaluates while it is published, from the file."""
+            publishing.append(pool.submit(publish_model))
+            evaluation = bench.evaluate(vector)
+            if evaluation.diverged:
+                publishing[0].result()
+                publish(after.part)
+            return evaluation
 
-    model = np.empty(len(before), np.int32)
-    with ThreadPoolExecutor(1) as pool:
         settlement = settle(bench.spec, model, revealed, sources, outcome=outcome, before=before)
         if any(judged.verdict is Verdict.DIVERGED for judged in settlement.judged):  # the model is another one now
-            publishing.append(pool.submit(publish_model, model.data.cast("B")))
+            publishing.append(pool.submit(publish_model))
         digest, root = publishing[-1].result()
     evaluation = settlement.evaluation
     assert evaluation is not None  # noqa: S101 (`outcome` was asked)
@@ -149,13 +156,14 @@ def prepare(
         spec=bench.spec,
         clip=clip,
     )
-    report_digest = publish(report_bytes(report))
+    report_digest = publish(partial(store.put, report_bytes(report)))
     seconds = time.monotonic() - sources.begun
     verifier.keep()
     return Prepared(
         attempt=attempt,
         revealed=revealed,
         model_before=job.model_digest,
+        model_after=vector,
         settlement=settlement,
         evaluation=evaluation,
         model_digest=digest,

@@ -71,13 +71,18 @@ class DirectoryStore:
         if filled != size or grown or digest_of(view) != digest:
             raise self._altered(digest)
 
+    def aside(self) -> Path:
+        """In the folder itself. Who is killed with such a file leaves it to the next `put`, a day later."""
+        with self._reachable():
+            self.path.mkdir(parents=True, exist_ok=True)
+        return self.path / f".adopted.{secrets.token_hex(8)}"
+
     def adopt(self, path: Path) -> Digest | None:
         """As `put` for a file whose bytes are not written again: it gets a second name here. None, and nothing is done,
         where that cannot be, say on another disk. Nobody may write to the file afterwards.
         """
-        unfinished = self.path / f".adopted.{secrets.token_hex(8)}"
+        unfinished = self.aside()
         with self._reachable():
-            self.path.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(path, unfinished)
             except OSError:

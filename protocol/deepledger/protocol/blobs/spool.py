@@ -12,7 +12,8 @@ import resource
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.store import BlobStore, HoldsFiles
-from deepledger.protocol.errors import StateError
+from deepledger.protocol.errors import StateError, StoreUnreachable
 from deepledger.protocol.types import Digest
 
 
@@ -79,6 +80,54 @@ def fetched(store: BlobStore, digest: Digest, size: int) -> Iterator[IO[bytes]]:
         yield copy
 
 
+class Made:
+    """A blob that is made here, in a file: that is what a store of files then takes, and others are sent."""
+
+    def __init__(self, store: BlobStore, file: IO[bytes], path: Path | None, size: int) -> None:
+        self._store, self.file, self._path = store, file, path
+        self.data = _mapped(file, size, mmap.ACCESS_WRITE)
+
+    def put(self) -> Digest:
+        """Raises as the store does. Nothing may be written to `data` afterwards, unless `part` is called before."""
+        if self._path is not None and isinstance(self._store, HoldsFiles):
+            digest = self._store.adopt(self._path)
+            if digest is not None:
+                return digest
+        return self._store.put(self.data)
+
+    def part(self) -> Digest:
+        """Have the store keep a copy of what was put, so that `data` may change again."""
+        return self._store.put(self.data)
+
+    def forget(self) -> None:
+        """What is in memory of it goes; it is read again where it is looked at."""
+        self.data.madvise(mmap.MADV_DONTNEED)
+
+
+@contextmanager
+def made(store: BlobStore, size: int) -> Iterator[Made]:
+    """Room for a blob of `size` bytes. Raises `StateError` where there is none, and `StoreUnreachable` where that is to
+    be in the store.
+    """
+    if not isinstance(store, HoldsFiles):
+        with room_for(size) as file, file:
+            yield Made(store, file, None, size)
+        return
+    path = store.aside()
+    try:
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(path.open("x+b"))
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise StoreUnreachable(
+                    f"there is no room for a blob of {size} bytes in {path.parent}: {error.strerror}; free space there"
+                ) from error
+            yield Made(store, file, path, size)
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def keep(data: Buffer, dtype: np.dtype[Any]) -> FileVector:
     """Bytes as a vector in a file of its own. Raises `StateError` without room for it."""
     rest = memoryview(data).cast("B")
@@ -103,6 +152,10 @@ class FileVector:
         except OSError as error:
             raise _no_room(os.fstat(file.fileno()).st_size, error) from error
         weakref.finalize(self, os.close, self._descriptor)
+
+    def fileno(self) -> int:
+        """Of its file: another process may be given it."""
+        return self._descriptor
 
     def __getitem__(self, part: slice) -> npt.NDArray[Any]:
         values = np.empty(part.stop - part.start, self.dtype)

@@ -68,6 +68,9 @@ class ReadOnly:
 class HoldsFiles(Protocol):
     """What a store can do besides whose blobs are files on this machine, see `DirectoryStore`."""
 
+    def aside(self) -> Path:
+        """A name that nobody has, for a file to be made that is adopted afterwards."""
+
     def adopt(self, path: Path) -> Digest | None:
         """Take a file as a blob without writing its bytes again; None where that cannot be."""
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ class Apart:
             try:
                 if not process.is_alive():
                     raise EOFError
-                pipe.send((method, arguments, self._threads, None if model is None else self._written(model)))
+                pipe.send((method, arguments, self._threads, model is not None))
+                if model is not None:
+                    self._hand_over(model, process, pipe)
                 while not pipe.poll(_LOOKS):
                     if not process.is_alive() and not pipe.poll():
                         raise EOFError
@@ -107,10 +110,13 @@ class Apart:
                 process.kill()
                 process.join()
 
-    def _written(self, model: Blocks) -> Path:
-        """A file that has the model: through a pipe it would be in memory three times. Raises `StateError` without room
-        for it.
+    def _hand_over(self, model: Blocks, process: BaseProcess, pipe: Connection) -> None:
+        """As a file: through a pipe it would be in memory three times. What is in one already is not written again.
+        Raises `StateError` without room for it.
         """
+        if isinstance(model, FileVector):
+            send_handle(pipe, model.fileno(), process.pid)
+            return
         try:
             self._folder = self._folder or make_folder()
             path = self._folder / "model"
@@ -118,12 +124,13 @@ class Apart:
                 for start in range(0, len(model), BLOCK):
                     file.write(model[start : min(start + BLOCK, len(model))].data)
                 file.truncate()
+                file.flush()
+                send_handle(pipe, file.fileno(), process.pid)
         except OSError as error:
             raise StateError(
                 f"no model can be handed to the process that evaluates it: {error.strerror}; free space, or set TMPDIR "
                 "to another folder"
             ) from error
-        return path
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         ours, theirs = SPAWNED.Pipe()
@@ -152,8 +159,8 @@ def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
     usual, made = torch.get_num_threads(), None
     with suppress(EOFError, OSError):
         while True:
-            method, arguments, threads, path = pipe.recv()
-            models = [] if path is None else [_in_file(path)]
+            method, arguments, threads, has_model = pipe.recv()
+            models = [_in_file(recv_handle(pipe))] if has_model else []
             torch.set_num_threads(threads or usual)
             try:
                 made = made or begin()
@@ -163,8 +170,8 @@ def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
             _write(pipe, answer)
 
 
-def _in_file(path: Path) -> FileVector:
-    with path.open("rb") as file:
+def _in_file(descriptor: int) -> FileVector:
+    with os.fdopen(descriptor, "rb") as file:
         return FileVector(file, np.dtype("<i4"))
 
 
