@@ -13,7 +13,7 @@ from deepledger.node.training import load_trainer, make_update
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.evaluation.bench import prepare_bench
 from deepledger.protocol.evaluation.task import read_source
-from deepledger.protocol.formats.vectors import as_model
+from deepledger.protocol.formats.vectors import load
 from deepledger.protocol.settlement.aggregation import advance
 from deepledger.protocol.settlement.aggregation.context import Context
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack
@@ -45,7 +45,7 @@ def test_the_guides_task_learns_by_the_guides_job(folder: Path) -> None:
     made.publish(store)
     source = read_source(folder / "task.py")
     bench = prepare_bench(store, made.spec, source)
-    model = as_model(bytearray(made.model), made.spec.model)
+    model = load(made.model)
     residuals = dict.fromkeys(("one", "other"), np.zeros(made.spec.model.coordinates, np.float32))
     for number in range(job.terms.rounds):
         rows = []

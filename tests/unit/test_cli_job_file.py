@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from deepledger.protocol.evaluation.withheld import open_key
 from deepledger.protocol.formats.private_run import in_vain
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import parse_spec, spec_bytes
+from deepledger.protocol.formats.vectors import load
 from deepledger.protocol.job.fetch import check_keys, fetch_spec
 from deepledger.protocol.privacy.ecies import address_of, public_key_of
 
@@ -175,15 +179,75 @@ def test_the_terms_pin_what_is_published(tmp_path: Path, digits: Path) -> None:
     job = read_job_file(path)
     made = draft(job, tmp_path)
     again = draft(job, tmp_path)
-    assert made.model == again.model  # the seed decides
+    assert (load(made.model) == load(again.model)).all()  # the seed decides
     store = open_store(str(tmp_path / "store"))
     made.publish(store)
     assert parse_spec(store.read(made.terms.spec_digest, limit=1 << 20)) == made.spec
-    assert store.read(made.terms.model_digest, limit=1 << 20) == made.model
-    assert made.terms.model_root == chunk_root(made.model, bits=32)
+    assert store.read(made.terms.model_digest, limit=1 << 20) == made.model.view()[:]
+    assert made.terms.model_root == chunk_root(made.model.view(), bits=32)
     assert store.read(made.spec.validation_digest, limit=1 << 20) == (digits / "validation.safetensors").read_bytes()
     assert digest_of(spec_bytes(made.spec)) == made.terms.spec_digest
     assert made.first.samples == 359
+
+
+# Its evaluation and its training have a second model of their own in memory
+LARGE = """
+import torch
+
+class Vector(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(COORDINATES))
+
+def build_model():
+    return Vector()
+
+def load_data(path):
+    return [1]
+
+def train(model, data):
+    with torch.no_grad():
+        model.weight.add_(torch.randn_like(model.weight), alpha=0.01)
+
+def evaluate(model, data):
+    return {"samples": 1, "correct": 0, "loss": float(model.weight.square().mean())}
+"""
+# What a folder's job is large by is told of the second one: the first has everything imported and compiled
+PEAKS = """
+import json, resource, sys
+from pathlib import Path
+from deepledger.api.job_file import draft, read_job_file
+from deepledger.node.training import load_trainer, rehearse
+from deepledger.protocol.blobs import open_store
+from deepledger.protocol.evaluation.task import read_source
+
+found = {}
+def note(what, before):
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found[what] = (peak - before) / made.spec.model_bytes
+
+for folder in map(Path, sys.argv[1:]):
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    made = draft(read_job_file(folder / "job.toml"), folder)
+    note("drafted", before)
+    made.publish(open_store(str(folder / "store")))
+    note("published", before)
+    rehearse(load_trainer(made.spec, read_source(folder / "task.py"), folder / "data/validation.safetensors"))
+    note("rehearsed", before)
+print(json.dumps(found))
+"""
+
+
+def test_while_a_job_is_made_or_rehearsed_only_the_tasks_own_is_as_large_as_the_model(tmp_path: Path) -> None:
+    folders = {tmp_path / "small": 3 << 20, tmp_path / "large": 24 << 20}
+    for folder, coordinates in folders.items():
+        (folder / "data").mkdir(parents=True)
+        (folder / "data/validation.safetensors").write_text("one")
+        (folder / "task.py").write_text(LARGE.replace("COORDINATES", str(coordinates)))
+        job = re.sub(r"(?ms)^\[training.hyperparameters\].*?(?=^\[)", "", JOB)
+        (folder / "job.toml").write_text(re.sub(r"(?m)^norm_bound = \S+", "norm_bound = 200.0", job))
+    done = subprocess.run([sys.executable, "-c", PEAKS, *folders], capture_output=True, text=True, check=True)
+    assert all(1.5 < models < 2.5 for models in json.loads(done.stdout).values()), done.stdout
 
 
 def test_a_withheld_validation_set_is_published_encrypted(tmp_path: Path, digits: Path) -> None:

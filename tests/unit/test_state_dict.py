@@ -9,17 +9,20 @@ from torch import nn
 from torch.nn.utils import prune
 
 from deepledger.protocol.blobs.digest import digest_of
-from deepledger.protocol.errors import BadInput
+from deepledger.protocol.errors import BadInput, BadVector
 from deepledger.protocol.evaluation import state_dict
 from deepledger.protocol.evaluation.fates import entries_of
 from deepledger.protocol.evaluation.state_dict import (
     format_of,
     frozen_bytes,
+    holds_floats,
+    keep_model,
     layout_of,
     read_floats,
     write_floats,
     write_frozen,
 )
+from deepledger.protocol.formats.vectors import encode_model, load
 
 
 def with_buffer(name: str, value: object, model: nn.Module | None = None) -> nn.Module:
@@ -301,3 +304,45 @@ def test_entries_of_many_blocks_are_written_as_they_are_read(monkeypatch: pytest
     room = np.zeros(26, np.float32)
     assert read_floats(model, out=room) is room
     assert (room == values).all()
+    layout = layout_of(model)
+    assert holds_floats(model, values, layout)
+    values[-1] += 1
+    assert not holds_floats(model, values, layout)
+
+
+def test_a_model_in_double_precision_is_another_one_where_float32_cannot_tell() -> None:
+    model = nn.Linear(2, 2).double()
+    values = np.ones(6, np.float32)
+    write_floats(model, values)
+    assert holds_floats(model, values, layout_of(model))
+    with torch.no_grad():
+        model.bias += 1e-12
+    assert not holds_floats(model, values, layout_of(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("least", [1, 1 << 19])
+def test_a_model_that_is_kept_in_a_file_is_encoded_as_in_memory(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, least: int
+) -> None:
+    monkeypatch.setattr(state_dict, "BLOCK", 4)
+    model = nn.Sequential(
+        nn.Conv2d(3, 2, 2).to(memory_format=torch.channels_last), nn.BatchNorm2d(7), nn.Linear(7, 3)
+    ).to(dtype)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), model[1].running_mean, model[1].running_var):
+            tensor.copy_(torch.rand(tensor.shape))
+    format_ = format_of(model, least_variance=least)
+    kept = keep_model(model, format_)
+    assert (load(kept) == encode_model(read_floats(model, format_.layout), format_)).all()
+    assert np.frombuffer(kept.view(), "<i4").tolist() == load(kept).tolist()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(float("nan"), "entry 'bias' of the model contains NaN"), (1e9, "value of .* 'bias' exceeds")]
+)
+def test_what_no_model_can_hold_is_named_by_its_entry(value: float, said: str) -> None:
+    model = nn.Linear(3, 2)
+    model.bias.data[1] = value
+    with pytest.raises(BadVector, match=said):
+        keep_model(model, format_of(model))

@@ -16,7 +16,7 @@ from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.metrics import WORST
 from deepledger.protocol.formats.spec import build_spec
-from deepledger.protocol.formats.vectors import encode_model
+from deepledger.protocol.formats.vectors import decode_model, encode_model
 from deepledger.protocol.types import RoundNumber
 
 SOURCE = """
@@ -318,6 +318,18 @@ def test_no_more_rounds_are_tried_than_the_job_has(trainer_of: Any) -> None:
     )
     trainer = trainer_of(source=source)
     rehearse_rounds(trainer, first_model(trainer), rounds=1)
+
+
+def test_a_rehearsals_rounds_begin_with_what_the_one_before_made(trainer_of: Any) -> None:
+    line = "    begun.append((round, model.weight[0].tolist()))\n    with torch"
+    source = SOURCE.replace("*, step", "*, step, round").replace("    with torch", line, 1)
+    trainer = trainer_of(source="begun = []\n" + source)
+    first = first_model(trainer)
+    rehearse_rounds(trainer, first, rounds=9)
+    one = decode_model(first, trainer.spec.model)[:3]
+    two = one + (one + np.float32(STEP) - one)
+    three = two + (two + np.float32(STEP) - two)
+    assert trainer.task._module.begun == [(0, one.tolist()), (1, two.tolist()), (8, three.tolist())]
 
 
 def first_model(trainer: Trainer) -> Any:

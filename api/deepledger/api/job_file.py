@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from contextlib import chdir
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
 from math import isfinite
@@ -15,19 +15,22 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from typing_extensions import Buffer
 
 from deepledger.api.words import count
 from deepledger.protocol.blobs import BlobStore, digest_of
+from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.chain.events import JobTerms
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt
 from deepledger.protocol.evaluation.bench import bench_with
-from deepledger.protocol.evaluation.state_dict import format_of, frozen_bytes, read_floats, write_floats
+from deepledger.protocol.evaluation.state_dict import format_of, frozen_bytes, keep_model, write_floats
 from deepledger.protocol.evaluation.task import Task, TaskSource, read_source
 from deepledger.protocol.formats.admission import admission_root
 from deepledger.protocol.formats.canonical import describe, shown
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.fields import Name
 from deepledger.protocol.formats.metrics import ACCURACY, BUILT_IN, LOSS, WORST, Metric
+from deepledger.protocol.formats.model import ModelFormat
 from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy
 from deepledger.protocol.formats.policies import Rewards, Screening
 from deepledger.protocol.formats.private_run import PrivateRun
@@ -49,7 +52,7 @@ from deepledger.protocol.formats.spec import (
     fewest_counted,
     spec_bytes,
 )
-from deepledger.protocol.formats.vectors import as_model, decode_model, encode_model
+from deepledger.protocol.formats.vectors import Decoded
 from deepledger.protocol.types import Address, Digest, Seconds, Wei
 
 MAX_FILE_BYTES = 1 << 20
@@ -199,7 +202,7 @@ class Draft:
     spec: JobSpec
     terms: JobTerms
     coordinators: tuple[Address, ...]  # as the file lists them
-    model: bytes
+    model: FileVector
     frozen: bytes | None  # the values of frozen entries
     validation: bytes  # as it is published: encrypted if it is withheld
     first: Evaluation  # of the first model
@@ -212,7 +215,7 @@ class Draft:
         for blob, digest in (
             *pinned,
             (self.validation, self.spec.validation_digest),
-            (self.model, self.terms.model_digest),
+            (self.model.view(), self.terms.model_digest),
             (spec_bytes(self.spec), self.terms.spec_digest),
         ):
             if store.put(blob) != digest:
@@ -289,22 +292,13 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
     named = tuple(coordinators) or job.terms.coordinators
     validation = folder / job.validation
     source, blob = read_source((folder / job.task).absolute()), _read_blob(validation)  # before anything is run
-    task = _load_elsewhere(source)
-    task.check_hyperparameters(job.training.hyperparameters)
-    model = task.build_model(job.training.seed)
-    bits = job.model.fraction_bits
-    least = 1 << max(bits - job.update.fraction_bits, 0)
-    format_ = format_of(model, task.fates(model), fraction_bits=bits, least_variance=least)
-    vector = encode_model(read_floats(model, format_.layout), format_)
-    write_floats(model, decode_model(vector, format_), format_.layout)  # what participants will start from
-    first, loss = task.measure(model, task.load_data(validation), seed=job.training.seed)
-    _check_first(first, loss)
+    begun = _begin(job, source, validation)
     published, withheld, lock = _withhold(blob, named) if job.validation_withheld else (blob, None, None)
     spec = build_spec(
         {
             "name": job.name,
             "task": TaskPin(name=source.path.stem, sha256=source.sha256),
-            "model": format_,
+            "model": begun.format,
             "privacy": job.privacy,
             "masks": (job.masks or Masks()) if job.hides_updates else job.masks,
             "admitted": job.terms.admitted,
@@ -312,7 +306,7 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
             "validation": Validation(
                 digest=digest_of(published).hex(),
                 bytes=len(published),
-                metrics=_metrics(task, first, job.tolerance),
+                metrics=begun.metrics,
                 withheld=withheld,
                 suffix=suffix_of(validation),
             ),
@@ -320,17 +314,49 @@ def draft(job: JobFile, folder: Path, *, coordinators: Sequence[str] = (), data:
         },
         what="the job file",
     )
-    model_bytes = vector.tobytes()
-    made = Draft(
+    tried = _try_out(spec, begun, source, blob, data, rounds=job.terms.rounds)
+    return Draft(
         spec=spec,
-        terms=_terms(job, spec_digest=digest_of(spec_bytes(spec)), model=model_bytes, lock=lock),
+        terms=_terms(job, spec_digest=digest_of(spec_bytes(spec)), model=begun.model.view(), lock=lock),
         coordinators=tuple(map(_address_of, named)),
-        model=model_bytes,
-        frozen=None if format_.frozen is None else bytes(frozen_bytes(model, format_.frozen)),
+        model=begun.model,
+        frozen=begun.frozen,
         validation=published,
-        first=first,
+        first=begun.first,
+        tried=tried,
     )
-    return replace(made, tried=_try_out(made, source, blob, data))
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What a task begins with."""
+
+    format: ModelFormat
+    model: FileVector
+    frozen: bytes | None
+    first: Evaluation
+    metrics: dict[str, Metric]
+
+
+def _begin(job: JobFile, source: TaskSource, validation: Path) -> _Begun:
+    """Nothing of the task's own stays in memory. Raises `BadInput` and `BadSpec`."""
+    task = _load_elsewhere(source)
+    task.check_hyperparameters(job.training.hyperparameters)
+    model = task.build_model(job.training.seed)
+    bits = job.model.fraction_bits
+    least = 1 << max(bits - job.update.fraction_bits, 0)
+    format_ = format_of(model, task.fates(model), fraction_bits=bits, least_variance=least)
+    vector = keep_model(model, format_)
+    write_floats(model, Decoded(vector, format_), format_.layout)  # what participants will start from
+    first, loss = task.measure(model, task.load_data(validation), seed=job.training.seed)
+    _check_first(first, loss)
+    return _Begun(
+        format=format_,
+        model=vector,
+        frozen=None if format_.frozen is None else bytes(frozen_bytes(model, format_.frozen)),
+        first=first,
+        metrics=_metrics(task, first, job.tolerance),
+    )
 
 
 def _check_first(first: Evaluation, loss: float) -> None:
@@ -374,20 +400,21 @@ def _public_keys(coordinators: Sequence[str], why: str) -> Sequence[str]:
     return coordinators
 
 
-def _try_out(made: Draft, source: TaskSource, validation: bytes, data: Path | None) -> PrivateRun | None:
+def _try_out(
+    spec: JobSpec, begun: _Begun, source: TaskSource, validation: bytes, data: Path | None, *, rounds: int
+) -> PrivateRun | None:
     """Evaluate on the validation set as it is published, twice, and train some rounds; what the last one kept private.
 
     Raises `BadInput` where the task fails, or keeps less private than the job asks for.
     """
     from deepledger.node.training import Trainer, rehearse_rounds
 
-    bench = bench_with(made.spec, source, validation, fetch=lambda _: made.frozen or b"")
-    model = as_model(made.model, made.spec.model)
-    bench.check_repeats(bench.try_out(model), bench.try_out(model))
+    bench = bench_with(spec, source, validation, fetch=lambda _: begun.frozen or b"")
+    bench.check_repeats(bench.try_out(begun.model), bench.try_out(begun.model))
     own = bench.validation if data is None else bench.task.load_data(data)
-    trainer = Trainer(made.spec, bench.task, own, bench.frozen)
+    trainer = Trainer(spec, bench.task, own, bench.frozen)
     try:
-        rehearse_rounds(trainer, model, rounds=made.terms.rounds)
+        rehearse_rounds(trainer, begun.model, rounds=rounds)
     except BadInput as error:
         if data is not None:
             raise
@@ -412,7 +439,7 @@ def _withhold(validation: bytes, coordinators: Sequence[str]) -> tuple[bytes, Wi
     return ciphertext, Withheld(salted_digest=salted_digest.hex(), keys=keys), lock_of(key)
 
 
-def _terms(job: JobFile, *, spec_digest: Digest, model: bytes, lock: bytes | None) -> JobTerms:
+def _terms(job: JobFile, *, spec_digest: Digest, model: Buffer, lock: bytes | None) -> JobTerms:
     section = job.terms
     return JobTerms(
         spec_digest=spec_digest,

@@ -17,6 +17,7 @@ import numpy as np
 
 from deepledger.api.job_file import Draft, JobFile, TermsSection, draft, read_job_file
 from deepledger.protocol.blobs import digest_of
+from deepledger.protocol.blobs.spool import keep
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import Phase
@@ -192,9 +193,8 @@ def begin(
         names = ", ".join(entry.name for entry in made.spec.model.frozen.entries[:3])
         raise BadInput(f"the model has frozen entries ({names}), whose values in this run would not be recorded")
     vector = encode_model(first(made.spec.model), made.spec.model)
-    data = vector.tobytes()
-    terms = replace(made.terms, model_digest=digest_of(data), model_root=chunk_root(data, bits=32))
-    made = replace(made, model=data, terms=terms)
+    terms = replace(made.terms, model_digest=digest_of(vector.data), model_root=chunk_root(vector.data, bits=32))
+    made = replace(made, model=keep(vector.data, vector.dtype), terms=terms)
     made.publish(store)
     ledger = connect(account)
     job, _ = ledger.create_job(made.terms, [ledger.account])

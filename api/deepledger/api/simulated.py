@@ -25,7 +25,7 @@ from deepledger.protocol.formats.metrics import Metric
 from deepledger.protocol.formats.participant_privacy import ParticipantPrivacy
 from deepledger.protocol.formats.rules import MOST_IN_BUCKET
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import as_model
+from deepledger.protocol.formats.vectors import load
 from deepledger.protocol.kernels.cores import CORES
 
 SEAT_GAS = 210_000  # join, leave and withdraw, see contracts/snapshots
@@ -194,7 +194,7 @@ def _play(
     progress: Progress,
 ) -> tuple[tuple[int, ...], tuple[Outcome, ...]]:
     bench = open_bench(prepared.spec, read_source(task), validation, fetch=lambda _: prepared.frozen or b"")
-    first = as_model(bytearray(prepared.model), prepared.spec.model)
+    first = load(prepared.model)
     shards = [bench.task.load_data(path) for path in data]
     played = []
     with one_thread(), closing(evaluator_for(bench, workers=workers or CORES)) as evaluator:

@@ -17,6 +17,8 @@ import torch
 from deepledger.node.journal import Room
 from deepledger.node.participant_noise import with_noise
 from deepledger.node.private_run import MayTake, Watch, any_number, watch_over
+from deepledger.protocol.blobs import spool
+from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.errors import BadInput, PrivacySpent
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, check_unmoved, nowhere
 from deepledger.protocol.evaluation.reparametrized import make_plain
@@ -24,8 +26,8 @@ from deepledger.protocol.evaluation.samples import count, take
 from deepledger.protocol.evaluation.state_dict import (
     check_tied,
     fingerprints,
+    float_parts,
     holds_floats,
-    read_floats,
     write_floats,
 )
 from deepledger.protocol.evaluation.task import Task, TaskSource
@@ -39,8 +41,6 @@ from deepledger.protocol.formats.vectors import (
     Decoded,
     Encoded,
     Floats,
-    ModelVector,
-    decode_model,
 )
 from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.types import Address, RoundNumber
@@ -76,6 +76,7 @@ class Trainer:
 
 _EVALUATED, _TRAINED = 1024, 64
 """Samples that a rehearsal evaluates at a time, and that it trains on."""
+_FLOAT = np.dtype("<f4")
 _LOOK_FOR = "look for NaN, infinity and values that are far too large in it"
 
 
@@ -130,21 +131,23 @@ def kept_private(trainer: Trainer) -> PrivateRun | None:
     return trainer.guard.last
 
 
-def rehearse_rounds(trainer: Trainer, first: ModelVector, *, rounds: int) -> None:
+def rehearse_rounds(trainer: Trainer, first: Blocks, *, rounds: int) -> None:
     """Play the first two and the last of a job's rounds as its only participant, with a little of the data: before
-    money is locked.
+    money is locked. `first`: the first model, shape (d,), int32.
 
     What works once may not work again, because of what the first time left in the task, nor late in a schedule. Raises
     `BadInput` as `rehearse`.
     """
 
     def play(trainer: Trainer, data: Any) -> None:
-        alone, model = replace(trainer, data=data), decode_model(first, trainer.spec.model)
+        start: Blocks = Decoded(first, trainer.spec.model)
+        after = spool.empty(len(first), _FLOAT)
         for number in sorted({0, min(1, rounds - 1), rounds - 1}):
             try:
-                model = model + _try_training(alone, data, round=number, model=model)
+                _try_training(trainer, data, round=number, start=start, after=after if number < rounds - 1 else None)
             except BadInput as error:
                 raise BadInput(f"round {number}, tried out: {error}") from error
+            start = after
 
     _try(trainer, play, size=_TRAINED, parts=1)
 
@@ -168,32 +171,56 @@ def _try_evaluation(trainer: Trainer, data: Any) -> None:
         _try_training(trainer, data)
 
 
-def _try_training(trainer: Trainer, data: Any, *, round: int = 0, model: Floats | None = None) -> Floats:
-    """What training makes of the first model, or of another one, shape (d,): the change."""
+def _try_training(
+    trainer: Trainer, data: Any, *, round: int = 0, start: Blocks | None = None, after: FileVector | None = None
+) -> None:
+    """See what training makes of the first model, or of another one, shape (d,), and write that to `after`, if it is
+    given: it may be `start`. Meanwhile only what is the task's own is in memory and as large as the model.
+    """
     spec = trainer.spec
-    start = read_floats(trainer.build(), spec.model.layout) if model is None else model
-    alone = replace(trainer, data=data)
-    change, returned = _train(alone, start, round=round, seed=spec.training.seed)
-    if not np.isfinite(change).all():
-        raise BadInput(
-            f"training on your data makes NaN or infinity of the model: {_LOOK_FOR}; if it is sound, the job's "
-            "hyperparameters do not suit it"
-        )
-    if not change[: spec.model.trained].any():
+    start = _first_floats(trainer) if start is None else start
+    model, returned = _trained(replace(trainer, data=data), start, round=round, seed=spec.training.seed)
+    trained, changes = spec.model.trained, False
+    for part, values in float_parts(model, spec.model.layout):
+        before = start[part]
+        change = values - before
+        if not np.isfinite(change).all():
+            raise BadInput(
+                f"training on your data makes NaN or infinity of the model: {_LOOK_FOR}; if it is sound, the job's "
+                "hyperparameters do not suit it"
+            )
+        changes = changes or bool(change[: max(trained - part.start, 0)].any())
+        if after is not None:
+            after[part] = before + change
+    if not changes:
         why = "" if returned is None else f"; what it returns, a {type(returned).__name__}, is not looked at"
         raise BadInput(
             f"train of task {trainer.task.source.path} leaves the model that it is given as it was: it has to change "
             f"that one in place, not a copy{why}"
         )
+
+
+def _first_floats(trainer: Trainer) -> FileVector:
+    spec = trainer.spec
+    first = spool.empty(spec.model.coordinates, _FLOAT)
+    for part, values in float_parts(trainer.build(), spec.model.layout):
+        first[part] = values
+    return first
+
+
+def _train(trainer: Trainer, start: Blocks, *, round: int, seed: int, out: Floats | None = None) -> Floats:
+    """The change, shape (d,), in `out` if that is given. Raises as `_trained`."""
+    model, _ = _trained(trainer, start, round=round, seed=seed)
+    change = np.empty(len(start), _FLOAT) if out is None else out
+    for part, values in float_parts(model, trainer.spec.model.layout):
+        np.subtract(values, start[part], out=change[part])
     return change
 
 
-def _train(
-    trainer: Trainer, start: Blocks, *, round: int, seed: int, out: Floats | None = None
-) -> tuple[Floats, object]:
-    """The change, shape (d,), in `out` if that is given, and what the task's `train` returns, which is of no use. While
-    it runs, only what is the task's own is as large as the model. Raises `BadInput` where what is frozen has changed,
-    too: it may be so from some round on only.
+def _trained(trainer: Trainer, start: Blocks, *, round: int, seed: int) -> tuple[torch.nn.Module, object]:
+    """The model that was trained, and what the task's `train` returns, which is of no use. While it runs, only what is
+    the task's own is as large as the model. Raises `BadInput` where what is frozen has changed, too: it may be so from
+    some round on only.
     """
     spec = trainer.spec
     model = trainer.build()
@@ -217,11 +244,7 @@ def _train(
     make_plain(model, [entry.name for entry in spec.model.tensors])
     check_unmoved(trainer.fingerprints, model, spec)
     check_tied(model, spec.model.layout)
-    change = read_floats(model, spec.model.layout, out=out)
-    for first in range(0, len(change), BLOCK):
-        part = slice(first, min(first + BLOCK, len(change)))
-        change[part] -= start[part]
-    return change, returned
+    return model, returned
 
 
 def _of_samples(run: PrivateRun | None, trainer: Trainer) -> PrivateRun | None:
@@ -260,7 +283,7 @@ def make_update(
     """
     spec = trainer.spec
     start, room = Decoded(before, spec.model), room or Room()
-    change = _train(trainer, start, round=round, seed=training_seed, out=room.residual)[0]
+    change = _train(trainer, start, round=round, seed=training_seed, out=room.residual)
     _add_momentum(change[: spec.model.trained], last, spec)
     privacy = spec.participant_privacy
     if privacy is not None and privacy.adaptive is not None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
+from deepledger.protocol.blobs.digest import byte_view
 from deepledger.protocol.blobs.store import BlobStore, HoldsFiles
 from deepledger.protocol.errors import StateError, StoreUnreachable
 from deepledger.protocol.types import Digest
@@ -140,8 +141,14 @@ def keep(data: Buffer, dtype: np.dtype[Any]) -> FileVector:
         return FileVector(file, dtype)
 
 
+def empty(length: int, dtype: np.dtype[Any]) -> FileVector:
+    """A vector in a file of its own, to be written. Raises `StateError` without room for it."""
+    with room_for(length * dtype.itemsize) as file, file:
+        return FileVector(file, dtype)
+
+
 class FileVector:
-    """An integer vector in a file, of which only what is looked at is in memory.
+    """A vector in a file, of which only what is looked at is in memory.
 
     It has a descriptor of its own, closed with it: the file may be closed before. Raises `StateError` if there is none.
     """
@@ -166,6 +173,25 @@ class FileVector:
                 raise IndexError(f"{part} reaches beyond the end of the vector")
             rest, start = rest[done:], start + done
         return values
+
+    def __setitem__(self, part: slice, values: npt.NDArray[Any]) -> None:
+        """In one that `empty` made. Raises `StateError` where there is no room in spite of what was reserved."""
+        if len(values) != part.stop - part.start or part.stop > len(self):
+            raise IndexError(f"{len(values)} values are not those of {part}")
+        rest, start = byte_view(np.ascontiguousarray(values, self.dtype).data), part.start * self.dtype.itemsize
+        while rest:
+            try:
+                done = os.pwrite(self._descriptor, rest, start)
+            except OSError as error:
+                raise _no_room(len(rest), error) from error
+            rest, start = rest[done:], start + done
+
+    def view(self) -> mmap.mmap:
+        """Its bytes, read-only, in memory only while and where they are looked at."""
+        try:
+            return mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise _no_room(len(self) * self.dtype.itemsize, error) from error
 
     def __len__(self) -> int:
         return os.fstat(self._descriptor).st_size // self.dtype.itemsize

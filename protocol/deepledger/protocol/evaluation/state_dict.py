@@ -10,10 +10,11 @@ import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.blobs.spool import FileVector, empty
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.fates import Entry, entries_of, named_tensors
 from deepledger.protocol.formats.model import KINDS, Frozen, FrozenEntry, Kind, LayoutEntry, ModelFormat
-from deepledger.protocol.formats.vectors import Blocks, Floats
+from deepledger.protocol.formats.vectors import Blocks, Floats, encode_parts
 from deepledger.protocol.kernels.cores import BLOCK
 
 if TYPE_CHECKING:
@@ -90,9 +91,27 @@ def read_floats(
     """
     layout = layout_of(model) if layout is None else layout
     values = np.empty(sum(entry.size for entry in layout), np.float32) if out is None else out
-    for entry, tensor in _entries(model, layout):
-        values[entry.offset : entry.offset + entry.size] = _real(tensor).float().cpu().numpy().reshape(-1)
+    for part, floats in float_parts(model, layout):
+        values[part] = floats
     return values
+
+
+def float_parts(model: torch.nn.Module, layout: Sequence[LayoutEntry]) -> Iterator[tuple[slice, Floats]]:
+    """What travels of a model, part by part: where a part lies, and what is there, to be looked at only. Raises as
+    `read_floats`.
+    """
+    for part, tensor in _parts(model, layout):
+        yield part, tensor.float().cpu().numpy()
+
+
+def keep_model(model: torch.nn.Module, format_: ModelFormat) -> FileVector:
+    """What travels of a model, shape (d,), int32, as `encode_model` makes it, in a file. Raises `BadInput` as
+    `read_floats`, `BadVector` for what cannot be encoded, and `StateError` without room.
+    """
+    vector = empty(format_.coordinates, np.dtype("<i4"))
+    for part, integers in encode_parts(float_parts(model, format_.layout), format_):
+        vector[part] = integers
+    return vector
 
 
 def write_floats(model: torch.nn.Module, values: Blocks, layout: Sequence[LayoutEntry] | None = None) -> None:
@@ -121,9 +140,7 @@ def holds_floats(model: torch.nn.Module, values: Blocks, layout: Sequence[Layout
     import torch
 
     return all(
-        torch.from_numpy(values[entry.offset : entry.offset + entry.size]).to(real.dtype).equal(real.reshape(-1))
-        for entry, tensor in _entries(model, layout)
-        for real in [_real(tensor).cpu()]
+        torch.from_numpy(values[part]).to(tensor.dtype).equal(tensor.cpu()) for part, tensor in _parts(model, layout)
     )
 
 
@@ -169,6 +186,15 @@ def _entries(model: torch.nn.Module, entries: Iterable[_Pinned]) -> Iterator[tup
             found = "is gone" if tensor is None else f"has the shape {tuple(tensor.shape)}, not {entry.shape}"
             raise BadInput(f"entry {entry.name!r} of the model {found}: the task's model is not the one that it built")
         yield entry, tensor.detach()
+
+
+def _parts(model: torch.nn.Module, layout: Sequence[LayoutEntry]) -> Iterator[tuple[slice, torch.Tensor]]:
+    """What travels of a model, flat: none of them has more than `BLOCK` coordinates."""
+    for entry, tensor in _entries(model, layout):
+        flat = _real(tensor).reshape(-1)
+        for start in range(0, entry.size, BLOCK):
+            stop = min(start + BLOCK, entry.size)
+            yield slice(entry.offset + start, entry.offset + stop), flat[start:stop]
 
 
 def _real(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ vectors go through `kernels.vectors`, which is tested against this.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
 from typing import Any, Generic, Protocol, TypeVar
@@ -83,21 +84,32 @@ def encode_model(values: Floats, model: ModelFormat) -> ModelVector:
     Raises `BadVector` for NaN and for what int32 cannot hold, with the entry's name.
     """
     vector = np.empty(len(values), "<i4")
-    for start in range(0, len(values), BLOCK):
-        scaled = np.rint(values[start : start + BLOCK].astype(np.float64) * 2.0**model.fraction_bits)
-        fits = np.abs(scaled) < 2**31  # NaN does not
-        if not fits.all():
-            first = int(np.argmin(fits))
-            entry = model.entry_at(start + first).name
+    blocks = (slice(start, min(start + BLOCK, len(values))) for start in range(0, len(values), BLOCK))
+    for part, integers in encode_parts(((part, values[part]) for part in blocks), model):
+        vector[part] = integers
+    return vector
+
+
+def encode_parts(
+    parts: Iterable[tuple[slice, Floats]], model: ModelFormat
+) -> Iterator[tuple[slice, npt.NDArray[np.int32]]]:
+    """As `encode_model`, of values that come part by part, each with where it lies; none is empty."""
+    variances_from = model.variances_from
+    for part, values in parts:
+        scaled = np.multiply(values, 2.0**model.fraction_bits, dtype=np.float64)
+        np.rint(scaled, out=scaled)
+        if not -(2**31) < scaled.min() <= scaled.max() < 2**31:  # with NaN, both are NaN
+            first = int(np.argmin(np.abs(scaled) < 2**31))
+            entry = model.entry_at(part.start + first).name
             if not np.isfinite(scaled[first]):
                 raise BadVector(f"entry {entry!r} of the model contains NaN or infinity")
             raise BadVector(
                 f"a value of the model's entry {entry!r} exceeds ±{2.0 ** (31 - model.fraction_bits):g}; lower "
                 "model.fraction_bits"
             )
-        vector[start : start + BLOCK] = scaled
-    hold_variances(vector, model)
-    return vector
+        variances = scaled[max(variances_from - part.start, 0) :]
+        np.maximum(variances, model.least_variance, out=variances)
+        yield part, scaled.astype("<i4")
 
 
 def hold_variances(vector: npt.NDArray[np.generic], model: ModelFormat) -> None:
@@ -126,6 +138,10 @@ class Decoded:
 
     vector: Blocks  # int32
     model: ModelFormat
+    variances_from: int = field(init=False)  # the model's, which is summed up once for all parts
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variances_from", self.model.variances_from)
 
     def __len__(self) -> int:
         return len(self.vector)
@@ -135,7 +151,7 @@ class Decoded:
         values = np.empty(stop - start, np.float32)
         unit = 2.0**-self.model.fraction_bits
         np.multiply(self.vector[start:stop], unit, out=values, dtype=np.float64, casting="same_kind")
-        variances = values[max(self.model.variances_from - start, 0) :]
+        variances = values[max(self.variances_from - start, 0) :]
         np.maximum(variances, np.float32(self.model.least_variance * unit), out=variances)
         return values
 
