@@ -24,6 +24,7 @@ from deepledger.cli import (
     status,
 )
 from deepledger.cli.commands import Commands
+from deepledger.cli.lean import leave_bls
 
 app = typer.Typer(
     name="deepledger",
@@ -83,4 +84,5 @@ def root(
 
 
 def run() -> None:
+    leave_bls()
     app()
