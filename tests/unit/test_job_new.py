@@ -2,15 +2,19 @@
 
 import ast
 import os
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from deepledger.api.job_file import draft, read_job_file
 from deepledger.cli.main import app
 from deepledger.cli.translation import TRANSLATE
+from deepledger.cli.translation.losses import NO_WEIGHT, OBJECTS
 from deepledger.protocol.errors import BadInput
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples/adapters"
@@ -87,6 +91,86 @@ def test_a_script_becomes_a_task_and_is_not_run_by_that(tmp_path, monkeypatch):
     made = drafted(tmp_path / "job")
     assert made.spec.model.coordinates == 10
     assert made.first.samples == 40
+
+
+def functional(call="F.cross_entropy(net(x), y)", *, imports="import torch.nn.functional as F", steps=""):
+    """That script, with a function's loss."""
+    return (
+        SCRIPT.replace("criterion = nn.CrossEntropyLoss()\n", "")
+        .replace("import sizes", f"import sizes\n{imports}\nweight = torch.tensor([1.0, 3.0])")
+        .replace("        criterion(net(x), y)", f"        {steps}\n        loss = {call}\n        loss")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "loss"),
+    [
+        (functional(), "nn.CrossEntropyLoss()"),
+        (functional("nn.functional.cross_entropy(net(x), y)"), "nn.CrossEntropyLoss()"),
+        (
+            functional("torch.nn.functional.cross_entropy(out, y, weight=weight)", steps="out = net(x.to(device))"),
+            "nn.CrossEntropyLoss(weight=weight)",
+        ),
+        (
+            functional("entropy(input=out, target=y.to(device), label_smoothing=1 / 8) / 2", steps="out = net(x)",
+                       imports="from torch.nn.functional import cross_entropy as entropy"),
+            "nn.CrossEntropyLoss(label_smoothing=1 / 8)",
+        ),
+        (functional("loss_fn(net(x), y)", imports="loss_fn = nn.functional.cross_entropy"), "loss_fn"),
+        (functional().replace("torch import nn, optim", "torch import optim").replace("nn.L", "torch.nn.L"),
+         "torch.nn.CrossEntropyLoss()"),
+        (functional().replace("import torch\nfrom torch import nn, optim", "from torch import optim")
+         .replace("torch.tensor([1.0, 3.0])", "1").replace("torch.zeros", "zeros").replace("nn.L", "L")
+         .replace("import sizes", "import sizes\nfrom torch import zeros\nfrom torch.nn import Linear", 1),
+         "torch.nn.CrossEntropyLoss()"),
+    ],
+)  # fmt: skip
+def test_a_loss_that_is_a_function_is_measured_as_the_object_that_does_the_same(tmp_path, monkeypatch, text, loss):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(text)
+    (tmp_path / "sizes.py").write_text("FEATURES = 4\n")
+    done = new(tmp_path, "--from", "script", tmp_path / "train.py")
+    assert done.exit_code == 0, done.output
+    assert f"adapters.script(net, opt, {loss}, train_loader, " in (tmp_path / "job/task.py").read_text()
+    assert drafted(tmp_path / "job").first.correct is not None
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_function_and_its_object_are_the_same_loss(name):
+    function, kind = getattr(nn.functional, name), getattr(nn, OBJECTS[name])
+    options = set(list(signature(function).parameters)[2:]) - ({"weight"} if name in NO_WEIGHT else set())
+    assert options <= signature(kind).parameters.keys()
+    torch.manual_seed(0)
+    outputs = torch.rand(6, 3)
+    targets = torch.randint(3, (6,)) if name in ("cross_entropy", "nll_loss", "multi_margin_loss") else torch.rand(6, 3)
+    targets = torch.randint(3, (6, 3)) if name == "multilabel_margin_loss" else targets
+    how = {"reduction": "batchmean"} if name == "kl_div" else {}
+    assert torch.equal(function(outputs, targets, **how), kind(**how)(outputs, targets))
+
+
+@pytest.mark.parametrize(
+    ("call", "steps", "says"),
+    [
+        ("F.mse_loss(net(x).squeeze(1), y)", "", r"train.py:19: F.mse_loss\(net\(x\).squeeze\(1\), y\) is not "
+         r"understood: net\(x\).squeeze\(1\) is not what a model gives, as it is"),
+        ("F.nll_loss(out, y)", "out = F.log_softmax(net(x), dim=1)", "dim=1.* is not what a model gives, as it is"),
+        ("F.nll_loss(out, y)", "out = net(x); out = out[:, :2]", "2\\] is not what a model gives, as it is"),
+        ("F.mse_loss(net(x), y)", "y = y.float()", r"y.float\(\) is not what the data have, as it is"),
+        ("F.cross_entropy(net(x), y, w)", "", "options by their names"),
+        ("F.cross_entropy(net(x), y, **options)", "", "options by their names"),
+        ("F.cross_entropy(net(x), y, weight=weight.to(device))", "", "device is not known at the top level"),
+        ("F.mse_loss(net(x), y, weight=weight)", "", "MSELoss has no weight"),
+        ("F.ctc_loss(net(x), y, 1, 2)", "", "ctc_loss takes more than outputs and targets"),
+        ("F.mse_loss(net(x), y) + F.l1_loss(net(x), y)", "", r"of several, train.py:19: F.mse_loss\(net\(x\), y\) and "
+         r"train.py:19: F.l1_loss"),
+        ("net(x, y)", "", r"has no loss that can be read: no object.*, and no .* where it trains \(train.py:15\)"),
+    ],
+)  # fmt: skip
+def test_of_a_loss_that_is_not_understood_line_and_reason_are_said(tmp_path, call, steps, says):
+    (tmp_path / "train.py").write_text(functional(call, steps=steps))
+    (tmp_path / "sizes.py").write_text("FEATURES = 4\n")
+    with pytest.raises(BadInput, match=says):
+        TRANSLATE["script"](tmp_path / "train.py")
 
 
 @pytest.mark.parametrize("kind", ["script", "trainer", "lightning"])

@@ -1,19 +1,20 @@
-"""Scripts: of Hugging Face's Trainer, of Lightning, and plain ones. They stay as they are, with two lines more."""
+"""Scripts: of Hugging Face's Trainer, of Lightning, and plain ones. They stay as they are, with a few lines more."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
+from deepledger.cli.translation.losses import loss_of
 from deepledger.cli.translation.source import (
     Source,
     Translation,
-    assigned,
     beside,
     calls,
     last_name,
     needed,
+    objects,
     pins,
     read,
     what_runs,
@@ -27,10 +28,10 @@ _SCHEDULED = "the schedule of the learning rate is not used: every round starts 
 def translate_trainer(path: Path) -> Translation:
     source = _script(path)
     makers = {
-        name for name, value in _objects(source) if isinstance(value, ast.Call) and "Trainer" in last_name(value.func)
+        name for name, value in objects(source) if isinstance(value, ast.Call) and "Trainer" in last_name(value.func)
     }
     place, owner = _first_call(source, "train", makers, what="a Trainer, and a line like trainer.train()")
-    made = next(value for name, value in _objects(source) if name == owner)
+    made = next(value for name, value in objects(source) if name == owner)
     given = {each.arg for call in calls(made) for each in call.keywords}
     notes = [
         f"{source.line(place)}: {owner}'s datasets are not used, but participants' files and the job's validation set"
@@ -46,7 +47,7 @@ def translate_trainer(path: Path) -> Translation:
 def translate_lightning(path: Path) -> Translation:
     source = _script(path)
     makers = {
-        name for name, value in _objects(source) if isinstance(value, ast.Call) and last_name(value.func) == "Trainer"
+        name for name, value in objects(source) if isinstance(value, ast.Call) and last_name(value.func) == "Trainer"
     }
     place, owner = _first_call(source, "fit", makers, what="a Trainer, and a line like trainer.fit(module, loader)")
     call = next(calls(place, "fit"))
@@ -68,25 +69,22 @@ def translate_lightning(path: Path) -> Translation:
 
 def translate_script(path: Path) -> Translation:
     source = _script(path)
-    objects = list(_objects(source))
+    made = list(objects(source))
     of_parameters = (
         (name, ast.unparse(call.func.value))
-        for name, value in objects
+        for name, value in made
         if isinstance(value, ast.Call)
         for call in calls(value, "parameters")
         if isinstance(call.func, ast.Attribute)
     )
     optimizer, model = next(of_parameters, ("", ""))
-    loss = next(
-        (name for name, value in objects if isinstance(value, ast.Call) and last_name(value.func).endswith("Loss")), ""
-    )
-    loaders = [name for name, value in objects if isinstance(value, ast.Call) and last_name(value.func) == "DataLoader"]
+    loaders = [name for name, value in made if isinstance(value, ast.Call) and last_name(value.func) == "DataLoader"]
     loader = next((name for name in loaders if "train" in name.lower()), loaders[0] if loaders else "")
-    missing = {"an optimizer of a model": optimizer, "a loss, as nn.CrossEntropyLoss()": loss, "a DataLoader": loader}
+    missing = {"optimizer of a model": optimizer, "DataLoader": loader}
     if lacking := [what for what, name in missing.items() if not name]:
         raise BadInput(
-            f"{path} makes no {lacking[0].removeprefix('an ').removeprefix('a ')} at its top level, where it "
-            "can be read; take it out of the function that makes it, or write a task: `deepledger job new` begins one"
+            f"{path} makes no {lacking[0]} at its top level, where it can be read; take it out of the function that "
+            "makes it, or write a task: `deepledger job new` begins one"
         )
     place = next(
         (each for each in source.statements if isinstance(each, ast.For | ast.While) and _trains(source, each)), None
@@ -95,7 +93,10 @@ def translate_script(path: Path) -> Translation:
         raise BadInput(
             f"{path} has no loop at its top level that trains; write a task: `deepledger job new` begins one"
         )
-    train, notes = _train_call(source, place, {loader: "loader", model: "model", optimizer: "optimizer"})
+    called = next((call for call in calls(place) if last_name(call.func) in _functions(source)), None)
+    steps = _functions(source)[last_name(called.func)] if called else place
+    loss, imports = loss_of(source, steps, above=place)
+    train, notes = _train_call(source, place, called, {loader: "loader", model: "model", optimizer: "optimizer"})
     if any("lr_scheduler" in ast.unparse(each) for each in source.statements):
         notes.append(_SCHEDULED)
     epochs = _epochs(place)
@@ -105,7 +106,7 @@ def translate_script(path: Path) -> Translation:
         *([f"train={train}"] if train else []),
     ]
     text = f"adapters.script({model}, {optimizer}, {loss}, {loader}, {', '.join(options)})"
-    return _translation(source, place, text, columns=_PAIR, notes=notes)
+    return _translation(source, place, text, columns=_PAIR, notes=notes, imports=imports)
 
 
 def _script(path: Path) -> Source:
@@ -116,10 +117,6 @@ def _script(path: Path) -> Source:
             raise BadInput(f"{path} has {len(files)} Python files: name the one that trains")
         path = files[0]
     return read(path)
-
-
-def _objects(source: Source) -> Iterator[tuple[str, ast.expr]]:
-    return (found for statement in source.statements if (found := assigned(statement)))
 
 
 def _first_call(source: Source, method: str, owners: set[str], *, what: str) -> tuple[ast.stmt, str]:
@@ -151,9 +148,8 @@ def _functions(source: Source) -> dict[str, ast.FunctionDef]:
     }
 
 
-def _train_call(source: Source, loop: ast.stmt, roles: dict[str, str]) -> tuple[str, list[str]]:
-    """What the script's own training function is called with, as a lambda; nothing where the loop itself trains."""
-    call = next((call for call in calls(loop) if last_name(call.func) in _functions(source)), None)
+def _train_call(source: Source, loop: ast.stmt, call: ast.Call | None, roles: dict[str, str]) -> tuple[str, list[str]]:
+    """The call of the script's own training function, as a lambda; nothing where the loop itself trains."""
     if call is None:
         return "", [f"{source.line(loop)}: the steps of this loop are not used, but one with the loss of every batch; "
                     "put them into a function, and give it as train=, where they are others"]  # fmt: skip
@@ -195,12 +191,18 @@ def _columns() -> str:
 
 
 def _translation(
-    source: Source, place: ast.stmt, call: str, *, columns: tuple[str, ...], notes: list[str]
+    source: Source,
+    place: ast.stmt,
+    call: str,
+    *,
+    columns: tuple[str, ...],
+    notes: list[str],
+    imports: Iterable[str] = (),
 ) -> Translation:
     files = beside(source, source.path.parent)
     lines = [line.decode() for line in source.text.encode().splitlines(keepends=True)]  # str has more ends of lines
     head, rest = lines[: place.lineno - 1], lines[place.lineno - 1 :]
-    own = ["from deepledger import adapters\n", f"TASK = {call}\n"]
+    own = ["from deepledger import adapters\n", *imports, f"TASK = {call}\n"]
     pinned = [pins(files)] if files else []
     if pinned:  # before what it pins is imported
         first = next(_begin(each) - 1 for each in source.statements if not _must_be_first(each))

@@ -110,6 +110,11 @@ def assigned(statement: ast.stmt) -> tuple[str, ast.expr] | None:
     return None
 
 
+def objects(source: Source) -> Iterator[tuple[str, ast.expr]]:
+    """Those of the top level."""
+    return (found for statement in source.statements if (found := assigned(statement)))
+
+
 def what_runs(source: Source, before: int) -> list[str]:
     """Notes on what stands above this line, and so is run by everybody who loads the task."""
     notes = []
