@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from eth_account import Account
 
+from deepledger.cli import page
+from deepledger.cli.options import Signer
 from deepledger.cli.orders import Place, check_signed, typed_data, wallet_address
 from deepledger.cli.page_server import Asked
-from deepledger.cli.pairing import Pairing, paired
+from deepledger.cli.pairing import Pairing, own_account, paired
 from deepledger.devnet import dev_accounts
 from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.types import Address, JobId, Wei
@@ -119,6 +121,15 @@ def test_the_page_is_told_what_to_have_signed(node):
 def test_a_node_does_not_pay_for_itself():
     with pytest.raises(BadInput, match="the node's own account"):
         wallet_address(NODE.address.lower(), node=Address(NODE.address))
+
+
+def test_where_no_wallet_could_pay_no_account_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "__file__", str(tmp_path / "cli/deepledger/cli/page.py"))
+    (tmp_path / "password").write_text("a word\n")
+    signer = Signer(home=tmp_path / "home", password_file=tmp_path / "password")
+    with pytest.raises(BadInput, match="run `make dashboard` in the checkout"):
+        own_account(signer, 1)
+    assert not (tmp_path / "home").exists()
 
 
 class Used:

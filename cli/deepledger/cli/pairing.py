@@ -180,9 +180,13 @@ def file_of(folder: Path, ledger: Ledger, job: JobId) -> Path:
 
 
 def own_account(signer: Signer, job: int) -> tuple[Signer, str]:
-    """The account that is named, or one called after the job, made where there is none; with its password."""
+    """The account that is named, or one called after the job, made where there is none; with its password.
+
+    Raises `BadInput` where there is no page by which a wallet could pay it, before it is made.
+    """
     from deepledger.protocol.local.keystore import create, listing
 
+    page_folder()
     named = replace(signer, account=signer.account or f"job-{job}")
     accounts = named.folder / "accounts"
     if any(named.account in (entry.name, entry.address) for entry in listing(accounts)):
