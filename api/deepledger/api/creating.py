@@ -14,10 +14,10 @@ from deepledger.api.words import count, eth
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger, Receipt
-from deepledger.protocol.errors import BadSpec, LedgerRejected
+from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.evaluation import in_words
 from deepledger.protocol.formats.private_run import in_vain
-from deepledger.protocol.types import Address, JobId, Wei
+from deepledger.protocol.types import Address, JobId, Seconds, Wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,27 @@ class Created:
 
 
 def prepare(
-    file: Path, *, coordinators: Sequence[str] = (), data: Path | None = None, own_key: Callable[[], bytes]
+    file: Path,
+    *,
+    coordinators: Sequence[str] = (),
+    data: Path | None = None,
+    least_window: Callable[[], Seconds],
+    own_key: Callable[[], bytes],
 ) -> Draft:
     """Read a job file and try its task as coordinator and participants will run it, see `draft`.
 
     `coordinators` replace the file's list. Where there are none, whoever creates the job settles it, and `own_key` is
-    asked for its public key if something is sealed to it. Raises `BadInput`.
+    asked for its public key if something is sealed to it. `least_window` is asked for what the ledger takes, before
+    anything is run. Raises `BadInput`.
     """
     job = read_job_file(file)
+    least = least_window()
+    for name in ("commit_window", "reveal_window", "settle_window"):
+        if (window := getattr(job.terms, name)) < least:
+            raise BadSpec(
+                f"{file}: terms.{name} = {window}: on this ledger a window has {least} seconds or more, as less than "
+                "a few blocks is a trap; make it longer"
+            )
     sealed = job.validation_withheld or job.privacy == "sealed"
     named = list(coordinators)
     if sealed and not (named or job.terms.coordinators):
@@ -77,14 +90,9 @@ def prepare(
     return draft(job, file.parent, coordinators=named, data=data)
 
 
-def publish(prepared: Draft, ledger: Ledger, blobs: BlobStore, *, file: Path) -> Created:
+def publish(prepared: Draft, ledger: Ledger, blobs: BlobStore) -> Created:
     """Put everything into the store, then create the job and lock its rewards."""
     coordinators = prepared.coordinators or (ledger.account,)
     prepared.publish(blobs)
-    try:
-        job, receipt = ledger.create_job(prepared.terms, coordinators)
-    except LedgerRejected as refusal:
-        if refusal.name == "BadWindow":
-            raise BadSpec(f"{file}: terms: {refusal}") from None
-        raise
+    job, receipt = ledger.create_job(prepared.terms, coordinators)
     return Created(job, prepared, coordinators, receipt)

@@ -64,14 +64,15 @@ class Job:
         from deepledger.api.creating import prepare, publish
         from deepledger.protocol.privacy.ecies import public_key_of
 
-        network, path = network or Network.here(), Path(file)
+        network = network or Network.here()
         draft = prepare(
-            path,
+            Path(file),
             coordinators=coordinators,
             data=None if data is None else Path(data),
+            least_window=lambda: network.reader().least_window(),
             own_key=lambda: public_key_of(account.secret),
         )
-        return cls(publish(draft, network.ledger(account), network.blobs(writes=True), file=path).job, network)
+        return cls(publish(draft, network.ledger(account), network.blobs(writes=True)).job, network)
 
     @property
     def spec(self) -> JobSpec:

@@ -72,9 +72,11 @@ def create(
         account = signer.unlock()
         return public_key_of(bytes(account.key))
 
-    prepared = prepare(file, coordinators=named, data=data, own_key=own_key)
+    prepared = prepare(
+        file, coordinators=named, data=data, least_window=lambda: chain.reader().least_window(), own_key=own_key
+    )
     ledger = chain.ledger(signer) if account is None else chain.ledger_of(account, signer)
-    made = publish(prepared, ledger, store.open(writes=True), file=file)
+    made = publish(prepared, ledger, store.open(writes=True))
     if json:
         show.as_json(
             {"job": made.job, "transaction": made.receipt.transaction, "block": made.receipt.block}
