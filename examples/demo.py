@@ -292,7 +292,7 @@ def _state(follower: Any, spec: Any, results: list[str]) -> Table:
 
     job, attempt = follower.job, follower.job.attempt
     table = Table(box=None, header_style="dim")
-    for column in ("participant", "seat", "samples", "committed", "unmasked" if job.terms.masked else "revealed"):
+    for column in ("participant", "seat", "samples", "committed", "released" if job.terms.masked else "revealed"):
         table.add_column(column)
     for name, seat in sorted((names()[address], seat) for address, seat in job.participants.items()):
         over = job.outcome is not None

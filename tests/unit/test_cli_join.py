@@ -9,13 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from deepledger.api.joining import hasty, unconfirmed
-from deepledger.api.told import by_node
+from deepledger.api.told import by_coordinator, by_node
 from deepledger.cli.main import app
 from deepledger.cli.metrics import Metrics
 from deepledger.node.notices import Finished, PrivacyCharged, Trained
+from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.private_run import PrivateRun, Steps
+from deepledger.protocol.roles.notices import Waiting
 from deepledger.protocol.types import Address, JobId, RoundNumber, Wei
 
 
@@ -54,6 +56,16 @@ def test_whoever_masks_without_confirmations_is_warned(
 def test_saturated_coordinates_are_counted(saturated: int, said: str) -> None:
     notice = Trained(job=JobId(1), round=RoundNumber(4), seconds=0.5, clipped=False, saturated=saturated)
     assert by_node(notice) == f"round 4: trained in 0.50 s{said}"
+
+
+def test_of_updates_that_are_masked_or_encrypted_shares_are_said_to_be_released() -> None:
+    said = by_coordinator(
+        Waiting(
+            job=JobId(1), round=RoundNumber(4), attempt=0, phase=Phase.REVEALING, masked=True, ends=None,
+            serving=Address("0xA"), bonded=True, seated=4, least=3, commits=3, reveals=2,
+        )
+    )  # fmt: skip
+    assert said == "round 4: releasing shares, 4 seated, 3 committed, 2 released shares"
 
 
 def test_nothing_is_said_to_be_paid_to_who_is_owed_nothing() -> None:

@@ -230,7 +230,7 @@ def of_screening(screening: Screening | None) -> str:
 def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
     """How long it lasts, what is paid and what can be lost; enforced by the contract."""
     longest = terms.rounds * (terms.commit_window + terms.reveal_window + (1 + terms.masked) * terms.settle_window)
-    show_it = "unmask" if terms.masked else "reveal"
+    show_it = "release shares" if terms.masked else "reveal"
     shared = f", divided {of_rewards(spec.rewards, dealt=is_dealt(spec))} among accepted updates" if spec else ""
     groups = of_groups(spec, terms) if spec else {}
     withstood = of_what_it_withstands(spec.aggregation, terms.max_participants) if spec and not groups else None
@@ -252,7 +252,7 @@ def of_terms(terms: JobTerms, spec: JobSpec | None = None) -> dict[str, object]:
         "reward": f"{eth(terms.reward)} a round{shared}; {eth(Wei(terms.reward * terms.rounds))} in all, in escrow",
         "stake": f"{eth(terms.stake)}, yours again when you leave",
         "you lose": f"{eth(terms.reveal_penalty)} of it each time you "
-        + ("are counted and do not unmask; " if terms.masked else "commit and do not reveal; ")
+        + ("are counted and do not release shares; " if terms.masked else "commit and do not reveal; ")
         + f"your seat (not the stake) after {count(terms.miss_limit, 'missed attempt')} in a row, after the "
         "next one if you come back",
         "coordinator": f"deposits {eth(terms.bond)} and loses {eth(terms.settle_penalty)} if it settles too late{kept}",

@@ -150,8 +150,8 @@ def hasty(terms: JobTerms, block_time: Seconds, *, confirmations: int) -> str | 
         return None
     until = f", and you wait for {confirmations} more until you see one" if confirmations else ""
     return (
-        f"the window to {'unmask' if terms.masked else 'reveal'} is {terms.reveal_window} s, and this chain makes a "
-        f"block every {block_time} s{until}: you may come too late however fast you are, "
+        f"the window to {'release shares' if terms.masked else 'reveal'} is {terms.reveal_window} s, and this chain "
+        f"makes a block every {block_time} s{until}: you may come too late however fast you are, "
         f"and lose {eth(terms.reveal_penalty)} each time"
     )
 
@@ -176,7 +176,7 @@ def parting(reader: Reader, job: JobId, account: Address) -> str:
     attempt = found.attempt
     if attempt is None or not attempt.has_committed(account) or attempt.has_revealed(account):
         return "stopped; run the same command again to go on"
-    window = "the window to unmask" if found.terms.masked else "its reveal window"
+    window = "the window to release shares" if found.terms.masked else "its reveal window"
     return (
         f"stopped after committing to round {attempt.round}: run the same command again before {window} ends, "
         f"or {eth(found.terms.reveal_penalty)} of the stake are lost"

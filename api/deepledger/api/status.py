@@ -35,7 +35,7 @@ class Work:
     samples: int  # as declared
     stake: Wei  # in deposit
     reputation: float  # 0 to 1
-    now: Literal["", "committed", "revealed", "unmasked"]  # what it has done in the open round
+    now: Literal["", "committed", "revealed", "released"]  # what it has done in the open round
     rounds_revealed: int
     rounds_accepted: int
     earned: Wei
@@ -217,12 +217,12 @@ def _work(job: Job, reader: Reader, participant: Participant, pays: list[dict[Ad
     )
 
 
-def _act(job: Job, participant: Address) -> Literal["", "committed", "revealed", "unmasked"]:
+def _act(job: Job, participant: Address) -> Literal["", "committed", "revealed", "released"]:
     if job.attempt is None or not job.attempt.has_committed(participant):
         return ""
     if not job.attempt.has_revealed(participant):
         return "committed"
-    return "unmasked" if job.terms.masked else "revealed"
+    return "released" if job.terms.masked else "revealed"
 
 
 def _remembered(over: SettledRound, blobs: BlobStore, metrics: Mapping[str, Metric], known: dict[str, Round]) -> Round:
@@ -303,7 +303,7 @@ def as_json(status: Status) -> dict[str, Any]:
                 "stake": str(each.stake),
                 "reputation": each.reputation,
                 "committed": bool(each.now),
-                "revealed": each.now in ("revealed", "unmasked"),
+                "revealed": each.now in ("revealed", "released"),
                 "rounds_revealed": each.rounds_revealed,
                 "rounds_accepted": each.rounds_accepted,
                 "earned": str(each.earned),

@@ -84,7 +84,7 @@ def by_coordinator(notice: Notice) -> str | None:
                 return (
                     f"round {notice.round}: waiting for participants, {notice.seated} of at least {notice.least} seated"
                 )
-            shown = "unmasked" if notice.masked else "revealed"
+            shown = "released shares" if notice.masked else "revealed"
             acts = f"{notice.seated} seated, {notice.commits} committed, {notice.reveals} {shown}"
             return f"round {notice.round}: {phase_of(notice.phase, masked=notice.masked)}, {acts}"
         case coordinator.UpdatesCounted():

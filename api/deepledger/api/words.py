@@ -41,8 +41,8 @@ def duration(seconds: int) -> str:
 
 
 def phase_of(phase: Phase, *, masked: bool) -> str:
-    """What a masked job does in the place of revealing has a name of its own."""
-    return "unmasking" if masked and phase.name == "REVEALING" else phase.name.lower()
+    """What a masked or encrypted job does in the place of revealing has a name of its own."""
+    return "releasing shares" if masked and phase.name == "REVEALING" else phase.name.lower()
 
 
 def acted(attempt: Attempt) -> str:
@@ -50,7 +50,7 @@ def acted(attempt: Attempt) -> str:
     if attempt.counted is None:
         return f"{len(attempt.commits)} committed and {len(attempt.reveals)} revealed"
     counted = attempt.counted.counted.bit_count()
-    return f"{len(attempt.commits)} committed, {counted} counted and {len(attempt.reveals)} unmasked"
+    return f"{len(attempt.commits)} committed, {counted} counted and {len(attempt.reveals)} released shares"
 
 
 def names(addresses: Iterable[Address]) -> dict[Address, str]:

@@ -111,7 +111,7 @@ class Paid(BaseModel):
 class MaskedUpdate(BaseModel):
     participant: str
     letters: str = Field(description="The blob that it committed to; it names the masked vector.")
-    released: str | None = Field(description="Its shares of others' masks; null: it has not unmasked.")
+    released: str | None = Field(description="Its shares of others' masks or keys; null: it has released none.")
     transaction: str
 
 

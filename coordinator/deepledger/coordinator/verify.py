@@ -338,7 +338,7 @@ def _released(contribution: Contribution) -> _Key:
 
 
 def _name_of_release(contribution: Contribution) -> str:
-    return f"What {contribution.participant} released of the others' masks"
+    return f"What {contribution.participant} released of its shares"
 
 
 def _name(update: Contribution | Earlier) -> str:

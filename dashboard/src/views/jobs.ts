@@ -36,7 +36,7 @@ export function phaseText(page: Page, id: bigint): string {
   const { job } = page.ledger.jobs.get(id)!;
   const phase = phaseAt(job, page.now);
   const ends = deadline(job, page.now);
-  const words = phase === "revealing" && job.created.terms.masked ? "unmasking" : phase;
+  const words = phase === "revealing" && job.created.terms.masked ? "releasing shares" : phase;
   if (phase === "waiting") {
     const lacking = job.created.terms.minParticipants - job.participants.size;
     return lacking > 0 ? `waiting for ${count(lacking, "participant")} more` : "waiting for the coordinator's bond";

@@ -94,7 +94,7 @@ function acts(attempt: Attempt): TemplateResult {
     CommittedMasked: "committed",
     Counted: "counted",
     Revealed: "revealed",
-    Unmasked: "unmasked",
+    Unmasked: "released shares",
     PenaltyTaken: "was fined",
   };
   return html`<ol class="acts">

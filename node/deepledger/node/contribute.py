@@ -407,7 +407,7 @@ def _masked_record(
 
 
 def unmask(node: Node, attempt: Attempt) -> None:
-    """Release what this account holds of the masks of all that are counted, once and for all."""
+    """Release what this account holds of the masks or keys of all that are counted, once and for all."""
     _check_program(node)
     record, job, counted = _own_record(node, attempt), node.follower.job, attempt.counted
     assert counted is not None  # noqa: S101 (it is time to unmask)
@@ -441,7 +441,7 @@ def unmask(node: Node, attempt: Attempt) -> None:
             raise
         node.unpublished = True
         why = str(error) or "The blob store is slow"
-        node.warn(f"{why}. Unmasking round {attempt.round} before what is released is stored.")
+        node.warn(f"{why}. What is released of round {attempt.round} is committed to before it is stored.")
     receipt = node.ledger.unmask(node.job, attempt.round, attempt.attempt, digest_of(blob))
     node.follower.reach(receipt)
     node.observe(UnmaskedRound(job=node.job, round=attempt.round, counted=len(seats), receipt=receipt))

@@ -13,7 +13,7 @@ _PHASES: Final = {
     Phase.WAITING: "it waits for participants or for the coordinator's bond",
     Phase.COMMITTING: "participants are committing",
     Phase.COUNTING: "the coordinator is to count whose masked updates it has",
-    Phase.REVEALING: "participants are revealing, or unmasking",
+    Phase.REVEALING: "participants are revealing, or releasing shares",
     Phase.SETTLING: "the coordinator is to settle",
     Phase.STARVED: "too few committed, or nobody revealed, and anyone may restart the round",
     Phase.OVERDUE: "the coordinator missed its deadline and anyone may replace it",

@@ -41,7 +41,7 @@ class Waiting(Notice):
     round: RoundNumber
     attempt: int | None  # None while no round is open
     phase: Phase
-    masked: bool  # participants unmask in the place of revealing
+    masked: bool  # participants release shares in the place of revealing
     ends: Seconds | None  # chain time at which the phase ends by itself
     serving: Address
     bonded: bool  # whether it may serve
