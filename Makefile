@@ -56,7 +56,7 @@ benchmarks: $(VENV)/.installed
 
 # uv installs torch in seconds. Its CPU index spares users gigabytes; where that cannot be reached, PyPI's build serves.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "setting up $(VENV): PyTorch and what else is needed, 1 to 5 GB, once; minutes on a slow line …"
+	@echo "setting up $(VENV): PyTorch and what else is needed, 2 to 7 GB, once; minutes on a slow line …"
 	@python3 -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(INSTALL) --torch-backend=auto 2>/dev/null || $(INSTALL)
