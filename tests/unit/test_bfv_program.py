@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,22 @@ def test_without_the_program_one_is_told_how_to_have_it(monkeypatch: pytest.Monk
     monkeypatch.setattr(bfv, "find_program", lambda: None)
     with pytest.raises(BadInput, match="deepledger-bfv, which is not here: `deepledger build-bfv` builds it"):
         bfv.add_shares([b""])
+
+
+def test_a_program_is_looked_for_by_its_name_on_the_path_and_beside_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / name for name in ("named", "path", "beside")]
+    for folder in folders:
+        folder.mkdir()
+        script(folder, "true")
+    monkeypatch.setenv("PATH", str(folders[1]))
+    monkeypatch.setattr(sys, "executable", str(folders[2] / "python"))
+    monkeypatch.setenv(bfv.ENVIRONMENT, str(folders[0] / bfv.NAME))
+    for folder in folders:
+        assert bfv.find_program() == folder / bfv.NAME
+        (folder / bfv.NAME).unlink()
+        monkeypatch.delenv(bfv.ENVIRONMENT, raising=False)
 
 
 def test_a_name_of_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

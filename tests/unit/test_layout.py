@@ -22,7 +22,8 @@ ALLOWED = {
 
 FLOORS = [
     {"types", "errors"},
-    {"bfv", "deadlines", "ether", "kernels", "local"},
+    {"local"},
+    {"bfv", "deadlines", "ether", "kernels"},
     {"formats", "blobs", "chain"},
     {"privacy"},
     {"job"},

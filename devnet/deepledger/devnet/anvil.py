@@ -1,13 +1,11 @@
 """Finds and runs anvil, Foundry's development chain, on the same accounts and chain id as the embedded one.
 
-DEEPLEDGER_ANVIL names it where it is neither on the PATH nor in this repository's tests/services/bin.
+DEEPLEDGER_ANVIL names it where `local.programs` does not find it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -18,6 +16,7 @@ from deepledger.devnet.accounts import BALANCE_ETHER, COUNT, MNEMONIC
 from deepledger.devnet.ports import free_port, listening_socket, reachable
 from deepledger.devnet.reaper import Reaper
 from deepledger.protocol.errors import BadInput, StateError
+from deepledger.protocol.local.programs import find
 
 ENVIRONMENT = "DEEPLEDGER_ANVIL"
 CHAIN_ID = 31337
@@ -32,22 +31,8 @@ state.
 
 
 def find_anvil() -> Path | None:
-    """$DEEPLEDGER_ANVIL, else on the PATH, else in this repository's tests/services/bin; None if nowhere.
-
-    Raises BadInput when the variable names nothing that can be run.
-    """
-    named = os.environ.get(ENVIRONMENT)
-    if named:
-        found = shutil.which(named)
-        if found is None:
-            raise BadInput(f"{ENVIRONMENT} is {named!r}, which is not a program; correct or unset it")
-        return Path(found)
-    repository = Path(__file__).resolve().parents[3]
-    for candidate in ("anvil", str(repository / "tests" / "services" / "bin" / "anvil")):
-        found = shutil.which(candidate)
-        if found is not None:
-            return Path(found)
-    return None
+    """Raises `BadInput` where the environment names nothing that can be run."""
+    return find("anvil", variable=ENVIRONMENT)
 
 
 class AnvilProcess:

@@ -8,8 +8,7 @@ uniform secrets, dimension 2048: at most 56 bits of modulus, errors of 3.19 or m
 
     N  2048    q  2^54 − 77,823    t  2^32 + 24,577    errors  4.6, at most 27
 
-DEEPLEDGER_BFV names the program where it is neither on the PATH, beside Python, nor in this repository's
-tests/services/bin.
+DEEPLEDGER_BFV names the program where `local.programs` does not find it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -32,6 +30,7 @@ import numpy.typing as npt
 from typing_extensions import Buffer
 
 from deepledger.protocol.errors import BadInput, StateError
+from deepledger.protocol.local.programs import find
 
 ENVIRONMENT: Final = "DEEPLEDGER_BFV"
 NAME: Final = "deepledger-bfv"
@@ -70,19 +69,7 @@ def vector_bytes(coordinates: int) -> int:
 
 def find_program() -> Path | None:
     """Raises `BadInput` where the environment names nothing that can be run."""
-    named = os.environ.get(ENVIRONMENT)
-    if named:
-        found = shutil.which(named)
-        if found is None:
-            raise BadInput(f"{ENVIRONMENT} is {named!r}, which is not a program; correct or unset it")
-        return Path(found)
-    repository = Path(__file__).resolve().parents[4]
-    beside = Path(sys.executable).parent
-    for candidate in (NAME, str(beside / NAME), str(repository / "tests/services/bin" / NAME)):
-        found = shutil.which(candidate)
-        if found is not None:
-            return Path(found)
-    return None
+    return find(NAME, variable=ENVIRONMENT)
 
 
 def program() -> Path:
