@@ -298,10 +298,11 @@ def _privacy(spec: JobSpec, run: PrivateRun | None, budget: Budget, mine: Mine) 
 
     purse = purse_in(
         spec,
+        reader=mine.reader,
+        job=mine.job,
+        account=mine.account,
         folder=mine.spending,
         data=mine.data,
-        job=f"{mine.reader.chain_id}-{mine.reader.address}-{mine.job}",
-        account=mine.account,
         epsilon=budget.epsilon_budget,
         delta=budget.delta,
     )

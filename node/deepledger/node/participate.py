@@ -132,10 +132,11 @@ def participate(
             joins=None if spec.masks is None else SignedJoins(ledger, job, admitted=spec.admitted, warn=warn),
             purse=purse_in(
                 spec,
+                reader=ledger,
+                job=job,
+                account=ledger.account,
                 folder=spending or folder / "privacy",
                 data=data,
-                job=f"{ledger.chain_id}-{ledger.address}-{job}",
-                account=ledger.account,
                 epsilon=epsilon_budget,
                 delta=delta,
             ),

@@ -12,11 +12,13 @@ from pathlib import Path
 from deepledger.node.accountant import Accountant, Cost
 from deepledger.node.private_run import MayTake, any_number
 from deepledger.node.spending import Budget, Spending, SpendingLedger, Spent, ledger_of
+from deepledger.protocol.chain.ledger import Reader
 from deepledger.protocol.errors import BadInput, PrivacySpent
 from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.private_run import PrivateRun, Steps
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
+from deepledger.protocol.types import Address, JobId
 
 USUAL_DELTA = 1e-5
 
@@ -127,17 +129,25 @@ class Purse:
 
 
 def purse_in(
-    spec: JobSpec, *, folder: Path, data: Path, job: str, account: str, epsilon: float | None, delta: float | None
+    spec: JobSpec,
+    *,
+    reader: Reader,
+    job: JobId,
+    account: Address,
+    folder: Path,
+    data: Path,
+    epsilon: float | None,
+    delta: float | None,
 ) -> Purse:
-    """In a job. Without `delta` ε is told by the job's, or by `USUAL_DELTA`, and a budget by no larger one: it is
-    its operator's, and no job makes it worth less.
+    """In a job, which the ledger of ε knows with its chain and contract. Without `delta` ε is told by the job's, or by
+    `USUAL_DELTA`, and a budget by no larger one: it is its operator's, and no job makes it worth less.
     """
     asked, noise = spec.differential_privacy or spec.participant_privacy, spec.participant_privacy
     most = 1.0 if epsilon is None else USUAL_DELTA
     return Purse(
         folder=folder,
         data=data,
-        job=job,
+        job=f"{reader.chain_id}-{reader.address}-{job}",
         account=account,
         epsilon=epsilon,
         delta=delta or (USUAL_DELTA if asked is None else min(asked.delta, most)),
