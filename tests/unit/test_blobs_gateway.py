@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from hashlib import sha256, shake_128
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +16,8 @@ from deepledger.protocol.blobs.car import write_car
 from deepledger.protocol.blobs.digest import CHUNK, blocks_of
 from deepledger.protocol.blobs.gateway import GatewayStore
 from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobError, BlobMissing, StoreUnreachable
+
+from .hostile_server import Answering, hangs, served
 
 DATA = shake_128(b"gateway").digest(3 * CHUNK + 5)
 DIGEST = digest_of(DATA)
@@ -34,10 +34,10 @@ def car_of(data: bytes) -> bytes:
     return file.getvalue()
 
 
-class Liar(BaseHTTPRequestHandler):
+class Liar(Answering):
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self):
+    def do_GET(self):  # noqa: N802
         self.close_connection = True
         self.place, _, question = self.path.partition("?")
         self.cid = self.place.rsplit("/", 1)[-1]
@@ -45,16 +45,6 @@ class Liar(BaseHTTPRequestHandler):
         self.server.asked.append((self.place, self.form))
         with suppress(OSError):  # whoever asked has heard enough
             self.server.answers[self.form](self)
-
-    def say(self, body=b"", *, status=200, **headers):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 def says(body: bytes = b"", *, kind: str = CAR, **how) -> Answer:
@@ -85,10 +75,6 @@ def without_end(piece: bytes, kind: str = CAR) -> Answer:
     return answer
 
 
-def hangs(request: Liar) -> None:
-    request.server.released.wait()
-
-
 def redirects(place: str) -> Answer:
     return lambda request: request.say(
         status=302, Location=place.format(cid=request.cid, port=request.server.server_port)
@@ -97,26 +83,15 @@ def redirects(place: str) -> Answer:
 
 @pytest.fixture
 def gateway() -> Iterator[Callable[..., GatewayStore]]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Liar) as server:
-        server.daemon_threads = True
-        server.asked, server.released = [], threading.Event()
-        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        serving.start()
-        stores = []
+    with served(Liar, asked=[]) as server, ExitStack() as stores:
 
         def store(*, car: Answer = no_cars, raw: Answer = blocks, timeout: float = 60) -> GatewayStore:
             server.answers = {"car": car, "raw": raw}
-            url = f"http://127.0.0.1:{server.server_port}/ipfs"
-            stores.append(GatewayStore(url, timeout=timeout, fetch_timeout=timeout))
-            stores[-1].server = server
-            return stores[-1]
+            made = GatewayStore(f"{server.url}/ipfs", timeout=timeout, fetch_timeout=timeout)
+            made.server = server
+            return stores.enter_context(closing(made))
 
         yield store
-        for opened in stores:
-            opened.close()
-        server.released.set()
-        server.shutdown()
-        serving.join()
 
 
 def read(store: GatewayStore) -> bytes:

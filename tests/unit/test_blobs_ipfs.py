@@ -5,17 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import socket
-import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 
 from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.blobs.ipfs import IpfsStore
 from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobError, BlobLate, BlobMissing, StoreUnreachable
+
+from .hostile_server import Answering, hangs, served
 
 DATA = bytes(range(256)) * 1100  # two chunks
 DIGEST = digest_of(DATA)
@@ -24,12 +24,12 @@ MEBI = 1 << 20
 Answer = Callable[["Liar"], None]
 
 
-class Liar(BaseHTTPRequestHandler):
+class Liar(Answering):
     """One request to a daemon whose answers the server holds by command."""
 
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self):
+    def do_POST(self):  # noqa: N802
         self.take_body()
         self.close_connection = True
         with suppress(OSError):  # whoever asked has heard enough
@@ -41,13 +41,6 @@ class Liar(BaseHTTPRequestHandler):
                 self.rfile.read(size + 2)
             self.rfile.readline()
 
-    def say(self, body, *, status=200, **headers):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
     def say_without_end(self, piece, *, status=200):
         self.send_response(status)
         self.end_headers()
@@ -55,17 +48,10 @@ class Liar(BaseHTTPRequestHandler):
             self.wfile.write(piece)
             self.server.sent += len(piece)
 
-    def log_message(self, *_):
-        pass
-
 
 def says(body: bytes | object, **how) -> Answer:
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     return lambda request: request.say(body, **how)
-
-
-def hangs(request: Liar) -> None:
-    request.server.released.wait()
 
 
 def hangs_up(request: Liar) -> None:
@@ -97,27 +83,16 @@ FOREIGN = {
 @pytest.fixture
 def daemon() -> Iterator[Callable[..., IpfsStore]]:
     """A store on a daemon with the given answers, by command; "/" in a command is written "_"."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Liar) as server:
-        server.daemon_threads = True
-        server.sent = 0
-        server.released = threading.Event()
-        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        serving.start()
-        stores = []
+    with served(Liar, sent=0) as server, ExitStack() as stores:
 
         def store(*, timeout: float = 60, credentials: str | None = None, **answers: Answer) -> IpfsStore:
             server.answers = {"version": KUBO} | {name.replace("_", "/"): answer for name, answer in answers.items()}
             api = f"/ip4/127.0.0.1/tcp/{server.server_port}/http"
-            stores.append(IpfsStore(api, timeout=timeout, fetch_timeout=timeout, credentials=credentials))
-            stores[-1].server = server
-            return stores[-1]
+            made = IpfsStore(api, timeout=timeout, fetch_timeout=timeout, credentials=credentials)
+            made.server = server
+            return stores.enter_context(closing(made))
 
         yield store
-        for opened in stores:
-            opened.close()
-        server.released.set()
-        server.shutdown()
-        serving.join()
 
 
 def outcomes(store: IpfsStore) -> list[type[BlobError]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -13,10 +11,12 @@ from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.blobs.pinning import PinningService, kept
 from deepledger.protocol.errors import BadInput, StoreUnreachable
 
+from .hostile_server import Answering, served
+
 BLOB = digest_of(b"blob")
 
 
-class Answering(BaseHTTPRequestHandler):
+class Service(Answering):
     def answer(self):
         self.server.asked.append((self.command, self.headers.get("Authorization")))
         status, body, headers = self.server.answers[min(len(self.server.asked), len(self.server.answers)) - 1]
@@ -32,27 +32,18 @@ class Answering(BaseHTTPRequestHandler):
 
     do_GET = do_POST = answer  # noqa: N815
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def service():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
-        server.daemon_threads = True
-        server.asked = []
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with served(Service, asked=[]) as server:
 
         def answering(*answers):
             server.answers = answers
-            client = PinningService(f"http://127.0.0.1:{server.server_port}", "token", timeout=30)
+            client = PinningService(server.url, "token", timeout=30)
             client.server = server
             return client
 
         yield answering
-        server.shutdown()
-        thread.join()
 
 
 def says(content, status=200, **headers):
