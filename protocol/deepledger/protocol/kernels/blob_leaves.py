@@ -11,7 +11,16 @@ from deepledger.protocol.kernels.compiling import kernel
 from deepledger.protocol.kernels.cores import in_parts
 from deepledger.protocol.kernels.sha256 import BY_INSTRUCTIONS, INSTRUCTIONS, WIDE
 from deepledger.protocol.kernels.sha256_instructions import STREAMS, Bytes, frame, hashing
-from deepledger.protocol.kernels.sha256_lanes import LANES, START, Words, compression, first_carry, last_block, load
+from deepledger.protocol.kernels.sha256_lanes import (
+    LANES,
+    START,
+    Words,
+    compression,
+    copy,
+    first_carry,
+    last_block,
+    load,
+)
 
 WORTHWHILE: Final = WIDE or INSTRUCTIONS
 """Else hashlib is as fast."""
@@ -68,10 +77,10 @@ def _leaves_in_lanes(
     initial, head, end = frame
     state, carry, message = scratch[:8], scratch[8:11], scratch[11:]
     for leaf in range(first, stop, LANES):
-        state[:] = initial
-        carry[:] = head
+        copy(initial, state)
+        copy(head, carry)
         for block in range(leaf * chunk, (leaf + 1) * chunk, 64):
             load(data, block, chunk, message)
             _compress(state, carry, message)
         _compress(state, carry, end)
-        digests[leaf : leaf + LANES] = state.T
+        copy(state, digests[leaf : leaf + LANES].T)

@@ -13,7 +13,16 @@ from deepledger.protocol.kernels.compiling import kernel
 from deepledger.protocol.kernels.cores import in_parts
 from deepledger.protocol.kernels.sha256 import BY_INSTRUCTIONS
 from deepledger.protocol.kernels.sha256_instructions import STREAMS, Bytes, frame, hashing
-from deepledger.protocol.kernels.sha256_lanes import LANES, START, Words, compression, first_carry, last_block, load
+from deepledger.protocol.kernels.sha256_lanes import (
+    LANES,
+    START,
+    Words,
+    compression,
+    copy,
+    first_carry,
+    last_block,
+    load,
+)
 
 SUBTREE: Final = 1024
 """Leaves that are hashed before their inner nodes are: a power of two, so that they are a whole subtree. Its hashes
@@ -61,7 +70,7 @@ def _subtrees_by_instructions(
             width //= 2
             for node in range(0, width, STREAMS):
                 _hashes(level, 64 * node, 64, inner, level, 32 * node)
-        for i in range(32):  # a slice would take longer to compile than all the rest
+        for i in range(32):
             roots[tree, i] = level[i]
 
 
@@ -98,13 +107,13 @@ def _subtrees_in_lanes(
     for tree in range(first, stop):
         for leaf in range(0, SUBTREE, LANES):
             start = (tree * SUBTREE + leaf) * chunk
-            state[:] = initial
-            carry[:] = leaf_head
+            copy(initial, state)
+            copy(leaf_head, carry)
             for block in range(0, chunk, 64):
                 load(data, start + block, chunk, message)
                 _compress(state, carry, message)
             _compress(state, carry, after_chunk)
-            level[:, leaf : leaf + LANES] = state
+            copy(state, level[:, leaf : leaf + LANES])
         width = SUBTREE
         while width > 1:
             width //= 2
@@ -114,10 +123,11 @@ def _subtrees_in_lanes(
                     for lane in range(lanes):
                         message[word, lane] = level[word, 2 * (node + lane)]
                         message[word + 8, lane] = level[word, 2 * (node + lane) + 1]
-                state[:] = initial
-                carry[:] = inner_head
+                copy(initial, state)
+                copy(inner_head, carry)
                 _compress(state, carry, message)
                 _compress(state, carry, after_children)
-                above[:, node : node + LANES] = state
+                copy(state, above[:, node : node + LANES])
             level, above = above, level
-        roots[tree] = level[:, 0]
+        for word in range(8):
+            roots[tree, word] = level[word, 0]

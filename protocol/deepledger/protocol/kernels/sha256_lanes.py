@@ -16,6 +16,7 @@ import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 
+from deepledger.protocol.kernels.compiling import kernel
 from deepledger.protocol.kernels.sha256 import INITIAL, K, address, call, emitted, ending
 
 LANES: Final = 16
@@ -40,6 +41,14 @@ def first_carry(head: bytes) -> Words:
 def last_block(head: int, data: int, tail: bytes = b"") -> Words:
     """What follows `data` bytes, a multiple of 64, in a message that `head` bytes precede: tail, padding, length."""
     return spread(ending(head, data, tail) + bytes(head))
+
+
+@kernel
+def copy(rows: Words, out: Words) -> None:
+    """out[:] = rows, which would take numba seconds to compile: it makes the message of an error that there is not."""
+    for row in range(len(rows)):
+        for lane in range(LANES):
+            out[row, lane] = rows[row, lane]
 
 
 _VECTOR = ir.VectorType(ir.IntType(32), LANES)
