@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +149,24 @@ def test_a_sandbox_takes_along_whoever_still_works_in_it(folder: Path) -> None:
     assert not net.folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("ends", "stays"), [("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", True), ("raise SystemExit", False)]
+)
+def test_of_a_sandbox_that_nobody_closed_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str, stays: bool
+) -> None:
+    """Of one that was killed, until the next is made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = f'import deepledger; net = deepledger.sandbox(kind="embedded"); print(net.folder, flush=True); {ends}'
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+    )
+    left = Path(done.stdout.strip())
+    assert (left.parent, left.is_dir()) == (tmp_path, stays), done.stderr
+    with deepledger.sandbox(kind="embedded"):
+        assert not left.exists()
+
+
 def test_a_lie_is_a_finding_and_no_exception(world: World) -> None:
     play = Play(world)
     play.round()
@@ -173,9 +195,6 @@ def test_commands_and_python_say_the_same_of_a_job(runner: Runner, finished: int
 
 def test_a_script_without_a_guard_is_run_once(net: Sandbox, folder: Path, tmp_path: Path) -> None:
     """The processes that evaluate would import it again, and it would begin again in each."""
-    import subprocess
-    import sys
-
     script = tmp_path / "script.py"
     script.write_text(f"""
 import deepledger

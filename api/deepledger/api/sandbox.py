@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ def sandbox(*, kind: Kind = "auto", least_window: int = 1) -> Sandbox:
     from deepledger.protocol.types import Seconds
 
     with ExitStack() as opened:
-        folder = Path(opened.enter_context(TemporaryDirectory(prefix="deepledger-", ignore_cleanup_errors=True)))
+        folder = opened.enter_context(_folder())
         chain = opened.enter_context(start(kind))
         accounts = tuple(_accounts(folder))
         contract, _ = deploy(chain.url, dev_accounts()[0], least_window=Seconds(least_window), locks=accounts[0].locks)
@@ -64,6 +64,21 @@ def sandbox(*, kind: Kind = "auto", least_window: int = 1) -> Sandbox:
         network = Network(contract, chain.url, str(folder / "blobs"))
         opened.enter_context(ending(network))
         return Sandbox(network, accounts, folder, opened.pop_all())
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Removed also by an interpreter that ends while it is open, and after one that is killed by who makes the next."""
+    from deepledger.protocol.local.temporary import make_folder, remove_folder
+
+    folder = make_folder()
+    remove = partial(remove_folder, folder)
+    atexit.register(remove)
+    try:
+        yield folder
+    finally:
+        atexit.unregister(remove)
+        remove()
 
 
 def _accounts(folder: Path) -> Iterator[Account]:
