@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from deepledger import adapters
 from deepledger.adapters.adapted import result
 from deepledger.adapters.flower_apps import supplied
+from deepledger.adapters.scripts import mean_loss
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.evaluation.pinned_modules import given_back
 from deepledger.protocol.evaluation.samples import take
@@ -255,6 +256,31 @@ def test_targets_that_are_no_classes_have_no_accuracy(tmp_path):
     assert float(found["loss"]) == pytest.approx(
         float(nn.functional.mse_loss(model(data.tensors[0]), data.tensors[1]).detach())
     )
+
+
+@pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.NLLLoss])
+@pytest.mark.parametrize("weight", [None, [1.0, 5.0, 0.0]])
+@pytest.mark.parametrize("ignored", [-100, 1, 2])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_the_mean_loss_is_what_the_criterion_is_of_all_samples_at_once(kind, weight, ignored, smoothing, shape):
+    options = {"weight": None if weight is None else torch.tensor(weight), "ignore_index": ignored}
+    loss = kind(**options, **({"label_smoothing": smoothing} if kind is nn.CrossEntropyLoss else {}))
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(23, 3, *shape), torch.randint(3, (23, *shape))
+    targets[:4] = 2  # a batch that may have no weight at all
+    model = nn.Sequential(nn.Conv1d(3, 3, 1) if shape else nn.Linear(3, 3), nn.LogSoftmax(1))
+    batches = DataLoader(TensorDataset(inputs, targets), batch_size=4)
+    with torch.no_grad():
+        found, whole = mean_loss(model, batches, loss), float(loss(model(inputs), targets))
+    assert found["samples"] == 23
+    assert found["loss"] == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_loss_that_counts_no_target_is_no_loss_of_zero():
+    batches = DataLoader(TensorDataset(torch.zeros(3, 2), torch.full((3,), -100)))
+    with torch.no_grad(), pytest.raises(BadInput, match="CrossEntropyLoss ignores, or gives no weight to, all targets"):
+        mean_loss(nn.Linear(2, 2), batches, nn.CrossEntropyLoss())
 
 
 def test_rows_are_read_from_three_formats(tmp_path):

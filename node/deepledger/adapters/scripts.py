@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any
 
 from deepledger.adapters.adapted import Adapted, LoadData, Metrics, unknown
@@ -36,8 +36,9 @@ def script(
     the script's on that model, and a loader like the script's of the participant's data; by default it takes a step
     with the loss of every batch, which is a pair of inputs and targets. The job's hyperparameters may name `epochs`,
     `batch_size`, and options of the optimizer. `evaluate(model, data)` is as in any task; by default it is the mean
-    loss and, where targets are classes, how many are right. Raises `BadInput` for an optimizer of another model, for a
-    loader whose batches are not chosen by `batch_size` and `shuffle` alone, and where no mean loss is to be had.
+    loss and, where targets are classes, how many are right. Classes weigh what a CrossEntropyLoss or NLLLoss gives
+    them; the mean of a function is taken to be one over samples. Raises `BadInput` for an optimizer of another model,
+    for a loader whose batches are not chosen by `batch_size` and `shuffle` alone, and where no mean loss is to be had.
     """
     check_loader(loader)
     if evaluate is None and (reduction := getattr(loss, "reduction", "mean")) not in _MEANS:
@@ -114,15 +115,36 @@ def loader_like(
 
 
 def mean_loss(model: torch.nn.Module, batches: DataLoader[Any], loss: Callable[..., torch.Tensor]) -> dict[str, Any]:
-    """Over all samples; with `correct` where targets are classes of which outputs have a score each."""
-    samples, total, correct, classes = 0, 0.0, 0, False
+    """Of all samples; with `correct` where targets are classes of which outputs have a score each.
+
+    Raises `BadInput` where the loss counts none of them.
+    """
+    samples, total, weights, correct, classes = 0, 0.0, 0.0, 0, False
     for inputs, targets in _on_device(batches, model):
         outputs = model(inputs)
-        samples, total = samples + len(targets), total + float(loss(outputs, targets)) * len(targets)
+        part, weight = _sum(loss, outputs, targets)
+        samples, total, weights = samples + len(targets), total + part, weights + weight
         classes = not (targets.is_floating_point() or outputs.ndim != 2 or targets.ndim != 1)
         if classes:
             correct += int((outputs.argmax(dim=1) == targets).sum())
-    return {"samples": samples, "loss": total / max(samples, 1)} | ({"correct": correct} if classes else {})
+    if samples and not weights:
+        raise BadInput(
+            f"adapters.script: {type(loss).__name__} ignores, or gives no weight to, all targets that are measured: "
+            "give others, or other options of the loss"
+        )
+    return {"samples": samples, "loss": total / (weights or 1)} | ({"correct": correct} if classes else {})
+
+
+def _sum(loss: Any, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
+    """Of a batch, and what a mean divides it by: samples, or, of classes, the weights of those that are not ignored."""
+    import torch
+
+    if type(loss) not in (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss) or targets.is_floating_point():
+        return float(loss(outputs, targets)) * len(targets), len(targets)
+    summed, counted = copy(loss), targets[targets != loss.ignore_index]
+    summed.reduction = "sum"
+    weight = counted.numel() if loss.weight is None else float(loss.weight[counted].sum(dtype=torch.float64))
+    return float(summed(outputs, targets)), weight
 
 
 def _epoch(
