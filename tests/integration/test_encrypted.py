@@ -25,7 +25,6 @@ from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.chain.events import PenaltyTaken
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing
 from deepledger.protocol.formats.verdicts import Verdict
-from deepledger.protocol.job.fetch import fetch_model
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.privacy.encrypted_updates import encrypt_update
 from deepledger.protocol.privacy.mask_keys import mask_key
@@ -34,7 +33,7 @@ from deepledger.protocol.settlement.reading import read_letters, read_masked
 from tests.conftest import ROOT, take_seat
 
 from .cli_runner import Runner
-from .test_masked import Play, audited, forget, masked_job, off_by_one, verdicts, weighted_mean
+from .test_masked import Play, audited, masked_job, off_by_one, round_without, verdicts, whoever_drops_out
 from .test_roles import coordinator, node, until
 
 ENCRYPTED = {"privacy": "encrypted", "masks": {"weight_bits": 4}}
@@ -125,32 +124,11 @@ def test_the_example_is_made_as_it_says_and_shown_for_what_it_is(world: Any) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("committed", "counted", "unmasked"),
-    [
-        ((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3)),
-        ((0, 1, 2), (0, 1, 2), (0, 1, 2)),  # one never commits
-        ((0, 1, 2, 3), (0, 2, 3), (0, 2, 3)),  # one is not counted
-        ((0, 1, 2, 3), (0, 1, 2, 3), (1, 2, 3)),  # one does not unmask
-    ],
-)
+@whoever_drops_out
 def test_the_sum_is_that_of_the_counted_updates_whoever_drops_out(
     world: Any, committed: tuple[int, ...], counted: tuple[int, ...], unmasked: tuple[int, ...]
 ) -> None:
-    play = Play(world, spec_changes=ENCRYPTED)
-    before = fetch_model(world.store, play.see().model_digest, play.spec)
-    play.commit(*committed)
-    play.cohort_then = play.cohort
-    for seat in set(committed) - set(counted):
-        forget(world, digest_of(play.letters[seat]))
-    play.count(*counted)
-    play.unmask(*unmasked)
-    play.settle()
-    after = fetch_model(world.store, play.see().model_digest, play.spec)
-    assert np.array_equal(after, weighted_mean(play, before, counted))
-    result = audited(world, play.job)
-    assert result.matches, result.findings
-    assert verdicts(result) == {seat: Verdict.ACCEPTED if seat in unmasked else Verdict.SILENT for seat in counted}
+    round_without(Play(world, spec_changes=ENCRYPTED), committed, counted, unmasked)
 
 
 def test_a_wrong_share_spoils_nothing_while_enough_are_right_and_skips_the_round_where_they_are_not(

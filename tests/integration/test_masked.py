@@ -241,7 +241,7 @@ def verdicts(result: Any, number: int = 0) -> dict[int, Verdict]:
     return {update.seat: update.verdict for update in result.rounds[number].report.updates}
 
 
-@pytest.mark.parametrize(
+whoever_drops_out = pytest.mark.parametrize(
     ("committed", "counted", "unmasked"),
     [
         ((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3)),
@@ -250,26 +250,32 @@ def verdicts(result: Any, number: int = 0) -> dict[int, Verdict]:
         ((0, 1, 2, 3), (0, 1, 2, 3), (1, 2, 3)),  # one does not unmask
     ],
 )
-def test_the_sum_is_that_of_the_counted_updates_whoever_drops_out(
-    world: Any, committed: tuple[int, ...], counted: tuple[int, ...], unmasked: tuple[int, ...]
-) -> None:
-    play = Play(world)
-    before = fetch_model(world.store, play.see().model_digest, play.spec)
+
+
+def round_without(play: Play, committed: tuple[int, ...], counted: tuple[int, ...], unmasked: tuple[int, ...]) -> None:
+    """Settled and audited: the model is of the counted updates, and who alone did not unmask is silent and fined."""
+    before = fetch_model(play.world.store, play.see().model_digest, play.spec)
     play.commit(*committed)
     play.cohort_then = play.cohort
-    hidden = set(committed) - set(counted)
-    for seat in hidden:  # its blob cannot be had, so that an honest coordinator leaves it out
-        forget(world, digest_of(play.letters[seat]))
+    for seat in set(committed) - set(counted):  # its blob cannot be had, so that an honest coordinator leaves it out
+        forget(play.world, digest_of(play.letters[seat]))
     play.count(*counted)
     play.unmask(*unmasked)
     play.settle()
-    after = fetch_model(world.store, play.see().model_digest, play.spec)
+    after = fetch_model(play.world.store, play.see().model_digest, play.spec)
     assert np.array_equal(after, weighted_mean(play, before, counted))
-    result = audited(world, play.job)
+    result = audited(play.world, play.job)
     assert result.matches, result.findings
     assert verdicts(result) == {seat: Verdict.ACCEPTED if seat in unmasked else Verdict.SILENT for seat in counted}
     fined = {each.participant for each in result.events if isinstance(each, PenaltyTaken)}
     assert fined == {play.nodes[seat].account for seat in set(counted) - set(unmasked)}
+
+
+@whoever_drops_out
+def test_the_sum_is_that_of_the_counted_updates_whoever_drops_out(
+    world: Any, committed: tuple[int, ...], counted: tuple[int, ...], unmasked: tuple[int, ...]
+) -> None:
+    round_without(Play(world), committed, counted, unmasked)
 
 
 def test_a_round_that_too_few_unmask_is_skipped_and_shows_nobodys_update(world: Any) -> None:
