@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from typing import Any
 
@@ -28,6 +26,8 @@ from deepledger.protocol.settlement.aggregation.stack import Row, Stack
 from deepledger.protocol.settlement.rewards import scores, shares
 from tests.conftest import need
 from tests.dashboard_node import derived, node
+
+from .hostile_server import Answering, hangs, served
 
 PARTICIPANT = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
 CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
@@ -318,45 +318,33 @@ def test_what_private_steps_keep_of_samples_is_bounded_from_above():
     assert max(found[:2]) < both < sum(found[:2])
 
 
-class Stalling(BaseHTTPRequestHandler):
+class Stalling(Answering):
     """Has a blob; whatever else is asked for, it says nothing, or a byte now and then."""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         cid = self.path.removeprefix("/")
-        if cid in self.server.has:  # type: ignore[attr-defined]
+        if cid in self.server.has:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(self.server.has[cid])  # type: ignore[attr-defined]
-        elif self.server.drips:  # type: ignore[attr-defined]
+            self.wfile.write(self.server.has[cid])
+        elif self.server.drips:
             self.send_response(200)
             self.end_headers()
             with suppress(OSError):
-                while not self.server.over.wait(0.05):  # type: ignore[attr-defined]
+                while not self.server.released.wait(0.05):
                     self.wfile.write(b"x")
         else:
-            self.server.over.wait()  # type: ignore[attr-defined]
-
-    def log_message(self, *_: object) -> None:
-        pass
+            hangs(self)
 
 
 @pytest.mark.parametrize("drips", [False, True], ids=["silent", "drips"])
 def test_servers_that_never_come_to_an_end_keep_no_other_blob_from_coming(drips):
     blob = b"comes"
-    with ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
-        server.daemon_threads = True
-        server.has, server.drips, server.over = {cid_of(digest_of(blob)): blob}, drips, threading.Event()
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            asked = [{"digest": f"0x{digest_of(bytes([each])).hex()}", "seconds": 0.3} for each in range(7)]
-            asked.append({"digest": f"0x{digest_of(blob).hex()}", "seconds": 600})
-            base = f"http://127.0.0.1:{server.server_port}/"
-            (found,) = derived([{"ask": "together", "base": base, "blobs": asked}])
-        finally:
-            server.over.set()
-            server.shutdown()
-            thread.join()
+    with served(Stalling, has={cid_of(digest_of(blob)): blob}, drips=drips) as server:
+        asked = [{"digest": f"0x{digest_of(bytes([each])).hex()}", "seconds": 0.3} for each in range(7)]
+        asked.append({"digest": f"0x{digest_of(blob).hex()}", "seconds": 600})
+        base = f"{server.url}/"
+        (found,) = derived([{"ask": "together", "base": base, "blobs": asked}])
     assert found[7:] == [len(blob)]
     assert all(f"did not come from {base} in time" in each for each in found[:7])
 
