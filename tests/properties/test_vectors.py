@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from deepledger.protocol.blobs import spool
 from deepledger.protocol.errors import BadVector
 from deepledger.protocol.formats import vectors
 from deepledger.protocol.formats.model import LayoutEntry, ModelFormat
@@ -187,6 +188,21 @@ def test_a_model_decodes_to_the_same_part_by_part(
     decoded, cut = Decoded(values, model), min(cut, len(values))
     assert np.array_equal(np.concatenate([decoded[0:cut], decoded[cut : len(values)]]), decode_model(values, model))
     assert np.array_equal(load(values), values)
+
+
+@given(values=floats, parts=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=5))
+def test_a_vector_in_a_file_is_written_part_by_part_as_one_in_memory(
+    values: np.ndarray, parts: list[tuple[int, int]]
+) -> None:
+    filed, plain = spool.empty(len(values), np.dtype("<f4")), np.zeros(len(values), np.float32)
+    for ends in parts:
+        start, stop = sorted(min(end, len(values)) for end in ends)
+        filed[start:stop] = plain[start:stop] = values[start:stop]
+    assert np.array_equal(filed[0 : len(values)], plain)
+    assert bytes(filed.view()) == plain.tobytes()
+    for part in (slice(0, len(values) + 1), slice(1, len(values) + 1)):
+        with pytest.raises(IndexError):
+            filed[part] = values
 
 
 @given(change=floats, update=updates, seed=seeds)
