@@ -20,6 +20,6 @@ def test_a_task_that_fails_here_does_not_say_what_a_round_should_have_paid() -> 
 
     nothing: Any = None
     failing: Any = Failing()
-    again = _Again(Claims(nothing, nothing, None, failing, nothing))
+    again = _Again(Claims(nothing, nothing, None, lambda: failing, nothing))
     with pytest.raises(StateError, match="not every model can be evaluated here"):
         again.evaluate(nothing, [Coalition(1, False)])

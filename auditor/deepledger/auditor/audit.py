@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import fields, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.auditor.counts import check_count
+from deepledger.auditor.evaluating import Evaluating
 from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind, Unsigned
 from deepledger.auditor.key_blobs import wrong_key_blobs
 from deepledger.auditor.participant_noise import participant_noise
 from deepledger.auditor.proofs import with_proofs
 from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
-from deepledger.auditor.rounds import audit_round
+from deepledger.auditor.rounds import Model, audit_round, difference
 from deepledger.auditor.rules import Rules
 from deepledger.auditor.signatures import Signatures, signatures
 from deepledger.auditor.sources import misfit
 from deepledger.auditor.statements import statements
 from deepledger.protocol.bfv.program import program
-from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.blobs.spool import FileVector
+from deepledger.protocol.blobs.store import BlobStore, HoldsFiles
 from deepledger.protocol.chain.events import Event, JobCreated, Joined
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
 from deepledger.protocol.evaluation.bench import Bench, bench_with
-from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.evaluation.validation import fetch_validation
 from deepledger.protocol.evaluation.withheld import check_seals
@@ -39,7 +42,7 @@ from deepledger.protocol.formats.report import MAX_CHAIN_ID
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import MAX_SPEC_BYTES, JobSpec
 from deepledger.protocol.formats.vectors import ModelVector
-from deepledger.protocol.job.fetch import check_keys, fetch_frozen, fetch_model, fetch_spec, is_admitted
+from deepledger.protocol.job.fetch import check_keys, fetch_frozen, fetch_spec, hold_model, is_admitted
 from deepledger.protocol.job.follow import snapshot_of
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.job.trail import apply
@@ -100,37 +103,42 @@ def audit(
         findings += intruders(events, spec)
         if task is not None:
             find_source(spec.task, [task])
-        bench, status = _bench(state, counted, spec, [task, *tasks] if task else tasks, findings, apart)
-        model = _first_model(state, spec, counted, findings)
-        notes += [f"the job takes nearly any result for right: {each}" for each in spec.loose]
-        notes += _first_of_task(bench, model)
-        notes += wrong_key_blobs(events, spec, store)
-        notes += statements(state, spec, store)
-        notes += participant_noise(state, spec, store)
-        read = opener(spec, chain_id=reader.chain_id, contract=reader.address, job=job, secret=secret)
-        if spec.privacy == "encrypted":
-            try:
-                program()
-            except BadInput as error:
-                read = None
-                notes.append(f"sums were not opened: {error}")
-        with _evaluating(bench, workers) as evaluator:
+        unfit: list[Finding] = []
+        begin = partial(_bench, state, counted, spec, [task, *tasks] if task else tasks, unfit, apart)
+        with closing(Evaluating(begin, workers=workers, apart=apart is not None)) as evaluating:
+            so_far = len(findings)
+            model: Model | None = _first_model(state, spec, counted, findings)
+            compared = evaluating.submit(_first_of_task, evaluating, model)
+            before = [f"the job takes nearly any result for right: {each}" for each in spec.loose]
+            after = [*wrong_key_blobs(events, spec, store), *statements(state, spec, store)]
+            after += participant_noise(state, spec, store)
+            read = opener(spec, chain_id=reader.chain_id, contract=reader.address, job=job, secret=secret)
+            if spec.privacy == "encrypted":
+                try:
+                    program()
+                except BadInput as error:
+                    read = None
+                    after.append(f"sums were not opened: {error}")
+            room: ModelVector = np.empty(spec.model.coordinates, np.int32)
             for number, over in enumerate(state.history):
                 tell("rounds", number, len(state.history))
                 audited, model = audit_round(
                     state,
                     over,
                     model,
+                    np.empty_like(room) if model is room else room,
                     spec=spec,
                     store=counted,
                     chain_id=reader.chain_id,
                     contract=reader.address,
-                    bench=bench,
-                    evaluator=evaluator,
+                    evaluating=evaluating,
                     findings=findings,
                     open=read,
                 )
                 rounds.append(audited)
+            notes += [*before, *compared.result(), *after]
+            status = evaluating.status()
+            findings[so_far:so_far] = unfit
         if spec.masks is not None:  # what was counted too small was counted, too, and cost others their seats
             place = Place(reader.chain_id, reader.address, job)
             for attempt in (*state.abandoned, *([state.attempt] if state.attempt is not None else [])):
@@ -279,36 +287,36 @@ def intruders(events: Sequence[Event], spec: JobSpec) -> Iterator[Finding]:
             yield Finding(Kind.RULE, "who may not join was let in", event.participant, listed, event.at, None)
 
 
-def _first_model(job: Job, spec: JobSpec, store: BlobStore, findings: list[Finding]) -> ModelVector | None:
+def _first_model(job: Job, spec: JobSpec, store: BlobStore, findings: list[Finding]) -> FileVector | None:
     terms, at = job.terms, job.created.at
     try:
-        model = fetch_model(store, terms.model_digest, spec)
+        model = hold_model(store, terms.model_digest, spec)
     except (BlobMissing, BlobCorrupt) as error:
         findings.append(
             _unfit(job, store, terms.model_digest, spec.model_bytes, error, what="the first model", kind=Kind.MODEL)
         )
         return None
-    root = chunk_root(model.data.cast("B"), bits=32)
+    root = chunk_root(model.data, bits=32)
     if root != terms.model_root:
         what = "the first model does not have the chunk root that the job names"
         findings.append(Finding(Kind.MODEL, what, terms.model_root.hex(), root.hex(), at, None, job.created.sponsor))
     return model
 
 
-def _first_of_task(bench: Bench | None, model: ModelVector | None) -> Iterator[str]:
+def _first_of_task(evaluating: Evaluating, model: Model | None) -> list[str]:
     """Not a lie: torch may initialise otherwise elsewhere, and a sponsor may begin with weights of its own."""
+    bench = evaluating.bench()
     if bench is None or model is None:
-        return
+        return []
     try:
         made = bench.first_model()
     except BadInput as error:
-        yield f"the first model cannot be compared with the task's: {error}"
-        return
-    if wrong := int(np.count_nonzero(made != model)):
-        yield (
-            f"the first model is not what the task's build_model makes here with the job's seed: {wrong:,} of "
-            f"{len(model):,} coordinates differ"
-        )
+        return [f"the first model cannot be compared with the task's: {error}"]
+    _, wrong = difference(made, model)
+    return [
+        f"the first model is not what the task's build_model makes here with the job's seed: {wrong:,} of "
+        f"{len(model):,} coordinates differ"
+    ][:wrong]
 
 
 def _bench(
@@ -376,16 +384,6 @@ def _frozen(store: BlobStore, frozen: Frozen) -> bytes:
         raise _NotHere(frozen.digest, str(error)) from None
 
 
-@contextmanager
-def _evaluating(bench: Bench | None, workers: int) -> Iterator[Evaluator | None]:
-    """Workers end with the audit, however that ends."""
-    if bench is None:
-        yield None
-        return
-    with closing(bench), closing(evaluator_for(bench, workers=workers)) as evaluator:
-        yield evaluator
-
-
 def _evaluated(rounds: Sequence[AuditedRound]) -> str:
     done = sum(each.evaluation is not None and each.unchecked is None for each in rounds)
     if done == len(rounds):
@@ -395,10 +393,10 @@ def _evaluated(rounds: Sequence[AuditedRound]) -> str:
 
 
 class _Counted:
-    """A store that counts what it served."""
+    """A store that counts what it served. May be shared between threads."""
 
     def __init__(self, store: BlobStore) -> None:
-        self._store = store
+        self._store, self._counting = store, threading.Lock()
         self.blobs = self.bytes = 0
 
     def put(self, data: Buffer) -> Digest:
@@ -413,6 +411,15 @@ class _Counted:
         self._count(len(data))
         return data
 
+    def adopt(self, path: Path) -> Digest | None:
+        return self._store.adopt(path) if isinstance(self._store, HoldsFiles) else None
+
+    def hold(self, digest: Digest, size: int) -> BinaryIO | None:
+        file = self._store.hold(digest, size) if isinstance(self._store, HoldsFiles) else None
+        if file is not None:
+            self._count(size)
+        return file
+
     def pin(self, digest: Digest) -> None:
         self._store.pin(digest)
 
@@ -420,5 +427,6 @@ class _Counted:
         self._store.unpin(digest)
 
     def _count(self, size: int) -> None:
-        self.blobs += 1
-        self.bytes += size
+        with self._counting:
+            self.blobs += 1
+            self.bytes += size

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from typing_extensions import Buffer
 
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Audit
-from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.blobs.store import BlobStore, HoldsFiles
 from deepledger.protocol.chain.events import Revealed, Settled
 from deepledger.protocol.chain.ledger import Reader
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing
@@ -74,6 +76,19 @@ class _Noted:
         self._noting(digest, lambda: data.append(self._store.read(digest, limit=limit)))
         self._had(digest, len(data[0]))
         return data[0]
+
+    def adopt(self, path: Path) -> Digest | None:
+        return self._store.adopt(path) if isinstance(self._store, HoldsFiles) else None
+
+    def hold(self, digest: Digest, size: int) -> BinaryIO | None:
+        files: list[BinaryIO | None] = []
+        if isinstance(self._store, HoldsFiles):
+            hold = self._store.hold
+            self._noting(digest, lambda: files.append(hold(digest, size)))
+        if not files or files[0] is None:
+            return None
+        self._had(digest, size)
+        return files[0]
 
     def pin(self, digest: Digest) -> None:
         self._store.pin(digest)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.auditor.findings import Remeasured
@@ -18,7 +19,7 @@ from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.metrics import relative
 from deepledger.protocol.formats.policies import ContributionRewards
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.vectors import Blocks, ModelVector
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.state import SettledRound
 from deepledger.protocol.privacy.cohort import Cohort
@@ -64,7 +65,7 @@ class _Again:
 
 
 def remeasure(
-    spec: JobSpec, before: ModelVector, revealed: Revealed, claims: Claims, over: SettledRound
+    spec: JobSpec, before: Blocks, revealed: Revealed, claims: Claims, over: SettledRound
 ) -> Remeasured | None:
     """None where nothing was evaluated. `claims` has the results of all coalitions that were asked for.
 
@@ -79,7 +80,7 @@ def remeasure(
     excess: dict[Address, int] = {}
     if differences:
         sources = _Again(claims)
-        again = settle(spec, before.copy(), revealed, sources, outcome=sources.outcome)
+        again = settle(spec, np.empty(len(before), "<i4"), revealed, sources, outcome=sources.outcome, before=before)
         paid = _shares(over.settled.pot, over.settled.accepted, over.settled.scores)
         due = _shares(over.settled.pot, again.accepted, again.scores)
         excess = {

@@ -7,24 +7,26 @@ from contextlib import suppress
 import numpy as np
 
 from deepledger.auditor.counts import check_count
+from deepledger.auditor.evaluating import Evaluating
 from deepledger.auditor.findings import AuditedRound, Finding, Kind
 from deepledger.auditor.remeasure import remeasure
 from deepledger.auditor.sources import GONE, Claims, Find, Underivable, misfit, say
 from deepledger.auditor.unread import settlement_told
 from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobError, StateError
-from deepledger.protocol.evaluation.bench import Bench, agrees
-from deepledger.protocol.evaluation.evaluators import Evaluator
+from deepledger.protocol.evaluation.bench import agrees
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, Report, parse_report
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.vectors import Blocks, ModelVector
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.clip import clip_after
-from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.fetch import hold_model
 from deepledger.protocol.job.state import Job, SettledRound
+from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.settlement.inputs import Place, revealed_in
 from deepledger.protocol.settlement.reporting import build_report
@@ -34,25 +36,29 @@ from deepledger.protocol.types import Address
 
 _FOLLOWING = ("updates", "saturated", "forgotten", "coalitions")
 """Fields of a report that follow from the updates."""
+Model = ModelVector | FileVector
+"""A model that was derived, or as it is in the store."""
 
 
 def audit_round(
     job: Job,
     over: SettledRound,
-    before: ModelVector | None,
+    before: Model | None,
+    after: ModelVector,
     *,
     spec: JobSpec,
     store: BlobStore,
     chain_id: int,
     contract: Address,
-    bench: Bench | None,
-    evaluator: Evaluator | None,
+    evaluating: Evaluating,
     findings: list[Finding],
     open: Open | None = as_it_is,
-) -> tuple[AuditedRound, ModelVector | None]:
+) -> tuple[AuditedRound, Model | None]:
     """`open`: how updates are read; None: they are sealed, and not to us, or encrypted, and their sum cannot be opened.
 
-    `before` is the model that the chain says was before; returns the one that it says came after, if it is there."""
+    `before` is the model that the chain says was before; returns the one that it says came after, if it is there. The
+    model is derived in `after`, whatever was there, and the settled one evaluated meanwhile.
+    """
     settled = over.settled
 
     def find(kind: Kind, explanation: str, claimed: str, derived: str) -> None:
@@ -62,13 +68,14 @@ def audit_round(
 
     report = _report(over, store, find)
     claimed_after, why_not = _claimed_model(over, spec, store)
-    evaluation, unchecked = _evaluate(bench, claimed_after, report)
+    result = evaluating.submit(_evaluate, evaluating, claimed_after, report)
+    claims: Claims | None = None
     derived, believed, remeasured, follows = False, 0, None, None
     if before is not None and all(reveal.participant in over.participants for reveal in over.opened.reveals):
         place = Place(chain_id, contract, job.job)
         revealed = revealed_in(job, over.opened, over.participants, spec, place=place)
-        claims = Claims(store, spec, report, evaluator, find, open=open)
-        after, settlement = np.empty_like(before), None
+        claims = Claims(store, spec, report, evaluating.evaluator, find, open=open)
+        settlement = None
         with suppress(Underivable):
             if open is not None:
                 settlement = settle(spec, after, revealed, claims, outcome=claims.outcome, before=before)
@@ -89,15 +96,16 @@ def audit_round(
                 _compare_money(settlement, over, find)
             if report is not None:
                 _compare_report(report, settlement, job, over, find, chain_id, contract, spec, store, complete=complete)
-        unchecked = unchecked or claims.unchecked
     if spec.masks is not None:
         judged = report.updates if report is not None else ()
         given_up = {Address(each.participant) for each in judged if each.verdict is Verdict.UNAVAILABLE}
         place = Place(chain_id, contract, job.job)
         check_count(job, over.opened, spec, store, place, findings, given_up=given_up)
     settled_model = _settled_model(over, claimed_after, why_not, follows, find)
+    evaluation, unchecked = result.result()
+    unchecked = unchecked or (None if claims is None else claims.unchecked)
     if claimed_after is None:
-        evaluation, failed = _evaluate(bench, settled_model, report)
+        evaluation, failed = evaluating.submit(_evaluate, evaluating, settled_model, report).result()
         unchecked = unchecked or failed
     metrics = spec.validation.metrics
     if report is not None and evaluation is not None and not agrees(report.evaluation, evaluation, metrics):
@@ -121,9 +129,10 @@ def _is_certain(settlement: Settlement, over: SettledRound, claims: Claims, repo
 
 
 def _evaluate(
-    bench: Bench | None, model: ModelVector | None, report: Report | None
+    evaluating: Evaluating, model: Model | None, report: Report | None
 ) -> tuple[Evaluation | None, str | None]:
     """The result, or why the task gave none."""
+    bench = evaluating.bench()
     if bench is None or model is None:
         return None, None
     try:
@@ -153,11 +162,11 @@ def _report(over: SettledRound, store: BlobStore, find: Find) -> Report | None:
     return None
 
 
-def _claimed_model(over: SettledRound, spec: JobSpec, store: BlobStore) -> tuple[ModelVector | None, tuple[Kind, str]]:
+def _claimed_model(over: SettledRound, spec: JobSpec, store: BlobStore) -> tuple[Model | None, tuple[Kind, str]]:
     """The model, or why there is none and whether that is a lie."""
     digest = over.settled.model_digest
     try:
-        return fetch_model(store, digest, spec), (Kind.BLOB, "")
+        return hold_model(store, digest, spec), (Kind.BLOB, "")
     except GONE as error:
         wrong = misfit(store, digest, fits=spec.model_bytes) if isinstance(error, BlobCorrupt) else None
         return None, (Kind.BLOB, str(error)) if wrong is None else (Kind.MODEL, wrong)
@@ -165,11 +174,11 @@ def _claimed_model(over: SettledRound, spec: JobSpec, store: BlobStore) -> tuple
 
 def _settled_model(
     over: SettledRound,
-    claimed: ModelVector | None,
+    claimed: Model | None,
     why_not: tuple[Kind, str],
-    derived: ModelVector | None,
+    derived: Model | None,
     find: Find,
-) -> ModelVector | None:
+) -> Model | None:
     """Compare the settled model with the one that was derived, by digest where only that is there. Returns the settled
     one: the derived one if nobody serves it and the digest is that one's.
     """
@@ -213,18 +222,30 @@ def _compare_money(settlement: Settlement, over: SettledRound, find: Find) -> No
             )
 
 
-def _compare_model(after: ModelVector, claimed: ModelVector, find: Find) -> None:
-    if np.array_equal(after, claimed):
+def _compare_model(after: Model, claimed: Model, find: Find) -> None:
+    first, wrong = difference(after, claimed)
+    if first is None:
         return
-    wrong = np.flatnonzero(after != claimed)
-    first = int(wrong[0])
+    at = slice(first, first + 1)
     find(
         Kind.MODEL,
-        f"the settled model is not the aggregate of the accepted updates: {len(wrong)} of {len(after)} coordinates "
+        f"the settled model is not the aggregate of the accepted updates: {wrong} of {len(after)} coordinates "
         f"differ, the first is coordinate {first}",
-        str(int(claimed[first])),
-        str(int(after[first])),
+        str(int(claimed[at][0])),
+        str(int(after[at][0])),
     )
+
+
+def difference(one: Blocks, other: Blocks) -> tuple[int | None, int]:
+    """The first coordinate in which two models differ, and in how many they do; read part by part."""
+    first, wrong = None, 0
+    for start in range(0, len(one), BLOCK):
+        part = slice(start, min(start + BLOCK, len(one)))
+        differs = one[part] != other[part]
+        if differs.any():
+            first = start + int(differs.argmax()) if first is None else first
+            wrong += int(np.count_nonzero(differs))
+    return first, wrong
 
 
 def _compare_report(

@@ -73,12 +73,14 @@ class Claims:
         store: BlobStore,
         spec: JobSpec,
         report: Report | None,
-        evaluator: Evaluator | None,
+        evaluator: Callable[[], Evaluator | None],
         find: Find,
         *,
         open: Open | None = as_it_is,
     ) -> None:
-        """`open`: how updates are read; None: they are sealed, and not to us."""
+        """`evaluator` gives what evaluates, once that is asked for. `open`: how updates are read; None: they are
+        sealed, and not to us.
+        """
         self._open = open or _unread
         self._store, self._spec, self._evaluator, self._find = store, spec, evaluator, find
         self._report = report
@@ -243,10 +245,10 @@ class Claims:
 
     def derived(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> dict[Coalition, Evaluation]:
         """What is got here. That the task fails here says nothing, unless it failed there, too."""
-        if self._evaluator is None:
-            return {}
         try:
-            results = dict(zip(wanted, self.get(coalitions, wanted), strict=True))
+            if (found := self.get(coalitions, wanted)) is None:
+                return {}
+            results = dict(zip(wanted, found, strict=True))
         except StateError as error:
             self.unchecked = str(error)
             return {}
@@ -259,11 +261,15 @@ class Claims:
             self.unchecked = "the task failed here on models of coalitions"
         return known
 
-    def get(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
-        """What the evaluator says, which is asked once for each. Raises `StateError` if it can say nothing."""
-        assert self._evaluator is not None  # noqa: S101 (the caller looked)
+    def get(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation] | None:
+        """What the evaluator says, which is asked once for each; None where there is none. Raises `StateError` if it
+        can say nothing.
+        """
+        evaluator = self._evaluator()
+        if evaluator is None:
+            return None
         new = [each for each in wanted if each not in self.results]
-        self.results.update(zip(new, self._evaluator.evaluate(coalitions, new), strict=True))
+        self.results.update(zip(new, evaluator.evaluate(coalitions, new), strict=True))
         return [self.results[each] for each in wanted]
 
     def differences(self) -> list[tuple[Evaluation, Evaluation]]:

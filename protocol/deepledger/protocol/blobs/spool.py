@@ -196,6 +196,11 @@ class FileVector:
     def __len__(self) -> int:
         return os.fstat(self._descriptor).st_size // self.dtype.itemsize
 
+    @property
+    def data(self) -> memoryview:
+        """As an array's, read-only: its bytes, in memory only while and where they are looked at."""
+        return memoryview(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ))
+
     def __reduce__(self) -> tuple[Callable[[object], object], tuple[object]]:
         """Goes to other machines as an array."""
         return np.asarray, (self[0 : len(self)],)
