@@ -121,6 +121,23 @@ def test_a_lie_is_named(play, lie, kind):
     assert {finding.at.transaction for finding in result.findings} == {settled.at.transaction}
 
 
+@pytest.mark.parametrize("spoiled", [False, True], ids=["validation set", "no validation set"])
+def test_where_it_evaluates_makes_no_difference_to_what_an_audit_says(play, spoiled):
+    """Beside this process it does so while rounds are derived."""
+    play.round()
+    play.round(lie=move_one_coordinate)
+    play.round(lie=swap_the_validation_result)
+    play.go_home()
+    if spoiled:
+        for digest in (play.spec.validation_digest, play.see().terms.model_digest):
+            next((play.world.folder / "store").rglob(f"{cid_of(digest)}*")).unlink()
+    here = audited(play)
+    reader, store, tasks = play.world.reader(), play.world.store, [play.world.task]
+    beside = audit(reader, store, play.job, tasks=tasks, apart=lambda what: pytest.fail(what))
+    assert not here.matches
+    assert beside == here
+
+
 def pay_for_nothing(claim):
     judged_otherwise(Verdict.ACCEPTED, claim, seat=1)
 
@@ -701,14 +718,15 @@ def test_a_machine_on_which_every_evaluation_fails_accuses_nobody(valued, monkey
 
 def test_workers_end_with_the_audit_however_it_ends(valued, monkeypatch):
     valued.round(valued.trained())
+    valued.round(valued.trained())
     closed = []
     monkeypatch.setattr(InProcesses, "close", lambda workers: closed.append(workers))
 
     class Gone(type(valued.world.store)):
-        def read_into(self, digest, buffer):
+        def hold(self, digest, size):
             if digest == valued.see().model_digest:
                 raise StoreUnreachable("the daemon is down")
-            super().read_into(digest, buffer)
+            return super().hold(digest, size)
 
     store = Gone(valued.world.folder / "store")
     with pytest.raises(StoreUnreachable):

@@ -19,6 +19,7 @@ from deepledger.protocol.formats.spec import UpdateFormat
 from deepledger.protocol.formats.vectors import (
     Decoded,
     decode_model,
+    difference,
     encode_model,
     encode_update,
     float_squares,
@@ -213,3 +214,12 @@ def test_integers_are_the_same_wherever_they_are_written(change: np.ndarray, upd
     assert made.vector is into
     assert np.array_equal(into, apart.vector)
     assert np.array_equal(made.residual, apart.residual)
+
+
+@given(arrays.arrays(np.int32, st.integers(1, 100)), st.sets(st.integers(0, 99)))
+def test_vectors_differ_part_by_part_as_they_do_as_a_whole(values: np.ndarray, changed: set[int]) -> None:
+    other = values.copy()
+    other[[place for place in changed if place < len(values)]] ^= 1
+    wrong = np.flatnonzero(values != other)
+    with patch.object(vectors, "BLOCK", 16):
+        assert difference(values, other) == (int(wrong[0]) if len(wrong) else None, len(wrong))

@@ -213,6 +213,7 @@ def test_handing_updates_to_workers_takes_no_more_memory_with_more_of_them(coali
 ASK = """
 import sys
 from pathlib import Path
+import numpy as np
 from deepledger.protocol.blobs.spool import keep
 from deepledger.protocol.evaluation.bench import bench_with
 from deepledger.protocol.evaluation.task import read_source
@@ -223,12 +224,13 @@ if __name__ == "__main__":
     validation = (folder / "validation.tensors").read_bytes()
     spec, source = parse_spec((folder / "spec.json").read_bytes()), read_source(folder / "task.py")
     bench = bench_with(spec, source, validation, apart=print)
-    first = bench.first_model()
+    first = np.zeros(spec.model.coordinates, np.int32)
     evaluation = bench.evaluate(first)
     assert bench.try_out(keep(first, first.dtype)) == evaluation, "from the file that it is in"
     with bench.threads(1):
         bench.check_repeats(evaluation, bench.try_out(first))
-    print(bench.samples, evaluation.samples, bench.draws(first, evaluation), "torch" in sys.modules)
+    differing = bench.differs_from_first(np.load(folder / "first.npy"))
+    print(bench.samples, evaluation.samples, bench.draws(first, evaluation), differing, "torch" in sys.modules)
     bench.close()
 """
 
@@ -236,8 +238,9 @@ if __name__ == "__main__":
 def test_a_process_that_has_its_models_evaluated_apart_has_no_torch(bench, tmp_path):
     (tmp_path / "spec.json").write_bytes(spec_bytes(bench.spec))
     (tmp_path / "ask.py").write_text(ASK)
+    np.save(tmp_path / "first.npy", bench.first_model() + np.eye(1, bench.spec.model.coordinates, dtype=np.int32)[0])
     done = subprocess.run([sys.executable, tmp_path / "ask.py", tmp_path], capture_output=True, text=True, check=True)
-    assert done.stdout == "50 50 False False\n"
+    assert done.stdout == "50 50 False 1 False\n"
 
 
 class Teller:

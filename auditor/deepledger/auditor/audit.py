@@ -22,14 +22,14 @@ from deepledger.auditor.key_blobs import wrong_key_blobs
 from deepledger.auditor.participant_noise import participant_noise
 from deepledger.auditor.proofs import with_proofs
 from deepledger.auditor.replay import MOST_FINDINGS, hold_against, out_of_place
-from deepledger.auditor.rounds import Model, audit_round, difference
+from deepledger.auditor.rounds import Model, audit_round
 from deepledger.auditor.rules import Rules
 from deepledger.auditor.signatures import Signatures, signatures
 from deepledger.auditor.sources import misfit
 from deepledger.auditor.statements import statements
 from deepledger.protocol.bfv.program import program
 from deepledger.protocol.blobs.spool import FileVector
-from deepledger.protocol.blobs.store import BlobStore, HoldsFiles
+from deepledger.protocol.blobs.store import BlobStore, LendsFiles
 from deepledger.protocol.chain.events import Event, JobCreated, Joined
 from deepledger.protocol.chain.ledger import Head, Reader
 from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
@@ -309,14 +309,15 @@ def _first_of_task(evaluating: Evaluating, model: Model | None) -> list[str]:
     if bench is None or model is None:
         return []
     try:
-        made = bench.first_model()
+        wrong = bench.differs_from_first(model)
     except BadInput as error:
         return [f"the first model cannot be compared with the task's: {error}"]
-    _, wrong = difference(made, model)
+    if not wrong:
+        return []
     return [
         f"the first model is not what the task's build_model makes here with the job's seed: {wrong:,} of "
         f"{len(model):,} coordinates differ"
-    ][:wrong]
+    ]
 
 
 def _bench(
@@ -411,11 +412,8 @@ class _Counted:
         self._count(len(data))
         return data
 
-    def adopt(self, path: Path) -> Digest | None:
-        return self._store.adopt(path) if isinstance(self._store, HoldsFiles) else None
-
     def hold(self, digest: Digest, size: int) -> BinaryIO | None:
-        file = self._store.hold(digest, size) if isinstance(self._store, HoldsFiles) else None
+        file = self._store.hold(digest, size) if isinstance(self._store, LendsFiles) else None
         if file is not None:
             self._count(size)
         return file

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from typing_extensions import Buffer
 
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Audit
-from deepledger.protocol.blobs.store import BlobStore, HoldsFiles
+from deepledger.protocol.blobs.store import BlobStore, LendsFiles
 from deepledger.protocol.chain.events import Revealed, Settled
 from deepledger.protocol.chain.ledger import Reader
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing
@@ -77,12 +76,9 @@ class _Noted:
         self._had(digest, len(data[0]))
         return data[0]
 
-    def adopt(self, path: Path) -> Digest | None:
-        return self._store.adopt(path) if isinstance(self._store, HoldsFiles) else None
-
     def hold(self, digest: Digest, size: int) -> BinaryIO | None:
         files: list[BinaryIO | None] = []
-        if isinstance(self._store, HoldsFiles):
+        if isinstance(self._store, LendsFiles):
             hold = self._store.hold
             self._noting(digest, lambda: files.append(hold(digest, size)))
         if not files or files[0] is None:

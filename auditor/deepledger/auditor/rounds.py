@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import numpy as np
-
 from deepledger.auditor.counts import check_count
 from deepledger.auditor.evaluating import Evaluating
 from deepledger.auditor.findings import AuditedRound, Finding, Kind
@@ -21,12 +19,11 @@ from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, Report, parse_report
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import Blocks, ModelVector
+from deepledger.protocol.formats.vectors import ModelVector, difference
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.clip import clip_after
 from deepledger.protocol.job.fetch import hold_model
 from deepledger.protocol.job.state import Job, SettledRound
-from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.settlement.inputs import Place, revealed_in
 from deepledger.protocol.settlement.reporting import build_report
@@ -234,18 +231,6 @@ def _compare_model(after: Model, claimed: Model, find: Find) -> None:
         str(int(claimed[at][0])),
         str(int(after[at][0])),
     )
-
-
-def difference(one: Blocks, other: Blocks) -> tuple[int | None, int]:
-    """The first coordinate in which two models differ, and in how many they do; read part by part."""
-    first, wrong = None, 0
-    for start in range(0, len(one), BLOCK):
-        part = slice(start, min(start + BLOCK, len(one)))
-        differs = one[part] != other[part]
-        if differs.any():
-            first = start + int(differs.argmax()) if first is None else first
-            wrong += int(np.count_nonzero(differs))
-    return first, wrong
 
 
 def _compare_report(

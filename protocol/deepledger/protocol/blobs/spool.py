@@ -21,7 +21,7 @@ import numpy.typing as npt
 from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.digest import byte_view
-from deepledger.protocol.blobs.store import BlobStore, HoldsFiles
+from deepledger.protocol.blobs.store import BlobStore, HoldsFiles, LendsFiles
 from deepledger.protocol.errors import StateError, StoreUnreachable
 from deepledger.protocol.types import Digest
 
@@ -71,7 +71,7 @@ def fetched(store: BlobStore, digest: Digest, size: int) -> Iterator[IO[bytes]]:
     """A file with a blob of `size` bytes: the store's own, where it has one that only this account can write to, or a
     copy. Raises as `BlobStore.read_into`, and `StateError` without room.
     """
-    file: IO[bytes] | None = store.hold(digest, size) if isinstance(store, HoldsFiles) else None
+    file: IO[bytes] | None = store.hold(digest, size) if isinstance(store, LendsFiles) else None
     if file is not None:
         with file:
             yield file

@@ -65,7 +65,15 @@ class ReadOnly:
 
 
 @runtime_checkable
-class HoldsFiles(Protocol):
+class LendsFiles(Protocol):
+    """A store that has blobs as files on this machine, to read them where they lie."""
+
+    def hold(self, digest: Digest, size: int) -> BinaryIO | None:
+        """A blob's own file, checked; None where others may write to it."""
+
+
+@runtime_checkable
+class HoldsFiles(LendsFiles, Protocol):
     """What a store can do besides whose blobs are files on this machine, see `DirectoryStore`."""
 
     def aside(self) -> Path:
@@ -73,6 +81,3 @@ class HoldsFiles(Protocol):
 
     def adopt(self, path: Path) -> Digest | None:
         """Take a file as a blob without writing its bytes again; None where that cannot be."""
-
-    def hold(self, digest: Digest, size: int) -> BinaryIO | None:
-        """A blob's own file, checked; None where others may write to it."""

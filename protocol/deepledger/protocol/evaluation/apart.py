@@ -32,7 +32,7 @@ from deepledger.protocol.local.temporary import make_folder, remove_folder
 
 _LOOKS = 0.5  # seconds after which it is asked whether the process still lives
 _PATIENCE = 5.0  # seconds that a process has to end
-_MOST_BYTES = 1 << 20  # of an answer that is no model
+_MOST_BYTES = 1 << 20  # of an answer
 
 
 class LacksFrozen(BadInput):
@@ -179,10 +179,7 @@ def _in_file(descriptor: int) -> FileVector:
 
 
 def _write(pipe: Connection, answer: Any) -> None:
-    if isinstance(answer, np.ndarray):
-        pipe.send_bytes(json.dumps({"model": answer.nbytes}).encode())
-        pipe.send_bytes(answer.data.cast("B"))
-    elif isinstance(answer, Evaluation):
+    if isinstance(answer, Evaluation):
         pipe.send_bytes(json.dumps({"evaluation": answer.model_dump()}).encode())
     elif isinstance(answer, DeepledgerError):
         kind = next((kind for kind in _SAID_AGAIN if isinstance(answer, kind)), BadInput)
@@ -196,8 +193,6 @@ def _read(pipe: Connection) -> Any:
     try:
         told = json.loads(pipe.recv_bytes(_MOST_BYTES))
         match told:
-            case {"model": int(size)} if 0 <= size < 1 << 40:
-                return np.frombuffer(pipe.recv_bytes(size), np.int32).copy()
             case {"evaluation": evaluation}:
                 return Evaluation.model_validate(evaluation)
             case {"error": str(name), "why": str(why)}:

@@ -26,7 +26,7 @@ from deepledger.protocol.formats.evaluation import Evaluation, failure, in_words
 from deepledger.protocol.formats.metrics import BUILT_IN, Metric, relative
 from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import Blocks, Decoded, ModelVector, encode_model
+from deepledger.protocol.formats.vectors import Blocks, Decoded, ModelVector, difference, encode_model
 from deepledger.protocol.local.temporary import make_folder, remove_folder
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Bench(ABC):
         """The model that the task begins with, before it is rounded. Raises `BadInput`."""
 
     @abstractmethod
-    def first_model(self) -> ModelVector:
-        """What the task begins with, by the job's seed. Raises `BadInput`."""
+    def differs_from_first(self, model: Blocks) -> int:
+        """In how many coordinates it is not what the task begins with, by the job's seed. Raises `BadInput`."""
 
     @abstractmethod
     def draws(self, model: Blocks, evaluation: Evaluation) -> bool:
@@ -153,7 +153,11 @@ class BenchHere(Bench):
     def try_first(self) -> Evaluation:
         return self._evaluate(self.build())
 
+    def differs_from_first(self, model: Blocks) -> int:
+        return difference(self.first_model(), model)[1]
+
     def first_model(self) -> ModelVector:
+        """What the task begins with, by the job's seed. Raises `BadInput`."""
         return encode_model(read_floats(self.build(), self.spec.model.layout), self.spec.model)
 
     def build(self) -> torch.nn.Module:
@@ -240,9 +244,8 @@ class BenchApart(Bench):
         evaluation: Evaluation = self._apart.call("try_first")
         return evaluation
 
-    def first_model(self) -> ModelVector:
-        model: ModelVector = self._apart.call("first_model")
-        return model
+    def differs_from_first(self, model: Blocks) -> int:
+        return int(self._apart.call("differs_from_first", model=model))
 
     def draws(self, model: Blocks, evaluation: Evaluation) -> bool:
         return bool(self._apart.call("draws", evaluation, model=model))

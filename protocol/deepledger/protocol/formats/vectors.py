@@ -78,6 +78,18 @@ def load(vector: Blocks, into: ModelVector | None = None) -> ModelVector:
     return model
 
 
+def difference(one: Blocks, other: Blocks) -> tuple[int | None, int]:
+    """The first coordinate in which two vectors of one length differ, and in how many they do."""
+    first, differing = None, 0
+    for start in range(0, len(one), BLOCK):
+        part = slice(start, min(start + BLOCK, len(one)))
+        differs = one[part] != other[part]
+        if differs.any():
+            first = start + int(differs.argmax()) if first is None else first
+            differing += int(np.count_nonzero(differs))
+    return first, differing
+
+
 def encode_model(values: Floats, model: ModelFormat) -> ModelVector:
     """Round float values, shape (d,), half to even; variances are at least `least_variance`.
 
