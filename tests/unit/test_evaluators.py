@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -287,6 +288,20 @@ def test_a_question_that_is_given_up_leaves_no_answer_to_the_next(tmp_path, monk
     monkeypatch.undo()
     assert apart.call("slow", 0) == 0
     apart.close()
+
+
+def test_who_ends_it_while_it_works_is_not_told_that_the_task_did(tmp_path):
+    said = []
+    apart = Apart(partial(Teller, tmp_path), warn=said.append)
+    assert apart.call("slow", 0) == 0
+    with ThreadPoolExecutor(1) as beside:
+        asked = beside.submit(apart.call, "slow", 600)
+        while not apart._alone.locked():
+            time.sleep(0.01)
+        apart.close()
+        with pytest.raises(BadInput, match="was ended meanwhile"):
+            asked.result()
+    assert said == []
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

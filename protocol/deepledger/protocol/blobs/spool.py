@@ -63,7 +63,7 @@ def allow_many_files() -> None:
 
 def fetch(store: BlobStore, digest: Digest, file: IO[bytes], size: int) -> None:
     """Fill a reserved file. Raises as `BlobStore.read_into`."""
-    store.read_into(digest, _mapped(file, size, mmap.ACCESS_WRITE))
+    store.read_into(digest, _mapped(file.fileno(), size, mmap.ACCESS_WRITE))
 
 
 @contextmanager
@@ -86,7 +86,7 @@ class Made:
 
     def __init__(self, store: BlobStore, file: IO[bytes], path: Path | None, size: int) -> None:
         self._store, self.file, self._path = store, file, path
-        self.data = _mapped(file, size, mmap.ACCESS_WRITE)
+        self.data = _mapped(file.fileno(), size, mmap.ACCESS_WRITE)
 
     def put(self) -> Digest:
         """Raises as the store does. Nothing may be written to `data` afterwards, unless `part` is called before."""
@@ -199,7 +199,7 @@ class FileVector:
     @property
     def data(self) -> memoryview:
         """As an array's, read-only: its bytes, in memory only while and where they are looked at."""
-        return memoryview(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ))
+        return memoryview(_mapped(self._descriptor, os.fstat(self._descriptor).st_size, mmap.ACCESS_READ))
 
     def __reduce__(self) -> tuple[Callable[[object], object], tuple[object]]:
         """Goes to other machines as an array."""
@@ -208,12 +208,12 @@ class FileVector:
 
 def view(file: IO[bytes], size: int) -> mmap.mmap:
     """The file's bytes, read-only, in memory only while and where they are looked at."""
-    return _mapped(file, size, mmap.ACCESS_READ)
+    return _mapped(file.fileno(), size, mmap.ACCESS_READ)
 
 
-def _mapped(file: IO[bytes], size: int, access: int) -> mmap.mmap:
+def _mapped(descriptor: int, size: int, access: int) -> mmap.mmap:
     """Unmapped when nobody looks at it any more."""
     try:
-        return mmap.mmap(file.fileno(), size, access=access)
+        return mmap.mmap(descriptor, size, access=access)
     except OSError as error:
         raise _no_room(size, error) from error

@@ -72,6 +72,8 @@ class Apart:
                         raise EOFError
                 answer = _read(pipe)
             except (EOFError, OSError):
+                if self._running is None:  # another thread has closed it
+                    raise BadInput("the process that the task runs in was ended meanwhile") from None
                 process.join(_PATIENCE)
                 self.close()
                 why = f"the process that the task runs in {way_out(process.exitcode)}"
@@ -95,7 +97,7 @@ class Apart:
             self._threads = None
 
     def close(self) -> None:
-        """May be used again afterwards."""
+        """May be used again afterwards. Ends what another thread asks, too."""
         atexit.unregister(self.close)
         if self._folder is not None:
             remove_folder(self._folder)
