@@ -393,7 +393,7 @@ def test_pay_that_is_moved_within_the_tolerance_is_told_by_name_and_amount(world
     assert friend in shown
     told = as_json(result)
     assert told["doubts"] == [1]
-    assert int(told["rounds"][1]["remeasured"]["excess"][friend]) == doubt.remeasured.moved
+    assert int(told["rounds"][1]["remeasured"]["excess"][friend]) == doubt.remeasured.excess[friend]
 
 
 @pytest.mark.parametrize(("metric", "lie"), [("loss", within_rounding), ("accuracy", within_accuracy)])
