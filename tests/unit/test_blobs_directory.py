@@ -261,7 +261,11 @@ def test_a_blob_that_is_made_in_the_store_is_not_written_again(store):
         blob.data[:] = DATA
         blob.forget()
         place = os.fstat(blob.file.fileno()).st_ino
+        vector = blob.vector(np.dtype(np.uint8))
         assert blob.put() == DIGEST
+    assert vector[0:LENGTH].tobytes() == DATA
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.pwrite(vector.fileno(), b"!", 0)
     assert (store.path / cid_of(DIGEST)).stat().st_ino == place
     assert [path.name for path in store.path.iterdir()] == [cid_of(DIGEST)]
     assert store.read(DIGEST, limit=LENGTH) == DATA

@@ -122,7 +122,7 @@ def prepare(
 
     with made(store, bench.spec.model_bytes) as after, ThreadPoolExecutor(1) as pool:
         model = as_model(after.data, bench.spec.model)
-        vector, publishing = FileVector(after.file, model.dtype), []
+        vector, publishing = after.vector(model.dtype), []
 
         def publish_model() -> tuple[Digest, Root]:
             root = chunk_root(after.data, bits=32)

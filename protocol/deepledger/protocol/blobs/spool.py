@@ -96,6 +96,13 @@ class Made:
                 return digest
         return self._store.put(self.data)
 
+    def vector(self, dtype: np.dtype[Any]) -> FileVector:
+        """What is in it. Whoever is given that cannot write to what may become a blob of the store."""
+        if self._path is None:
+            return FileVector(self.file, dtype)
+        with self._path.open("rb") as file:
+            return FileVector(file, dtype)
+
     def part(self) -> Digest:
         """Have the store keep a copy of what was put, so that `data` may change again."""
         return self._store.put(self.data)
