@@ -32,7 +32,7 @@ from deepledger.protocol.evaluation.state_dict import write_floats
 from deepledger.protocol.evaluation.task import read_source
 from deepledger.protocol.formats.participant_privacy import AdaptiveClip, Release
 from deepledger.protocol.formats.private_run import Steps
-from deepledger.protocol.formats.vectors import as_model, decode_model
+from deepledger.protocol.formats.vectors import decode_model, load
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 from deepledger.protocol.settlement.aggregation import advance
 from deepledger.protocol.settlement.aggregation.context import Context
@@ -165,7 +165,7 @@ def _played(change: dict[str, object], size: int) -> tuple[float, float]:
         source = read_source(folder / "task.py")
         trainers = [load_trainer(spec, source, shard) for shard in shards]
         validation = trainers[0].task.load_data(folder / "data/validation.safetensors")
-    model, shift = as_model(bytearray(made.model), spec.model), spec.model.fraction_bits - spec.update.fraction_bits
+    model, shift = load(made.model), spec.model.fraction_bits - spec.update.fraction_bits
     residuals = [np.zeros(len(model), np.float32) for _ in trainers]
     clip = None if privacy is None or privacy.adaptive is None else privacy.adaptive.start
     for number in range(made.terms.rounds):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load as tensors_in
 
 from deepledger.api.agreement import of_fates
 from deepledger.api.exported import safetensors_of
@@ -21,7 +21,7 @@ from deepledger.protocol.evaluation.bench import prepare_bench
 from deepledger.protocol.evaluation.blueprint import from_store
 from deepledger.protocol.evaluation.state_dict import frozen_bytes
 from deepledger.protocol.evaluation.task import TaskSource, read_source
-from deepledger.protocol.formats.vectors import as_model, decode_model
+from deepledger.protocol.formats.vectors import decode_model, load
 from deepledger.protocol.settlement.aggregation import advance
 from deepledger.protocol.settlement.aggregation.context import Context
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack
@@ -80,7 +80,7 @@ def test_it_learns_the_digits_that_the_base_has_not_seen(
         load_trainer(spec, source, folder / f"data/participant-{number}.safetensors", fetch=from_store(store))
         for number, source in enumerate((read_source(folder / "task.py"), elsewhere))
     ]
-    model = as_model(bytearray(made.model), spec.model)
+    model = load(made.model)
     none = np.zeros(spec.model.coordinates, np.float32)
     for number in range(2):
         rows = []
@@ -120,7 +120,7 @@ def test_a_base_that_nobody_serves_is_missing(made: Draft, elsewhere: TaskSource
 def test_in_another_process_the_base_is_the_sponsors_too(
     made: Draft, elsewhere: TaskSource, store: DirectoryStore
 ) -> None:
-    model = as_model(made.model, made.spec.model)
+    model = load(made.model)
     apart = prepare_bench(store, made.spec, elsewhere, apart=print)
     assert apart.frozen == made.frozen
     assert apart.evaluate(model) == prepare_bench(store, made.spec, elsewhere).evaluate(model) == made.first
@@ -137,9 +137,9 @@ def test_another_layout_is_named(made: Draft, folder: Path, store: DirectoryStor
 
 def test_what_is_exported_is_the_whole_model(made: Draft, elsewhere: TaskSource, store: DirectoryStore) -> None:
     bench = prepare_bench(store, made.spec, elsewhere)
-    values = decode_model(as_model(made.model, made.spec.model), made.spec.model)
+    values = decode_model(load(made.model), made.spec.model)
     assert made.frozen is not None
-    tensors = load(safetensors_of(made.spec.model, values, made.frozen, {"job": "1"}))
+    tensors = tensors_in(safetensors_of(made.spec.model, values, made.frozen, {"job": "1"}))
     model = bench.task.build_model(2)
     model.load_state_dict(tensors)
     frozen = made.spec.model.frozen

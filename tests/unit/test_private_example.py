@@ -18,7 +18,7 @@ from deepledger.node.accountant import Accountant, Cost
 from deepledger.node.training import load_trainer, make_update
 from deepledger.protocol.evaluation.state_dict import write_floats
 from deepledger.protocol.evaluation.task import Task, read_source
-from deepledger.protocol.formats.vectors import as_model, decode_model
+from deepledger.protocol.formats.vectors import decode_model, load
 from deepledger.protocol.settlement.aggregation import advance
 from deepledger.protocol.settlement.aggregation.context import Context
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack
@@ -48,7 +48,7 @@ def play(played: Played, *, participants: int) -> None:
     spec = made.spec
     shards = [played.folder / f"data/participant-{number}.safetensors" for number in range(participants)]
     trainers = [load_trainer(spec, source, shard) for shard in shards]
-    model, played.spent = as_model(bytearray(made.model), spec.model), [Accountant() for _ in trainers]
+    model, played.spent = load(made.model), [Accountant() for _ in trainers]
     residuals = [np.zeros(spec.model.coordinates, np.float32) for _ in trainers]
     shift = spec.model.fraction_bits - spec.update.fraction_bits
     for number in range(made.terms.rounds):
