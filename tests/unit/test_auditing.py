@@ -73,7 +73,7 @@ def test_what_an_audit_has_evaluated_is_done_in_order_beside_it_or_here_where_th
     def note(number: int) -> None:
         done.append((number, threading.get_ident() == here))
 
-    evaluating = Evaluating(lambda: (None, "not checked"), workers=1, apart=apart)
+    evaluating = Evaluating(lambda: (None, "not checked"), workers=1, apart=apart, ended=threading.Event())
     for asked in [evaluating.submit(note, number) for number in range(3)]:
         asked.result()
     assert done == [(number, not apart) for number in range(3)]
@@ -83,7 +83,7 @@ def test_what_an_audit_has_evaluated_is_done_in_order_beside_it_or_here_where_th
 
 def test_an_audit_that_ends_early_ends_what_its_bench_does_and_begins_nothing_more() -> None:
     bench: Any = Bench()
-    evaluating = Evaluating(lambda: (bench, "checked"), workers=1, apart=True)
+    evaluating = Evaluating(lambda: (bench, "checked"), workers=1, apart=True, ended=threading.Event())
     begins = threading.Event()
     begun = evaluating.submit(lambda: (begins.set(), bench.closed.wait(60)))
     begins.wait(60)
@@ -102,7 +102,7 @@ def test_a_bench_that_is_open_only_when_the_audit_has_ended_is_closed_all_the_sa
         ends.wait(60)
         return bench, "checked"
 
-    evaluating = Evaluating(slowly, workers=1, apart=True)
+    evaluating = Evaluating(slowly, workers=1, apart=True, ended=threading.Event())
     begins.wait(60)
     threading.Timer(0.2, ends.set).start()
     evaluating.close()

@@ -118,21 +118,6 @@ def test_help_names_the_exit_codes_and_loads_nothing_heavy() -> None:
     assert "130 interrupted" in result.stdout
 
 
-def test_commands_begin_without_bls_signatures_which_work_for_whoever_calls_them() -> None:
-    code = (
-        "import sys\n"
-        "from deepledger.cli import lean\n"
-        "lean.leave_bls()\n"
-        "import web3, eth_keyfile\n"
-        "print([name for name in sys.modules if name.startswith('py_ecc.optimized')])\n"
-        "kept = eth_keyfile.create_keyfile_json((7).to_bytes(32, 'big'), b'secret', version=4, iterations=2)\n"
-        "import py_ecc.bls\n"
-        "print(kept['pubkey'] == py_ecc.bls.G2ProofOfPossession.SkToPk(7).hex())"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines() == ["[]", "True"]
-
-
 def test_accounts_are_made_imported_and_listed(tmp_path: Path) -> None:
     made = run("account", "new", "alice", home=tmp_path)
     assert made.exit_code == 0, made.output

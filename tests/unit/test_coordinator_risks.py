@@ -101,17 +101,17 @@ def test_what_the_last_round_took_counts_instead(spec_of: SpecOf) -> None:
     assert pace.work(spec_of(), 8, last=Took(7, 30.0)) == 30 + 4
 
 
-def test_all_updates_of_a_round_have_room(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = spec_of(coordinates=1 << 20)  # 2 MiB an update, 16 MiB all of them
+def test_all_updates_and_models_of_a_round_have_room(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(coordinates=1 << 20)  # 2 MiB an update, 16 MiB all of them; 4 MiB a model, of which there are three
     free = 0
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
-    with pytest.raises(StateError, match="may take 16 MiB"):
+    with pytest.raises(StateError, match="may take 28 MiB"):
         check_room(job(10), spec)
-    free = 16 << 20
+    free = 28 << 20
     check_room(job(10), spec)
-    with pytest.raises(StateError, match="may take 32 MiB"):
+    with pytest.raises(StateError, match="may take 44 MiB"):
         check_room(job(10), spec_of(coordinates=1 << 20, rewards=BY_CONTRIBUTION))
-    with pytest.raises(StateError, match="may take 48 MiB"):  # two rounds are remembered
+    with pytest.raises(StateError, match="may take 60 MiB"):  # two rounds are remembered
         check_room(job(10), spec_of(coordinates=1 << 20, screening={"opposed_percent": 0}))
 
 

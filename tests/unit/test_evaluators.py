@@ -12,13 +12,14 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from threading import Event
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from deepledger.protocol.blobs import digest_of
-from deepledger.protocol.blobs.spool import FileVector, room_for
+from deepledger.protocol.blobs.spool import FileVector, keep, room_for
 from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation import bench as bench_module
 from deepledger.protocol.evaluation import evaluators
@@ -27,7 +28,7 @@ from deepledger.protocol.evaluation.bench import open_bench
 from deepledger.protocol.evaluation.evaluators import InProcesses, OneByOne, OnRay, evaluator_for
 from deepledger.protocol.evaluation.state_dict import format_of, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
-from deepledger.protocol.formats.evaluation import Coalition
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.spec import build_spec, spec_bytes
 from deepledger.protocol.formats.vectors import encode_model
 from deepledger.protocol.local.temporary import remove_folder
@@ -215,7 +216,6 @@ ASK = """
 import sys
 from pathlib import Path
 import numpy as np
-from deepledger.protocol.blobs.spool import keep
 from deepledger.protocol.evaluation.bench import bench_with
 from deepledger.protocol.evaluation.task import read_source
 from deepledger.protocol.formats.spec import parse_spec
@@ -227,7 +227,6 @@ if __name__ == "__main__":
     bench = bench_with(spec, source, validation, apart=print)
     first = np.zeros(spec.model.coordinates, np.int32)
     evaluation = bench.evaluate(first)
-    assert bench.try_out(keep(first, first.dtype)) == evaluation, "from the file that it is in"
     with bench.threads(1):
         bench.check_repeats(evaluation, bench.try_out(first))
     differing = bench.differs_from_first(np.load(folder / "first.npy"))
@@ -262,6 +261,10 @@ class Teller:
 
     def total(self, model):
         return int(model[0 : len(model)].sum(dtype=int))
+
+    def spoils(self, model):
+        os.truncate(f"/proc/self/fd/{model._descriptor}", 0)
+        return len(model)
 
     def prints(self):
         print('{"matches": true}')
@@ -302,6 +305,40 @@ def test_who_ends_it_while_it_works_is_not_told_that_the_task_did(tmp_path):
         with pytest.raises(BadInput, match="was ended meanwhile"):
             asked.result()
     assert said == []
+
+
+def sleeps():
+    time.sleep(600)
+
+
+def test_whoever_waits_for_a_task_that_hangs_while_it_is_loaded_can_be_let_go():
+    ended = Event()
+    apart = Apart(sleeps, warn=lambda _: None, ended=ended)
+    with ThreadPoolExecutor(1) as beside:
+        asked = beside.submit(apart.call, "anything")
+        while apart._running is None:
+            time.sleep(0.01)
+        ended.set()
+        with pytest.raises(BadInput, match="was ended meanwhile"):
+            asked.result()
+    assert apart._running is None
+    with pytest.raises(BadInput, match="was ended meanwhile"):
+        apart.call("anything")
+
+
+def test_an_answer_of_another_kind_than_was_asked_for_is_none(tmp_path):
+    apart = Apart(partial(Teller, tmp_path), warn=lambda _: None)
+    with pytest.raises(BadInput, match="the process that the task runs in"):
+        apart.call("prints", kind=Evaluation)
+    apart.close()
+
+
+def test_no_task_can_write_to_what_others_go_on_from(tmp_path):
+    apart = Apart(partial(Teller, tmp_path), warn=lambda _: None)
+    model = keep(np.arange(5, dtype="<i4"), np.dtype("<i4"))
+    assert apart.call("spoils", model=model) == 0
+    assert model[0:5].tolist() == [0, 1, 2, 3, 4]
+    apart.close()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

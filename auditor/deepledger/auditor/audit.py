@@ -104,8 +104,9 @@ def audit(
         if task is not None:
             find_source(spec.task, [task])
         unfit: list[Finding] = []
-        begin = partial(_bench, state, counted, spec, [task, *tasks] if task else tasks, unfit, apart)
-        with closing(Evaluating(begin, workers=workers, apart=apart is not None)) as evaluating:
+        ended = threading.Event()
+        begin = partial(_bench, state, counted, spec, [task, *tasks] if task else tasks, unfit, apart, ended)
+        with closing(Evaluating(begin, workers=workers, apart=apart is not None, ended=ended)) as evaluating:
             so_far = len(findings)
             model: Model | None = _first_model(state, spec, counted, findings)
             compared = evaluating.submit(_first_of_task, evaluating, model)
@@ -327,6 +328,7 @@ def _bench(
     tasks: Sequence[Path],
     findings: list[Finding],
     apart: Callable[[str], None] | None,
+    ended: threading.Event,
 ) -> tuple[Bench | None, str]:
     """What evaluations are redone with, or why they are not. The validation set is fetched either way."""
     source, why_not, key = None, "not checked because torch is not installed", job.validation_key
@@ -348,7 +350,8 @@ def _bench(
             findings.append(Finding(Kind.SPEC, what, pinned, str(error), job.created.at, None, job.created.sponsor))
             return None, f"not checked because {what}"
         if source is not None:
-            return bench_with(spec, source, validation, fetch=partial(_frozen, store), apart=apart), "checked"
+            fetch = partial(_frozen, store)
+            return bench_with(spec, source, validation, fetch=fetch, apart=apart, ended=ended), "checked"
     except _NotHere as error:
         what = "the frozen entries of the model cannot be had"
         findings.append(Finding(Kind.BLOB, what, str(error.digest), str(error), job.created.at, None))

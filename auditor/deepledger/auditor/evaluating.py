@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from threading import Event
 from typing import ParamSpec, TypeVar
 
 from deepledger.protocol.evaluation.bench import Bench
@@ -19,9 +20,9 @@ Opened = tuple[Bench | None, str]
 class Evaluating:
     """One thing at a time, in the order in which it was asked for."""
 
-    def __init__(self, open: Callable[[], Opened], *, workers: int, apart: bool) -> None:
-        """`apart`: what `open` opens works in another process, and need not be waited for."""
-        self._workers, self._closing = workers, ExitStack()
+    def __init__(self, open: Callable[[], Opened], *, workers: int, apart: bool, ended: Event) -> None:
+        """`apart`: what `open` opens works in another process, and need not be waited for, until this has `ended`."""
+        self._workers, self._closing, self._ended = workers, ExitStack(), ended
         self._aside = ThreadPoolExecutor(1, "evaluate") if apart else _AtOnce()
         self._closing.callback(self._aside.shutdown)
         self._opened = self._aside.submit(self._open, open)
@@ -45,7 +46,8 @@ class Evaluating:
         return self._evaluator
 
     def close(self) -> None:
-        """What has begun ends with the bench, and what has not is not begun."""
+        """What has begun ends with the bench, even while that is opened, and what has not is not begun."""
+        self._ended.set()
         self._aside.shutdown(wait=False, cancel_futures=True)
         self._closing.close()
 

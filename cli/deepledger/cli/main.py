@@ -24,7 +24,6 @@ from deepledger.cli import (
     status,
 )
 from deepledger.cli.commands import Commands
-from deepledger.cli.lean import leave_bls
 
 app = typer.Typer(
     name="deepledger",
@@ -84,5 +83,4 @@ def root(
 
 
 def run() -> None:
-    leave_bls()
     app()

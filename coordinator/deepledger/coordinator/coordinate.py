@@ -74,7 +74,6 @@ class _Coordinator:
     took: Took | None = None  # the last settlement
     settling_since: float | None = None
     prepared: Prepared | None = None
-    last: Prepared | None = None  # that was posted
     doubting: bool = False  # the contract refused again what the trail says is allowed
     verifier: Verifier | None = None
     keys: KeyBlobs | None = None  # of a job with hybrid mask keys
@@ -363,7 +362,6 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
             attempt,
             revealed,
             verifier,
-            last=self.last,
             warn=self.warn,
             stop=self.stop,
         )
@@ -395,7 +393,7 @@ def _settle(self: _Coordinator, attempt: Attempt) -> Receipt | None:
         self.warn(f"{self.diverged}. The bond is in, so that this goes on until the job is over.")
     else:
         self.diverged = None
-    self.last, self.prepared, self.settling_since = prepared, None, None
+    self.prepared = self.settling_since = None
     return receipt
 
 

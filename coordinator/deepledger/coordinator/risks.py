@@ -81,6 +81,7 @@ def check_room(job: Job, spec: JobSpec) -> None:
     """Raises `StateError` where the temporary folder could not hold what a round may bring."""
     handed_on = most_coalitions(spec, job.terms.max_participants) > 0  # to the processes that evaluate
     needed = (1 + spec.remembered_rounds + handed_on) * job.terms.max_participants * spec.blob_bytes
+    needed += 3 * spec.model_bytes  # before, after, and the copy that is evaluated
     if spec.masks is not None:
         needed += spec.masks.groups * spec.model_bytes  # sums have 32 bits, too
     try:
@@ -90,8 +91,8 @@ def check_room(job: Job, spec: JobSpec) -> None:
         raise StateError(f"there is no folder for temporary files: {error.strerror}; set TMPDIR to one") from None
     if free < needed:
         raise StateError(
-            f"the updates of a round of job {job.job} may take {needed >> 20} MiB, and {folder} has {free >> 20} MiB "
-            "free: make room, or set TMPDIR to another folder"
+            f"updates and models of a round of job {job.job} may take {needed >> 20} MiB, and {folder} has "
+            f"{free >> 20} MiB free: make room, or set TMPDIR to another folder"
         )
 
 

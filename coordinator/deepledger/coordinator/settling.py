@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from deepledger.coordinator.verify import Verifier
-from deepledger.protocol.blobs.spool import FileVector, made
+from deepledger.protocol.blobs.spool import made
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import BlobError
@@ -34,6 +35,8 @@ from deepledger.protocol.settlement.reporting import build_report
 from deepledger.protocol.settlement.settle import Settlement, settle
 from deepledger.protocol.types import Digest, Root
 
+Put = TypeVar("Put")
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -42,7 +45,6 @@ class Prepared:
     attempt: Attempt
     revealed: Revealed
     model_before: Digest
-    model_after: FileVector
     settlement: Settlement
     evaluation: Evaluation
     model_digest: Digest
@@ -100,39 +102,32 @@ def prepare(
     revealed: Revealed,
     verifier: Verifier,
     *,
-    last: Prepared | None,
     warn: Callable[[str], None],
     stop: threading.Event,
 ) -> Prepared:
-    """Safe to repeat: same inputs, same model. `last`: what was settled here before, whose model need not be read again
-    if it is the one. Raises as the store does until the model is there, and `Stopped`.
-    """
+    """Safe to repeat: same inputs, same model. Raises as the store does until the model is there, and `Stopped`."""
     verifier.expect_all(revealed)
     verifier.remember(revealed.earlier, known={})
-    if last is not None and last.model_digest == job.model_digest:
-        before = last.model_after
-    else:
-        before = hold_model(store, job.model_digest, bench.spec)
+    before = hold_model(store, job.model_digest, bench.spec)
     clip = clip_after(job.history[: attempt.round], bench.spec, store)
     sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())
 
-    def publish(put: Callable[[], Digest]) -> Digest:
+    def publish(put: Callable[[], Put]) -> Put:
         """Whatever is wrong with the store must not cost us the work that is done."""
         return persist(put, warn=warn, stop=stop, passes=lambda error: isinstance(error, BlobError))
 
     with made(store, bench.spec.model_bytes) as after, ThreadPoolExecutor(1) as pool:
-        model = as_model(after.data, bench.spec.model)
-        vector, publishing = after.vector(model.dtype), []
+        model, publishing = as_model(after.data, bench.spec.model), []
 
         def publish_model() -> tuple[Digest, Root]:
             root = chunk_root(after.data, bits=32)
             after.forget()
             return publish(after.put), root
 
-        def outcome(coalitions: Coalitions, accepted: Coalition, _model: ModelVector) -> Evaluation:  # noqa: ARG001
-            """Evaluates while it is published, from the file."""
+        def outcome(coalitions: Coalitions, accepted: Coalition, model: ModelVector) -> Evaluation:  # noqa: ARG001
+            """Evaluates while it is published."""
             publishing.append(pool.submit(publish_model))
-            evaluation = bench.evaluate(vector)
+            evaluation = bench.evaluate(model)
             if evaluation.diverged:
                 publishing[0].result()
                 publish(after.part)
@@ -163,7 +158,6 @@ def prepare(
         attempt=attempt,
         revealed=revealed,
         model_before=job.model_digest,
-        model_after=vector,
         settlement=settlement,
         evaluation=evaluation,
         model_digest=digest,

@@ -8,6 +8,7 @@ to free space, delete files. What writers that were killed left unfinished goes 
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import re
@@ -27,6 +28,7 @@ from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StoreUnreachabl
 from deepledger.protocol.types import Digest
 
 _UNFINISHED: Final = re.compile(r"\.\w{59}\.[0-9a-f]{16}|\.adopted\.[0-9a-f]{16}")
+_MADE: Final = re.compile(r"\.made\.[0-9a-f]{16}")
 _ABANDONED: Final = 86_400  # seconds without a byte written
 
 
@@ -44,9 +46,7 @@ class DirectoryStore:
         unfinished = self._unfinished(digest)
         with self._reachable():
             self.path.mkdir(parents=True, exist_ok=True)
-            if not self._swept:
-                _sweep(self.path)
-                self._swept = True
+            self._sweep()
             try:
                 with unfinished.open("xb", buffering=0) as file:
                     _write_all(file, view)
@@ -71,18 +71,31 @@ class DirectoryStore:
         if filled != size or grown or digest_of(view) != digest:
             raise self._altered(digest)
 
-    def aside(self) -> Path:
-        """In the folder itself. Who is killed with such a file leaves it to the next `put`, a day later."""
+    @contextmanager
+    def aside(self, size: int) -> Iterator[BinaryIO]:
+        """In the folder itself, and locked: what a process leaves behind that was killed, the next one removes."""
+        path = self.path / f".made.{secrets.token_hex(8)}"
         with self._reachable():
             self.path.mkdir(parents=True, exist_ok=True)
-        return self.path / f".adopted.{secrets.token_hex(8)}"
+            self._sweep()
+            file = path.open("x+b")
+        try:
+            with file:
+                with suppress(OSError):  # not every file system has locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with self._reachable():
+                    os.posix_fallocate(file.fileno(), 0, size)
+                yield file
+        finally:
+            path.unlink(missing_ok=True)
 
     def adopt(self, path: Path) -> Digest | None:
         """As `put` for a file whose bytes are not written again: it gets a second name here. None, and nothing is done,
         where that cannot be, say on another disk. Nobody may write to the file afterwards.
         """
-        unfinished = self.aside()
+        unfinished = self.path / f".adopted.{secrets.token_hex(8)}"
         with self._reachable():
+            self.path.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(path, unfinished)
             except OSError:
@@ -127,6 +140,11 @@ class DirectoryStore:
         del digest
         with self._reachable(), os.scandir(self.path):
             pass
+
+    def _sweep(self) -> None:
+        if not self._swept:
+            _sweep(self.path)
+            self._swept = True
 
     def _unfinished(self, digest: Digest) -> Path:
         return self.path / f".{cid_of(digest)}.{secrets.token_hex(8)}"
@@ -193,7 +211,11 @@ def _sweep(path: Path) -> None:
     now = time.time()
     with os.scandir(path) as entries:
         for entry in entries:
-            if _UNFINISHED.fullmatch(entry.name):
+            if _MADE.fullmatch(entry.name):
+                with suppress(OSError), open(entry, "rb", opener=_open_without_waiting) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is nobody's any more
+                    Path(entry).unlink()
+            elif _UNFINISHED.fullmatch(entry.name):
                 with suppress(OSError):  # somebody else swept it, or may not be swept by us
                     if now - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED:
                         Path(entry).unlink()

@@ -12,7 +12,7 @@ import resource
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +22,7 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.digest import byte_view
 from deepledger.protocol.blobs.store import BlobStore, HoldsFiles, LendsFiles
-from deepledger.protocol.errors import StateError, StoreUnreachable
+from deepledger.protocol.errors import StateError
 from deepledger.protocol.types import Digest
 
 
@@ -84,28 +84,24 @@ def fetched(store: BlobStore, digest: Digest, size: int) -> Iterator[IO[bytes]]:
 class Made:
     """A blob that is made here, in a file: that is what a store of files then takes, and others are sent."""
 
-    def __init__(self, store: BlobStore, file: IO[bytes], path: Path | None, size: int) -> None:
-        self._store, self.file, self._path = store, file, path
-        self.data = _mapped(file.fileno(), size, mmap.ACCESS_WRITE)
+    def __init__(self, store: BlobStore, data: mmap.mmap, path: Path | None = None) -> None:
+        self.data = data
+        self._store, self._path, self._adopted = store, path, False
 
     def put(self) -> Digest:
         """Raises as the store does. Nothing may be written to `data` afterwards, unless `part` is called before."""
         if self._path is not None and isinstance(self._store, HoldsFiles):
             digest = self._store.adopt(self._path)
             if digest is not None:
+                self._adopted = True
                 return digest
         return self._store.put(self.data)
 
-    def vector(self, dtype: np.dtype[Any]) -> FileVector:
-        """What is in it. Whoever is given that cannot write to what may become a blob of the store."""
-        if self._path is None:
-            return FileVector(self.file, dtype)
-        with self._path.open("rb") as file:
-            return FileVector(file, dtype)
-
-    def part(self) -> Digest:
-        """Have the store keep a copy of what was put, so that `data` may change again."""
-        return self._store.put(self.data)
+    def part(self) -> None:
+        """Have the store keep a copy of what was put, so that `data` may change again. Raises as the store does."""
+        if self._adopted:
+            self._store.put(self.data)
+            self._adopted = False
 
     def forget(self) -> None:
         """What is in memory of it goes; it is read again where it is looked at."""
@@ -117,23 +113,22 @@ def made(store: BlobStore, size: int) -> Iterator[Made]:
     """Room for a blob of `size` bytes. Raises `StateError` where there is none, and `StoreUnreachable` where that is to
     be in the store.
     """
-    if not isinstance(store, HoldsFiles):
-        with room_for(size) as file, file:
-            yield Made(store, file, None, size)
-        return
-    path = store.aside()
+    if isinstance(store, HoldsFiles):
+        with store.aside(size) as lasting:
+            data = _mapped_where_possible(lasting, size)
+            if data is not None:
+                yield Made(store, data, Path(lasting.name))
+                return
+    with room_for(size) as file, file:
+        yield Made(store, _mapped(file.fileno(), size, mmap.ACCESS_WRITE))
+
+
+def _mapped_where_possible(file: IO[bytes], size: int) -> mmap.mmap | None:
+    """None in a folder whose files cannot be mapped, as some that are shared with another machine."""
     try:
-        with ExitStack() as stack:
-            try:
-                file = stack.enter_context(path.open("x+b"))
-                os.posix_fallocate(file.fileno(), 0, size)
-            except OSError as error:
-                raise StoreUnreachable(
-                    f"there is no room for a blob of {size} bytes in {path.parent}: {error.strerror}; free space there"
-                ) from error
-            yield Made(store, file, path, size)
-    finally:
-        path.unlink(missing_ok=True)
+        return mmap.mmap(file.fileno(), size)
+    except OSError:
+        return None
 
 
 def keep(data: Buffer, dtype: np.dtype[Any]) -> FileVector:
@@ -166,10 +161,6 @@ class FileVector:
         except OSError as error:
             raise _no_room(os.fstat(file.fileno()).st_size, error) from error
         weakref.finalize(self, os.close, self._descriptor)
-
-    def fileno(self) -> int:
-        """Of its file: another process may be given it."""
-        return self._descriptor
 
     def __getitem__(self, part: slice) -> npt.NDArray[Any]:
         values = np.empty(part.stop - part.start, self.dtype)

@@ -5,6 +5,7 @@ A store is not trusted. What it returns is checked against the digest before any
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
@@ -76,8 +77,8 @@ class LendsFiles(Protocol):
 class HoldsFiles(LendsFiles, Protocol):
     """What a store can do besides whose blobs are files on this machine, see `DirectoryStore`."""
 
-    def aside(self) -> Path:
-        """A name that nobody has, for a file to be made that is adopted afterwards."""
+    def aside(self, size: int) -> AbstractContextManager[BinaryIO]:
+        """A new file of `size` bytes that is to be adopted once it is filled; without that it is gone afterwards."""
 
     def adopt(self, path: Path) -> Digest | None:
         """Take a file as a blob without writing its bytes again; None where that cannot be."""

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from deepledger.protocol.local.temporary import make_folder, remove_folder
 _LOOKS = 0.5  # seconds after which it is asked whether the process still lives
 _PATIENCE = 5.0  # seconds that a process has to end
 _MOST_BYTES = 1 << 20  # of an answer
+_ENDED = "the process that the task runs in was ended meanwhile"
 
 
 class LacksFrozen(BadInput):
@@ -48,32 +48,42 @@ class Apart:
     What it raises has to be a `DeepledgerError`: anything else ends that process. `warn` hears when it ends, and how.
     """
 
-    def __init__(self, begin: Callable[[], object], *, warn: Callable[[str], None]) -> None:
-        self._begin, self._warn = begin, warn
+    def __init__(
+        self,
+        begin: Callable[[], object],
+        *,
+        warn: Callable[[str], None],
+        ended: threading.Event | None = None,
+    ) -> None:
+        """Once it has `ended`, whoever waits for an answer gets `BadInput`, and nothing is asked any more."""
+        self._begin, self._warn, self._ended = begin, warn, ended or threading.Event()
         self._alone = threading.Lock()
         self._running: tuple[BaseProcess, Connection] | None = None
         self._threads: int | None = None
         self._folder: Path | None = None
 
-    def call(self, method: str, *arguments: Any, model: Blocks | None = None) -> Any:
-        """What the method returns, given `model` first. Raises what it raises, and `BadInput` where the task ends the
-        process.
+    def call(self, method: str, *arguments: Any, model: Blocks | None = None, kind: type[object] = int) -> Any:
+        """What the method returns, given `model` first: of that `kind`. Raises what it raises, and `BadInput` where the
+        task ends the process.
         """
         with self._alone:
+            path = None if model is None else self._written(model)
+            if self._ended.is_set():
+                raise BadInput(_ENDED)
             process, pipe = self._running = self._running or self._start()
             try:
                 if not process.is_alive():
                     raise EOFError
-                pipe.send((method, arguments, self._threads, model is not None))
-                if model is not None:
-                    self._hand_over(model, process, pipe)
+                pipe.send((method, arguments, self._threads, path))
                 while not pipe.poll(_LOOKS):
+                    if self._ended.is_set():
+                        raise BadInput(_ENDED)
                     if not process.is_alive() and not pipe.poll():
                         raise EOFError
-                answer = _read(pipe)
+                answer = _read(pipe, kind)
             except (EOFError, OSError):
                 if self._running is None:  # another thread has closed it
-                    raise BadInput("the process that the task runs in was ended meanwhile") from None
+                    raise BadInput(_ENDED) from None
                 process.join(_PATIENCE)
                 self.close()
                 why = f"the process that the task runs in {way_out(process.exitcode)}"
@@ -99,12 +109,12 @@ class Apart:
     def close(self) -> None:
         """May be used again afterwards. Ends what another thread asks, too."""
         atexit.unregister(self.close)
-        if self._folder is not None:
-            remove_folder(self._folder)
-            self._folder = None
-        if self._running is not None:
-            process, pipe = self._running
-            self._running = None
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            remove_folder(folder)
+        running, self._running = self._running, None
+        if running is not None:
+            process, pipe = running
             pipe.close()
             process.terminate()
             process.join(_PATIENCE)
@@ -112,13 +122,10 @@ class Apart:
                 process.kill()
                 process.join()
 
-    def _hand_over(self, model: Blocks, process: BaseProcess, pipe: Connection) -> None:
-        """As a file: through a pipe it would be in memory three times. What is in one already is not written again.
-        Raises `StateError` without room for it.
+    def _written(self, model: Blocks) -> Path:
+        """A copy in a file: through a pipe it would be in memory three times, and what others go on from no task may
+        write to. Raises `StateError` without room for it.
         """
-        if isinstance(model, FileVector):
-            send_handle(pipe, model.fileno(), process.pid)
-            return
         try:
             self._folder = self._folder or make_folder()
             path = self._folder / "model"
@@ -126,13 +133,12 @@ class Apart:
                 for start in range(0, len(model), BLOCK):
                     file.write(model[start : min(start + BLOCK, len(model))].data)
                 file.truncate()
-                file.flush()
-                send_handle(pipe, file.fileno(), process.pid)
         except OSError as error:
             raise StateError(
                 f"no model can be handed to the process that evaluates it: {error.strerror}; free space, or set TMPDIR "
                 "to another folder"
             ) from error
+        return path
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         ours, theirs = SPAWNED.Pipe()
@@ -161,8 +167,8 @@ def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
     usual, made = torch.get_num_threads(), None
     with suppress(EOFError, OSError):
         while True:
-            method, arguments, threads, has_model = pipe.recv()
-            models = [_in_file(recv_handle(pipe))] if has_model else []
+            method, arguments, threads, path = pipe.recv()
+            models = [] if path is None else [_in_file(path)]
             torch.set_num_threads(threads or usual)
             try:
                 made = made or begin()
@@ -172,8 +178,8 @@ def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
             _write(pipe, answer)
 
 
-def _in_file(descriptor: int) -> FileVector:
-    with os.fdopen(descriptor, "rb") as file:
+def _in_file(path: Path) -> FileVector:
+    with path.open("rb") as file:
         return FileVector(file, np.dtype("<i4"))
 
 
@@ -190,16 +196,16 @@ def _write(pipe: Connection, answer: Any) -> None:
         pipe.send_bytes(json.dumps({"value": answer}).encode())
 
 
-def _read(pipe: Connection) -> Any:
+def _read(pipe: Connection, wanted: type[object]) -> Any:
     """Raises `OSError` for what is too long, and `EOFError` for what is no answer: both end the process."""
     try:
         told = json.loads(pipe.recv_bytes(_MOST_BYTES))
         match told:
-            case {"evaluation": evaluation}:
+            case {"evaluation": evaluation} if wanted is Evaluation:
                 return Evaluation.model_validate(evaluation)
             case {"error": str(name), "why": str(why)}:
                 return next(kind for kind in _SAID_AGAIN if kind.__name__ == name)(why)
-            case {"value": bool() | int() as value}:
+            case {"value": bool() | int() as value} if wanted is int:
                 return value
     except (ValueError, StopIteration):
         pass

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, overload
 
 from typing_extensions import Buffer
@@ -209,19 +210,20 @@ class BenchApart(Bench):
         *,
         fetch: Callable[[Frozen], bytes],
         warn: Callable[[str], None],
+        ended: Event | None = None,
     ) -> None:
         self.spec, self.path, self.frozen, self._source = spec, path, None, source
         try:
-            self._apart, self._samples = self._opened(warn)
+            self._apart, self._samples = self._opened(warn, ended)
         except LacksFrozen:
             assert spec.model.frozen is not None  # noqa: S101 (that was asked for)
             self.frozen = fetch(spec.model.frozen)
-            self._apart, self._samples = self._opened(warn)
+            self._apart, self._samples = self._opened(warn, ended)
         weakref.finalize(self, self._apart.close)
 
-    def _opened(self, warn: Callable[[str], None]) -> tuple[Apart, int]:
+    def _opened(self, warn: Callable[[str], None], ended: Event | None) -> tuple[Apart, int]:
         begin = partial(_open, self.spec, self._source, self.path, self.frozen)
-        apart = Apart(begin, warn=warn)
+        apart = Apart(begin, warn=warn, ended=ended)
         try:
             return apart, apart.call("count_samples")
         except BaseException:
@@ -237,11 +239,11 @@ class BenchApart(Bench):
         return self._samples
 
     def try_out(self, model: Blocks) -> Evaluation:
-        evaluation: Evaluation = self._apart.call("try_out", model=model)
+        evaluation: Evaluation = self._apart.call("try_out", model=model, kind=Evaluation)
         return evaluation
 
     def try_first(self) -> Evaluation:
-        evaluation: Evaluation = self._apart.call("try_first")
+        evaluation: Evaluation = self._apart.call("try_first", kind=Evaluation)
         return evaluation
 
     def differs_from_first(self, model: Blocks) -> int:
@@ -308,6 +310,7 @@ def bench_with(
     *,
     fetch: Callable[[Frozen], bytes] = nowhere,
     apart: Callable[[str], None] | None,
+    ended: Event | None = None,
 ) -> Bench: ...
 
 
@@ -318,12 +321,14 @@ def bench_with(
     *,
     fetch: Callable[[Frozen], bytes] = nowhere,
     apart: Callable[[str], None] | None = None,
+    ended: Event | None = None,
 ) -> Bench:
     """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails, and `StateError` without
     room for the validation set.
 
     The validation set is a file with the spec's suffix, which stays for as long as the bench lives: tasks may map it
-    into memory or read it again. With `apart`, which is told when that ends, models are evaluated in another process.
+    into memory or read it again. With `apart`, which is told when that ends, models are evaluated in another process,
+    until it has `ended`, if that is given.
     """
     try:
         folder = make_folder()
@@ -338,7 +343,7 @@ def bench_with(
         if apart is None:
             bench: Bench = open_bench(spec, source, path, fetch=fetch)
         else:
-            bench = BenchApart(spec, source, path, fetch=fetch, warn=apart)
+            bench = BenchApart(spec, source, path, fetch=fetch, warn=apart, ended=ended)
     except BaseException:
         remove_folder(folder)
         raise
