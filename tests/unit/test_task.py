@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -441,3 +442,20 @@ def test_processes_that_a_task_forks_may_end_as_they_do(task_of):
     source = SOURCE.replace("def evaluate(model, data):", f"def evaluate(model, data):\n    {fork}")
     task = task_of(source.replace('"correct": 1', '"correct": os.waitstatus_to_exitcode(status)'))
     assert task.evaluate(torch.nn.Linear(3, 2), "12345678", seed=1).correct == 7
+
+
+def test_several_threads_load_tasks_at_once(tmp_path):
+    """Python before 3.11.8 loses count where one parses, another's turn comes, as it may while garbage is collected,
+    and that one parses, too.
+    """
+    path, callback, before = tmp_path / "task.py", lambda *_: time.sleep(0.0001), gc.get_threshold()
+    path.write_text(SOURCE + "NUMBERS = [1, (2, [3, 4]), {5: 6}]\n" * 100 + "# there is no TASK\n")
+    gc.callbacks.append(callback)
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            loaded = list(threads.map(Task, [read_source(path)] * 12))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(callback)
+    assert len(loaded) == 12

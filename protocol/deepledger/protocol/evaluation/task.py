@@ -19,6 +19,7 @@ from hashlib import sha256
 from inspect import Parameter, Signature, signature
 from numbers import Integral
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -293,9 +294,16 @@ def _no_banners() -> Iterator[None]:
         logging.disable(before)
 
 
+_parsing = Lock()  # Python before 3.11.8 and 3.12.2 fails where two threads do it at once (its gh-106905)
+
+
 def _until_task(source: bytes) -> bytes:
     """The source as far as `TASK = …` goes, where there is one: below it, a script does what it does as a program."""
-    for statement in ast.parse(source).body:
+    if TASK.encode() not in source:
+        return source
+    with _parsing:
+        parsed = ast.parse(source)
+    for statement in parsed.body:
         if isinstance(statement, ast.Assign) and any(
             isinstance(to, ast.Name) and to.id == TASK for to in statement.targets
         ):
