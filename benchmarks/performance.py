@@ -90,7 +90,11 @@ def earlier(commit: str, folder: Path) -> Iterator[Build]:
 
 
 def noise(folder: Path, coordinates: int) -> str:
-    """A job in which training adds noise. Its windows have room for the slowest machine."""
+    """A job in which training adds noise, in a folder of its own, which the stage copies. Its windows have room for the
+    slowest machine.
+    """
+    folder = folder / "noise"
+    folder.mkdir(exist_ok=True)
     job = (TREE / "examples/digits/job.toml").read_text()
     job = re.sub(r"(?ms)^\[training.hyperparameters\].*?(?=^\[)", "[training.hyperparameters]\n\n", job)
     job = re.sub(r"(?m)^norm_bound = \S+", f"norm_bound = {0.02 * coordinates**0.5}", job)
