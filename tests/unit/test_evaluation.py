@@ -15,12 +15,12 @@ from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.evaluation.bench import Bench, agrees, prepare_bench
-from deepledger.protocol.evaluation.state_dict import format_of, read_floats
+from deepledger.protocol.evaluation.state_dict import format_of, keep_model, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.evaluation import FAILED_LOSS, Evaluation, failure
 from deepledger.protocol.formats.metrics import ACCURACY, BUILT_IN, LOSS, Metric
 from deepledger.protocol.formats.spec import build_spec
-from deepledger.protocol.formats.vectors import encode_model
+from deepledger.protocol.formats.vectors import encode_model, load
 
 TASK = """
 import torch
@@ -177,7 +177,7 @@ def test_no_result_depends_on_the_evaluations_before(line: str, tmp_path: Path, 
 def test_what_the_task_itself_keeps_of_an_evaluation_is_refused(tmp_path: Path, temporary: Path) -> None:
     counting = "load_data.calls = getattr(load_data, 'calls', 0) + 1; model.calls += load_data.calls"
     bench = prepare(tmp_path, b"1", SPOILING.replace("LINE", counting))
-    model = bench.first_model()
+    model = load(keep_model(bench.build(), bench.spec.model))
     with pytest.raises(
         BadInput, match=r"evaluate of task .*lazy\.py gives .*for the same model again .*: let it depend"
     ):

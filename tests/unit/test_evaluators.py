@@ -26,11 +26,11 @@ from deepledger.protocol.evaluation import evaluators
 from deepledger.protocol.evaluation.apart import Apart
 from deepledger.protocol.evaluation.bench import open_bench
 from deepledger.protocol.evaluation.evaluators import InProcesses, OneByOne, OnRay, evaluator_for
-from deepledger.protocol.evaluation.state_dict import format_of, read_floats
+from deepledger.protocol.evaluation.state_dict import format_of, keep_model, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.spec import build_spec, spec_bytes
-from deepledger.protocol.formats.vectors import encode_model
+from deepledger.protocol.formats.vectors import encode_model, load
 from deepledger.protocol.local.temporary import remove_folder
 from deepledger.protocol.settlement.aggregation.context import Context
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack
@@ -238,7 +238,10 @@ if __name__ == "__main__":
 def test_a_process_that_has_its_models_evaluated_apart_has_no_torch(bench, tmp_path):
     (tmp_path / "spec.json").write_bytes(spec_bytes(bench.spec))
     (tmp_path / "ask.py").write_text(ASK)
-    np.save(tmp_path / "first.npy", bench.first_model() + np.eye(1, bench.spec.model.coordinates, dtype=np.int32)[0])
+    np.save(
+        tmp_path / "first.npy",
+        load(keep_model(bench.build(), bench.spec.model)) + np.eye(1, bench.spec.model.coordinates, dtype=np.int32)[0],
+    )
     done = subprocess.run([sys.executable, tmp_path / "ask.py", tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout == "50 50 False 1 False\n"
 

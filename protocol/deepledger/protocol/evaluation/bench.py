@@ -14,20 +14,21 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
 from deepledger.protocol.evaluation.apart import Apart, LacksFrozen
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, from_store, given, nowhere
-from deepledger.protocol.evaluation.state_dict import read_floats, write_floats, write_frozen
+from deepledger.protocol.evaluation.state_dict import float_parts, write_floats, write_frozen
 from deepledger.protocol.evaluation.task import Task, TaskSource
 from deepledger.protocol.evaluation.validation import fetch_validation
 from deepledger.protocol.formats.evaluation import Evaluation, failure, in_words
 from deepledger.protocol.formats.metrics import BUILT_IN, Metric, relative
 from deepledger.protocol.formats.model import Frozen
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import Blocks, Decoded, ModelVector, difference, encode_model
+from deepledger.protocol.formats.vectors import Blocks, Decoded, encode_parts
 from deepledger.protocol.local.temporary import make_folder, remove_folder
 
 if TYPE_CHECKING:
@@ -155,11 +156,8 @@ class BenchHere(Bench):
         return self._evaluate(self.build())
 
     def differs_from_first(self, model: Blocks) -> int:
-        return difference(self.first_model(), model)[1]
-
-    def first_model(self) -> ModelVector:
-        """What the task begins with, by the job's seed. Raises `BadInput`."""
-        return encode_model(read_floats(self.build(), self.spec.model.layout), self.spec.model)
+        first = encode_parts(float_parts(self.build(), self.spec.model.layout), self.spec.model)
+        return sum(int(np.count_nonzero(integers != model[part])) for part, integers in first)
 
     def build(self) -> torch.nn.Module:
         """The job's first model, a new one each time: what `evaluate` does to a model is gone with it, so that no
