@@ -2,7 +2,7 @@
 
     large   100 million coordinates, four participants whose training adds noise: a round, peak memory, the audit
     medium  10 million coordinates: a round, beside Flower's simulation
-    small   the demo's network on digits, trained: a round, beside Flower's simulation
+    small   a perceptron on the digits, one epoch: a round, beside Flower's simulation
     cold    ten rounds of that with all that comes before and after, beside Flower's simulation as a whole command
     rest    how often a coordinator asks its RPC node while nobody has joined
 
@@ -105,6 +105,60 @@ def noise(folder: Path, coordinates: int) -> str:
     return str(folder)
 
 
+MLP = """
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as f
+from torch.utils.data import TensorDataset
+
+
+def build_model():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def load_data(path):
+    shard = load_file(path)
+    return TensorDataset(shard["images"].float() / 16, shard["labels"].long())
+
+
+def train(model, data, *, learning_rate, batch_size):
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    images, labels = data.tensors
+    for batch in torch.randperm(len(labels)).split(batch_size):
+        optimizer.zero_grad()
+        f.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
+
+
+def evaluate(model, data):
+    images, labels = data.tensors
+    logits = model(images)
+    correct = int((logits.argmax(dim=1) == labels).sum())
+    return {"samples": len(labels), "correct": correct, "loss": float(f.cross_entropy(logits, labels))}
+"""
+COPY = """
+import shutil
+import sys
+
+shutil.copytree({data!r}, sys.argv[sys.argv.index("--into") + 1])
+"""
+
+
+def perceptron(folder: Path) -> str:
+    """A job whose training takes next to nothing, and whose data are there already, as Flower's are."""
+    data, folder = folder / "digits", folder / "perceptron"
+    prepare = [sys.executable, TREE / "examples/digits/prepare.py", "--into", data, "--participants", "4"]
+    subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL)
+    folder.mkdir()
+    job = (TREE / "examples/digits/job.toml").read_text()
+    given = "[training.hyperparameters]\nlearning_rate = 0.1\nbatch_size = 32\n\n"
+    (folder / "job.toml").write_text(re.sub(r"(?ms)^\[training.hyperparameters\].*?(?=^\[)", given, job))
+    (folder / "task.py").write_text(MLP)
+    (folder / "prepare.py").write_text(COPY.format(data=str(data)))
+    return str(folder)
+
+
 class Found:
     """Figures by name and by who they are of, over all turns."""
 
@@ -166,8 +220,9 @@ def medium(builds: list[Build], flower: Path | None, folder: Path, found: Found)
 
 def small(builds: list[Build], flower: Path | None, folder: Path, found: Found) -> None:
     """With `cold`, of which it is the rounds."""
+    job = perceptron(folder)
     for build in builds:
-        got = build.run("digits", 10, _empty(folder, build.name))
+        got = build.run(job, 10, _empty(folder, build.name))
         found.add("a round, s", build.name, *got["rounds"])
         found.add("ten rounds from a cold start, s", build.name, got["whole"])
         for part in ("stage", "first", "home"):
@@ -176,10 +231,7 @@ def small(builds: list[Build], flower: Path | None, folder: Path, found: Found) 
         cpu = sum(role["cpu"] for role in got["roles"].values()) + sum(e["cpu"] for e in got["commands"].values())
         found.add("CPU of roles and commands, s", build.name, cpu)
     if flower is not None:
-        data = folder / "digits"
-        prepare = [sys.executable, TREE / "examples/digits/prepare.py", "--into", data, "--participants", "4"]
-        subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL)
-        env = _alone() | {"PLAIN": "1", "DIGITS": str(data), "ROUNDS": "10"}
+        env = _alone() | {"PLAIN": "1", "TASK": f"{job}/task.py", "DATA": str(folder / "digits"), "ROUNDS": "10"}
         started = time.monotonic()
         found.add("a round, s", "Flower, simulated", *peer.flower_simulated(flower, env, _empty(folder, "simulated")))
         found.add("ten rounds from a cold start, s", "Flower, simulated", time.monotonic() - started)

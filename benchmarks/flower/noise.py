@@ -1,8 +1,8 @@
 """A Flower app whose clients add noise to the model, and whose server sums with SecAgg+. Notes when a round is over.
 
 As a program, it runs itself as a simulation. COORDINATES, ROUNDS and ENDS, the file for the notes, come from the
-environment, which Flower's processes hand on. With PLAIN=1 updates are averaged as they are; with DIGITS, a folder with
-the shards of examples/digits, clients train that example's task instead, and the server evaluates every model.
+environment, which Flower's processes hand on. With PLAIN=1 updates are averaged as they are; with TASK, a task of
+performance.py, and DATA, a folder with shards, clients train that instead, and the server evaluates every model.
 """
 
 import os
@@ -22,9 +22,9 @@ CLIENTS, THRESHOLD = 4, 3  # as many holders as deepledger asks for among four
 COORDINATES = int(os.environ.get("COORDINATES", "1000000"))
 ROUNDS = int(os.environ.get("ROUNDS", "6"))
 PLAIN = os.environ.get("PLAIN") == "1"
-DIGITS = Path(os.environ["DIGITS"]) if "DIGITS" in os.environ else None
-TASK = Path(__file__).resolve().parents[2] / "examples/digits/task.py"
-HYPERPARAMETERS = {"epochs": 10, "batch_size": 16, "learning_rate": 0.02, "momentum": 0.9}  # of that example's job
+TASK = os.environ.get("TASK")
+DATA = Path(os.environ.get("DATA", "."))
+HYPERPARAMETERS = {"learning_rate": 0.1, "batch_size": 32}
 
 
 class Noise(NumPyClient):
@@ -36,12 +36,12 @@ class Noise(NumPyClient):
         return [noise], 100, {}
 
 
-class Digits(NumPyClient):
+class Trained(NumPyClient):
     def __init__(self, number):
-        self.task, self.number = runpy.run_path(str(TASK)), number
+        self.task, self.number = runpy.run_path(TASK), number
 
     def fit(self, parameters, config):  # noqa: ARG002
-        data = self.task["load_data"](DIGITS / f"participant-{self.number}.safetensors")
+        data = self.task["load_data"](DATA / f"participant-{self.number}.safetensors")
         model = loaded(self.task, parameters)
         self.task["train"](model, data, **HYPERPARAMETERS)
         return arrays(model), len(data), {}
@@ -62,8 +62,8 @@ def arrays(model):
 
 def evaluated():
     """What the server does after every round, as a coordinator does."""
-    task = runpy.run_path(str(TASK))
-    data = task["load_data"](DIGITS / "validation.safetensors")
+    task = runpy.run_path(TASK)
+    data = task["load_data"](DATA / "validation.safetensors")
 
     def evaluate(server_round, parameters, config):  # noqa: ARG001
         import torch
@@ -85,7 +85,7 @@ class Timed(FedAvg):
 
 def client(context):
     number = int(context.node_config["partition-id"])
-    return (Noise() if DIGITS is None else Digits(number)).to_client()
+    return (Noise() if TASK is None else Trained(number)).to_client()
 
 
 client_app = ClientApp(client_fn=client, mods=[] if PLAIN else [secaggplus_mod])
@@ -94,7 +94,7 @@ server_app = ServerApp()
 
 @server_app.main()
 def main(grid, context):
-    first, evaluate = ([np.zeros(COORDINATES, np.float32)], None) if DIGITS is None else evaluated()
+    first, evaluate = ([np.zeros(COORDINATES, np.float32)], None) if TASK is None else evaluated()
     strategy = Timed(
         fraction_evaluate=0.0,
         evaluate_fn=evaluate,

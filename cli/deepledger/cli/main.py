@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from deepledger.cli import leaving  # isort: skip (before what else has something to do in the end)
+
 from typing import Annotated
 
 import typer
@@ -83,4 +85,9 @@ def root(
 
 
 def run() -> None:
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            leaving.with_status(end.code)
+        raise

@@ -21,6 +21,7 @@ class Head:
     hash: str
     timestamp: Seconds
     now: Seconds = field(compare=False)  # the timestamp of the newest block of all
+    parent: str | None = field(default=None, compare=False)  # the hash of the block before it, where that is known
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,12 @@ class Header:
 def header(value: Any) -> Header:
     """A block as a node gave it. What it lacks is no witness; raises `ChainNonsense` for what cannot be."""
     head, block = wire.head(value), wire.fields(value, "a block")
-    parent, bloom = block.get("parentHash"), block.get("logsBloom")
+    bloom = block.get("logsBloom")
     return Header(
         number=head.number,
         hash=head.hash,
         timestamp=head.timestamp,
-        parent=None if parent is None else wire.hash32(parent, "a block hash"),
+        parent=head.parent,
         bloom=None if bloom is None else wire.data(bloom, "a Bloom filter") or None,
     )
 

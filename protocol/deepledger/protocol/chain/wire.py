@@ -74,6 +74,7 @@ def head(value: Any, what: str = "a block") -> Head:
         hash=hash32(block.get("hash"), "a block hash"),
         timestamp=made,
         now=made,
+        parent=None if block.get("parentHash") is None else hash32(block["parentHash"], "a block hash"),
     )
 
 

@@ -160,9 +160,9 @@ class Decoded:
 
     def __getitem__(self, part: slice) -> Floats:
         start, stop, _ = part.indices(len(self.vector))
-        values = np.empty(stop - start, np.float32)
-        unit = 2.0**-self.model.fraction_bits
-        np.multiply(self.vector[start:stop], unit, out=values, dtype=np.float64, casting="same_kind")
+        values = self.vector[start:stop].astype(np.float32)
+        unit = np.float32(2.0**-self.model.fraction_bits)
+        values *= unit  # a power of two, of which none makes an integer subnormal: rounded once, to float32
         variances = values[max(self.variances_from - start, 0) :]
         np.maximum(variances, np.float32(self.model.least_variance * unit), out=variances)
         return values

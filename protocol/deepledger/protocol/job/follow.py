@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -65,13 +66,18 @@ class Follower:
         seen = time.monotonic()
         before = _Point(self.head, self.job)
         # If the chain was re-organised, what was folded may not have happened.
-        extends = head.number > before.head.number and self._reader.is_canonical(before.head)
+        extends = head.number > before.head.number and self._leads_to(before.head, head)
         job = self._fold(head, before if extends else None)
         # Only now, all at once: a node that fails in between must not make us pass over events.
         if job != self.job:
             self._changed = seen
         self.job, self.head, self._time, self._seen = job, head, head.now, seen
         return job
+
+    def _leads_to(self, before: Head, head: Head) -> bool:
+        if head.number == before.number + 1 and head.parent is not None:
+            return head.parent == before.hash
+        return self._reader.is_canonical(before)
 
     def doubt(self) -> None:
         """Hold the job against what the contract says before anything more is made of it."""
@@ -126,7 +132,7 @@ class Follower:
         """The job as of `head`, from `base` where there is one; else from further back, and in the end elsewhere."""
         prove = base is None or time.monotonic() >= self._proof_due
         doubt: ChainNonsense | None = None
-        for start, elsewhere in [*((start, False) for start in self._starts(base, head)), (None, True)]:
+        for start, elsewhere in self._starts(base, head):
             if elsewhere:
                 self._reader.elsewhere()
             try:
@@ -139,13 +145,17 @@ class Follower:
                 return job
         raise ChainUnreachable(f"{doubt}; reading it again") from doubt
 
-    def _starts(self, base: _Point | None, head: Head) -> list[_Point | None]:
-        """Where to read from, one after the other; None: from the job's creation."""
-        starts: list[_Point | None] = [] if base is None else [base]
+    def _starts(self, base: _Point | None, head: Head) -> Iterator[tuple[_Point | None, bool]]:
+        """Where to read from, one after the other, of which None is the job's creation, and whether at another endpoint
+        than before.
+        """
+        if base is not None:
+            yield base, False
         proved, highest = self._proved, head.number if base is None else base.head.number - 1
         if proved is not None and proved.head.number <= highest and self._reader.is_canonical(proved.head):
-            starts.append(proved)
-        return [*starts, None]
+            yield proved, False
+        yield None, False
+        yield None, True
 
     def _read(self, start: _Point | None, head: Head) -> Job:
         first = self._first_block if start is None else start.head.number + 1
