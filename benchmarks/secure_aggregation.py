@@ -18,10 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -142,8 +143,11 @@ def flower_deployed(flower: Path, env: dict[str, str], folder: Path) -> list[flo
         rounds = int(env["ROUNDS"])
         until(lambda: len(ends_in(ends)) == rounds, PATIENCE)
     finally:
+        started = [psutil.Process(process.pid) for process in processes]
+        for each in [child for parent in started for child in parent.children(recursive=True)] + started:
+            with suppress(psutil.NoSuchProcess):  # a ServerApp is in a session of its own
+                each.kill()
         for process in processes:
-            os.killpg(process.pid, 9)
             process.wait()
     return steady(ends_in(ends))
 

@@ -14,6 +14,7 @@ from deepledger.coordinator import decision
 from deepledger.coordinator.rehearsal import Rehearsed, rehearse, time_evaluation
 from deepledger.coordinator.risks import Pace, check_draws, check_room, check_unsolicited, check_window
 from deepledger.protocol.bfv.program import program
+from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
@@ -22,8 +23,7 @@ from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.formats.evaluation import Evaluation, in_words
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector
-from deepledger.protocol.job.fetch import check_keys, fetch_model, fetch_spec
+from deepledger.protocol.job.fetch import check_keys, fetch_spec, hold_model
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.phases import has_bond
 from deepledger.protocol.job.state import Job
@@ -87,7 +87,7 @@ def get_ready(
         key = _key(spec, job, secret) if spec.validation.withheld is not None else None
         source = find_source(spec.task, tasks)
         bench = prepare_bench(store, spec, source, key=key, apart=warn if apart else None)
-        model = fetch_model(store, job.model_digest, spec)
+        model = hold_model(store, job.model_digest, spec)
         if not trusting:
             _check_root(job, model)
         # A model of a running job may have been spoilt by its participants; that must not keep us from going on.
@@ -172,9 +172,9 @@ def _key(spec: JobSpec, job: Job, secret: bytes | None) -> bytes:
     return open_key(spec, lock=job.terms.validation_lock, secret=secret)
 
 
-def _check_root(job: Job, model: ModelVector) -> None:
+def _check_root(job: Job, model: FileVector) -> None:
     """The chunk root on chain must be the model's, or every later audit fails."""
-    if chunk_root(model.data.cast("B"), bits=32) != job.model_root:
+    if chunk_root(model.data, bits=32) != job.model_root:
         raise BadInput(
             f"the model of job {job.job} has another chunk root than the chain says; post no bond and tell the sponsor"
         )

@@ -23,7 +23,7 @@ from deepledger.protocol.formats.evaluation import Coalition, Evaluation, failur
 from deepledger.protocol.formats.model import LayoutEntry
 from deepledger.protocol.formats.rules import FLTrust
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector, update_dtype
+from deepledger.protocol.formats.vectors import Blocks, ModelVector, update_dtype
 from deepledger.protocol.kernels.cores import on_one_core
 from deepledger.protocol.local.temporary import remove_folder
 from deepledger.protocol.settlement.aggregation.stack import Vector
@@ -64,7 +64,7 @@ def rehearse(spec: JobSpec, participants: int, *, workers: int, clock: Clock = t
 
 
 def time_evaluation(
-    bench: Bench, model: ModelVector, *, workers: int, clock: Clock = time.monotonic
+    bench: Bench, model: Blocks, *, workers: int, clock: Clock = time.monotonic
 ) -> tuple[Evaluation, float]:
     """What one of the processes that evaluate gets, and how many seconds it takes."""
     with _as_one_of(workers), bench.threads(1) if workers > 1 else nullcontext():

@@ -15,7 +15,7 @@ from deepledger.protocol.errors import BadInput, StateError
 from deepledger.protocol.evaluation.bench import TRIES, Bench
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import ModelVector
+from deepledger.protocol.formats.vectors import Blocks
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.settlement.coalitions import most_coalitions, most_left_out
 from deepledger.protocol.types import Seconds
@@ -96,7 +96,7 @@ def check_room(job: Job, spec: JobSpec) -> None:
         )
 
 
-def check_draws(bench: Bench, model: ModelVector, evaluation: Evaluation) -> None:
+def check_draws(bench: Bench, model: Blocks, evaluation: Evaluation) -> None:
     """What a job must keep to whose process settles others, too. Raises `BadInput`.
 
     Jobs are settled in threads, and no thread may wait for another job's task.

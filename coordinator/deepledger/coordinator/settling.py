@@ -108,6 +108,7 @@ def prepare(
     """Safe to repeat: same inputs, same model. Raises as the store does until the model is there, and `Stopped`."""
     verifier.expect_all(revealed)
     verifier.remember(revealed.earlier, known={})
+    # First of all, and not ahead of time: while the store is down nothing is settled, so that nobody is judged for that.
     before = hold_model(store, job.model_digest, bench.spec)
     clip = clip_after(job.history[: attempt.round], bench.spec, store)
     sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())
@@ -125,9 +126,11 @@ def prepare(
             return publish(after.put), root
 
         def outcome(coalitions: Coalitions, accepted: Coalition, model: ModelVector) -> Evaluation:  # noqa: ARG001
-            """Evaluates while it is published."""
+            """Evaluates while it is published, and from the file: what another process has in memory, this one needs
+            not have.
+            """
             publishing.append(pool.submit(publish_model))
-            evaluation = bench.evaluate(model)
+            evaluation = bench.evaluate(after.read(model.dtype))
             if evaluation.diverged:
                 publishing[0].result()
                 publish(after.part)

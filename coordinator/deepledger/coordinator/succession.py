@@ -12,7 +12,7 @@ from deepledger.protocol.formats.report import MAX_REPORT_BYTES, VectorPin, pars
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.rules import CenteredClipping
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.job.fetch import fetch_model
+from deepledger.protocol.job.fetch import hold_model
 from deepledger.protocol.job.state import Job
 
 
@@ -23,11 +23,11 @@ def check_last_settlement(store: BlobStore, spec: JobSpec, job: Job) -> None:
     the aggregate of the round is the audit's question: a wrong one can be gone on from.
     """
     over = job.history[-1]
-    model = fetch_model(store, job.model_digest, spec)
-    if chunk_root(model.data.cast("B"), bits=32) != job.model_root:
+    model = hold_model(store, job.model_digest, spec)
+    if chunk_root(model.data, bits=32) != job.model_root:
         raise BadInput(_wrong(job, "its model has another chunk root than the chain says"))
     if isinstance(spec.aggregation, CenteredClipping):
-        fetch_model(store, over.model_digest, spec)
+        hold_model(store, over.model_digest, spec)
         store.pin(over.model_digest)
     report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
     if report.model_after != VectorPin(digest=job.model_digest.hex(), root=job.model_root.hex()):

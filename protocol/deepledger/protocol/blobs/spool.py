@@ -84,9 +84,9 @@ def fetched(store: BlobStore, digest: Digest, size: int) -> Iterator[IO[bytes]]:
 class Made:
     """A blob that is made here, in a file: that is what a store of files then takes, and others are sent."""
 
-    def __init__(self, store: BlobStore, data: mmap.mmap, path: Path | None = None) -> None:
+    def __init__(self, store: BlobStore, file: IO[bytes], data: mmap.mmap, path: Path | None = None) -> None:
         self.data = data
-        self._store, self._path, self._adopted = store, path, False
+        self._store, self._file, self._path, self._adopted = store, file, path, False
 
     def put(self) -> Digest:
         """Raises as the store does. Nothing may be written to `data` afterwards, unless `part` is called before."""
@@ -103,6 +103,10 @@ class Made:
             self._store.put(self.data)
             self._adopted = False
 
+    def read(self, dtype: np.dtype[Any]) -> FileVector:
+        """As a vector of which only what is looked at is in memory."""
+        return FileVector(self._file, dtype)
+
     def forget(self) -> None:
         """What is in memory of it goes; it is read again where it is looked at."""
         self.data.madvise(mmap.MADV_DONTNEED)
@@ -117,10 +121,10 @@ def made(store: BlobStore, size: int) -> Iterator[Made]:
         with store.aside(size) as lasting:
             data = _mapped_where_possible(lasting, size)
             if data is not None:
-                yield Made(store, data, Path(lasting.name))
+                yield Made(store, lasting, data, Path(lasting.name))
                 return
     with room_for(size) as file, file:
-        yield Made(store, _mapped(file.fileno(), size, mmap.ACCESS_WRITE))
+        yield Made(store, file, _mapped(file.fileno(), size, mmap.ACCESS_WRITE))
 
 
 def _mapped_where_possible(file: IO[bytes], size: int) -> mmap.mmap | None:

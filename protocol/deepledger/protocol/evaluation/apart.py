@@ -24,6 +24,7 @@ import numpy as np
 from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.errors import BadInput, BadSpec, DeepledgerError, StateError
 from deepledger.protocol.evaluation.spawned import SPAWNED
+from deepledger.protocol.evaluation.task import require_torch
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.vectors import Blocks
 from deepledger.protocol.kernels.cores import BLOCK
@@ -161,6 +162,7 @@ def way_out(status: int | None) -> str:
 def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
     """Until whoever asks is gone. What a task prints goes to the standard error: the other is not its own."""
     os.dup2(2, 1)
+    require_torch()
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the whole group; whoever asks will close the pipe

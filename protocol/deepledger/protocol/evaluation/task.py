@@ -8,6 +8,7 @@ is loaded.
 from __future__ import annotations
 
 import ast
+import gc
 import logging
 import os
 import sys
@@ -106,7 +107,7 @@ class Task:
     """A loaded task. Vectors are float32, shape (d,), see `state_dict`."""
 
     def __init__(self, source: TaskSource) -> None:
-        _require_torch()
+        require_torch()
         _outlive_tasks()
         import torch
 
@@ -332,12 +333,19 @@ def _take_back(folder: Path) -> None:
     remove_folder(folder)
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
     """And have it ask for huge pages where tensors are large: a model is made anew in every round, and making memory
     page by page takes longer than filling it (PyTorch 2.2 and newer, its pull request 115990).
+
+    Nothing that is being loaded is garbage: to look for some meanwhile takes a tenth of the time that loading does.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    collects = gc.isenabled()
+    gc.disable()
     try:
         import torch  # noqa: F401
     except ImportError:
         raise BadInput("this needs torch: pip install 'deepledger[node]'") from None
+    finally:
+        if collects:
+            gc.enable()
