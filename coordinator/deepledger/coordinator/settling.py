@@ -108,7 +108,7 @@ def prepare(
     """Safe to repeat: same inputs, same model. Raises as the store does until the model is there, and `Stopped`."""
     verifier.expect_all(revealed)
     verifier.remember(revealed.earlier, known={})
-    # First of all, and not ahead of time: while the store is down nothing is settled, so that nobody is judged for that.
+    # First of all, and not ahead of time: while the store is down nothing is settled, and nobody judged for that.
     before = hold_model(store, job.model_digest, bench.spec)
     clip = clip_after(job.history[: attempt.round], bench.spec, store)
     sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())
