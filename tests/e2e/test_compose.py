@@ -35,7 +35,8 @@ MADE_HERE = "deepledger.origin"  # the label of tests/services/docker/make-base-
 PATIENCE = 900.0  # seconds; only so that a test that waits in vain ends
 ROUNDS, STARTING, LATE = 10, 4, "participant-4"
 PUBLISHED = {"chain", "coordinator"}
-PROJECT = f"deepledger-test-{hashlib.sha256(bytes(ROOT)).hexdigest()[:8]}"  # the engine may serve other checkouts, too
+WHOSE = bytes(ROOT) + os.environ.get("PYTEST_XDIST_WORKER", "").encode()  # an engine may serve others, too
+PROJECT = f"deepledger-test-{hashlib.sha256(WHOSE).hexdigest()[:8]}"
 FAR = f"{PROJECT}-far"
 ALL = ("up", "--detach", "--scale", f"{LATE}=1")
 CLEAR = ("down", "--volumes", "--timeout", "2")

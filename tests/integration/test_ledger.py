@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ from deepledger.protocol.errors import BadInput, ChainError, ChainUnreachable, I
 from deepledger.protocol.formats.admission import admission_proof, admission_root
 from deepledger.protocol.formats.commitment import Slot, commitment_for
 from deepledger.protocol.job.follow import Follower
+from deepledger.protocol.job.state import Attempt
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber, Seconds, Wei
 from tests.conftest import agreed, post_bond, take_seat
 
@@ -584,6 +586,43 @@ def test_a_chain_that_was_turned_back_is_noticed(stage: Stage, monkeypatch: pyte
     forward = reader.wait(after, timeout=60)
     assert (forward.number, forward.hash == after.hash) == (after.number, False)
     assert not reader.is_canonical(after)
+
+
+def test_a_block_that_follows_the_last_one_is_one_question(stage: Stage) -> None:
+    """Its logs and its header: that it follows is told by the head, where it names the block before."""
+    job = stage.open()
+    reader = stage.reader()
+    follower = Follower(reader, job)
+    follower.update(timeout=0.3)
+    before = Counter(reader.rpc.asked), reader.rpc.trips
+    for number in (3, 4):
+        stage.commit(job, number)
+        while len(attempt_of(follower).commits) < number - 2:
+            follower.update(timeout=60)
+    proofs = (reader.rpc.asked - before[0])["eth_call"] // 3
+    assert reader.rpc.trips - before[1] <= 2 + proofs + 1, "one may have been asked for before it was pushed"
+
+
+def test_a_block_that_follows_another_one_is_read_with_those_before_it(stage: Stage) -> None:
+    job = stage.open()
+    follower = Follower(stage.reader(), job)
+    snapshot = stage.rpc("evm_snapshot")
+    stage.commit(job, 3)
+    follower.update(timeout=60)
+    assert [each.participant for each in attempt_of(follower).commits] == [stage.name(3)]
+    stage.rpc("evm_revert", snapshot)
+    stage.pass_time(5)
+    stage.commit(job, 4)
+    stage.rpc("evm_mine")
+    head = follower.head.number
+    while follower.head.number == head:
+        follower.update(timeout=60)
+    assert [each.participant for each in attempt_of(follower).commits] == [stage.name(4)], "the first was taken back"
+
+
+def attempt_of(follower: Follower) -> Attempt:
+    assert follower.job.attempt is not None
+    return follower.job.attempt
 
 
 def test_waiting_works_where_the_websocket_is_elsewhere(stage: Stage) -> None:

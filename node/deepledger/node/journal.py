@@ -20,10 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.errors import StateError
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.vectors import Floats, UpdateVector, update_dtype
+from deepledger.protocol.formats.vectors import Blocks, Floats, UpdateVector, update_dtype
+from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.local.locks import held
 from deepledger.protocol.privacy.masked_updates import Masked
 from deepledger.protocol.types import Digest, Root, RoundNumber
@@ -312,12 +314,14 @@ class Journal:
             return np.frombuffer(_whole(file, mmap.ACCESS_COPY), "<f4")
 
     def _whole_residual(self, path: Path) -> Floats:
-        values = self._residual(path)
-        if _checksum(values) != _names(path)["checksum"]:
+        """In memory only once it is looked at, after training."""
+        with (path / "residual").open("rb") as file:
+            found = _checksum(FileVector(file, np.dtype("<f4")))
+        if found != _names(path)["checksum"]:
             raise ResidualLost(
                 f"what rounding left out in round {_round_of(path)} is not on disk any more, as after a power cut"
             )
-        return values
+        return self._residual(path)
 
     def _records(self) -> list[Path]:
         """In the order of rounds and attempts."""
@@ -349,11 +353,14 @@ def _mapped(path: Path, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]:
         return np.frombuffer(mmap.mmap(file.fileno(), 0), dtype)
 
 
-def _checksum(values: Floats) -> bytes:
+def _checksum(values: Blocks) -> bytes:
     """Of what a power cut leaves undone, not of what somebody makes up: the sum of 64-bit words."""
-    words = values.view("<u4")
-    pairs = words[: len(words) & ~1].view("<u8")
-    return (int(np.add.reduce(pairs)) + int(words[len(pairs) * 2 :].sum()) & (1 << 64) - 1).to_bytes(8, "big")
+    total = 0
+    for start in range(0, len(values), BLOCK):
+        words = values[start : min(start + BLOCK, len(values))].view("<u4")
+        pairs = words[: len(words) & ~1].view("<u8")
+        total += int(np.add.reduce(pairs)) + int(words[len(pairs) * 2 :].sum())
+    return (total & (1 << 64) - 1).to_bytes(8, "big")
 
 
 def _sync_file(path: Path) -> None:
