@@ -137,6 +137,7 @@ class Journal:
             raise StateError(
                 f"cannot write {final}: {error.strerror}. Nothing was committed; make room and run the command again."
             ) from None
+        self._room = Room()  # else it would stay in memory until the next
 
     def _fill(self, path: Path, data: npt.NDArray[Any], made: npt.NDArray[Any] | None) -> None:
         """With what lies in the room already, or with a copy."""
