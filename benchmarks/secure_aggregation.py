@@ -148,6 +148,8 @@ def flower_deployed(flower: Path, env: dict[str, str], folder: Path) -> list[flo
             with suppress(psutil.NoSuchProcess):  # a ServerApp is in a session of its own
                 each.kill()
         for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)
             process.wait()
     return steady(ends_in(ends))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deepledger.auditor.audit import audit
-from deepledger.coordinator import readiness, settling, verify
+from deepledger.coordinator import readiness, settling, succession, verify
 from deepledger.coordinator.coordinate import coordinate
 from deepledger.coordinator.notices import (
     BondPosted,
@@ -38,6 +38,7 @@ from deepledger.protocol.errors import (
     ChainUnreachable,
     InsufficientFunds,
     LedgerRejected,
+    StateError,
     StoreUnreachable,
     TaskMismatch,
 )
@@ -696,6 +697,21 @@ def test_a_successor_takes_its_bond_away_from_a_predecessor_that_lies(world, pla
     with suppress(error), running(world, play.job, number=8) as again:
         again.ends_within(4)
     assert world.accounts[8].address not in play.see().bonded, "nor does it come back"
+
+
+@pytest.mark.slow
+def test_a_successor_without_room_to_go_on_takes_its_bond_away(world, play_of, monkeypatch):
+    def no_room(*_):
+        raise StateError("cannot keep 400 bytes in a temporary file")
+
+    play = play_of(participants=2, coordinators=(1, 8), settle_window=8)
+    successor = Running(world, play.job, number=8)
+    successor.until(Waiting)
+    monkeypatch.setattr(succession, "hold_model", no_room)
+    play.round()
+    with pytest.raises(StateError, match="cannot keep 400 bytes"):
+        successor.join()
+    assert world.accounts[8].address not in play.see().bonded
 
 
 @pytest.mark.slow

@@ -620,6 +620,28 @@ def test_a_block_that_follows_another_one_is_read_with_those_before_it(stage: St
     assert [each.participant for each in attempt_of(follower).commits] == [stage.name(4)], "the first was taken back"
 
 
+def test_what_is_on_two_forks_is_not_read_as_one(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads may be pushed by another node than the one that shows logs, or be taken back meanwhile."""
+    job = stage.open()
+    reader = stage.reader()
+    follower = Follower(reader, job)
+    snapshot = stage.rpc("evm_snapshot")
+    stage.commit(job, 3)
+    while not attempt_of(follower).commits:
+        follower.update(timeout=60)
+    stage.rpc("evm_mine")
+    pushed = reader.head()
+    assert pushed.parent == follower.head.hash
+    stage.rpc("evm_revert", snapshot)
+    stage.pass_time(5)
+    stage.commit(job, 4)
+    stage.rpc("evm_mine")
+    with monkeypatch.context() as feed:
+        feed.setattr(reader, "wait", lambda *_, **__: pushed)
+        follower.update(timeout=60)
+    assert [each.participant for each in attempt_of(follower).commits] == [stage.name(4)]
+
+
 def attempt_of(follower: Follower) -> Attempt:
     assert follower.job.attempt is not None
     return follower.job.attempt

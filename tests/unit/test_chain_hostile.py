@@ -257,9 +257,11 @@ def test_a_port_where_nobody_listens_is_said() -> None:
             connect(f"http://127.0.0.1:{reserved.getsockname()[1]}", ADDRESS)
 
 
-def test_an_oversized_answer_is_not_read_to_its_end(node: Node) -> None:
+@pytest.mark.parametrize("status", [200, 302, 500])
+def test_an_oversized_answer_is_not_read_to_its_end(node: Node, status: int) -> None:
     def flood(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
+        handler.send_response(status)
+        handler.send_header("Location", "/elsewhere")
         handler.end_headers()
         try:
             while True:

@@ -85,6 +85,7 @@ def root(
 
 
 def run() -> None:
+    """As a program: whatever status the process is left with afterwards, it ends with that of the command."""
     try:
         app()
     except SystemExit as end:

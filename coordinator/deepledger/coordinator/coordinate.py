@@ -24,7 +24,15 @@ from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.ledger import Ledger, Receipt
-from deepledger.protocol.errors import BadInput, BlobError, DeepledgerError, Diverged, LedgerRejected, StoreUnreachable
+from deepledger.protocol.errors import (
+    BadInput,
+    BlobError,
+    DeepledgerError,
+    Diverged,
+    LedgerRejected,
+    StateError,
+    StoreUnreachable,
+)
 from deepledger.protocol.evaluation.bench import Bench
 from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
 from deepledger.protocol.formats.evaluation import values
@@ -313,7 +321,7 @@ def _check(self: _Coordinator) -> None:
     job = self.follower.job
     try:
         check_last_settlement(self.store, self.bench.spec, job)
-    except BlobError as trouble:
+    except (BlobError, StateError) as trouble:  # nobody here could go on from it, for want of room, say
         self.looked, self.doubt = (job.round, decision.Trust.MISSING), trouble
         raise
     except BadInput as lie:

@@ -142,11 +142,18 @@ class BoundedHttp(JSONBaseProvider):
             return response.status_code, _seconds(response.headers.get("Retry-After")), bytes(answer)
 
 
+class _Staying(requests.Session):
+    """Looks at no redirect: to tell where one leads, requests reads what comes with it whole, and without end."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        del resp
+
+
 def _session_for(url: str) -> requests.Session:
-    """With the proxies, certificates and passwords that the environment names for a URL. requests would look for them
-    anew in every request, which takes it longer than all else that it does.
+    """With the proxies, certificates and passwords that the environment names for a URL, once and for all: requests
+    would look for them anew in every request, which takes it longer than all else that it does.
     """
-    session = requests.Session()
+    session = _Staying()
     named = session.merge_environment_settings(url, {}, None, None, None)
     session.proxies, session.verify, session.cert = dict(named["proxies"]), named["verify"], named["cert"]
     session.auth = requests.utils.get_netrc_auth(url)

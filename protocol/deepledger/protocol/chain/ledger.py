@@ -72,8 +72,12 @@ class Reader(Protocol):
 
     def head(self) -> Head: ...
 
-    def events(self, first_block: int, last_block: int, *, job: JobId | None = None) -> list[Event]:
-        """In chain order, both blocks included; asked for in bounded ranges."""
+    def events(
+        self, first_block: int, last_block: int, *, job: JobId | None = None, after: str | None = None
+    ) -> list[Event]:
+        """In chain order, both blocks included; asked for in bounded ranges. `after`: the hash of the block before the
+        first. Raises `ChainNonsense` where the first is seen to follow another one.
+        """
 
     def wait(self, after: Head, *, timeout: float, pause: float = 0, silence: float = 0) -> Head:
         """Block until the chain has another head than `after`, at most `timeout` seconds; return the newest head.

@@ -37,10 +37,13 @@ class Logs:
         self._abi = codec.ledger_abi()
         self._timestamps: OrderedDict[str, Seconds] = OrderedDict()  # by block hash, so that a re-org cannot mislead
 
-    def events(self, first_block: int, last_block: int, *, job: JobId | None = None) -> list[Event]:
+    def events(
+        self, first_block: int, last_block: int, *, job: JobId | None = None, after: str | None = None
+    ) -> list[Event]:
         """In chain order, both blocks included. A re-org under our hands starts the range in question again.
 
-        What the headers of a short range promise is there. In a long one nothing is promised: see `snapshot`.
+        What the headers of a short range promise is there, and that it follows `after` is looked at. In a long one
+        nothing is promised: see `snapshot`.
         """
         found: list[Event] = []
         start, gone = first_block, 0
@@ -48,7 +51,8 @@ class Logs:
             spans = self._width.split(start, last_block, batches=self._rpc.batches)
             width = spans[0][1] - start + 1
             try:
-                for (_, end), events in zip(spans, self._asked(spans, job=job), strict=True):
+                asked = self._asked(spans, job=job, after=after if start == first_block else None)
+                for (_, end), events in zip(spans, asked, strict=True):
                     found += events
                     start = end + 1
                     self._width.answered(width)
@@ -130,13 +134,14 @@ class Logs:
             self._rpc.call("eth_chainId")  # a node that answers nothing at all has no trouble with the range
         self._width.refused(width, str(error))
 
-    def _asked(self, spans: list[tuple[int, int]], *, job: JobId | None) -> Iterator[list[Event]]:
+    def _asked(self, spans: list[tuple[int, int]], *, job: JobId | None, after: str | None) -> Iterator[list[Event]]:
         """Range by range, so that what one of them lacks leaves those before it."""
         topics = {} if job is None else {"topics": [None, f"0x{job:064x}"]}
         wanted: dict[str, Any] = {"address": self._address} | topics
         if len(spans) == 1 and spans[0][0] == spans[0][1] and not self._rpc.batches:
             # Asked one after the other, perhaps of two nodes: a block's hash is known to who has its logs.
             alone = self._header(spans[0][0], self._rpc.call("eth_getBlockByNumber", hex(spans[0][0]), False))
+            _check_follows([alone], spans[0], after)
             yield self._with_all_promised(self._logs_of(alone, wanted), [alone], spans[0], wanted, job=job)
             return
         numbers = [range(start if end - start < _WITNESSES else end, end + 1) for start, end in spans]
@@ -147,6 +152,7 @@ class Logs:
         for span, each, logs in zip(spans, numbers, answers, strict=False):
             parsed = wire.items(result(logs), "logs")
             headers = [self._header(number, result(next(shown))) for number in each]
+            _check_follows(headers, span, after if span == spans[0] else None)
             yield self._with_all_promised(parsed, headers, span, wanted, job=job)
 
     def _header(self, number: int, block: Any) -> Header:
@@ -277,6 +283,13 @@ class Logs:
                     raise _BlockGone(f"block {block_hash} is gone; try again")
                 known[block_hash] = self.noted(wire.head(block)).timestamp
         return known
+
+
+def _check_follows(headers: list[Header], span: tuple[int, int], after: str | None) -> None:
+    """The node that pushed a head, or was asked before, may be on another fork than the one that shows logs."""
+    first = headers[0]
+    if after is not None and first.number == span[0] and first.parent not in (None, after):
+        raise ChainNonsense(f"block {first.number} follows another block than the one that was read before it")
 
 
 class _BlockGone(ChainUnreachable):

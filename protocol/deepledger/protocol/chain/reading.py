@@ -61,8 +61,10 @@ class ChainReader:
             raise ChainUnreachable(f"the node at {self.rpc.place} does not have block {number}; try again")
         return replace(self._logs.noted(wire.head(block)), now=newest.timestamp)
 
-    def events(self, first_block: int, last_block: int, *, job: JobId | None = None) -> list[Event]:
-        return self._logs.events(first_block, last_block, job=job)
+    def events(
+        self, first_block: int, last_block: int, *, job: JobId | None = None, after: str | None = None
+    ) -> list[Event]:
+        return self._logs.events(first_block, last_block, job=job, after=after)
 
     def wait(self, after: Head, *, timeout: float, pause: float = 0, silence: float = 0) -> Head:
         self._feed.start()

@@ -159,7 +159,8 @@ class Follower:
 
     def _read(self, start: _Point | None, head: Head) -> Job:
         first = self._first_block if start is None else start.head.number + 1
-        events = self._reader.events(first, head.number, job=self._id)
+        after = None if start is None else start.head.hash
+        events = self._reader.events(first, head.number, job=self._id, after=after)
         job = replay(events, None if start is None else start.job)
         if job is None:
             raise ChainNonsense(f"the chain no longer reports the creation of job {self._id}")
