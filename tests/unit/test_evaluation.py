@@ -14,7 +14,7 @@ import pytest
 from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
-from deepledger.protocol.evaluation.bench import Bench, agrees, prepare_bench
+from deepledger.protocol.evaluation.bench import Bench, BenchHere, agrees, prepare_bench
 from deepledger.protocol.evaluation.state_dict import format_of, keep_model, read_floats
 from deepledger.protocol.evaluation.task import Task, read_source
 from deepledger.protocol.formats.evaluation import FAILED_LOSS, Evaluation, failure
@@ -86,6 +86,21 @@ def test_data_may_be_read_when_it_is_needed_and_is_gone_with_the_bench(tmp_path:
     del bench
     gc.collect()
     assert list(temporary.iterdir()) == []
+
+
+def test_a_model_that_is_built_ahead_serves_one_evaluation(tmp_path: Path) -> None:
+    """What `evaluate` does to a model must be gone with it."""
+    spoils = TASK.replace('return {"samples"', 'model.weight.data += 1\n    return {"samples"')
+    bench = prepare(tmp_path, b"123", task=spoils.replace("data[0] +", "float(model.weight.detach()) + data[0] +"))
+    model = encode_model(np.array([0.5, 0], np.float32), bench.spec.model)
+    plain = bench.evaluate(model)
+    assert isinstance(bench, BenchHere)
+    for _ in range(2):
+        bench.build_ahead()
+    assert len(bench.ahead) == 1
+    assert [bench.evaluate(model) for _ in range(3)] == [plain] * 3
+    assert plain.millionths == {"loss": 7_500_000}
+    assert not bench.ahead
 
 
 def test_nothing_is_left_behind_by_data_that_cannot_be_loaded(tmp_path: Path, temporary: Path) -> None:

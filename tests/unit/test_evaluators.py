@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -273,6 +274,16 @@ class Teller:
         print('{"matches": true}')
         return True
 
+    def notes(self):
+        with (self.folder / "noted").open("a") as noted:
+            noted.write("once\n")
+
+    def fails(self):
+        raise BadInput("it fails")
+
+    def ends(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
 
 def test_an_answer_runs_nothing_where_it_is_read(tmp_path, capfd):
     apart = Apart(partial(Teller, tmp_path), warn=lambda _: None)
@@ -281,6 +292,30 @@ def test_an_answer_runs_nothing_where_it_is_read(tmp_path, capfd):
     assert not (tmp_path / "ran").exists()
     assert apart.call("prints") is True
     assert capfd.readouterr().out == ""
+    apart.close()
+
+
+def test_what_is_only_told_is_done_before_the_next_question_and_not_answered(tmp_path):
+    apart = Apart(partial(Teller, tmp_path), warn=lambda _: None)
+    apart.tell("notes")
+    assert apart._running is None, "nothing is started for it"
+    assert apart.call("slow", 0) == 0
+    for method in ("notes", "fails", "notes"):
+        apart.tell(method)
+    assert apart.call("slow", 0) == 0
+    assert (tmp_path / "noted").read_text() == "once\n" * 2
+    apart.close()
+
+
+def test_where_what_is_told_ends_the_process_the_next_question_says_so(tmp_path):
+    apart = Apart(partial(Teller, tmp_path), warn=lambda _: None)
+    assert apart.call("slow", 0) == 0
+    apart.tell("ends")
+    apart._running[0].join(60)
+    apart.tell("notes")
+    with pytest.raises(BadInput, match="killed by SIGKILL"):
+        apart.call("slow", 0)
+    assert apart.call("slow", 0) == 0
     apart.close()
 
 

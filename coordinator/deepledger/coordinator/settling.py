@@ -110,6 +110,7 @@ def prepare(
     verifier.remember(revealed.earlier, known={})
     # First of all, and not ahead of time: while the store is down nothing is settled, and nobody judged for that.
     before = hold_model(store, job.model_digest, bench.spec)
+    bench.expect()
     clip = clip_after(job.history[: attempt.round], bench.spec, store)
     sources = _Sources(store, bench.spec, verifier, evaluator, time.monotonic())
 

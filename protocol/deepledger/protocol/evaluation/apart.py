@@ -98,6 +98,16 @@ class Apart:
             raise answer
         return answer
 
+    def tell(self, method: str) -> None:
+        """Have the process do what needs no answer, if it runs and is idle; what goes wrong shows when it is asked."""
+        if self._alone.acquire(blocking=False):
+            try:
+                if self._running is not None:
+                    with suppress(OSError):
+                        self._running[1].send((method, None, self._threads, None))
+            finally:
+                self._alone.release()
+
     @contextmanager
     def threads(self, number: int) -> Iterator[None]:
         """So many are used meanwhile."""
@@ -174,10 +184,14 @@ def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
             torch.set_num_threads(threads or usual)
             try:
                 made = made or begin()
+                if arguments is None:  # it was told
+                    getattr(made, method)()
+                    continue
                 answer = getattr(made, method)(*models, *arguments)
             except DeepledgerError as error:
                 answer = error
-            _write(pipe, answer)
+            if arguments is not None:
+                _write(pipe, answer)
 
 
 def _in_file(path: Path) -> FileVector:

@@ -8,7 +8,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -82,6 +82,10 @@ class Bench(ABC):
     def close(self) -> None:
         """End the process in which models are evaluated, if there is one; it is started again when it is needed."""
 
+    @abstractmethod
+    def expect(self) -> None:
+        """A model will be evaluated soon: where that is in another process, what it is written into is built there."""
+
     def evaluate(self, model: Blocks, *, sound: bool = False) -> Evaluation:
         """A model on which the task's own code fails has the worst result, and one that says so: no update may stop a
         job. It is tried twice, because this machine may have been short of something for a moment.
@@ -135,6 +139,7 @@ class BenchHere(Bench):
     validation: Any
     path: Path
     frozen: bytes | None = None
+    ahead: list[torch.nn.Module] = field(default_factory=list)  # at most one, built for the model that comes next
 
     @property
     def source(self) -> TaskSource:
@@ -147,8 +152,13 @@ class BenchHere(Bench):
     def count_samples(self) -> int:
         return self.task.count_samples(self.validation)
 
+    def build_ahead(self) -> None:
+        """Raises `BadInput`."""
+        if not self.ahead:
+            self.ahead.append(self.build())
+
     def try_out(self, model: Blocks) -> Evaluation:
-        module = self.build()
+        module = self.ahead.pop() if self.ahead else self.build()
         write_floats(module, Decoded(model, self.spec.model), self.spec.model.layout)
         return self._evaluate(module)
 
@@ -186,6 +196,9 @@ class BenchHere(Bench):
             torch.set_num_threads(usual)
 
     def close(self) -> None:
+        pass
+
+    def expect(self) -> None:
         pass
 
     def _evaluate(self, module: torch.nn.Module) -> Evaluation:
@@ -255,6 +268,9 @@ class BenchApart(Bench):
 
     def close(self) -> None:
         self._apart.close()
+
+    def expect(self) -> None:
+        self._apart.tell("build_ahead")
 
 
 def _open(spec: JobSpec, source: TaskSource, path: Path, frozen: bytes | None) -> BenchHere:
