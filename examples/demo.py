@@ -61,7 +61,8 @@ class Stage:
         text = re.sub(r"(?m)^rounds = \d+", f"rounds = {rounds}", text)
         self.job_file.write_text(text if mode == "open" else hidden(text, mode))
         self.task = folder / "job" / "task.py"
-        self.env = os.environ | {
+        named = {name: value for name, value in os.environ.items() if not name.startswith("DEEPLEDGER_")}
+        self.env = named | {
             "DEEPLEDGER_HOME": str(folder / "home"),
             "DEEPLEDGER_STORE": str(folder / "store"),
             "DEEPLEDGER_TASKS": str(self.task),

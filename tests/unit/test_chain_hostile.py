@@ -257,6 +257,25 @@ def test_a_port_where_nobody_listens_is_said() -> None:
             connect(f"http://127.0.0.1:{reserved.getsockname()[1]}", ADDRESS)
 
 
+def test_no_proxy_leads_to_this_machine(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert over_http(node.url, timeout=5).call("eth_chainId") == "0x7a69"
+    assert over_http(node.url.replace("127.0.0.1", "localhost"), timeout=5).call("eth_chainId") == "0x7a69"
+
+
+def test_a_proxy_that_does_not_work_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://user:secret@127.0.0.1:1")
+    with pytest.raises(ChainUnreachable, match=r"at http://node\.example through the proxy 127\.0\.0\.1:1 \(") as error:
+        over_http("http://node.example", timeout=5).call("eth_chainId")
+    assert "secret" not in str(error.value)
+
+
 @pytest.mark.parametrize("status", [200, 302, 500])
 def test_an_oversized_answer_is_not_read_to_its_end(node: Node, status: int) -> None:
     def flood(handler: BaseHTTPRequestHandler) -> None:
@@ -630,7 +649,7 @@ def accept(node: Node, **receipt: Any) -> list[str]:
     def show(params: list[Any]) -> Any:
         shown = {
             "transactionHash": params[0], "status": "0x1", "blockNumber": "0x9", "blockHash": HASH, "gasUsed": "0x5208",
-            "effectiveGasPrice": "0x2", "logs": [],
+            "effectiveGasPrice": "0x2", "logs": [log()],
         } | receipt  # fmt: skip
         return {key: value for key, value in shown.items() if value is not ABSENT}
 
@@ -864,11 +883,25 @@ def test_a_late_receipt_is_awaited(node: Node, ledger: Any) -> None:
 
 def test_a_revert_in_the_block_is_explained(node: Node, ledger: Any) -> None:
     accept(node, status="0x0")
-    node.says["eth_call"] = revert("NothingToWithdraw", ["address"], [ADDRESS])
-    with pytest.raises(LedgerRejected, match="nothing to withdraw"):
-        ledger.withdraw(JobId(1))
+    there, reverted = node.says["eth_call"], revert("NothingToWithdraw", ["address"], [ADDRESS])
+    for said, why in ((reverted, "nothing to withdraw"), ("0x", "cannot be explained")):
+        node.says["eth_call"] = lambda params, said=said: said if "from" in params[0] else there
+        with pytest.raises(LedgerRejected, match=why):
+            ledger.withdraw(JobId(1))
+
+
+def test_nothing_is_sent_to_where_no_contract_is_any_more(node: Node, ledger: Any) -> None:
+    """A call of nothing succeeds, and what is sent with it is lost: a devnet that was started again has no contract."""
+    sent = accept(node, logs=[])
     node.says["eth_call"] = "0x"
-    with pytest.raises(LedgerRejected, match="cannot be explained"):
+    with pytest.raises(NoLedger, match=f"there is no contract at {ADDRESS}"):
+        ledger.join(JobId(1), 5, terms_hash=bytes(32), key=bytes(32), value=Wei(10**17))
+    assert not sent
+
+
+def test_a_transaction_that_did_nothing_is_no_success(node: Node, ledger: Any) -> None:
+    accept(node, logs=[])
+    with pytest.raises(ChainNonsense, match="is that still the same chain"):
         ledger.withdraw(JobId(1))
 
 

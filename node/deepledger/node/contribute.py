@@ -135,6 +135,7 @@ def prepare(node: Node) -> None:
     except BadInput as error:
         raise _with_stake_in(error, node.job) if node.was_seated else error from None
     if not node.was_seated:
+        node.journal.room()  # for what comes of training, which a stake depends on
         node.purse.open()
         rehearse(trainer)
         node.purse.check(trainer.guard.last)

@@ -34,6 +34,7 @@ from deepledger.protocol.errors import (
     Diverged,
     InsufficientFunds,
     LedgerRejected,
+    NoLedger,
     PrivacySpent,
     StateError,
     StoreUnreachable,
@@ -269,7 +270,7 @@ def _passes(node: Node, trouble: Exception) -> bool:
         return False
     if must_reveal(node.follower.job, node.ledger.account, node.follower.now()):
         return True
-    if isinstance(trouble, InsufficientFunds | ChainNonsense):  # fees that are too high are nonsense, too
+    if isinstance(trouble, InsufficientFunds | ChainNonsense | NoLedger):  # fees that are too high are nonsense, too
         return node.was_seated
     return isinstance(trouble, BlobError | ChainUnreachable)
 
@@ -329,8 +330,7 @@ def _act(node: Node, step: Step) -> None:
         node.follower.reach(receipt)
         me = node.follower.job.participants.get(ledger.account)
         if me is None:
-            node.warn("the chain took back the block in which this node joined; looking again")
-            return
+            raise ChainUnreachable("the chain took back the block in which this node joined; looking again")
         node.was_seated = True
         node.observe(TookSeat(job=node.job, seat=me.seat, stake=job.terms.stake, receipt=receipt))
     elif step is Step.LEAVE and node.links is not None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -62,6 +64,7 @@ class BoundedHttp(JSONBaseProvider):
         self._timeout = timeout
         self._most_bytes = most_bytes
         self._session = _session_for(url)
+        self._way = _way(self._session, url)
 
     def make_request(self, method: str, params: Any) -> Any:
         return self._exchange(_request(0, method, params))
@@ -96,7 +99,7 @@ class BoundedHttp(JSONBaseProvider):
             ) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise ChainUnreachable(
-                f"cannot reach a chain at {self.place} ({_reason(error)}); is the node running?"
+                f"cannot reach a chain at {self.place}{self._way} ({_reason(error)}); is the node running?"
             ) from None
         if status == _TOO_MANY_REQUESTS or (status in _TOO_SLOW and wait is not None):
             raise Throttled(
@@ -151,15 +154,30 @@ class _Staying(requests.Session):
 
 def _session_for(url: str) -> requests.Session:
     """With the proxies, certificates and passwords that the environment names for a URL, once and for all: requests
-    would look for them anew in every request, which takes it longer than all else that it does.
+    would look for them anew in every request, which takes it longer than all else that it does. No proxy leads to this
+    machine.
     """
     session = _Staying()
     named = session.merge_environment_settings(url, {}, None, None, None)
-    session.proxies, session.verify, session.cert = dict(named["proxies"]), named["verify"], named["cert"]
+    session.proxies = {} if _is_here(url) else dict(named["proxies"])
+    session.verify, session.cert = named["verify"], named["cert"]
     session.auth = requests.utils.get_netrc_auth(url)
     session.trust_env = False
     heed_deadlines(session)
     return session
+
+
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _way(session: requests.Session, url: str) -> str:
+    """The proxy that leads there, without its user and password."""
+    found = requests.utils.select_proxy(url, session.proxies)
+    return f" through the proxy {urlsplit(found).netloc.rpartition('@')[2] or found}" if found else ""
 
 
 def place(url: str) -> str:

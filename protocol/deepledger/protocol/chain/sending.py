@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from deepledger.protocol.chain import wire
 from deepledger.protocol.chain.inclusion import Sender, Sent, await_receipt, is_known
+from deepledger.protocol.chain.reading import no_contract
 from deepledger.protocol.chain.refusals import refusal, revert_data
 from deepledger.protocol.chain.rpc import NodeRefused, result
 from deepledger.protocol.chain.signing import (
@@ -150,11 +151,15 @@ def _is_reachable(sender: Sender) -> bool:
 
 
 def _prepare(sender: Sender, call: Call) -> _Prepared:
-    """Try the call against the block to come, and ask what signing needs."""
-    estimate, nonce, latest, balance, tip = _asked(sender, call)
+    """Try the call against the block to come, and ask what signing needs. Raises `NoLedger` where no contract answers:
+    a call of nothing succeeds, and a node may have gone over to another chain since it was looked at.
+    """
+    estimate, nonce, latest, balance, tip, *answers = _asked(sender, call)
     if sender.tag == "pending" and (_is_no_revert(estimate) or isinstance(nonce, NodeRefused)):
         sender.tag = "latest"  # many providers know no pending block
-        estimate, nonce, latest, balance, tip = _asked(sender, call)
+        estimate, nonce, latest, balance, tip, *answers = _asked(sender, call)
+    if call.to is not None and answers and not wire.data(result(answers[0]), "the result of a call"):
+        raise no_contract(call.to, sender.chain_id)
     funds = wire.quantity(result(balance), "a balance")
     block = wire.fields(result(latest), "a block")
     price = fees(block, tip, most_per_gas=sender.most_per_gas) or legacy_fees(
@@ -182,12 +187,14 @@ def _prepare(sender: Sender, call: Call) -> _Prepared:
 
 
 def _asked(sender: Sender, call: Call) -> list[Any]:
+    probes = [] if call.probe is None else [("eth_call", [{"to": call.to, "data": call.probe}, "latest"])]
     return sender.rpc.batch(
         ("eth_estimateGas", [call.as_json(), sender.tag]),
         ("eth_getTransactionCount", [call.sender, sender.tag]),
         ("eth_getBlockByNumber", ["latest", False]),
         ("eth_getBalance", [call.sender, "latest"]),
         ("eth_maxPriorityFeePerGas", []),
+        *probes,
     )
 
 

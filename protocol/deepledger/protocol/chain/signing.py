@@ -47,6 +47,7 @@ class Call:
     timed: bool = (
         False  # it may be allowed only because time has passed: sent untried where the node's time stands still
     )
+    probe: str | None = None  # what the contract at `to` answers; where nothing does, all that is sent would be lost
 
     def as_json(self) -> dict[str, str]:
         call = {"from": self.sender, "data": self.data, "value": hex(self.value)}

@@ -142,8 +142,26 @@ class ChainLedger(ChainReader):
     def _act(self, function: str, *arguments: Any, value: int = 0, if_unsure: str = REPEAT) -> Receipt:
         data = codec.calldata(self._abi, function, *arguments)
         timed = function in _TIMED
-        call = Call(sender=self.account, to=self.address, data=data, value=Wei(value), if_unsure=if_unsure, timed=timed)
-        return transact(self._sender, call, self._read)
+        call = Call(
+            sender=self.account,
+            to=self.address,
+            data=data,
+            value=Wei(value),
+            if_unsure=if_unsure,
+            timed=timed,
+            probe=codec.calldata(self._abi, "leastWindow"),
+        )
+        return transact(self._sender, call, self._done)
+
+    def _done(self, receipt: dict[str, Any]) -> Receipt:
+        """Every action has its events. Raises `ChainNonsense` where there are none."""
+        done = self._read(receipt)
+        if not done.events:
+            raise ChainNonsense(
+                f"the node shows nothing that transaction {done.transaction} did at {self.address}: is that still the "
+                "same chain? Use another RPC endpoint"
+            )
+        return done
 
     def _read(self, receipt: dict[str, Any]) -> Receipt:
         block = wire.count(receipt.get("blockNumber"), "a block number")
