@@ -199,6 +199,14 @@ def test_a_password_comes_from_its_file_before_the_environment_before_the_prompt
         keystore.read_password(file=None, value=None, prompt=None)
 
 
+def test_an_empty_password_file_is_no_password(tmp_path):
+    file = tmp_path / "password"
+    file.write_text("\nsecret\n")
+    file.chmod(0o600)
+    with pytest.raises(BadKey, match=r"the first line of the password file .* is empty"):
+        keystore.read_password(file=file, value="from environment", prompt=lambda: "typed")
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
 def test_a_password_file_that_cannot_be_read_is_said(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "password"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
@@ -13,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from deepledger.api.words import printable
-from deepledger.protocol.errors import DeepledgerError
+from deepledger.protocol.errors import DeepledgerError, StateError
 
 INTERRUPTED = 130
 
@@ -29,6 +30,11 @@ class Commands(TyperGroup):
                 raise
             print(f"deepledger: {printable(str(error))}", file=sys.stderr)  # noqa: T201
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC or ctx.params.get("debug"):
+                raise
+            print(f"deepledger: {error.strerror} where this is written to; make room", file=sys.stderr)  # noqa: T201
+            raise typer.Exit(StateError.exit_code) from None
         except (KeyboardInterrupt, typer.Abort):
             print("deepledger: interrupted", file=sys.stderr)  # noqa: T201
             raise typer.Exit(INTERRUPTED) from None

@@ -137,15 +137,20 @@ def find(folder: Path, account: str) -> Entry:
 
 
 def read_password(*, file: Path | None, value: str | None, prompt: Callable[[], str] | None) -> str:
-    """From a file (its first line), else `value`, else asked for. Raises `BadKey` if there is no way to get it."""
+    """From a file (its first line), else `value`, else asked for. Raises `BadKey` if there is no way to get it, and for
+    a file without one.
+    """
     if file is not None:
         try:
             if file.stat().st_mode & 0o077:
                 _log.warning("others may read the password file %s; chmod 600 it", file)
-            return file.read_text().split("\n", 1)[0].rstrip("\r")
+            first = file.read_text().split("\n", 1)[0].rstrip("\r")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise BadKey(f"cannot read the password file {file}: {reason}; correct DEEPLEDGER_PASSWORD_FILE") from None
+        if not first:  # as what a command leaves that failed to write it
+            raise BadKey(f"the first line of the password file {file} is empty: write the password there")
+        return first
     if value is not None:
         return value
     if prompt is None:
