@@ -738,9 +738,11 @@ def test_a_successor_goes_on_from_what_its_predecessor_settled(world, play_of):
 
 @pytest.mark.slow
 def test_a_successor_has_what_screening_remembers_before_it_is_needed(world, play_of):
-    """It looks after it when a round opens, and goes on without what was gone by then; so does the audit."""
+    """It looks after it when a round opens, and goes on without what was gone by then; so does the audit. The store is
+    busy now and then, for half of the window at the most.
+    """
     changes = {"spec_changes": {"screening": {"copy_percent": 3}}}
-    play = play_of(participants=3, coordinators=(1, 8), rounds=2, settle_window=8, **changes)
+    play = play_of(participants=3, coordinators=(1, 8), rounds=2, settle_window=20, **changes)
     play.round()
     first, *others = (reveal.digest for reveal in play.see().history[0].opened.reveals)
     (world.folder / "store" / cid_of(first)).unlink()
