@@ -105,37 +105,8 @@ def noise(folder: Path, coordinates: int) -> str:
     return str(folder)
 
 
-MLP = """
-import torch
-from safetensors.torch import load_file
-from torch import nn
-from torch.nn import functional as f
-from torch.utils.data import TensorDataset
-
-
-def build_model():
+PERCEPTRON = """def build_model():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-
-
-def load_data(path):
-    shard = load_file(path)
-    return TensorDataset(shard["images"].float() / 16, shard["labels"].long())
-
-
-def train(model, data, *, learning_rate, batch_size):
-    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    images, labels = data.tensors
-    for batch in torch.randperm(len(labels)).split(batch_size):
-        optimizer.zero_grad()
-        f.cross_entropy(model(images[batch]), labels[batch]).backward()
-        optimizer.step()
-
-
-def evaluate(model, data):
-    images, labels = data.tensors
-    logits = model(images)
-    correct = int((logits.argmax(dim=1) == labels).sum())
-    return {"samples": len(labels), "correct": correct, "loss": float(f.cross_entropy(logits, labels))}
 """
 COPY = """
 import shutil
@@ -146,15 +117,18 @@ shutil.copytree({data!r}, sys.argv[sys.argv.index("--into") + 1])
 
 
 def perceptron(folder: Path) -> str:
-    """A job whose training takes next to nothing, and whose data are there already, as Flower's are."""
+    """The example with a smaller network and one epoch, so that training takes next to nothing, and with data that are
+    there already, as Flower's are.
+    """
     data, folder = folder / "digits", folder / "perceptron"
     prepare = [sys.executable, TREE / "examples/digits/prepare.py", "--into", data, "--participants", "4"]
     subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL)
     folder.mkdir()
     job = (TREE / "examples/digits/job.toml").read_text()
-    given = "[training.hyperparameters]\nlearning_rate = 0.1\nbatch_size = 32\n\n"
+    given = "[training.hyperparameters]\nepochs = 1\nbatch_size = 32\nlearning_rate = 0.1\nmomentum = 0.0\n\n"
     (folder / "job.toml").write_text(re.sub(r"(?ms)^\[training.hyperparameters\].*?(?=^\[)", given, job))
-    (folder / "task.py").write_text(MLP)
+    task = (TREE / "examples/digits/task.py").read_text()
+    (folder / "task.py").write_text(re.sub(r"(?ms)^def build_model.*?(?=^\n\ndef )", PERCEPTRON, task))
     (folder / "prepare.py").write_text(COPY.format(data=str(data)))
     return str(folder)
 

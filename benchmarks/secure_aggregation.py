@@ -143,14 +143,14 @@ def flower_deployed(flower: Path, env: dict[str, str], folder: Path) -> list[flo
         rounds = int(env["ROUNDS"])
         until(lambda: len(ends_in(ends)) == rounds, PATIENCE)
     finally:
-        started = [psutil.Process(process.pid) for process in processes]
-        for each in [child for parent in started for child in parent.children(recursive=True)] + started:
-            with suppress(psutil.NoSuchProcess):  # a ServerApp is in a session of its own
-                each.kill()
+        children = [each for process in processes for each in psutil.Process(process.pid).children(recursive=True)]
         for process in processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
             process.wait()
+        for each in children:
+            with suppress(psutil.NoSuchProcess):  # a ServerApp is in a session of its own
+                each.kill()
     return steady(ends_in(ends))
 
 

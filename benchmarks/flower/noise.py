@@ -24,7 +24,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "6"))
 PLAIN = os.environ.get("PLAIN") == "1"
 TASK = os.environ.get("TASK")
 DATA = Path(os.environ.get("DATA", "."))
-HYPERPARAMETERS = {"learning_rate": 0.1, "batch_size": 32}
+HYPERPARAMETERS = {"epochs": 1, "batch_size": 32, "learning_rate": 0.1, "momentum": 0.0}
 
 
 class Noise(NumPyClient):

@@ -184,13 +184,10 @@ def _serve(pipe: Connection, begin: Callable[[], object]) -> None:
             torch.set_num_threads(threads or usual)
             try:
                 made = made or begin()
-                if arguments is None:  # it was told
-                    getattr(made, method)()
-                    continue
-                answer = getattr(made, method)(*models, *arguments)
+                answer = getattr(made, method)(*models, *(arguments or ()))
             except DeepledgerError as error:
                 answer = error
-            if arguments is not None:
+            if arguments is not None:  # else it was told
                 _write(pipe, answer)
 
 
