@@ -16,8 +16,8 @@ from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.coordinator.notices import UpdatesCounted
 from deepledger.coordinator.schemas import settled_round
-from deepledger.node.contribute import _basis
 from deepledger.node.journal import Journal, OtherCount, Record
+from deepledger.node.node import basis
 from deepledger.node.notices import CommittedUpdate, Trained, UnmaskedRound
 from deepledger.protocol.blobs.digest import cid_of, digest_of
 from deepledger.protocol.chain.abi import terms_hash
@@ -450,12 +450,13 @@ def test_an_update_is_masked_again_where_the_chain_took_back_who_masks_together(
     """
     play = Play(world)
     attempt, model = play.see().attempt, play.see().model_digest
-    here = SimpleNamespace(spec=play.spec, place=play.place, follower=SimpleNamespace(job=play.see()))
+    here: Any = SimpleNamespace(spec=play.spec, follower=SimpleNamespace(job=play.see()))
+    here.cohort = lambda attempt: cohort_in(attempt, here.spec, play.place)
     other, later = replace(attempt, cohort=attempt.cohort[:3]), replace(attempt, opened_in="0x" + "12" * 32)
-    assert len({_basis(here, attempt), _basis(here, other), model}) == 3
-    assert _basis(here, later) == _basis(here, attempt)
+    assert len({basis(here, attempt), basis(here, other), model}) == 3
+    assert basis(here, later) == basis(here, attempt)
     here.spec, _ = world.spec(**MASKED | {"masks": {"groups": 3}, "aggregation": {"rule": "median"}})
-    assert _basis(here, later) != _basis(here, attempt)
+    assert basis(here, later) != basis(here, attempt)
 
 
 def test_nothing_is_released_for_a_second_count_of_one_attempt(tmp_path: Path) -> None:

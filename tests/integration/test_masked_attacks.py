@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,9 +14,10 @@ import pytest
 
 from deepledger.auditor.findings import Kind
 from deepledger.coordinator.notices import UpdatesCounted
-from deepledger.node import contribute
+from deepledger.node import masking
 from deepledger.node.decision import Step, next_step
 from deepledger.node.journal import OtherCount
+from deepledger.node.node import Node
 from deepledger.node.participate import participate
 from deepledger.node.signed_joins import SignedJoins
 from deepledger.protocol.blobs.digest import digest_of
@@ -26,6 +28,7 @@ from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.privacy.mask_keys import mask_key
 from deepledger.protocol.privacy.unmasking import NOTHING
+from deepledger.protocol.roles.notices import Warned
 from deepledger.protocol.settlement.inputs import revealed_in
 from deepledger.protocol.settlement.reading import barred_before
 from deepledger.protocol.types import JobId, Seconds
@@ -301,12 +304,23 @@ def unmasking(play: Play, seat: int, **changed: Any) -> Any:
     assert attempt is not None
     follower.now = lambda: Seconds(attempt.reveal_end - 1)  # type: ignore[method-assign]
     warned: list[str] = []
-    parts = {
-        "ledger": play.nodes[seat], "store": play.world.store, "follower": follower, "spec": play.spec,
-        "journal": SimpleNamespace(release=lambda _record, _counted, make: make()), "mask_key": play.keys[seat],
-        "place": play.place, "job": play.job, "observe": lambda _: None, "warn": warned.append, "unpublished": False,
-    }  # fmt: skip
-    contribute.unmask(cast(Any, SimpleNamespace(**parts | changed)), attempt)
+    node = Node(
+        ledger=play.nodes[seat],
+        store=play.world.store,
+        follower=follower,
+        spec=play.spec,
+        journal=cast(Any, SimpleNamespace(release=lambda _record, _counted, make: make())),
+        tasks=(),
+        data=Path(),
+        samples=None,
+        observe=lambda notice: warned.append(notice.message) if isinstance(notice, Warned) else None,
+        settled=0,
+        starved=0,
+        agreed=b"",
+        mask_key=play.keys[seat],
+        purse=cast(Any, None),
+    )
+    masking.unmask(replace(node, **changed), attempt)
     return warned
 
 
@@ -317,7 +331,7 @@ def test_a_node_that_has_released_for_another_count_shows_nothing_and_keeps_its_
     play = Play(world, rounds=1)
     play.commit(0, 1, 2, 3)
     play.count(0, 1, 2, 3)
-    monkeypatch.setattr(contribute, "_own_record", lambda *_: SimpleNamespace(masked=None))
+    monkeypatch.setattr(masking, "own_record", lambda *_: SimpleNamespace(masked=None))
 
     def other(*_: Any) -> bytes:
         raise OtherCount("it was made for another count")
@@ -337,7 +351,7 @@ def test_what_was_released_for_other_letters_of_the_same_seats_is_not_shown_for_
     *others, last = job.attempt.commits
     again = replace(job.attempt, commits=(*others, replace(last, digest=bytes(32))))
     fewer = replace(job.attempt, counted=replace(job.attempt.counted, counted=0b0111))
-    assert len({contribute._what_counts(here, attempt) for attempt in (job.attempt, again, fewer)}) == 3
+    assert len({masking.what_counts(here, attempt) for attempt in (job.attempt, again, fewer)}) == 3
 
 
 @pytest.mark.parametrize("hangs", [False, True])
@@ -349,7 +363,7 @@ def test_a_node_whose_store_is_down_keeps_its_stake_and_accuses_nobody(
     play.commit(0, 1, 2, 3)
     play.count(0, 1, 2, 3)
     own = SimpleNamespace(masked=SimpleNamespace(letters=play.letters[0]))
-    monkeypatch.setattr(contribute, "_own_record", lambda *_: own)
+    monkeypatch.setattr(masking, "own_record", lambda *_: own)
 
     def down(*_: Any, **__: Any) -> Any:
         if hangs:

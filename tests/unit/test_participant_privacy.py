@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepledger.api.noise import of_noise
-from deepledger.node import contribute, participant_noise
+from deepledger.node import contribute, masking, participant_noise
 from deepledger.node.participant_noise import clip, with_noise
 from deepledger.protocol.errors import BadSpec, BlobMissing
 from deepledger.protocol.formats.participant_privacy import Release, longest, shortest
@@ -279,7 +279,7 @@ def test_specs_from_before_keep_their_bytes(spec_of: SpecOf) -> None:
     ],
 )
 def test_nothing_is_committed_to_where_a_group_became_too_small_for_its_noise(
-    spec_of: SpecOf, members: int, least: int, expected: int, says: str | None, monkeypatch: pytest.MonkeyPatch
+    spec_of: SpecOf, members: int, least: int, expected: int, says: str | None
 ) -> None:
     """As keys that are none make it, whatever the job's terms let expect, and its operator has agreed to."""
     groups = MASKED | {"masks": {"weight_bits": 0, "groups": 3}, "aggregation": {"rule": "median"}}
@@ -287,15 +287,11 @@ def test_nothing_is_committed_to_where_a_group_became_too_small_for_its_noise(
     context = MaskContext(1, "0x" + "00" * 20, 1, 0, 0)
     seated = [Member(seat, f"0x{seat + 1:040x}", bytes([seat + 1]) * 32) for seat in range(members)]
     cohort = Cohort(context, tuple(seated), 16, bytes(32), most_groups=3, least=least)
-    monkeypatch.setattr(contribute, "cohort_in", lambda *_: cohort)
-    mine = SimpleNamespace(seat=0)
-    job = SimpleNamespace(participants={"me": mine}, terms=SimpleNamespace(min_participants=expected))
-    node: Any = SimpleNamespace(
-        spec=spec, place=None, ledger=SimpleNamespace(account="me"), follower=SimpleNamespace(job=job)
-    )
+    job = SimpleNamespace(terms=SimpleNamespace(min_participants=expected))
+    node: Any = SimpleNamespace(spec=spec, seat=0, cohort=lambda _: cohort, follower=SimpleNamespace(job=job))
     attempt: Any = SimpleNamespace(round=4, least=members)
     if says is None:
-        contribute._check_hidden(node, attempt)
+        masking.check_hidden(node, attempt)
         return
     with pytest.raises(BlobMissing, match=says):
-        contribute._check_hidden(node, attempt)
+        masking.check_hidden(node, attempt)

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from deepledger.node import contribute
-from deepledger.node.contribute import Node
+from deepledger.node.alone import check_alone, unexplained
 from deepledger.node.decision import TURN, Step, must_reveal, next_step
 from deepledger.node.journal import Journal
 from deepledger.node.linking import Links
+from deepledger.node.node import Node, time_to_publish
 from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, RoundStarved, TookSeat, Withdrawn
 from deepledger.node.purse import purse_in
 from deepledger.node.signed_joins import SignedJoins
@@ -145,7 +146,7 @@ def participate(
         )
         if node.links is not None and node.was_seated:  # said before anything is done with it
             _look_for_keys(node, node.links)
-        node.lost = contribute.unexplained(node)
+        node.lost = unexplained(node)
         if node.lost is not None:
             node.warn(
                 f"{ledger.account} has committed to what is not in {journal.folder}: another node acts for it, or the "
@@ -212,7 +213,7 @@ def _run(node: Node, stop: threading.Event, leave: threading.Event) -> None:
                 node.follower.doubt()
                 node.doubting = False
             node.was_seated = node.was_seated or node.ledger.account in node.follower.job.participants
-            contribute.check_alone(node)
+            check_alone(node)
             _report_over(node)
             if node.spent is not None:
                 raise PrivacySpent(f"{node.spent}. The seat was given up, and {eth(_take_home(node))} taken home")
@@ -253,7 +254,7 @@ def _run(node: Node, stop: threading.Event, leave: threading.Event) -> None:
                 raise
             pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
             if must_reveal(node.follower.job, node.ledger.account, node.follower.now()):
-                pause = min(pause, max(contribute.time_to_publish(node), FIRST_PAUSE))
+                pause = min(pause, max(time_to_publish(node), FIRST_PAUSE))
             said = trouble if isinstance(trouble, DeepledgerError) else unforeseen(trouble)
             node.warn(f"{said} (trying again in {pause:.1f} s)")
 
