@@ -14,8 +14,6 @@ class Accounts:
     stakes: dict[Address, int] = field(default_factory=dict)
     bonds: dict[Address, int] = field(default_factory=dict)
     credits: Counter[Address] = field(default_factory=Counter)
-    deposited: int = 0  # all that ever came in
-    withdrawn: int = 0  # all that ever went out
 
     @property
     def held(self) -> int:
@@ -23,15 +21,12 @@ class Accounts:
         return self.escrow + sum(self.stakes.values()) + sum(self.bonds.values()) + self.credits.total()
 
     def deposit_budget(self, amount: int) -> None:
-        self.deposited += amount
         self.escrow += amount
 
     def deposit_stake(self, participant: Address, amount: int) -> None:
-        self.deposited += amount
         self.stakes[participant] = amount
 
     def deposit_bond(self, coordinator: Address, amount: int) -> None:
-        self.deposited += amount
         self.bonds[coordinator] = amount
 
     def take_penalty(self, participant: Address, amount: int) -> None:
@@ -62,6 +57,4 @@ class Accounts:
         return Wei(rest)
 
     def withdraw(self, account: Address) -> Wei:
-        amount = self.credits.pop(account, 0)
-        self.withdrawn += amount
-        return Wei(amount)
+        return Wei(self.credits.pop(account, 0))

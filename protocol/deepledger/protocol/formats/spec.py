@@ -151,10 +151,6 @@ class Validation(Part):
                 raise ValueError(f"metrics: of {name}, {usual.better} is better, and its scale is 1")
         return self
 
-    @property
-    def plain_bytes(self) -> int:
-        return self.bytes if self.withheld is None else self.bytes - WITHHELD_OVERHEAD
-
 
 class Masks(Part):
     """How updates are hidden in their sum. Declared samples weigh as integers of at most `weight_bits` bits (0: all
