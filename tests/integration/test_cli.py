@@ -345,6 +345,28 @@ def test_what_goes_wrong_is_said_in_one_line(case: str, runner: Runner, finished
     assert last.startswith("deepledger: ")
 
 
+FULL = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+UNREAD = "import os; reading, writing = os.pipe(); os.dup2(writing, 1); os.close(reading)"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "audit JOB", "audit JOB --json", "status JOB", "status --json", "job show JOB", "job list",
+        "doctor JOB --account ann", "model export JOB --to FILE", "blobs export JOB FILE",
+    ],
+)  # fmt: skip
+def test_a_command_whose_results_get_nowhere_fails(
+    arguments: str, runner: Runner, finished: int, tmp_path: Path
+) -> None:
+    arguments = arguments.replace("JOB", str(finished))
+    for before, status in ((FULL, 6), (UNREAD, 141)):
+        running = runner.start(*arguments.replace("FILE", str(tmp_path / f"{status}")).split(), before=before)
+        _, said = running.end()
+        lost = "deepledger: what is printed cannot be written" in said
+        assert (running.status, lost, "Traceback" in said) == (status, before == FULL, False), said
+
+
 def test_joining_is_refused_before_anything_is_staked(runner: Runner, tmp_path: Path) -> None:
     job = runner.create()
     data = runner.folder / "data-1.safetensors"
@@ -614,8 +636,8 @@ def test_a_coordinator_of_all_jobs_deposits_no_more_than_it_may(runner: Runner) 
     coordinator.until(f"job {first}: deposited the bond")
     second = runner.create("--coordinator", dev_accounts()[4].address)
     assert "ETH would be deposited, lost or paid in fees" in coordinator.until(f"job {second} is left alone")
-    coordinator.end(signal.SIGTERM)
-    assert coordinator.status == 0
+    said = coordinator.end(signal.SIGTERM)
+    assert coordinator.status == 0, said
 
 
 @pytest.mark.slow

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, signature
@@ -22,22 +23,34 @@ INTERRUPTED = 130
 class Commands(TyperGroup):
     """The root group: what is expected to go wrong becomes one line and the exit code of its kind."""
 
+    def make_context(self, *given: Any, **more: Any) -> Any:
+        with _told(debug=False):  # it prints, too: --help, --version
+            return super().make_context(*given, **more)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except DeepledgerError as error:
-            if ctx.params.get("debug"):
-                raise
-            print(f"deepledger: {printable(str(error))}", file=sys.stderr)  # noqa: T201
-            raise typer.Exit(error.exit_code) from None
-        except OSError as error:
-            if error.errno != errno.ENOSPC or ctx.params.get("debug"):
-                raise
-            print(f"deepledger: {error.strerror} where this is written to; make room", file=sys.stderr)  # noqa: T201
-            raise typer.Exit(StateError.exit_code) from None
-        except (KeyboardInterrupt, typer.Abort):
-            print("deepledger: interrupted", file=sys.stderr)  # noqa: T201
-            raise typer.Exit(INTERRUPTED) from None
+        with _told(debug=ctx.params.get("debug", False)):
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+            return done
+
+
+@contextmanager
+def _told(*, debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except DeepledgerError as error:
+        if debug:
+            raise
+        print(f"deepledger: {printable(str(error))}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC or debug:
+            raise
+        print(f"deepledger: {error.strerror} where this is written to; make room", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(StateError.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        print("deepledger: interrupted", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -24,6 +24,7 @@ from deepledger.cli import (
     money,
     privacy,
     status,
+    streams,
 )
 from deepledger.cli.commands import Commands
 
@@ -39,7 +40,7 @@ app = typer.Typer(
         "Exit codes: 0 done, or stopped in order; 1 the audit found a mismatch or lacked a blob, or you declined; "
         "2 wrong usage; 3 input that cannot be used; 4 the chain; 5 the blob store; 6 this machine's files; "
         "7 the audit could not check everything; 8 the model diverged; 9 a privacy budget is spent; "
-        "130 interrupted at once."
+        "130 interrupted at once; 141 nobody reads on what is printed."
     ),
 )
 for room in (
@@ -86,6 +87,7 @@ def root(
 
 def run() -> None:
     """As a program: whatever status the process is left with afterwards, it ends with that of the command."""
+    streams.take()
     try:
         app()
     except SystemExit as end:
