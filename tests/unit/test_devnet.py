@@ -300,3 +300,29 @@ def test_serving_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
         serving.send_signal(number)
         assert serving.stdout.read() == "over\n"
     assert serving.returncode == 0
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_an_interrupt_is_heard_while_anvil_does_not_come_up_and_a_second_one_while_it_does_not_end(
+    tmp_path: Path, signals: int
+) -> None:
+    deaf, started = tmp_path / "anvil", tmp_path / "started"
+    ends = "" if signals == 1 else "trap '' TERM"
+    deaf.write_text(f"#!/bin/sh\n{ends}\ntouch {started}\nwhile :; do sleep 0.1; done")
+    deaf.chmod(0o755)
+    program = "from deepledger.cli.main import run; run()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "devnet", "--kind", "anvil", "--port", "0"],
+        env=os.environ | {anvil.ENVIRONMENT: str(deaf)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as serving:
+        while not started.exists():
+            time.sleep(0.01)
+        serving.send_signal(signal.SIGINT)
+        while signals == 2 and serving.poll() is None:
+            serving.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        assert serving.stderr is not None
+        assert serving.stderr.read() == "deepledger: interrupted\n"
+    assert serving.returncode == 130

@@ -52,11 +52,13 @@ def start(
     port: int = 0,
     block_time: int | None = None,
     state: Path | None = None,
+    over: threading.Event | None = None,
 ) -> Iterator[Devnet]:
     """Runs a devnet for as long as the context lasts; port 0 is any free one.
 
     The embedded chain runs in a thread of this process and forgets everything at the end; `block_time` (seconds) and
-    `state` (a file) are for anvil. Raises BadInput when something is missing, StateError when the port is taken.
+    `state` (a file) are for anvil. Raises BadInput when something is missing, StateError when the port is taken, and
+    KeyboardInterrupt if `over` is set before anvil answers.
     """
     chosen = kind if kind != "auto" else "embedded" if find_anvil() is None else "anvil"
     if chosen == "embedded" and (block_time is not None or state is not None):
@@ -64,7 +66,7 @@ def start(
     chain = (
         EmbeddedServer(host=host, port=port)
         if chosen == "embedded"
-        else AnvilProcess(host=host, port=port, block_time=block_time, state=state)
+        else AnvilProcess(host=host, port=port, block_time=block_time, state=state, over=over or threading.Event())
     )
     try:
         yield Devnet(chosen, f"http://{reachable(host)}:{chain.port}", chain.check)
@@ -81,15 +83,20 @@ def serve(
     block_time: int | None = None,
     state: Path | None = None,
 ) -> None:
-    """Runs a devnet until SIGINT or SIGTERM, in the main thread; `ready` is called once it answers."""
+    """Runs a devnet until SIGINT or SIGTERM, in the main thread; `ready` is called once it answers.
+
+    A second signal waits for nothing, not for anvil to write its state either.
+    """
     over = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
+        if over.is_set():
+            raise KeyboardInterrupt
         over.set()
 
     former = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with start(kind, host=host, port=port, block_time=block_time, state=state) as devnet:
+        with start(kind, host=host, port=port, block_time=block_time, state=state, over=over) as devnet:
             ready(devnet)
             while not over.wait(0.5):
                 devnet.check()

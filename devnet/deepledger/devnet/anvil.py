@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from deepledger.devnet.accounts import BALANCE_ETHER, COUNT, MNEMONIC
@@ -39,10 +41,12 @@ class AnvilProcess:
     """Runs from construction until `stop`.
 
     `block_time` is seconds between blocks; without it each transaction is mined at once. `state` is a file that the
-    chain is read from, if it exists, and written to at the end.
+    chain is read from, if it exists, and written to at the end. `over`, once set, interrupts waiting for its start.
     """
 
-    def __init__(self, *, host: str, port: int, block_time: int | None = None, state: Path | None = None) -> None:
+    def __init__(
+        self, *, host: str, port: int, block_time: int | None, state: Path | None, over: threading.Event
+    ) -> None:
         binary = find_anvil()
         if binary is None:
             raise BadInput(f"anvil is not installed: install Foundry, or set {ENVIRONMENT}, or use the embedded devnet")
@@ -60,7 +64,7 @@ class AnvilProcess:
         )
         self._deathwatch = Reaper(self._process.pid)
         try:
-            self._await_answer(f"http://{reachable(host)}:{self.port}")
+            self._await_answer(f"http://{reachable(host)}:{self.port}", over)
         except BaseException:
             self.stop()
             raise
@@ -70,29 +74,30 @@ class AnvilProcess:
             raise StateError(f"anvil has ended with code {self._process.returncode}: {self._last_words()}")
 
     def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
+        self._process.terminate()
+        try:
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._deathwatch.close()
-        self._output.close()
+        finally:  # also where an interrupt does not let it end by itself
+            self._process.kill()
+            self._process.wait()
+            self._deathwatch.close()
+            self._output.close()
 
-    def _await_answer(self, url: str) -> None:
+    def _await_answer(self, url: str, over: threading.Event) -> None:
         question = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": []}).encode()
         request = urllib.request.Request(url, question, {"Content-Type": "application/json"})  # noqa: S310
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             self.check()
             try:
-                with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310
+                with urllib.request.urlopen(request, timeout=1) as reply:  # noqa: S310
                     if json.load(reply).get("result") == hex(CHAIN_ID):
                         return
             except OSError:
                 pass
-            time.sleep(0.02)
+            if over.wait(0.02):
+                raise KeyboardInterrupt
         raise StateError(f"anvil did not answer at {url} within {PATIENCE:.0f} s: {self._last_words()}")
 
     def _last_words(self) -> str:

@@ -46,7 +46,7 @@ class EmbeddedServer:
 
     def check(self) -> None:
         if not self._thread.is_alive():
-            raise StateError("the embedded devnet's server has ended; run with --verbose to see why")
+            raise StateError("the embedded devnet's server has ended by itself: what it logged says why")
 
     def stop(self) -> None:
         self._server.should_exit = True
