@@ -642,6 +642,25 @@ def test_what_is_on_two_forks_is_not_read_as_one(stage: Stage, monkeypatch: pyte
     assert [each.participant for each in attempt_of(follower).commits] == [stage.name(4)]
 
 
+def test_a_chain_that_was_begun_anew_is_told_by_what_is_known_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepledger.protocol.chain.reading._BEHIND", 0.0)
+    with start("embedded") as devnet:
+        contract, _ = deploy(devnet.url, dev_accounts()[9], least_window=1, locks=tmp_path)
+        stage = Stage(devnet.url, contract, tmp_path, [])
+        follower = Follower(stage.reader(), stage.create())
+    port = int(devnet.url.rpartition(":")[2])
+    with start("embedded", port=port):
+        with pytest.raises(ChainUnreachable, match=f"there is no contract at {contract} on chain 31337"):
+            follower.update(timeout=60)
+        assert deploy(devnet.url, dev_accounts()[9], least_window=1, locks=tmp_path)[0] == contract
+        with pytest.raises(ChainUnreachable, match="its contract has 0 jobs: perhaps the chain was begun anew"):
+            follower.update(timeout=60)
+    for reader in stage.readers:
+        reader.close()
+
+
 def attempt_of(follower: Follower) -> Attempt:
     assert follower.job.attempt is not None
     return follower.job.attempt

@@ -19,7 +19,7 @@ from typing import Final
 from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Head, Reader, Receipt, Snapshot
-from deepledger.protocol.errors import ChainNonsense, ChainUnreachable
+from deepledger.protocol.errors import ChainError, ChainNonsense, ChainUnreachable, NoLedger
 from deepledger.protocol.job.phases import deadline, phase_at, seats_committed
 from deepledger.protocol.job.state import Job
 from deepledger.protocol.job.trail import replay
@@ -131,7 +131,7 @@ class Follower:
     def _fold(self, head: Head, base: _Point | None) -> Job:
         """The job as of `head`, from `base` where there is one; else from further back, and in the end elsewhere."""
         prove = base is None or time.monotonic() >= self._proof_due
-        doubt: ChainNonsense | None = None
+        doubt: ChainError | None = None
         for start, elsewhere in self._starts(base, head):
             if elsewhere:
                 self._reader.elsewhere()
@@ -139,7 +139,7 @@ class Follower:
                 job = self._read(start, head)
                 if prove or doubt is not None:
                     self._prove(job, head)
-            except ChainNonsense as error:
+            except (ChainNonsense, NoLedger) as error:
                 doubt = error
             else:
                 return job
@@ -163,7 +163,11 @@ class Follower:
         events = self._reader.events(first, head.number, job=self._id, after=after)
         job = replay(events, None if start is None else start.job)
         if job is None:
-            raise ChainNonsense(f"the chain no longer reports the creation of job {self._id}")
+            jobs = self._reader.job_count()  # raises `NoLedger` where nothing answers
+            raise ChainNonsense(
+                f"the chain no longer reports the creation of job {self._id}, and its contract has {jobs} jobs: "
+                "perhaps the chain was begun anew"
+            )
         self._folded.extend((event.at.block_hash, event.at.log_index) for event in events)
         return job
 
