@@ -139,7 +139,10 @@ def main() -> None:
     console = Console()
     started = time.monotonic()
     with ExitStack() as stack:
-        stage = Stage(dataset, stack, folder=arguments.folder, mode=arguments.mode)
+        try:
+            stage = Stage(dataset, stack, folder=arguments.folder, mode=arguments.mode)
+        except OSError as error:
+            raise SystemExit(f"cannot write to {arguments.folder}: {error}; choose another --folder") from None
         with console.status("chain, contract, accounts, data, job …"):
             job = set_the_stage(stage, dataset)
         console.print(f"job {job} on the {stage.env['KIND']} chain; logs are in {stage.folder}")
@@ -404,4 +407,7 @@ def summarise(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

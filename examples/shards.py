@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -39,15 +40,18 @@ def run(read: Callable[[argparse.Namespace], Arrays], *, labels: str, options: a
     arguments = options.parse_args()
     if not 1 <= arguments.participants <= 64 or not (arguments.alpha is None or arguments.alpha > 0):
         options.error("there are 1 to 64 participants, and alpha is greater than 0")
-    arrays = read(arguments)
-    for path, samples in write(
-        arrays,
-        arguments.into,
-        labels=labels,
-        participants=arguments.participants,
-        seed=arguments.seed,
-        alpha=arguments.alpha,
-    ):
+    try:
+        written = write(
+            read(arguments),
+            arguments.into,
+            labels=labels,
+            participants=arguments.participants,
+            seed=arguments.seed,
+            alpha=arguments.alpha,
+        )
+    except (OSError, SafetensorError) as error:
+        raise SystemExit(f"cannot write to {arguments.into}: {error}; choose another folder with --into") from None
+    for path, samples in written:
         print(f"{path}  {samples} samples")
 
 

@@ -174,6 +174,20 @@ def test_nobody_gets_an_empty_shard(tmp_path: Path) -> None:
         write({"labels": np.zeros(4, np.uint8)}, tmp_path, labels="labels", participants=9)
 
 
+@pytest.mark.parametrize(("example", "into"), [("digits", "/proc"), ("digits", "/proc/data"), ("lora", "/proc/data")])
+def test_a_folder_that_cannot_be_written_to_is_named(example: str, into: str) -> None:
+    said = prepare(example, Path(into), succeeds=False)
+    assert said.startswith(f"cannot write to {into}: ")
+    assert "choose another folder with --into" in said
+
+
+def test_a_demo_that_cannot_be_written_is_refused() -> None:
+    command = [sys.executable, EXAMPLES / "demo.py", "--folder", "/proc/demo"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, "Traceback" in result.stderr) == (1, False)
+    assert result.stderr.startswith("cannot write to /proc/demo: ")
+
+
 def test_missing_mnist_files_are_named(tmp_path: Path) -> None:
     said = prepare("mnist", tmp_path / "data", tmp_path, succeeds=False)
     assert IMAGES in said
