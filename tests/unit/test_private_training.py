@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from opacus.layers import DPLSTM
+from opacus.layers import DPLSTM, DPMultiheadAttention
 from torch import nn
 from torch.nn import functional as f
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from deepledger.cli import doctor
+from deepledger.node.batch_mixing import BatchMixing
 from deepledger.node.secret_noise import SecretNoise
 from deepledger.node.training import Trainer, load_trainer, make_update, rehearse
 from deepledger.privacy import finish_private, make_private
@@ -56,6 +57,19 @@ class Recurrent(nn.Module):
         return self.last(self.cells(x)[0][:, -1])
 
 
+class Attention(nn.Module):
+    """As a node tells to write it: two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out, self.last = nn.Linear(4, 12), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = (part.unflatten(-1, (2, 2)).transpose(1, 2) for part in self.into(x).chunk(3, dim=-1))
+        seen = f.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        return self.last(self.out(seen).mean(dim=1))
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor, int]] = {
     "perceptron": (lambda: nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3)), torch.randn(20, 8), 3),
     "convolutions": (
@@ -65,6 +79,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor, int]] = {
     ),
     "tied and frozen": (Tied, torch.randint(0, 7, (20, 3)), 7),
     "recurrent": (Recurrent, torch.randn(20, 6, 4), 3),
+    "attention": (Attention, torch.randn(20, 6, 4), 3),
 }
 
 
@@ -262,7 +277,13 @@ def test_a_layer_that_takes_parts_of_samples_for_samples_is_noticed() -> None:
         (nn.GRU(8, 8), "take opacus.layers.DPGRU"),
         (nn.RNN(8, 8), "take opacus.layers.DPRNN"),
         (nn.LSTMCell(8, 8), "take a whole layer of opacus.layers"),
-        (nn.TransformerEncoderLayer(8, 2), r"layer '0.self_attn' is a MultiheadAttention: take opacus.layers.DPMulti"),
+        (nn.TransformerEncoderLayer(8, 2), r"layer '0.self_attn' is a MultiheadAttention: take .* scaled_dot_product"),
+        (DPMultiheadAttention(8, 2, batch_first=True), "it takes heads for positions .* take .* scaled_dot_product"),
+        (
+            nn.Conv1d(8, 8, 3, padding=1, padding_mode="circular"),
+            "takes any padding for zeros; take torch.nn.Reflection",
+        ),
+        (nn.Embedding(8, 8, scale_grad_by_freq=True), "leave scale_grad_by_freq out"),
         (nn.InstanceNorm1d(8, track_running_stats=True), "give it track_running_stats=False"),
         (nn.Bilinear(8, 8, 8), "take torch.nn.Linear"),
         (nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)), "with a parametrization: leave that out"),
@@ -275,6 +296,96 @@ def test_layers_that_cannot_be_private_are_refused_with_what_to_take(layer: nn.M
         train(model, data)
     assert finish_private(model) is None
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Twice(nn.Module):
+    """A weight that is used outside of its layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(f.linear(self.first(x), self.first.weight))
+
+
+def test_a_gradient_of_which_samples_make_up_a_part_only_is_refused() -> None:
+    """It would be trained on a gradient that is another than the task's, without a word."""
+    model = Twice()
+    with pytest.raises(BadInput, match=r"single samples of 'first.weight' do not add up .* weight_decay"):
+        train(model, data_of(torch.randn(20, 8), 3), batch_size=20)
+    finish_private(model)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_penalty_in_the_loss_is_refused_and_one_of_the_optimizer_is_not() -> None:
+    data = data_of(torch.randn(20, 8), 3)
+
+    def step(penalty: float, weight_decay: float) -> None:
+        model = nn.Linear(8, 3)
+        plain = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=weight_decay)
+        loader = DataLoader(data, batch_size=20)
+        optimizer, loader = make_private(model, plain, loader, noise_multiplier=1.0, clip_norm=1.0)
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            penalties = sum(each.square().sum() for each in model.parameters())
+            (f.cross_entropy(model(inputs), labels) + penalty * penalties).backward()
+            optimizer.step()
+
+    step(0.0, 0.01)
+    with pytest.raises(BadInput, match="a penalty in the loss"):
+        step(0.01, 0.0)
+
+
+class Mixing(nn.Module):
+    def __init__(self, mix: Callable[[torch.Tensor], torch.Tensor], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.first, self.dropout, self.last, self.mix = nn.Linear(8, 8), nn.Dropout(dropout), nn.Linear(8, 3), mix
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.mix(self.dropout(self.first(x))))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda x: f.batch_norm(x, None, None, training=True),
+        lambda x: x - x.mean(dim=0),
+        lambda x: f.scaled_dot_product_attention(x, x, x),
+        lambda x: x.flip(0),
+    ],
+)
+def test_a_model_that_mixes_samples_is_refused_whatever_it_does_it_with(mix: Any, dropout: float) -> None:
+    """Its gradients of samples add up, and removing one sample changes them all: clipping bounds nothing."""
+    model = Mixing(mix, dropout)
+    with pytest.raises(BadInput, match="one sample depends on the others in its batch"):
+        train(model, data_of(torch.randn(20, 8), 3), batch_size=10)
+    finish_private(model)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_looking_for_mixing_changes_nothing_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what is drawn by chance nor what a module counts."""
+
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return x
+
+    def trained() -> tuple[float, torch.Tensor]:
+        model = nn.Sequential(nn.Linear(8, 3), Counts(), nn.Dropout(0.5))
+        torch.manual_seed(3)
+        train(model, data_of(torch.ones(20, 8) * torch.arange(20)[:, None], 3), batch_size=20)
+        return float(model[1].calls), torch.rand(3)
+
+    calls, drawn = trained()
+    monkeypatch.setattr(BatchMixing, "check", lambda *_: None)
+    assert (calls, drawn.tolist()) == (1, trained()[1].tolist())
 
 
 def test_loaders_optimizers_and_numbers_that_cannot_be_used_are_refused() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from opacus.data_loader import wrap_collate_with_empty
+from opacus.layers import DPMultiheadAttention
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 from torch import nn
@@ -21,20 +22,37 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
 
+from deepledger.node.batch_mixing import BatchMixing
 from deepledger.node.private_run import Watch, watch_over
-from deepledger.node.sample_gradients import OuterProducts, Rows, SampleGradients
+from deepledger.node.sample_gradients import SampleGradients, check_complete, rows_of
 from deepledger.node.secret_noise import SecretNoise
 from deepledger.protocol.errors import BadInput
 
+_ATTENTION = "take a torch.nn.Linear each for queries, keys, values and output, and scaled_dot_product_attention"
 _INSTEAD: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.batchnorm._BatchNorm, "it mixes the samples of a batch; take torch.nn.GroupNorm or LayerNorm"),
     (nn.LSTM, "take opacus.layers.DPLSTM, which has the same arguments"),
     (nn.GRU, "take opacus.layers.DPGRU, which has the same arguments"),
     (nn.RNN, "take opacus.layers.DPRNN, which has the same arguments"),
     (nn.RNNCellBase, "take a whole layer of opacus.layers, such as DPLSTM"),
-    (nn.MultiheadAttention, "take opacus.layers.DPMultiheadAttention, which has the same arguments"),
+    (nn.MultiheadAttention, _ATTENTION),
     (nn.Bilinear, "it has two inputs; multiply and take torch.nn.Linear"),
 )
+_OPTIONS: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (
+        lambda layer: isinstance(layer, nn.modules.conv._ConvNd) and layer.padding_mode != "zeros",
+        "Opacus takes any padding for zeros; take torch.nn.ReflectionPad2d or its like before it, and no padding",
+    ),
+    (
+        lambda layer: isinstance(layer, nn.Embedding) and layer.scale_grad_by_freq,
+        "the gradient of a sample then depends on the other samples; leave scale_grad_by_freq out",
+    ),
+    (
+        lambda layer: isinstance(layer, DPMultiheadAttention) and layer.batch_first and layer.num_heads > 1,
+        f"with batch_first it takes heads for positions (Opacus 1.6.0, its pull request 825); {_ATTENTION}",
+    ),
+)
+"""What layers do wrong without a word, and what to take."""
 
 
 def make_private(
@@ -62,8 +80,11 @@ def make_private(
     hooks.forbid_grad_accumulation()
     samples, noise = len(loader.dataset), SecretNoise()  # type: ignore[arg-type]
     lots = PoissonBatches(samples, batch_size=loader.batch_size or samples, noise=noise)
+    mixing = BatchMixing(model)
     private = PrivateOptimizer(
         optimizer,
+        model,
+        mixing=mixing,
         noise_multiplier=noise_multiplier,
         max_grad_norm=clip_norm,
         expected_batch_size=lots.rate * samples,
@@ -74,6 +95,7 @@ def make_private(
 
     def clean() -> None:
         hooks.cleanup()
+        mixing.forget()
         private.forget()
 
     watch.begin(samples=samples, rate=lots.rate, clean=clean)
@@ -83,12 +105,24 @@ def make_private(
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
     """Opacus' optimizer with noise that nobody can guess, whose every step is watched."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, noise: SecretNoise, watch: Watch, **options: Any) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        *,
+        mixing: BatchMixing,
+        noise: SecretNoise,
+        watch: Watch,
+        **options: Any,
+    ) -> None:
         super().__init__(optimizer, **options)
-        self._noise, self._watch = noise, watch
+        ours = {id(parameter) for parameter in self.params}
+        self._named = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in ours}
+        self._mixing, self._noise, self._watch = mixing, noise, watch
+        self._is_complete = False
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Raises `StepRefused`, see `Watch`."""
+        """Raises `StepRefused`, see `Watch`, and `BadInput` where what is clipped are not the gradients of samples."""
         if closure is not None:
             with torch.enable_grad():
                 closure()
@@ -97,8 +131,10 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
                 "a parameter has no gradient: call backward() before step(), and leave what the loss does not depend "
                 "on out of the optimizer"
             )
+        sizes = {len(rows_of(parameter)) for parameter in self.params}
+        self._check_samples(sizes)
         self._watch.before_step(
-            sizes={len(_rows(parameter)) for parameter in self.params},
+            sizes=sizes,
             noise_multiplier=self.noise_multiplier,
             clip_norm=self.max_grad_norm,
         )
@@ -108,13 +144,21 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         self.original_optimizer.step()
         self._watch.after_step()
 
+    def _check_samples(self, sizes: set[int]) -> None:
+        """Until a batch has shown that all is well."""
+        if len(sizes) == 1 and (samples := next(iter(sizes))):
+            self._mixing.check(samples)
+            if not self._is_complete:
+                check_complete(self._named, loss_reduction=self.loss_reduction)
+                self._is_complete = True
+
     @property
     def accumulated_iterations(self) -> int:
         return 1  # no more are allowed
 
     def clip_and_accumulate(self) -> None:
         """The sum of the samples' gradients, each scaled to at most the clip norm."""
-        rows = [_rows(each) for each in self.params]
+        rows = [rows_of(each) for each in self.params]
         norms = torch.stack([each.norms() for each in rows]).norm(dim=0)
         scale = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
         for parameter, each in zip(self.params, rows, strict=True):
@@ -186,17 +230,15 @@ class PrivateLoader(DataLoader[Any]):
             yield batch
 
 
-def _rows(parameter: Any) -> OuterProducts | Rows:
-    found = parameter.grad_sample
-    return found if isinstance(found, OuterProducts) else Rows(found)
-
-
 def _check_model(model: nn.Module) -> None:
     """Raises `BadInput` for the first layer of which no gradients of single samples can be had, with what to take."""
     for name, module in model.named_modules():
         what = f"make_private: layer {name!r} is a {type(module).__name__}" if name else "make_private: the model"
         for kind, instead in _INSTEAD:
             if isinstance(module, kind):
+                raise BadInput(f"{what}: {instead}, in build_model")
+        for has_option, instead in _OPTIONS:
+            if has_option(module):
                 raise BadInput(f"{what}: {instead}, in build_model")
         if getattr(module, "track_running_stats", False):
             raise BadInput(f"{what}: its running statistics would not be private; give it track_running_stats=False")

@@ -6,12 +6,17 @@ its two factors (the book-keeping of Bu et al. 2023): the memory of a layer is t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from torch import nn
+
+from deepledger.protocol.errors import BadInput
+
+_EXACT, _COARSE = 1e-4, 1e-2  # of the sum of all norms: what float32 on a CPU, and TF32 or bfloat16, make of a sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +82,28 @@ class SampleGradients(GradSampleHooks):  # type: ignore[misc]
             each._forward_counter == 1 and each.grad_sample is None and not hasattr(each, "_current_grad_sample")  # type: ignore[attr-defined]
             for each in used
         )
+
+
+def rows_of(parameter: Any) -> OuterProducts | Rows:
+    found = parameter.grad_sample
+    return found if isinstance(found, OuterProducts) else Rows(found)
+
+
+def check_complete(parameters: Mapping[str, nn.Parameter], *, loss_reduction: str) -> None:
+    """Raises `BadInput` where gradients of samples do not make up the gradient that torch itself has found, after
+    `backward`: hooks see only what a layer of a known kind does with its own parameters.
+    """
+    for name, parameter in parameters.items():
+        rows, whole = rows_of(parameter), parameter.grad
+        if whole is None or not len(rows):
+            continue
+        share = 1 / len(rows) if loss_reduction == "mean" else 1.0
+        made = rows.weighted_sum(torch.full_like(rows.norms(), share)).view_as(parameter)
+        off, all_of_it = (made - whole).norm(), rows.norms().sum() * share
+        exact = whole.device.type == "cpu" and made.dtype in (torch.float32, torch.float64)
+        if off > (_EXACT if exact else _COARSE) * torch.maximum(all_of_it, whole.norm()):
+            raise BadInput(
+                f"make_private: the gradients of single samples of {name!r} do not add up to its gradient. Something "
+                "else takes part in it: a penalty in the loss (take the optimizer's weight_decay), a use of the "
+                "parameter outside of its own layer, or an option of that layer which Opacus knows nothing of"
+            )
