@@ -109,7 +109,7 @@ def test_the_example_is_made_as_it_says_and_shown_for_what_it_is(world: Any) -> 
     create[create.index(str(file.relative_to(ROOT)))] = str(here / file.relative_to(ROOT))
     made = runner.run(*create[1:])
     job = int(made.output.split()[-1])
-    assert "warning: one participant can spoil every round" in made.output
+    assert "Beware: one participant can spoil every round" in made.output
     shown = " ".join(runner.run("job", "show", job).output.split())
     assert "encrypted: nobody sees your update" in shown
     assert "and 54 bits a coordinate" in shown

@@ -57,6 +57,13 @@ def of_spec(spec: JobSpec) -> dict[str, object]:
         "measured by": of_metrics(spec.validation.metrics),
         **({"beware": "; ".join(spec.loose)} if spec.loose else {}),
         "sample limit": f"{spec.max_samples:,}: who declares more weighs and earns as this",
+        **of_readers(spec),
+    }
+
+
+def of_readers(spec: JobSpec) -> dict[str, str]:
+    """Who sees what of a participant."""
+    return {
         "privacy": of_privacy(spec),
         **({"of single samples": of_samples(asked)} if (asked := spec.differential_privacy) else {}),
         **({"mask keys": MASK_KEYS[spec.masks.keys]} if spec.masks else {}),
@@ -88,7 +95,8 @@ def _of_few(spec: JobSpec) -> str:
 def of_samples(asked: DifferentialPrivacy) -> str:
     return (
         f"differential privacy: every training adds noise of {asked.noise_multiplier:g} clip norms or more, clips to "
-        f"{asked.clip_norm:g} or less, and your node refuses one that does not; ε is told at δ = {asked.delta:g}. "
+        f"{asked.clip_norm:g} or less, and your node refuses one that does not. What ε a round costs, told at δ = "
+        f"{asked.delta:g}, depends on how many samples you have: `join` tries it and says so before it stakes. "
         "Nobody can check it of others: noise inside training cannot be seen"
     )
 

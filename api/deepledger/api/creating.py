@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepledger.api.agreement import of_fates, of_what_it_withstands
-from deepledger.api.groups import is_dealt, of_groups, of_spoilers
+from deepledger.api.agreement import of_fates, of_readers, of_what_it_withstands
+from deepledger.api.groups import is_dealt, of_groups
 from deepledger.api.job_file import Draft, draft, read_job_file
 from deepledger.api.noise import of_noise
 from deepledger.api.words import count, eth
@@ -50,12 +50,11 @@ class Created:
             f"{count(self.draft.first.samples, 'validation sample')}; to be settled by "
             + ", then ".join(self.coordinators)
         )
-        for what, text in (of_fates(spec.model) | of_groups(spec, terms) | of_noise(spec, terms)).items():
+        told = of_fates(spec.model) | of_readers(spec) | of_groups(spec, terms) | of_noise(spec, terms)
+        for what, text in told.items():
             yield f"{what}: {text}"
         if vain := in_vain(self.draft.tried):
             yield f"warning: {vain}"
-        if (spoilt := of_spoilers(spec)) and not spec.admitted:
-            yield f"warning: {spoilt}"
         withstood = of_what_it_withstands(spec.aggregation, terms.max_participants)
         if withstood and not is_dealt(spec):
             yield f"{spec.aggregation.rule} withstands {withstood}"
