@@ -520,8 +520,8 @@ def test_a_window_that_the_ledger_does_not_take_is_told_before_the_task_is_read(
 def test_the_doctor_finds_nothing_to_mend(runner: Runner, finished: int) -> None:
     checks = {each["check"]: each for each in runner.json("doctor", finished, "--account", "ann")}
     assert list(checks) == [
-        "software", "chain and contract", "clock", "transactions", "blob store", "account", f"job {finished}",
-        "deposit", "room for an update", "task source", "disk",
+        "software", "chain and contract", "clock", "transactions", "blob store", "account", "spent privacy",
+        f"job {finished}", "deposit", "room for an update", "task source", "disk",
     ]  # fmt: skip
     assert all(each["ok"] for each in checks.values())
     assert checks["transactions"]["found"] == "are tried as of the block to come"

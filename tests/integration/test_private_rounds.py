@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from deepledger.cli import doctor
 from deepledger.node.accountant import Accountant
 from deepledger.node.notices import Finished, LeftSeat, PrivacyCharged, PrivacyForeseen, TookSeat, Trained, Withdrawn
 from deepledger.node.participate import participate
@@ -28,14 +29,14 @@ def load_data(path):
     shard = load_file(path)
     return torch.utils.data.TensorDataset(shard["x"], shard["y"])
 
-def train(model, data, *, learning_rate, noise_multiplier):
+def train(model, data, *, learning_rate, noise_multiplier, times, round):
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
     if noise_multiplier:
         loader = torch.utils.data.DataLoader(data, batch_size=10)
         optimizer, loader = make_private(model, optimizer, loader, noise_multiplier=noise_multiplier, clip_norm=1.0)
     else:
         loader = [data.tensors]
-    for x, y in loader:
+    for x, y in (batch for _ in range(times ** round) for batch in loader):
         optimizer.zero_grad()
         torch.nn.functional.mse_loss(model(x), y).backward()
         optimizer.step()
@@ -52,8 +53,9 @@ METRICS = {"loss": {"better": "lower", "scale": 1.0, "tolerance": 1e-6, "ties": 
 def create(world):
     world.task.write_text(TASK)
 
-    def job(*, noise_multiplier=2.0, asked=ASKED, more=None, **terms):
-        training = {"seed": 1, "hyperparameters": {"learning_rate": 0.1, "noise_multiplier": noise_multiplier}}
+    def job(*, noise_multiplier=2.0, times=1, asked=ASKED, more=None, **terms):
+        given = {"learning_rate": 0.1, "noise_multiplier": noise_multiplier, "times": times}
+        training = {"seed": 1, "hyperparameters": given}
         pin = world.spec()[0].validation.model_dump() | {"metrics": METRICS}
         changes = {"training": training, "differential_privacy": asked, "validation": pin}
         return world.create_job(**{"min_participants": 1, "spec_changes": changes | (more or {})} | terms)
@@ -143,6 +145,15 @@ def test_a_budget_refuses_a_task_that_keeps_nothing_private_before_a_stake(world
     assert not one.seen
 
 
+def test_a_budget_that_leaves_no_round_is_told_before_a_stake(world, create):
+    budget = Accountant([Steps(1 / 3, 2.0, 2)]).epsilon(ASKED["delta"])  # of three steps that a round takes
+    one = node(world, create(), 0, epsilon_budget=budget, delta=ASKED["delta"])
+    with pytest.raises(PrivacySpent, match="one round would pass it"):
+        one.join()
+    assert not one.seen
+    assert not spent_by(world, 0).lines
+
+
 def test_masked_rounds_are_counted_by_the_node_and_bind_no_statement(world, create):
     masked = {"privacy": "masked", "masks": {"weight_bits": 4}}
     job = create(more=masked, min_participants=3, rounds=1, masked=True)
@@ -151,16 +162,18 @@ def test_masked_rounds_are_counted_by_the_node_and_bind_no_statement(world, crea
         role.join()
     assert "masked updates bind no statement of it" in assert_audit_matches(world, job).notes[-1]
     assert [len(spent_by(world, number).lines) for number in range(3)] == [1, 1, 1]
+    mine = doctor.Mine(world.reader(), job, world.accounts[2].address, world.folder / "nodes/privacy")
+    assert doctor._written_down(mine) == "all that this account committed to in this job, 1 update"
 
 
 def test_a_training_that_comes_to_the_budget_is_given_up_and_costs_nothing(world, create):
-    job = create()
+    job = create(times=2, rounds=3)  # of three steps a round as it is rehearsed, and six in the second
     settling = coordinator(world, job)
-    budget = Accountant([Steps(1 / 3, 2.0, 2)]).epsilon(ASKED["delta"])  # of three steps that it takes
+    budget = Accountant([Steps(1 / 3, 2.0, 8)]).epsilon(ASKED["delta"])
     one = node(world, job, 0, epsilon_budget=budget + 0.01, delta=ASKED["delta"])
-    with pytest.raises(PrivacySpent, match=r"the next step would pass the privacy budget.*and 1 ETH taken home"):
+    with pytest.raises(PrivacySpent, match=r"the next step would pass the privacy budget.*ETH taken home"):
         one.join()
-    assert not any(isinstance(each, Trained | PrivacyCharged) for each in one.seen)
-    assert not spent_by(world, 0).lines
+    assert [each.round for each in one.seen if isinstance(each, Trained | PrivacyCharged)] == [0, 0]
+    assert [each.steps for each in spent_by(world, 0).lines] == [(Steps(1 / 3, 2.0, 3),)]
     settling.stop.set()
     settling.join()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deepledger.api.noise import foreseen
+from deepledger.api.noise import foreseen, of_cost
 from deepledger.cli import status
 from deepledger.cli.options import Home
 from deepledger.node.accountant import Accountant
@@ -152,15 +152,62 @@ def test_a_forecast_counts_what_was_spent_and_says_how_long_a_budget_lasts(data:
     assert forecast.lasts == 3
     assert forecast.epsilon == pytest.approx(Accountant(STEPS).epsilon(DELTA))
     assert forecast.after == pytest.approx(after[10])
-    assert "lasts for 3 of the 10 rounds" in foreseen(forecast)
+    assert (forecast.spent, forecast.updates) == (pytest.approx(Accountant(STEPS).epsilon(DELTA)), 1)
+    told = of_cost(RUN, forecast)
+    assert (
+        f"(40 private steps with noise of 1 × 1, 5.00% of the data each); ε = {forecast.spent:.3g} is spent of" in told
+    )
+    assert "by 1 update; after the 10 rounds that are left it is" in told
+    assert "lasts for 3 of the 10 rounds" in told
+    assert told.endswith("The rehearsal itself costs nothing")
     for number in range(3):
         mine.open()
         mine.charge(RUN, commitment=bytes([1, number]), round=number)
     with pytest.raises(PrivacySpent):
         mine.open()  # as it was foretold
-    nothing = mine.forecast(RUN, rounds=10)
-    assert nothing is not None
-    assert nothing.lasts == 0
+    with pytest.raises(PrivacySpent, match=r"ε = .* of it is spent: one round would pass it, ε = .* by itself"):
+        mine.forecast(RUN, rounds=10)
+
+
+def test_of_what_nothing_is_guaranteed_that_is_told_before_it_is_written_down(data: Path, tmp_path: Path) -> None:
+    mine = purse(data, tmp_path)
+    assert of_cost(None, mine.forecast(None, rounds=2)).startswith(
+        "neither the task nor the job keeps anything private"
+    )
+    vain = of_cost(PAST, mine.forecast(PAST, rounds=2))
+    assert "nothing is guaranteed: the model was changed" in vain
+    assert "no budget holds for them any more" in vain
+    mine.charge(PAST, commitment=b"1", round=0)
+    after = mine.forecast(RUN, rounds=2)
+    assert after is not None
+    assert "nothing is guaranteed of these data, by 1 update; after the 2 rounds that are left nothing" in foreseen(
+        after
+    )
+    with pytest.raises(BadInput, match="there is a privacy budget"):
+        purse(data, tmp_path / "other", epsilon=3.0).forecast(PAST, rounds=2)
+
+
+def test_a_ledger_that_others_own_is_told_before_an_update_is_trained_for_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = purse(data, tmp_path).ledger
+    ledger.check_writable()  # which is not there yet
+    purse(data, tmp_path).charge(RUN, commitment=b"1", round=0)
+    ledger.check_writable()
+    monkeypatch.setattr(os, "access", lambda path, _: path != ledger.path)
+    with pytest.raises(StateError, match=rf"jsonl belongs to user {os.getuid()}, and user .* Give it to that user"):
+        ledger.check_writable()
+
+
+def test_a_step_that_cannot_be_is_damage(data: Path, tmp_path: Path) -> None:
+    mine = purse(data, tmp_path)
+    mine.charge(RUN, commitment=b"1", round=0)
+    whole = mine.ledger.path.read_text()
+    for good, bad in (('"rate": 0.05', '"rate": 5.05'), ('"count": 40', '"count": -40'), ("1e-05", "15")):
+        assert good in whole
+        mine.ledger.path.write_text(whole.replace(good, bad))
+        with pytest.raises(StateError, match="is damaged"):
+            SpendingLedger(mine.ledger.path).read()
 
 
 def test_a_forecast_takes_the_cheaper_way_and_is_none_where_nothing_is_guaranteed(data: Path, tmp_path: Path) -> None:

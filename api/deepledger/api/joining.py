@@ -35,6 +35,7 @@ class Agreement:
     terms: JobTerms
     hash: bytes
     """Of the terms: no other job is joined under this number, whatever becomes of the chain."""
+    left: int  # rounds
     warnings: tuple[str, ...]
 
     def _repr_html_(self) -> str:
@@ -54,6 +55,7 @@ def agreement_of(found: Job, reader: Reader, blobs: BlobStore) -> Agreement:
         spec=fetch_spec(blobs, found.terms),
         terms=found.terms,
         hash=terms_hash(found.created),
+        left=found.terms.rounds - found.round,
         warnings=tuple(each for each in warnings if each),
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deepledger.api.words import count
 from deepledger.protocol.chain.events import JobTerms
+from deepledger.protocol.formats.private_run import PrivateRun, in_vain
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 
@@ -51,13 +52,41 @@ def of_noise(spec: JobSpec, terms: JobTerms) -> dict[str, str]:
     }
 
 
-def foreseen(forecast: Forecast) -> str:
-    """What whoever takes part will have spent, and how far a budget goes."""
+def of_cost(run: PrivateRun | None, forecast: Forecast | None) -> str:
+    """What a rehearsal tells of what the job will cost of the data's privacy."""
+    if forecast is not None:
+        by = f" ({of_run(run)})" if run is not None and forecast.by_steps else ""
+        return f"{foreseen(forecast, by=by)}. The rehearsal itself costs nothing"
+    if (vain := in_vain(run)) is not None:
+        return f"{vain}. The first update has that written down of these data, and no budget holds for them any more"
+    return "neither the task nor the job keeps anything private: nothing is counted, nor bounds what updates tell"
+
+
+def of_run(run: PrivateRun) -> str:
+    """What one training did."""
+    if run.past is not None:
+        return "not private"
+    noises = sorted({steps.noise_multiplier for steps in run.steps})
+    noise = f"{noises[0]:g}" if len(noises) == 1 else f"{noises[0]:g} to {noises[-1]:g}"
+    taken = sum(steps.count for steps in run.steps)
+    lots = f"{run.steps[0].rate:.2%} of the data each"
+    return f"{count(taken, 'private step')} with noise of {noise} × {run.clip_norm:g}, {lots}"
+
+
+def foreseen(forecast: Forecast, *, by: str = "") -> str:
+    """What was spent, what whoever takes part will have spent, and how far a budget goes. `by`: what a round does."""
     rounds = count(forecast.rounds, "round")
-    after = "nothing is guaranteed of these data" if forecast.after == inf else f"ε = {forecast.after:.3g} is spent"
+    updates = count(forecast.updates, "update")
+    before = f"ε = {forecast.spent:.3g} is spent of these data, by {updates}"
+    if not forecast.updates:
+        before = "nothing is spent of these data yet"
+    elif forecast.spent == inf:
+        before = f"nothing is guaranteed of these data, by {updates}"
+    after = "nothing is guaranteed" if forecast.after == inf else f"it is ε = {forecast.after:.3g}"
+    alike = "if each takes as many private steps as the one that was tried, and" if forecast.by_steps else "if"
     text = (
-        f"a round costs ε = {forecast.epsilon:.3g} by itself; after the {rounds} that are left, {after}, "
-        f"at δ = {forecast.delta:g}, if each takes as many private steps as the one that was tried"
+        f"a round costs ε = {forecast.epsilon:.3g} by itself{by}; {before}; after the {rounds} that are left {after}, "
+        f"at δ = {forecast.delta:g}, {alike} none is begun again"
     )
     if forecast.lasts is None:
         return f"{text}. There is no --epsilon-budget"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from math import inf
 
-from deepledger.api.noise import foreseen
+from deepledger.api.noise import foreseen, of_run
 from deepledger.api.words import acted, count, eth, phase_of
 from deepledger.coordinator import notices as coordinator
 from deepledger.node import notices as node
 from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.formats.evaluation import told
-from deepledger.protocol.formats.private_run import PrivateRun
 from deepledger.protocol.roles.notices import Acted, Notice, Waiting, Warned
 
 
@@ -18,9 +17,7 @@ def by_node(notice: Notice) -> str | None:
     gas = f"({notice.receipt.gas_used:,} gas)" if isinstance(notice, Acted) else ""
     match notice:
         case node.Prepared():
-            held = f"the data hold {count(notice.held, 'sample')}"
-            capped = f", which count as {notice.limit:,}" if notice.declared > notice.limit else ""
-            return f"{held}; this account declares {notice.declared:,}{capped}"
+            return held(notice.held, declared=notice.declared, limit=notice.limit)
         case node.PrivacyForeseen(forecast=forecast):
             return f"privacy: {foreseen(forecast)}"
         case node.TookSeat():
@@ -34,7 +31,7 @@ def by_node(notice: Notice) -> str | None:
             to = "clip_norm, as the job asks" if notice.release else "the norm bound"
             clipped = f", clipped to {to}" if notice.clipped else ""
             saturated = f", {count(notice.saturated, 'coordinate')} saturated" if notice.saturated else ""
-            private = f", {_private(notice.private)}" if notice.private else ""
+            private = f", {of_run(notice.private)}" if notice.private else ""
             private += ", noise added" if notice.release else ""
             return f"round {notice.round}: trained in {notice.seconds:.2f} s{clipped}{saturated}{private}"
         case node.PrivacyCharged():
@@ -69,6 +66,12 @@ def by_node(notice: Notice) -> str | None:
             return f"the job is over; {eth(notice.withdrawn)} were paid to this account"
         case _:
             return None
+
+
+def held(samples: int, *, declared: int, limit: int) -> str:
+    """What the data are, and what weighs in the job."""
+    capped = f", which count as {limit:,}" if declared > limit else ""
+    return f"the data hold {count(samples, 'sample')}; this account declares {declared:,}{capped}"
 
 
 def by_coordinator(notice: Notice) -> str | None:
@@ -120,13 +123,3 @@ def by_coordinator(notice: Notice) -> str | None:
             return notice.message
         case _:
             return None
-
-
-def _private(run: PrivateRun) -> str:
-    if run.past is not None:
-        return "not private"
-    noises = sorted({steps.noise_multiplier for steps in run.steps})
-    noise = f"{noises[0]:g}" if len(noises) == 1 else f"{noises[0]:g} to {noises[-1]:g}"
-    taken = sum(steps.count for steps in run.steps)
-    lots = f"{run.steps[0].rate:.2%} of the data each"
-    return f"{count(taken, 'private step')} with noise of {noise} × {run.clip_norm:g}, {lots}"

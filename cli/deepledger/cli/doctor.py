@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -16,10 +17,18 @@ import typer
 from deepledger.cli import show
 from deepledger.cli.commands import command
 from deepledger.cli.options import Budget, Chain, Home, Json, Signer, Store, TaskPlaces, places
-from deepledger.protocol.errors import BadInput, BlobCorrupt, DeepledgerError, InsufficientFunds, StateError
+from deepledger.protocol.errors import (
+    BadInput,
+    BlobCorrupt,
+    DeepledgerError,
+    InsufficientFunds,
+    PrivacySpent,
+    StateError,
+)
 from deepledger.protocol.types import Address, JobId, Seconds
 
 if TYPE_CHECKING:
+    from deepledger.node.spending import SpendingLedger
     from deepledger.protocol.chain.ledger import Reader
     from deepledger.protocol.formats.private_run import PrivateRun
     from deepledger.protocol.formats.spec import JobSpec
@@ -44,13 +53,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Mine:
-    """Whose data would be in which job, and where what they cost is kept."""
+    """Who takes part in which job, and where what that costs of data's privacy is kept."""
 
     reader: Reader
     job: JobId
     account: Address
     spending: Path
-    data: Path
 
 
 def doctor(
@@ -112,6 +120,7 @@ def _checks(
     yield _tried("blob store", lambda: (_store(store), None))[0]
     check, account = _tried("account", lambda: _account(signer, reader))
     yield check
+    yield from _spending(signer, budget, data)
     spec = None
     if number is not None and reader is not None:
         check, found = _tried(f"job {number}", lambda: _job(store, reader, JobId(number)))
@@ -119,6 +128,9 @@ def _checks(
         spec, noise = found if found is not None else (None, {})
         yield from (Check(name, text) for name, text in noise.items())
         if spec is not None and account is not None:
+            if spec.binds_statements:
+                mine = Mine(reader, JobId(number), account, signer.folder / "privacy")
+                yield _tried("written down", lambda: (_written_down(mine), None))[0]
             yield _tried("deposit", lambda: (_deposit(reader, JobId(number), account), None))[0]
     if spec is not None:
         yield _tried("room for an update", lambda: (_update(store, spec.update_bytes), None))[0]
@@ -131,8 +143,8 @@ def _checks(
             check, run = _tried("data", lambda: _data(spec, task + places(tasks), data, store))
             yield check
             if not check.exit_code and number is not None and reader is not None and account is not None:
-                mine = Mine(reader, JobId(number), account, signer.folder / "privacy", data)
-                yield _tried("privacy", lambda: (_privacy(spec, run, budget, mine), None))[0]
+                mine = Mine(reader, JobId(number), account, signer.folder / "privacy")
+                yield _tried("privacy", lambda: (_privacy(spec, run, data, budget, mine), None))[0]
     needed = LEAST_FREE if spec is None else LEAST_FREE + 4 * (spec.update_bytes + spec.model_bytes)
     yield _tried("disk", lambda: (_disk(signer.folder, needed), None))[0]
 
@@ -290,9 +302,9 @@ def _data(spec: JobSpec, searched: list[Path], data: Path, store: Store) -> tupl
     return held, kept_private(trainer)
 
 
-def _privacy(spec: JobSpec, run: PrivateRun | None, budget: Budget, mine: Mine) -> str:
+def _privacy(spec: JobSpec, run: PrivateRun | None, data: Path, budget: Budget, mine: Mine) -> str:
     """What the job will cost of the data's privacy, after what all jobs have."""
-    from deepledger.api.noise import foreseen
+    from deepledger.api.noise import of_cost
     from deepledger.node.purse import purse_in
     from deepledger.protocol.job.follow import Follower
 
@@ -302,15 +314,84 @@ def _privacy(spec: JobSpec, run: PrivateRun | None, budget: Budget, mine: Mine) 
         job=mine.job,
         account=mine.account,
         folder=mine.spending,
-        data=mine.data,
+        data=data,
         epsilon=budget.epsilon_budget,
         delta=budget.delta,
     )
     purse.open()
-    purse.check(run)
     job = Follower(mine.reader, mine.job).job
-    forecast = purse.forecast(run, rounds=job.terms.rounds - job.round)
-    return "neither the task nor the job keeps anything private" if forecast is None else foreseen(forecast)
+    return of_cost(run, purse.forecast(run, rounds=job.terms.rounds - job.round))
+
+
+def _spending(signer: Signer, budget: Budget, data: Path | None) -> Iterator[Check]:
+    """Of every data set of which a ledger is kept. A budget is that of `data`, without them of each."""
+    from deepledger.node.spending import fingerprint, ledgers_in
+
+    name, folder = "spent privacy", signer.folder / "privacy"
+    check, ledgers = _tried(name, lambda: ("", list(ledgers_in(folder))))
+    if ledgers is None:
+        yield check
+        return
+    mine = None
+    if data is not None:
+        check, mine = _tried(name, lambda: (f"nothing of {data}", fingerprint(data)))
+        if all(each.path.stem != mine for each in ledgers):
+            yield check
+    elif not ledgers:
+        yield Check(name, f"nothing is written down in {folder}")
+    for ledger in ledgers:
+        given = budget if data is None or ledger.path.stem == mine else Budget()
+        yield _tried(name, partial(_spent, ledger, given, signer, must_fit=data is not None))[0]
+
+
+def _spent(ledger: SpendingLedger, budget: Budget, signer: Signer, *, must_fit: bool) -> tuple[str, None]:
+    """What one ledger says, and of whom. `must_fit`: the budget is one that these data are to be used under."""
+    from deepledger.api.status import Epsilon
+    from deepledger.node import spending
+    from deepledger.node.purse import USUAL_DELTA
+    from deepledger.protocol.local.keystore import listing
+
+    spent = ledger.read()
+    ledger.check_writable()
+    if not spent.lines:
+        return f"nothing, in {ledger.path}", None
+    last, epsilon = spent.lines[-1], budget.epsilon_budget
+    delta = budget.delta or (last.delta if epsilon is None else min(last.delta, USUAL_DELTA))
+    of: dict[str, str] = {entry.address: entry.name for entry in listing(Home(signer.home).accounts)}
+    whose = ", ".join(of.get(each, each) for each in dict.fromkeys(each.account for each in spent.lines))
+    told = Epsilon(spent.epsilon(delta) if spent.is_bounded else None, delta)
+    updates, jobs = len(spent.lines), len({each.job for each in spent.lines})
+    text = (
+        f"{last.data}, SHA-256 {ledger.path.stem[:12]}…: {told}, by {show.count(updates, 'update')} of "
+        f"{whose} in {show.count(jobs, 'job')}"
+    )
+    if epsilon is None:
+        return text, None
+    given = spending.Budget(epsilon, delta)
+    if spent.fits(given):
+        return f"{text}; of a budget of {epsilon:g}, {epsilon - spent.epsilon(delta):.3g} is left", None
+    if must_fit:
+        raise PrivacySpent(f"{spent.told(given)}: `join` takes no part with it")
+    return f"{text}; of a budget of {epsilon:g}, nothing is left", None
+
+
+def _written_down(mine: Mine) -> str:
+    """Whether the ledgers have all that the chain says was committed to."""
+    from deepledger.node.spending import ledgers_in
+    from deepledger.protocol.job.follow import Follower
+
+    job = Follower(mine.reader, mine.job).job
+    attempts = [*(over.opened for over in job.history), *job.abandoned, *([job.attempt] if job.attempt else [])]
+    commits = (each for attempt in attempts for each in attempt.commits if each.participant == mine.account)
+    made = {each.commitment.hex() for each in commits}
+    kept = {each.commitment for ledger in ledgers_in(mine.spending) for each in ledger.read().lines}
+    if missing := made - kept:
+        raise StateError(
+            f"{len(missing)} of {show.count(len(made), 'update')} that {mine.account} committed to in this job are in "
+            f"no ledger in {mine.spending}, so that more is spent than is told: they were made elsewhere, or it is an "
+            "old copy. Bring the ledgers of that machine here, and use one folder from now on"
+        )
+    return f"all that this account committed to in this job, {show.count(len(made), 'update')}"
 
 
 def _disk(folder: Path, needed: int) -> str:

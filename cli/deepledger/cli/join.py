@@ -19,6 +19,7 @@ from deepledger.protocol.types import JobId
 
 if TYPE_CHECKING:
     from deepledger.api.joining import Agreement
+    from deepledger.node.rehearsal import Rehearsal
     from deepledger.protocol.evaluation.task import TaskSource
 
 
@@ -59,7 +60,10 @@ def join(
         typer.Option(envvar="DEEPLEDGER_PAIR_PORT", min=0, max=65535, help="Of that link, on this machine; 0: any."),
     ] = 8651,
 ) -> None:
-    """Show a job's agreement, stake, and train in every round until the job is over; then take everything home.
+    """Show a job's agreement, try its task on your data, stake, and train in every round until the job is over; then
+    take everything home.
+
+    What a round will cost of your data's privacy is told before anything is staked.
 
     May be interrupted at any time: the same command goes on where it was, and reveals what it committed to.
 
@@ -79,10 +83,30 @@ def join(
     account = signer.unlock(word)
     ledger = chain.ledger_of(account, signer, tell=reporting.say)
     pair = pair or file_of(signer.folder / "pairings", ledger, JobId(job)).exists()
-    searched = ([task] if task else []) + places(tasks)
+    searched, spending = ([task] if task else []) + places(tasks), signer.folder / "privacy"
+    rehearsal: Rehearsal | None = None
 
     def agree(agreement: Agreement, source: TaskSource) -> None:
-        _agree(agreement, f"{source.path}", yes=yes)
+        nonlocal rehearsal
+        _show(agreement, source)
+        _ask(f"Run {source.path} on your data, with your rights, to try it? That stakes and sends nothing.", yes=yes)
+
+        from deepledger.node.purse import purse_in
+        from deepledger.node.rehearsal import rehearsal_of
+
+        purse = purse_in(
+            agreement.spec,
+            reader=ledger,
+            job=agreement.job,
+            account=ledger.account,
+            folder=spending,
+            data=data,
+            epsilon=budget.epsilon_budget,
+            delta=budget.delta,
+        )
+        rehearsal = rehearsal_of(agreement.spec, source, data, store=blobs, purse=purse, rounds=agreement.left)
+        _show_part(rehearsal, declared=samples)
+        _ask(f"Stake {show.eth(agreement.terms.stake)} and train in every round?", yes=yes)
 
     ready = get_ready(
         ledger,
@@ -135,7 +159,8 @@ def join(
             folder=signer.folder / "jobs",
             epsilon_budget=budget.epsilon_budget,
             delta=budget.delta,
-            spending=signer.folder / "privacy",
+            spending=spending,
+            rehearsal=rehearsal,
             agreed=ready.agreed,
             secret=bytes(account.key),
             mask_secret=lambda: signer.mask_secret(word),
@@ -147,17 +172,35 @@ def join(
             reporting.say(parting(reader, JobId(job), ledger.account))
 
 
-def _agree(agreement: Agreement, source: str, *, yes: bool) -> None:
+def _show(agreement: Agreement, source: TaskSource) -> None:
     from deepledger.api.agreement import of_spec, of_terms
 
-    show.pairs(f"Job {agreement.job}: {agreement.spec.name}", of_spec(agreement.spec) | {"runs here": source})
+    show.pairs(f"Job {agreement.job}: {agreement.spec.name}", of_spec(agreement.spec) | {"runs here": source.path})
     show.pairs("Terms", of_terms(agreement.terms, agreement.spec))
     for warning in agreement.warnings:
         show.note(f"warning: {warning}")
+
+
+def _show_part(rehearsal: Rehearsal, *, declared: int | None) -> None:
+    """What only a training on the data could tell."""
+    from deepledger.api.noise import of_cost
+    from deepledger.api.told import held
+
+    samples, spec = rehearsal.trainer.samples, rehearsal.trainer.spec
+    show.pairs(
+        "Your data, tried",
+        {
+            "samples": held(samples, declared=declared or samples, limit=spec.max_samples),
+            "privacy": of_cost(rehearsal.run, rehearsal.forecast),
+        },
+    )
+
+
+def _ask(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
         raise BadInput("nobody is there to agree to the above: read it, then run the same command with --yes")
-    if not typer.confirm(f"Stake {show.eth(agreement.terms.stake)} and run {source} on your data?", err=True):
+    if not typer.confirm(question, err=True):
         show.note("nothing was staked")
         raise typer.Exit(1)

@@ -22,11 +22,10 @@ from deepledger.node.notices import (
     RevealedUpdate,
     Trained,
 )
+from deepledger.node.rehearsal import Rehearsal, rehearsal_of
 from deepledger.node.training import (
-    kept_private,
     load_trainer,
     momentum_percent,
-    rehearse,
     training_seed,
 )
 from deepledger.protocol.blobs.digest import digest_of
@@ -36,7 +35,7 @@ from deepledger.protocol.errors import BadInput, BlobError, StateError, StoreUnr
 from deepledger.protocol.evaluation.blueprint import from_store
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.formats.commitment import SALT_BYTES, Slot, commitment_for
-from deepledger.protocol.formats.private_run import PrivateRun, parse_statement, statement_of
+from deepledger.protocol.formats.private_run import PrivateRun, in_vain, parse_statement, statement_of
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.updates import bytes_of, moves, parse_update
@@ -52,22 +51,28 @@ from deepledger.protocol.types import Address, JobId
 def prepare(node: Node) -> None:
     """Have task and data loaded; and tried, before a stake depends on them."""
     check_program(node)
-    try:
-        source = find_source(node.spec.task, node.tasks)
-        trainer = load_trainer(node.spec, source, node.data, fetch=from_store(node.store))
-    except BadInput as error:
-        raise _with_stake_in(error, node.job) if node.was_seated else error from None
-    if not node.was_seated:
-        node.journal.room()  # for what comes of training, which a stake depends on
-        node.purse.open()
-        rehearse(trainer)
-        node.purse.check(trainer.guard.last)
-        held = trainer.samples
-        left = node.follower.job.terms.rounds - node.follower.job.round
-        if (forecast := node.purse.forecast(kept_private(trainer), rounds=left)) is not None:
-            node.observe(PrivacyForeseen(job=node.job, forecast=forecast))
-        node.observe(Prepared(job=node.job, held=held, declared=node.samples or held, limit=node.spec.max_samples))
-    node.trainer = trainer
+    if node.was_seated:
+        try:
+            source = find_source(node.spec.task, node.tasks)
+            node.trainer = load_trainer(node.spec, source, node.data, fetch=from_store(node.store))
+        except BadInput as error:
+            raise _with_stake_in(error, node.job) from None
+        return
+    node.journal.room()  # for what comes of training, which a stake depends on
+    tried = node.rehearsal or _rehearsal(node)
+    if tried.forecast is not None:
+        node.observe(PrivacyForeseen(job=node.job, forecast=tried.forecast))
+    elif vain := in_vain(tried.run):
+        node.warn(f"{vain}. Mend the task's train (docs/privacy.md), or know that no budget holds for these data then")
+    held = tried.trainer.samples
+    node.observe(Prepared(job=node.job, held=held, declared=node.samples or held, limit=node.spec.max_samples))
+    node.trainer = tried.trainer
+
+
+def _rehearsal(node: Node) -> Rehearsal:
+    source, job = find_source(node.spec.task, node.tasks), node.follower.job
+    left = job.terms.rounds - job.round
+    return rehearsal_of(node.spec, source, node.data, store=node.store, purse=node.purse, rounds=left)
 
 
 def commit(node: Node, attempt: Attempt) -> None:

@@ -14,6 +14,7 @@ from typing_extensions import Buffer
 from deepledger.node.journal import Journal, Record
 from deepledger.node.linking import Links
 from deepledger.node.purse import Purse
+from deepledger.node.rehearsal import Rehearsal
 from deepledger.node.signed_joins import SignedJoins
 from deepledger.node.training import MakeUpdate, Trainer, make_update
 from deepledger.protocol.bfv.program import program
@@ -54,6 +55,7 @@ class Node:
     purse: Purse
     links: Links | None = None  # of one with hybrid keys
     joins: SignedJoins | None = None  # of a masked job
+    rehearsal: Rehearsal | None = None  # that was held before the stake was agreed to
     trainer: Trainer | None = None  # None: not prepared
     was_seated: bool = False
     unpublished: bool = False

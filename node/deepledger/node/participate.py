@@ -18,6 +18,7 @@ from deepledger.node.linking import Links
 from deepledger.node.node import Node, time_to_publish
 from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, RoundStarved, TookSeat, Withdrawn
 from deepledger.node.purse import purse_in
+from deepledger.node.rehearsal import Rehearsal
 from deepledger.node.signed_joins import SignedJoins
 from deepledger.node.training import MakeUpdate, make_update
 from deepledger.protocol.blobs.store import BlobStore
@@ -81,6 +82,7 @@ def participate(
     epsilon_budget: float | None = None,
     delta: float | None = None,
     spending: Path | None = None,
+    rehearsal: Rehearsal | None = None,
     make_update: MakeUpdate = make_update,
     leave: threading.Event | None = None,
 ) -> None:
@@ -96,6 +98,7 @@ def participate(
     32 bytes from which they are where the job asks for hybrid keys.
     `epsilon_budget` is what may be spent of the data's privacy, at `delta`, by default the job's: the node leaves
     before it trains beyond it, with `PrivacySpent`. What was spent is kept below `spending`, by default in `folder`.
+    `rehearsal`: of this task on these data with this budget, if it was held already.
     `make_update` is for experiments: what an update is made by, instead of by training as the job asks.
     Raises every `DeepledgerError` that does not pass by itself; nothing is lost and the call can be repeated. Any other
     exception is a fault: while something is to be revealed, the node goes on after it.
@@ -132,7 +135,9 @@ def participate(
             mask_key=masks,
             links=None if hybrid is None else Links(hybrid, store, journal, warn),
             joins=None if spec.masks is None else SignedJoins(ledger, job, admitted=spec.admitted, warn=warn),
-            purse=purse_in(
+            purse=rehearsal.purse
+            if rehearsal is not None
+            else purse_in(
                 spec,
                 reader=ledger,
                 job=job,
@@ -142,6 +147,7 @@ def participate(
                 epsilon=epsilon_budget,
                 delta=delta,
             ),
+            rehearsal=rehearsal,
             make_update=make_update,
         )
         if node.links is not None and node.was_seated:  # said before anything is done with it

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import inf
+from operator import itemgetter
 from pathlib import Path
 
 from deepledger.node.accountant import Accountant, Cost
@@ -28,6 +29,9 @@ class Forecast:
     """What a job will cost of the data's privacy, if every round costs as much as the one that was tried."""
 
     epsilon: float  # of one round by itself
+    by_steps: bool  # so much is by the private steps that were tried; else by the job's noise, whatever is trained
+    spent: float  # ε of the data before, in all jobs; infinite: of one update nothing is guaranteed
+    updates: int  # that spent it
     rounds: int  # that are left of the job
     after: float  # ε of the data after them, with all that was spent before
     delta: float
@@ -88,17 +92,32 @@ class Purse:
         )
 
     def forecast(self, run: PrivateRun | None, *, rounds: int) -> Forecast | None:
-        """By a training that was tried. None: nothing is guaranteed, neither by it nor by the job's noise."""
+        """By a training that was tried. None: nothing is guaranteed, neither by it nor by the job's noise.
+
+        Raises as `check`, and `PrivacySpent` where the budget leaves no round.
+        """
+        self.check(run)
         ways = self._ways(run)
         if not ways or rounds < 1:
             return None
         spent = self.ledger.read()
-        epsilon, costs = min((Accountant(costs).epsilon(self.delta), costs) for costs in ways)
+        epsilon, costs = min(((Accountant(costs).epsilon(self.delta), costs) for costs in ways), key=itemgetter(0))
         lasts = None
         if self.budget is not None:
             lasts = _most(rounds, partial(_fits, spent, costs, self.budget))
-        after = spent.accountant.plus(_times(costs, rounds)).epsilon(self.delta) if spent.is_bounded else inf
-        return Forecast(epsilon, rounds, after, self.delta, lasts, self.epsilon)
+            if not lasts:
+                raise PrivacySpent(f"{spent.told(self.budget)}: one round would pass it, ε = {epsilon:.3g} by itself")
+        return Forecast(
+            epsilon=epsilon,
+            by_steps=isinstance(costs[0], Steps),
+            spent=spent.epsilon(self.delta),
+            updates=len(spent.lines),
+            rounds=rounds,
+            after=spent.accountant.plus(_times(costs, rounds)).epsilon(self.delta) if spent.is_bounded else inf,
+            delta=self.delta,
+            lasts=lasts,
+            budget=self.epsilon,
+        )
 
     def _ways(self, run: PrivateRun | None) -> list[tuple[Cost, ...]]:
         """In which an update is kept private, each enough."""

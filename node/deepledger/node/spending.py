@@ -14,13 +14,19 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from deepledger.node.accountant import Accountant, Allowance, Cost
 from deepledger.node.journal import make_folder, sync
 from deepledger.protocol.errors import PrivacySpent, StateError
+from deepledger.protocol.formats.canonical import describe
 from deepledger.protocol.formats.participant_privacy import Release
-from deepledger.protocol.formats.private_run import Steps
+from deepledger.protocol.formats.private_run import StatedRelease, StatedSteps, Steps
 from deepledger.protocol.local.locks import held
+
+C = TypeVar("C", Steps, Release)
 
 _PATIENCE = 60.0  # seconds that another node may take to write a line
 _PIECE = 1 << 20
@@ -101,6 +107,19 @@ class SpendingLedger:
         self.path = path
         self._known = Spent()
 
+    @property
+    def _lock(self) -> Path:
+        return self.path.with_suffix(".lock")
+
+    def check_writable(self) -> None:
+        """Raises `StateError` where what an update costs could not be written down, so that it would not be sent."""
+        for path in (self.path.parent, self.path, self._lock):
+            if path.exists() and not os.access(path, os.W_OK):
+                raise StateError(
+                    f"{path} belongs to user {path.stat().st_uid}, and user {os.geteuid()}, as which this runs, cannot "
+                    "write to it: no update on this data could be committed to. Give it to that user (chown)"
+                )
+
     def read(self) -> Spent:
         """Raises `StateError` where a line is damaged."""
         try:
@@ -121,7 +140,7 @@ class SpendingLedger:
         was left. `once`: also where another account has put these data into the same round. Both would hide behind one
         noise, that of a sum, which costs more than two releases behind a noise each.
         """
-        with held(self.path.with_suffix(".lock"), busy=f"{self.path} is locked by another process", timeout=_PATIENCE):
+        with held(self._lock, busy=f"{self.path} is locked by another process", timeout=_PATIENCE):
             known = self.read()
             if any(each.commitment == spending.commitment for each in known.lines):
                 return known
@@ -164,7 +183,14 @@ def ledger_of(folder: Path, data: Path) -> SpendingLedger:
 
 
 def ledgers_in(folder: Path) -> Iterator[SpendingLedger]:
-    yield from map(SpendingLedger, sorted(folder.glob("*.jsonl")))
+    """Raises `StateError` where it cannot be seen whether there are any."""
+    try:
+        found = sorted(each for each in folder.iterdir() if each.suffix == ".jsonl")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StateError(f"cannot read {folder}: {error.strerror}") from None
+    yield from map(SpendingLedger, found)
 
 
 def fingerprint(data: Path) -> str:
@@ -195,8 +221,18 @@ def _costs(lines: Sequence[Spending]) -> tuple[Cost, ...]:
 def _parse(line: bytes) -> Spending:
     fields = json.loads(line)
     steps, release = fields.pop("steps"), fields.pop("release", None)
+    if not 0 < fields["delta"] < 1:
+        raise ValueError(f"a δ of {fields['delta']}")
     return Spending(
         **fields,
-        steps=None if steps is None else tuple(Steps(**each) for each in steps),
-        release=None if release is None else Release(**release),
+        steps=None if steps is None else tuple(_checked(Steps, StatedSteps, each) for each in steps),
+        release=None if release is None else _checked(Release, StatedRelease, release),
     )
+
+
+def _checked(kind: type[C], of: type[StatedSteps | StatedRelease], fields: object) -> C:
+    """What is no step or release cannot be counted."""
+    try:
+        return kind(**of.model_validate(fields).model_dump())
+    except ValidationError as error:
+        raise ValueError(describe(error)) from None

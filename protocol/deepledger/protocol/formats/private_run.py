@@ -40,7 +40,7 @@ class PrivateRun:
     past: str | None  # what went past the private steps, so that nothing is guaranteed
 
 
-class _Steps(Part):
+class StatedSteps(Part):
     rate: Annotated[float, Field(gt=0, le=1)]
     noise_multiplier: Annotated[float, Field(gt=0)]
     count: Annotated[int, Field(gt=0, lt=1 << 53)]
@@ -55,7 +55,7 @@ class Statement:
 class _Run(Part):
     samples: Annotated[int, Field(gt=0, lt=1 << 53)]
     clip_norm: Annotated[float, Field(ge=0)]
-    steps: Annotated[tuple[_Steps, ...], Field(strict=False)]
+    steps: Annotated[tuple[StatedSteps, ...], Field(strict=False)]
     past: str | None
 
 
@@ -66,7 +66,7 @@ def in_vain(run: PrivateRun | None) -> str | None:
     return f"train calls deepledger.privacy.make_private, and nothing is guaranteed: {run.past}"
 
 
-class _Release(Part):
+class StatedRelease(Part):
     variance: Annotated[int, Field(gt=0, lt=1 << 53)]
     squares: Annotated[int, Field(gt=0, lt=1 << 53)]
     coordinates: Annotated[int, Field(gt=0, lt=1 << 53)]
@@ -75,7 +75,7 @@ class _Release(Part):
 class _Statement(Part):
     nonce: Hex32
     run: _Run | None
-    release: _Release | None
+    release: StatedRelease | None
 
 
 def statement_of(run: PrivateRun | None, release: Release | None = None) -> bytes:
