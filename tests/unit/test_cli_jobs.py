@@ -67,7 +67,10 @@ def test_what_nobody_serves_has_no_name(shelf: Shelf, spec: bytes, said: list[st
     names = listing.names_of(jobs(NOWHERE, digest_of(spec), NOWHERE), shelf, said.append)  # type: ignore[arg-type]
     assert names == {0: None, 1: "digits", 2: None}
     assert listing.names_of([], shelf, said.append) == {}  # type: ignore[arg-type]
-    assert said == []
+    assert listing.names_of(jobs(digest_of(spec)), shelf, said.append) == {0: "digits"}  # type: ignore[arg-type]
+    (why,) = said
+    assert why.startswith("job 2 and 1 other cannot be named: ")
+    assert why.endswith("nobody serves it")
 
 
 def test_specs_that_do_not_come_are_not_awaited(

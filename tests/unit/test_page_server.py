@@ -25,7 +25,7 @@ from deepledger.protocol.blobs import cid_of, digest_of
 from deepledger.protocol.blobs import serving as blobs_serving
 from deepledger.protocol.blobs.directory import DirectoryStore
 from deepledger.protocol.chain.rpc import NodeRefused
-from deepledger.protocol.errors import BadInput, ChainUnreachable, StateError
+from deepledger.protocol.errors import BadInput, ChainUnreachable, StateError, StoreUnreachable
 from tests.conftest import ROOT
 
 CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
@@ -241,11 +241,25 @@ def test_a_page_that_is_not_built_says_how(monkeypatch, tmp_path):
         page_folder()
 
 
-def test_a_store_that_nobody_has_made_is_refused(tmp_path):
-    with pytest.raises(BadInput, match=f"there is no blob folder {tmp_path}/none: correct --store"):
-        Store([f"{tmp_path}/none"]).reading()
-    assert Store([str(tmp_path)]).reading()
-    assert not (tmp_path / "none").exists()
+@pytest.mark.parametrize(
+    ("stores", "says"),
+    [
+        ("{0}/none", "there is no blob folder {0}/none"),
+        ("{0}/none.car", "the CAR file {0}/none.car cannot be read"),
+        ("ipfs+http://127.0.0.1:9", "no IPFS daemon answers"),
+        ("http://127.0.0.1:9/blobs", "no gateway answers at http://127.0.0.1:9/blobs"),
+        ("{0}/none ipfs+http://127.0.0.1:9", "there is no blob folder {0}/none"),
+    ],
+)
+def test_a_store_that_is_not_there_is_refused(stores, says, tmp_path):
+    with pytest.raises(StoreUnreachable, match=re.escape(says.format(tmp_path))):
+        Store(stores.format(tmp_path).split()).reading()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_another_one_stands_in_for_is_said_to_be_away(tmp_path, capsys):
+    assert Store([f"{tmp_path}/none", str(tmp_path)]).reading()
+    assert f"warning: there is no blob folder {tmp_path}/none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("node", [None, "exit 1"], ids=["none", "too old"])

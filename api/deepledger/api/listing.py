@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from deepledger.api.shown import Rows
-from deepledger.api.words import eth, phase_of
+from deepledger.api.words import count, eth, phase_of
 from deepledger.protocol.blobs.digest import cid_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.events import Event, Phase
@@ -108,6 +108,7 @@ def names_of(jobs: list[Job], store: BlobStore, tell: Callable[[str], None]) -> 
     A store that is down is asked no more.
     """
     waiting, found, down = deque(reversed(jobs)), {}, []
+    nameless: dict[JobId, str] = {}
 
     def fetch() -> None:
         with suppress(IndexError):
@@ -118,8 +119,8 @@ def names_of(jobs: list[Job], store: BlobStore, tell: Callable[[str], None]) -> 
                 except StoreUnreachable as error:
                     waiting.clear()
                     down.append(error)
-                except (BlobError, BadInput):
-                    pass
+                except (BlobError, BadInput) as error:
+                    nameless[job.job] = str(error)
 
     threads = [threading.Thread(target=fetch, daemon=True) for _ in jobs[:_FETCHED_AT_ONCE]]
     for thread in threads:
@@ -131,4 +132,8 @@ def names_of(jobs: list[Job], store: BlobStore, tell: Callable[[str], None]) -> 
         tell(str(down[0]))
     elif any(thread.is_alive() for thread in threads):
         tell(f"not every job's spec came from the store within {_NAMES_TAKE:g} s")
+    elif nameless:
+        newest = max(nameless)
+        others = f" and {count(len(nameless) - 1, 'other')}" if len(nameless) > 1 else ""
+        tell(f"job {newest}{others} cannot be named: {nameless[newest]}")
     return {job.job: found.get(job.job) for job in jobs}

@@ -57,6 +57,7 @@ Confirmations = Annotated[
 
 
 STORE: Final = "DEEPLEDGER_STORE"
+_SOON: Final = 3.0  # seconds for a store to say that it is there
 
 
 def _apart(context: typer.Context, parameter: typer.CallbackParam, given: list[str]) -> list[str]:
@@ -272,13 +273,25 @@ class Store:
         return open_store(*self.stores, credentials=self._credentials(), fetches=fetches, writes=writes, tell=tell)
 
     def reading(self) -> BlobStore:
-        """To read only. Raises `BadInput` where it is a folder that nobody has made."""
-        from deepledger.protocol.blobs.directory import DirectoryStore
+        """To read only. Raises `StoreUnreachable` where none of the stores is there."""
+        from deepledger.protocol.blobs import digest_of, open_store
+        from deepledger.protocol.errors import BlobError, StoreUnreachable
 
-        store = self.open()
-        if isinstance(store, DirectoryStore) and not store.path.is_dir():
-            raise BadInput(f"there is no blob folder {store.path}: correct --store or DEEPLEDGER_STORE")
-        return store
+        together, away = self.open(), list[StoreUnreachable]()
+        for url in self.stores:
+            far = url.startswith("http")  # an IPFS daemon is not to look elsewhere for what is asked here
+            store = open_store(url, credentials=self._credentials(), timeout=_SOON, fetch_timeout=_SOON, fetches=far)
+            try:
+                store.read(digest_of(b""), limit=0)
+            except StoreUnreachable as missed:
+                away.append(missed)
+            except BlobError:
+                pass  # it is there to say so
+        if len(away) == len(self.stores):
+            raise away[0]
+        for each in away:
+            show.note(f"warning: {each}")
+        return together
 
     def daemon(self) -> IpfsStore | None:
         """The first of the stores that is an IPFS daemon."""
