@@ -73,6 +73,8 @@ def test_as_many_updates_are_played_as_the_sum_needs(runner, job):
 
 
 def test_what_is_not_possible_is_said(runner, job, tmp_path):
+    copy, other = tmp_path / "copy.safetensors", runner.folder / "data-2.safetensors"
+    copy.write_bytes((runner.folder / "data-1.safetensors").read_bytes())
     for options, said in (
         (("--attack", "telepathy"), "--attack telepathy: there is inversion, threshold, lira, shares"),
         (("--shadows", "5"), "give an even number"),
@@ -80,6 +82,10 @@ def test_what_is_not_possible_is_said(runner, job, tmp_path):
         (("--set", "epochs=3"), "no 'epochs' that can be set; it has learning_rate"),
         (("--data", tmp_path / "none"), "there is no data at"),
         (("--beside", runner.folder / "data-1.safetensors"), "is your --data"),
+        (("--beside", copy), "is your --data"),
+        (("--beside", other, "--beside", other), "data-2.safetensors again, whose records would count twice"),
+        (("--data", runner.folder / "data-0.safetensors"), "your --data are the job's validation set"),
+        (("--beside", tmp_path / "none"), f"there is no data at {tmp_path}/none: correct --beside"),
     ):
         done = attack(runner, job, *options)
         assert done.exit_code == 3, done.output

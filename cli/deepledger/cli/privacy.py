@@ -166,23 +166,34 @@ def _beside(
     blobs: BlobStore, spec: JobSpec, source: TaskSource, task: Task, paths: Sequence[Path], own: Path
 ) -> tuple[Any, object]:
     """The data, and what has to live as long as they are used: their file is gone with it."""
+    from deepledger.node.spending import fingerprint
     from deepledger.protocol.evaluation.bench import bench_with
     from deepledger.protocol.evaluation.blueprint import from_store
     from deepledger.protocol.evaluation.samples import concatenate
     from deepledger.protocol.evaluation.validation import fetch_validation
 
     if paths:
-        if any(path.exists() and path.samefile(own) for path in paths):
-            raise BadInput(
-                f"--beside {own} is your --data: what was trained on tells nothing of what was not. Give others"
-            )
+        known = {fingerprint(own): "your --data: what was trained on tells nothing of what was not"}
+        for path in paths:
+            if not path.exists():
+                raise BadInput(f"there is no data at {path}: correct --beside")
+            content = fingerprint(path)
+            if content in known:
+                raise BadInput(f"--beside {path} is {known[content]}. Give others")
+            known[content] = f"--beside {path} again, whose records would count twice"
         return concatenate([task.load_data(path) for path in paths]), None
     if spec.validation.withheld is not None:
         raise BadInput(
             "the validation set is withheld until the job closes, and there are no other data that you do not train "
             "on: give some that are like yours with --beside"
         )
-    bench = bench_with(spec, source, fetch_validation(blobs, spec), fetch=from_store(blobs))
+    published = fetch_validation(blobs, spec)
+    if own.is_file() and own.stat().st_size == spec.validation.bytes and own.read_bytes() == published:
+        raise BadInput(
+            "your --data are the job's validation set: what was trained on tells nothing of what was not. Give others "
+            "with --beside"
+        )
+    bench = bench_with(spec, source, published, fetch=from_store(blobs))
     return bench.validation, bench
 
 
