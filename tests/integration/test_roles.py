@@ -148,6 +148,23 @@ def test_who_changes_nothing_hears_of_it_first_and_earns_nothing(world):
     assert list((world.folder / "nodes").iterdir()) == []
 
 
+def test_what_was_too_small_to_be_sent_is_kept_though_its_update_is_not_accepted(world):
+    kept = []
+
+    def small(trainer, before, residual, **options):
+        encoded = make_update(trainer, before, residual, **options)
+        kept.append((residual.copy(), encoded.residual.copy()))
+        return replace(encoded, vector=np.zeros_like(encoded.vector))
+
+    job = world.create_job(min_participants=2)
+    for actor in [coordinator(world, job), node(world, job, 0), node(world, job, 1, make_update=small)]:
+        actor.join()
+    assert len(kept) == 3
+    for (_, left), (residual, _) in pairwise(kept):
+        assert left.any()
+        assert residual.tolist() == left.tolist()
+
+
 def test_nodes_send_momentum(world):
     sent = []
 

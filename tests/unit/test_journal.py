@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,14 @@ RECORD = Record(
 
 
 def journal(folder: Path, spec_digest: Digest = SPEC) -> Journal:
-    spec = SimpleNamespace(update_bytes=6, masks=None, model=SimpleNamespace(coordinates=3))
-    return Journal(folder, SLOT, spec, spec_digest=spec_digest)  # type: ignore[arg-type]
+    return Journal(folder, SLOT, spec_of(3), spec_digest=spec_digest)
+
+
+def spec_of(coordinates: int) -> Any:
+    return SimpleNamespace(
+        update_bytes=2 * coordinates, masks=None, sparse=None, update=SimpleNamespace(bits=16),
+        model=SimpleNamespace(coordinates=coordinates, trained=coordinates),
+    )  # fmt: skip
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -51,26 +58,26 @@ def test_records_of_another_chain_with_the_same_numbers_are_left_alone(tmp_path:
     assert kept.salt == RECORD.salt
 
 
-def test_the_residual_is_that_of_the_latest_update_that_reached_the_chain(tmp_path: Path) -> None:
+def test_the_residual_is_that_of_the_latest_update_that_entered_the_model(tmp_path: Path) -> None:
     journal(tmp_path).write(RECORD)
     journal(tmp_path).write(replace(RECORD, attempt=1, commitment=b"\x08" * 32, residual=np.ones(3, np.float32)))
 
-    def left(*committed: bytes) -> list[float]:
-        return [float(each) for each in journal(tmp_path).residual_before(SECOND, committed=committed)]
+    def left(*entered: bytes) -> list[float]:
+        return [float(each) for each in journal(tmp_path).residual_before(SECOND, entered=entered)]
 
     assert left() == [0, 0, 0]
     assert left(b"\7" * 32) == [0.5, 0, -0.5]
     assert left(b"\7" * 32, b"\x08" * 32) == [1, 1, 1]
 
 
-def test_the_last_update_is_the_latest_that_reached_the_chain(tmp_path: Path) -> None:
+def test_the_last_update_is_the_latest_that_entered_the_model_or_changes_nothing(tmp_path: Path) -> None:
     journal(tmp_path).write(RECORD)
     journal(tmp_path).write(replace(RECORD, attempt=1, commitment=b"\x08" * 32, update=bytes(6)))
 
-    def last(round: RoundNumber, *committed: bytes) -> bytes | None:
-        return journal(tmp_path).update_before(round, committed=committed)
+    def last(round: RoundNumber, *entered: bytes) -> bytes | None:
+        return journal(tmp_path).update_before(round, entered=entered)
 
-    assert last(SECOND) is None
+    assert last(SECOND) == bytes(6)
     assert last(FIRST, b"\7" * 32) is None
     assert last(SECOND, b"\7" * 32) == RECORD.update
     assert last(SECOND, b"\7" * 32, b"\x08" * 32) == bytes(6)
@@ -120,11 +127,7 @@ def test_a_damaged_record_is_told(tmp_path: Path, name: str) -> None:
 
 
 def roomy(folder: Path, coordinates: int = 3) -> Journal:
-    spec = SimpleNamespace(
-        update_bytes=2 * coordinates, masks=None, sparse=None, model=SimpleNamespace(coordinates=coordinates),
-        update=SimpleNamespace(bits=16),
-    )  # fmt: skip
-    return Journal(folder, SLOT, spec, spec_digest=SPEC)  # type: ignore[arg-type]
+    return Journal(folder, SLOT, spec_of(coordinates), spec_digest=SPEC)
 
 
 def made_in(room: Room, *, round: int = 0, value: float = 0.25) -> Record:
@@ -158,10 +161,10 @@ def test_the_file_of_a_residual_long_over_is_taken_again_and_that_of_an_update_n
         (path,) = kept.folder.glob(f"round-{number:08d}.*")
         inodes.append((path / "residual").stat().st_ino)
         updates.append((path / "update").open("rb"))  # an inode that is open is not given away
-        kept.forget_before(RoundNumber(number))
+        kept.forget_before(RoundNumber(number), entered=[RECORD.commitment])
     assert len(set(inodes)) < len(inodes), "taken again"
     assert len({os.fstat(each.fileno()).st_ino for each in updates}) == 6
-    latest = kept.residual_before(RoundNumber(6), committed=[RECORD.commitment])
+    latest = kept.residual_before(RoundNumber(6), entered=[RECORD.commitment])
     assert latest.tolist() == [5.0] * 3
     for each in updates:
         each.close()
@@ -173,8 +176,19 @@ def test_a_residual_that_a_power_cut_left_undone_is_told(tmp_path: Path) -> None
     (path,) = kept.folder.glob("round-*")
     (path / "residual").write_bytes(np.float32([0.25, 0, 0.25]).tobytes())
     with pytest.raises(ResidualLost, match="round 0 is not on disk any more"):
-        kept.residual_before(SECOND, committed=[RECORD.commitment])
+        kept.residual_before(SECOND, entered=[RECORD.commitment])
     assert kept.read(FIRST, 0, MODEL) is not None, "what was committed to can be revealed all the same"
+
+
+def test_a_damaged_record_is_told_where_it_is_needed_and_ends_no_node_that_only_forgets(tmp_path: Path) -> None:
+    kept = journal(tmp_path)
+    kept.write(RECORD)
+    (path,) = tmp_path.glob("*/round-*")
+    (path / "update").write_bytes(b"{")
+    kept.forget_before(RoundNumber(9), entered=[])
+    with pytest.raises(StateError, match=r"is damaged .*move it away to go on without it"):
+        kept.residual_before(RoundNumber(9), entered=[])
+    assert path.is_dir()
 
 
 def test_the_update_is_on_the_disk_before_its_record_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

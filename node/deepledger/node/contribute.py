@@ -118,11 +118,11 @@ def _train(node: Node, attempt: Attempt) -> Record:
     assert node.trainer is not None  # noqa: S101 (it prepares before it commits)
     job, spec, account = node.follower.job, node.spec, node.ledger.account
     model = hold_model(node.store, job.model_digest, spec)
-    committed = _commitments(job, account)
-    last = node.journal.update_before(attempt.round, committed=committed) if momentum_percent(spec) else None
+    mine = entered(job, account)
+    last = node.journal.update_before(attempt.round, entered=mine) if momentum_percent(spec) else None
     clip = clip_after(job.history[: attempt.round], spec, node.store)
     try:
-        residual = node.journal.residual_before(attempt.round, committed=committed)
+        residual = node.journal.residual_before(attempt.round, entered=mine)
     except ResidualLost as lost:
         node.warn(f"{lost}: it is left out.")
         residual = np.zeros(spec.model.coordinates, np.float32)
@@ -302,10 +302,18 @@ def _blob(node: Node, attempt: Attempt, record: Record) -> Buffer:
     return published(node.spec, slot, record.update, key=record.key)
 
 
-def _commitments(job: Job, account: Address) -> set[bytes]:
-    """Of the updates that this account had in rounds that were settled."""
-    commits = (commit for over in job.history for commit in over.opened.commits)
-    return {commit.commitment for commit in commits if commit.participant == account}
+def entered(job: Job, account: Address) -> set[bytes]:
+    """Commitments of this account whose updates are in the model: those that were accepted. Of a masked round in which
+    any was, those that were counted: who is silent after that is not accepted, and in the sum all the same.
+    """
+    found: set[bytes] = set()
+    for over in job.history:
+        counted, accepted = over.opened.counted, over.settled.accepted
+        seats = counted.counted if counted is not None and accepted else accepted
+        seat = over.participants.get(account)
+        if seat is not None and seats >> seat.seat & 1:
+            found.update(commit.commitment for commit in over.opened.commits if commit.participant == account)
+    return found
 
 
 def _none_is_made() -> bytes:

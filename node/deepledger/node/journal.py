@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -21,9 +22,10 @@ import numpy.typing as npt
 
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.spool import FileVector
-from deepledger.protocol.errors import StateError
+from deepledger.protocol.errors import BadVector, StateError
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.updates import moves, parse_update
 from deepledger.protocol.formats.vectors import Blocks, Floats, UpdateVector, update_dtype
 from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.local.locks import held
@@ -31,6 +33,9 @@ from deepledger.protocol.privacy.masked_updates import Masked
 from deepledger.protocol.types import Digest, Root, RoundNumber
 
 _KEPT_ROUNDS = 2
+_DAMAGE = (OSError, ValueError, KeyError, AttributeError)
+"""What reading a damaged record raises."""
+
 T = TypeVar("T")
 
 
@@ -208,7 +213,7 @@ class Journal:
     def _folder_of(self, record: Record) -> Path:
         for path in self._records():
             if _round_of(path) == record.round:
-                with suppress(OSError, ValueError, KeyError, AttributeError):
+                with suppress(*_DAMAGE):
                     if _names(path)["commitment"] == record.commitment:
                         return path
         raise StateError(f"what was committed to in round {record.round} is not in {self.folder} any more")
@@ -238,7 +243,7 @@ class Journal:
                 try:
                     if _names(path)["commitment"] == commitment:
                         return True
-                except (OSError, ValueError, KeyError, AttributeError):
+                except _DAMAGE:
                     return True
         return False
 
@@ -259,39 +264,54 @@ class Journal:
                 update=self._update(path),
                 residual=self._residual(path),
             )
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except _DAMAGE as error:
             raise StateError(f"{path} is damaged ({error}); restore it from a backup to reveal this round") from None
 
-    def residual_before(self, round: RoundNumber, *, committed: Collection[bytes]) -> Floats:
-        """What rounding left out in the latest earlier round, shape (d,); zeros if there was none.
+    def residual_before(self, round: RoundNumber, *, entered: Collection[bytes]) -> Floats:
+        """What is still to be sent after the rounds before, shape (d,); zeros if nothing is. Raises `ResidualLost`.
 
-        Only updates whose commitments are among `committed` count: others reached nobody. Raises `ResidualLost`.
+        It is what was left out of the last update that entered the model, whose commitments are `entered`, or that
+        changes nothing, and so left out everything. Any other reached nobody: what was to be sent before it still is.
         """
-        found = self._latest(round, committed, self._whole_residual)
+        found = self._latest(round, entered, self._whole_residual)
         return np.zeros(self._spec.model.coordinates, np.float32) if found is None else found
 
-    def update_before(self, round: RoundNumber, *, committed: Collection[bytes]) -> memoryview | None:
-        """The update of that round, as canonical bytes; None if there was none."""
-        return self._latest(round, committed, self._update)
+    def update_before(self, round: RoundNumber, *, entered: Collection[bytes]) -> memoryview | None:
+        """That update, as canonical bytes; None if there was none."""
+        return self._latest(round, entered, self._update)
 
-    def _latest(self, round: RoundNumber, committed: Collection[bytes], read: Callable[[Path], T]) -> T | None:
-        for path in reversed(self._records()):
-            if _round_of(path) >= round:
-                continue
-            try:
-                if _names(path)["commitment"] in committed:
-                    return read(path)
-            except (OSError, ValueError, KeyError, AttributeError) as error:
-                raise StateError(f"{path} is damaged ({error}); move it away to go on without it") from None
+    def _latest(self, round: RoundNumber, entered: Collection[bytes], read: Callable[[Path], T]) -> T | None:
+        path = self._path_before(round, entered)
+        try:
+            return None if path is None else read(path)
+        except _DAMAGE as error:
+            raise _damaged(path, error) from None
+
+    def _path_before(self, round: RoundNumber, entered: Collection[bytes]) -> Path | None:
+        earlier = [path for path in self._records() if _round_of(path) < round]
+        for _, attempts in groupby(reversed(earlier), _round_of):
+            idle: Path | None = None  # counts only where none of the round entered, which would leave out less
+            for path in attempts:
+                try:
+                    if _names(path)["commitment"] in entered:
+                        return path
+                    if idle is None and not moves(parse_update(self._update(path), self._spec), self._spec):
+                        idle = path
+                except (*_DAMAGE, BadVector) as error:
+                    raise _damaged(path, error) from None
+            if idle is not None:
+                return idle
         return None
 
-    def forget_before(self, round: RoundNumber) -> None:
-        """Remove the records of rounds that are long over."""
-        for path in self._records():
-            if _round_of(path) < round - _KEPT_ROUNDS:
-                with suppress(OSError):
-                    (path / "residual").rename(self.folder / "next" / "residual")
-                shutil.rmtree(path, ignore_errors=True)
+    def forget_before(self, round: RoundNumber, *, entered: Collection[bytes]) -> None:
+        """Remove the records of rounds that are long over, but for the one from which the next update goes on."""
+        with suppress(StateError):  # told where it is needed
+            last = self._path_before(round, entered)
+            for path in self._records():
+                if _round_of(path) < round - _KEPT_ROUNDS and path != last:
+                    with suppress(OSError):
+                        (path / "residual").rename(self.folder / "next" / "residual")
+                    shutil.rmtree(path, ignore_errors=True)
 
     def remove(self) -> None:
         """The job is over, and everything that was committed to in it."""
@@ -335,6 +355,10 @@ class Journal:
 def _names(path: Path) -> dict[str, bytes]:
     document = json.loads((path / "commitment.json").read_text())
     return {name: bytes.fromhex(text) for name, text in document.items()}
+
+
+def _damaged(path: Path | None, error: Exception) -> StateError:
+    return StateError(f"{path} is damaged ({error}); move it away to go on without it")
 
 
 def _round_of(path: Path) -> RoundNumber:

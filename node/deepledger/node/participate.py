@@ -397,9 +397,12 @@ def _report_over(node: Node) -> None:
     for over in node.follower.job.history[node.settled :]:
         node.observe(_outcome(over, node))
         node.unpublished = False
+    if node.settled == node.follower.job.round:
+        return
     diverged = _diverged(node)
     node.settled = node.follower.job.round
-    node.journal.forget_before(RoundNumber(node.settled))
+    mine = contribute.entered(node.follower.job, node.ledger.account)
+    node.journal.forget_before(RoundNumber(node.settled), entered=mine)
     if diverged is not None:
         raise diverged
 
