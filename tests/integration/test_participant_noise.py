@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -11,19 +11,23 @@ from fastapi.testclient import TestClient
 
 from deepledger.api import status
 from deepledger.auditor.audit import audit
+from deepledger.auditor.findings import Kind
 from deepledger.coordinator import settling
 from deepledger.coordinator.api import build_app
 from deepledger.node import participant_noise
 from deepledger.node.notices import Finished, PrivacyCharged, Trained
 from deepledger.node.spending import ledger_of
 from deepledger.node.training import make_update
-from deepledger.protocol.errors import BadSpec, PrivacySpent
+from deepledger.protocol.chain.events import Counted
+from deepledger.protocol.errors import BadSpec, ChainUnreachable, LedgerRejected, PrivacySpent
 from deepledger.protocol.formats.vectors import as_update, sum_of_squares
 from deepledger.protocol.job.fetch import fetch_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 from deepledger.protocol.settlement.reporting import build_report
 from tests.integration.cli_runner import JOB, Runner
+from tests.integration.test_masked import Play
+from tests.integration.test_masked_attacks import Shows
 from tests.integration.test_private_rounds import node
 from tests.integration.test_roles import assert_audit_matches, coordinator
 
@@ -110,6 +114,32 @@ def test_a_job_whose_terms_let_too_few_be_counted_is_not_joined(world: Any) -> N
     one = node(world, job, 0, secret=bytes(world.accounts[2].key))
     with pytest.raises(BadSpec):
         one.join()
+
+
+def test_a_count_of_fewer_than_share_the_noise_of_a_sum_unmasks_nothing(world: Any) -> None:
+    """Three of four could take the masks off, and the sum of three would have less noise than hides one."""
+    changes = {"update": UPDATE, "participant_privacy": DISTRIBUTED | {"honest": 4}} | MASKED
+    play = Play(world, rounds=1, min_participants=4, spec_changes=changes)
+    play.commit(0, 1, 2, 3)
+    assert play.cohort.summed([0, 1, 2]) == {0, 1, 2}
+    play.count(0, 1, 2)
+    assert play.see().attempt.void
+    with pytest.raises(LedgerRejected):
+        play.unmask(0)
+    (finding,) = audit(world.reader(), world.store, play.job).findings
+    assert (finding.kind, finding.who) == (Kind.CONTESTED, world.accounts[1].address)
+    assert play.nodes[3].account in finding.explanation
+
+    def open_to_unmasking(*arguments: Any, **options: Any) -> list[Any]:
+        return [
+            replace(each, reveal_end=each.at.timestamp + 60) if isinstance(each, Counted) else each
+            for each in world.reader().events(*arguments, **options)
+        ]
+
+    node = Shows(world.reader(), events=open_to_unmasking)
+    with pytest.raises(ChainUnreachable, match="an attempt is void where too few are counted"):
+        Follower(node, play.job)
+    assert Kind.RULE in {each.kind for each in audit(node, world.store, play.job).findings}
 
 
 def test_the_command_line_tells_what_noise_keeps_before_a_stake(runner: Runner) -> None:

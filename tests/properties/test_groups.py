@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepledger.api.groups import SCATTER, together
+from deepledger.protocol.errors import BadInput
 from deepledger.protocol.formats.rules import Median, TrimmedMean
-from deepledger.protocol.formats.spec import MOST_GROUPS
+from deepledger.protocol.formats.spec import MOST_GROUPS, Masks, fewest_counted, threshold
+from deepledger.protocol.privacy.cohort import Cohort, MaskContext, Member
 from deepledger.protocol.settlement.aggregation.sorting import median, trimmed_mean
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack
+from deepledger.protocol.types import Address, JobId, RoundNumber
 
 ENDS = st.sampled_from([-(2**40), 2**40])
 
@@ -44,6 +47,31 @@ def test_so_many_hostile_ones_move_nothing_beyond_what_honest_groups_learned(dat
     untouched = [mean for group, mean in enumerate(honest) if group not in dealt_to]
     assert 2 * len(means) > groups, "or the round is skipped"
     assert min(untouched) <= over(rule, means) <= max(untouched)
+
+
+@given(data=st.data())
+def test_no_count_that_the_contract_takes_makes_a_sum_of_fewer_than_the_terms_let_expect(data: st.DataObject) -> None:
+    """Of whose noise as much hides one: whoever is counted, whoever came with a key that is none, however many came."""
+    masks = Masks(weight_bits=0, groups=data.draw(st.integers(1, 6)), least=data.draw(st.integers(3, 5)))
+    expected = data.draw(st.integers(masks.fewest, 32))  # terms.min_participants
+    seats = range(data.draw(st.integers(expected, 48)))
+    least = max(expected, threshold(len(seats)))
+    usable = data.draw(st.permutations(seats))[: data.draw(st.integers(least, len(seats)))]
+    counted = usable[: data.draw(st.integers(least, len(usable)))]
+    cohort = Cohort(
+        MaskContext(1, Address("0x" + "00" * 20), JobId(1), RoundNumber(0), data.draw(st.integers(0, 9))),
+        tuple(Member(seat, Address(f"0x{seat + 1:040x}"), bytes([seat + 1]) * 32) for seat in sorted(usable)),
+        16,
+        bytes(32),
+        masks.groups,
+        masks.least,
+    )
+    try:
+        summed = cohort.summed(counted)
+    except BadInput:
+        return  # of which nothing is unmasked
+    sums = [len(summed.intersection(group)) for group in cohort.groups]
+    assert min(size for size in sums if size) >= fewest_counted(masks, participants=expected)
 
 
 def test_one_more_can_move_it_anywhere() -> None:
