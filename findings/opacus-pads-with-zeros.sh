@@ -47,3 +47,9 @@ sys.exit(not (max(plain) < 1e-4 and min(other) > 0.1))
 PY
 # Seen on 2026-11-30:
 # opacus 1.6.0 torch 2.15.0+cu132
+# Conv2d, padding_mode='zeros': 2.2e-07
+# Conv2d, padding_mode='circular': 2.6e-01
+# Conv2d, padding_mode='reflect': 4.0e-01
+# Conv2d, padding_mode='replicate': 2.7e-01
+# Embedding, scale_grad_by_freq=False: 0.0e+00
+# Embedding, scale_grad_by_freq=True: 2.0e+00

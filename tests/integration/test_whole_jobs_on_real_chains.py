@@ -13,6 +13,7 @@ from deepledger.devnet import dev_accounts, find_anvil, start
 from deepledger.node.notices import RoundOver
 from deepledger.protocol.chain.events import Outcome
 from deepledger.protocol.chain.web3_ledger import deploy
+from deepledger.protocol.roles.notices import Warned
 from tests.conftest import World, need
 from tests.integration.test_roles import assert_audit_matches, coordinator, node
 
@@ -28,13 +29,14 @@ def chain(kind: str, folder: Path) -> Iterator[str]:
     elif kind == "embedded":
         with start("embedded") as devnet:
             yield devnet.url
-    elif kind in ("hardhat", "ganache"):
+    elif kind == "hardhat":
         need(real_chains.find_hardhat(), kind)
-        with getattr(real_chains, kind)(folder) as url:
+        with real_chains.hardhat(folder) as url:
             yield url
     else:
-        need(real_chains.find_geth(), "geth")
-        with real_chains.geth(folder, period=int(kind.removeprefix("geth-"))) as url:
+        name, period = kind.split("-")
+        need(real_chains.find_geth() if name == "geth" else real_chains.find_hardhat(), name)
+        with getattr(real_chains, name)(folder, period=int(period)) as url:
             yield url
 
 
@@ -51,17 +53,18 @@ def world(url: str, tmp_path: Path) -> World:
     return World(url, contract, tmp_path)
 
 
-@pytest.mark.parametrize("url", ["geth-0", "geth-1", "hardhat", "ganache"], indirect=True)
+@pytest.mark.parametrize("url", ["geth-0", "geth-1", "hardhat", "ganache-0", "ganache-1"], indirect=True)
 def test_a_job_runs_from_deployment_to_audit(world: World) -> None:
     job = world.create_job(min_participants=3)
     actors = [coordinator(world, job), *(node(world, job, number) for number in range(3))]
     for actor in actors:
         actor.join()
     assert assert_audit_matches(world, job).job.outcome is Outcome.COMPLETED
+    assert [each for actor in actors for each in actor.seen if isinstance(each, Warned)] == []
 
 
 # Not geth-0: each of its blocks has a second of its own, so that its clock runs ahead of ours and then stands still.
-@pytest.mark.parametrize("url", ["geth-1", "hardhat", "ganache", "anvil", "embedded"], indirect=True)
+@pytest.mark.parametrize("url", ["geth-1", "hardhat", "ganache-0", "anvil", "embedded"], indirect=True)
 def test_a_job_goes_on_by_the_clock_when_a_node_is_killed(world: World, request: pytest.FixtureRequest) -> None:
     job = world.create_job(min_participants=2, rounds=2, commit_window=8, reveal_window=8)
     actors = [coordinator(world, job), node(world, job, 0)]

@@ -1,7 +1,7 @@
 """The devnets of go-ethereum, Hardhat and Ganache, on free loopback ports: chains that are not made for us.
 
-geth makes a block for each transaction, or one a `period`; the accounts of every devnet are given ether first. Hardhat
-and Ganache make a block for each transaction; Ganache tries calls as of its last block.
+geth and Ganache make a block for each transaction, or one a `period`, Hardhat one for each transaction; the accounts of
+every devnet have ether. Ganache tries calls as of its last block.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def hardhat(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def ganache(folder: Path) -> Iterator[str]:
+def ganache(folder: Path, *, period: int = 0) -> Iterator[str]:
     port = _free_port()
     command = [NODE, str(HARDHAT / "ganache/dist/node/cli.js"), "--server.port", str(port)]
+    command += ["--miner.blockTime", str(period)]
     command += ["--wallet.accounts", *(f"0x{bytes(account.key).hex()},{ENOUGH}" for account in dev_accounts())]
     with _running(command, port, folder / "ganache.log", cwd=folder):
         yield f"http://127.0.0.1:{port}"

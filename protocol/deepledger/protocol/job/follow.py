@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from deepledger.protocol.chain.abi import terms_hash
-from deepledger.protocol.chain.events import Phase
+from deepledger.protocol.chain.events import Event, Phase
 from deepledger.protocol.chain.ledger import Head, Reader, Receipt, Snapshot
 from deepledger.protocol.errors import ChainError, ChainNonsense, ChainUnreachable, NoLedger
 from deepledger.protocol.job.phases import deadline, phase_at, seats_committed
@@ -46,7 +46,7 @@ class Follower:
         self._reader = reader
         self._id = job
         self._first_block = reader.created_in(job)
-        self._folded: deque[tuple[str, int]] = deque(maxlen=_OWN_KEPT)  # block hash and index of the latest events
+        self._folded: deque[_Sign] = deque(maxlen=_OWN_KEPT)  # of the latest events
         self._proved: _Point | None = None
         self._proof_due = 0.0  # of the monotonic clock
         self.head = reader.head()
@@ -168,7 +168,7 @@ class Follower:
                 f"the chain no longer reports the creation of job {self._id}, and its contract has {jobs} jobs: "
                 "perhaps the chain was begun anew"
             )
-        self._folded.extend((event.at.block_hash, event.at.log_index) for event in events)
+        self._folded.extend(map(_sign, events))
         return job
 
     def _prove(self, job: Job, head: Head) -> None:
@@ -186,13 +186,23 @@ class Follower:
         self._proved, self._proof_due = _Point(head, job), time.monotonic() + _PROVE_EVERY
 
     def _has(self, receipt: Receipt) -> bool:
-        own = {(event.at.block_hash, event.at.log_index) for event in receipt.events if event.job == self._id}
+        own = {_sign(event) for event in receipt.events if event.job == self._id}
         return own <= set(self._folded)
 
     def _is_there(self, receipt: Receipt) -> bool:
         """Whether its block is; the chain may have taken it back."""
         at = receipt.events[0].at
         return self._reader.is_canonical(Head(at.block, at.block_hash, at.timestamp, at.timestamp))
+
+
+_Sign = tuple[str, str, type[Event]]
+
+
+def _sign(event: Event) -> _Sign:
+    """What it is known by in a receipt and among a block's logs. Not its index: Ganache 7.9 counts the logs of a
+    transaction in the one, and those of the block in the other.
+    """
+    return event.at.block_hash, event.at.transaction, type(event)
 
 
 def snapshot_of(job: Job, head: Head) -> Snapshot:
