@@ -511,10 +511,14 @@ def test_metrics_that_cannot_be_served_are_refused_before_anything_is_done(runne
 def test_a_window_that_the_ledger_does_not_take_is_told_before_the_task_is_read(runner: Runner) -> None:
     contract = runner.json("deploy", "--account", "sponsor")["contract"]
     hasty = JOB.replace("reveal_window = 3600", "reveal_window = 45").replace('"task.py"', '"nowhere.py"')
+    hasty = hasty.replace("settle_window = 3600", "settle_window = 59")
     (runner.folder / "hasty.toml").write_text(hasty)
     arguments = ("job", "create", runner.folder / "hasty.toml", "--account", "sponsor")
     refused = runner.run(*arguments, DEEPLEDGER_CONTRACT=contract)
-    assert (refused.exit_code, "hasty.toml: terms.reveal_window = 45: on this ledger" in refused.stderr) == (3, True)
+    assert (refused.exit_code, "reveal_window = 45, terms.settle_window = 59: on this ledger" in refused.stderr) == (
+        3,
+        True,
+    )
 
 
 def test_the_doctor_finds_nothing_to_mend(runner: Runner, finished: int) -> None:

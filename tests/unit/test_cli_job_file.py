@@ -100,6 +100,25 @@ def test_a_wrong_key_is_named(old: str, new: str, says: str, tmp_path: Path) -> 
     assert str(path) in str(error.value)
 
 
+def test_all_that_does_not_go_together_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    text = re.sub(r"(min_participants|stake|bond) = .*", lambda found: f"{found[1]} = 1", JOB)
+    text = text.replace('rule = "weighted_mean"', 'rule = "multi_krum"\nbyzantine_percent = 40\n')
+    path.write_text(
+        re.sub(r"max_participants = .*", "max_participants = 2", text).replace("name", 'privacy = "masked"\nname', 1)
+    )
+    with pytest.raises(BadSpec) as error:
+        read_job_file(path)
+    for says in (
+        "terms.reveal_penalty exceeds terms.stake",
+        "terms.settle_penalty exceeds terms.bond",
+        "of fewer than 3, nothing is hidden",
+        "multi_krum withstands no bad update",
+    ):
+        assert says in str(error.value)
+    assert str(error.value).count(str(path)) == 1
+
+
 @pytest.mark.parametrize(
     ("rule", "seats", "says"),
     [

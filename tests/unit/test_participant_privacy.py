@@ -96,6 +96,26 @@ def test_all_that_lacks_room_for_noise_is_told_at_once(spec_of: SpecOf) -> None:
         noisy(spec_of, update=UPDATE | {"bits": 8, "norm_bound": 5.0})
 
 
+def test_noise_bits_norm_bound_and_what_looks_at_updates_are_told_at_once(spec_of: SpecOf) -> None:
+    with pytest.raises(BadSpec) as refusal:
+        noisy(
+            spec_of,
+            update={"bits": 8, "fraction_bits": 14, "norm_bound": 5.0},
+            screening={},
+            aggregation={"rule": "centered_clipping", "radius": 1.0, "momentum_percent": 50},
+            rewards={"policy": "contribution", "metric": "rmse"},
+        )
+    for said in (
+        "noise of 32,768 units is finer than anything it hides; lower update.fraction_bits to 12",
+        "update.bits is 8: raise it",
+        "update.norm_bound = 5: with the noise",
+        "screening.profile_percent: with the noise",
+        "aggregation.momentum_percent: what is kept",
+        "rewards.metric is 'rmse'",
+    ):
+        assert str(refusal.value).count(said) == 1
+
+
 def test_what_a_refusal_says_is_accepted(spec_of: SpecOf) -> None:
     assert noisy(spec_of, update={"bits": 32, "fraction_bits": 12, "norm_bound": 900.0})
     assert noisy(spec_of, update={"bits": 8, "fraction_bits": 2, "norm_bound": 900.0})

@@ -76,12 +76,14 @@ def prepare(
     """
     job = read_job_file(file)
     least = least_window()
-    for name in ("commit_window", "reveal_window", "settle_window"):
-        if (window := getattr(job.terms, name)) < least:
-            raise BadSpec(
-                f"{file}: terms.{name} = {window}: on this ledger a window has {least} seconds or more, as less than "
-                "a few blocks is a trap; make it longer"
-            )
+    windows = {
+        f"terms.{name}": getattr(job.terms, name) for name in ("commit_window", "reveal_window", "settle_window")
+    }
+    if short := [f"{name} = {window}" for name, window in windows.items() if window < least]:
+        raise BadSpec(
+            f"{file}: {', '.join(short)}: on this ledger a window has {least} seconds or more, as less than a few "
+            "blocks is a trap; make it longer"
+        )
     sealed = job.validation_withheld or job.privacy == "sealed"
     named = list(coordinators)
     if sealed and not (named or job.terms.coordinators):

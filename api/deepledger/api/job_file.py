@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import chdir
 from dataclasses import dataclass
 from decimal import Decimal
@@ -223,7 +223,7 @@ class Draft:
 
 
 def read_job_file(path: Path) -> JobFile:
-    """Raises `BadSpec` with every key that is wrong."""
+    """Raises `BadSpec` with all that is wrong with keys, or else with what they say together."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES + 1)
@@ -237,11 +237,9 @@ def read_job_file(path: Path) -> JobFile:
         raise BadSpec(f"{path} is not TOML: {error}") from None
     except ValidationError as error:
         raise BadSpec(f"{path}: {describe(error)}{_meant(error)}") from None
-    _check(job.terms, path)
-    if job.hides_updates:
-        _check_masks(job.masks or Masks(), job.terms, path)
-        _check_honest(job, path)
-    _check_rule(job, path)
+    wrong = [*_wrong_terms(job.terms), *_wrong_masks(job), *_too_few_honest(job), *_idle_rule(job)]
+    if wrong:
+        raise BadSpec(f"{path}: {'; '.join(wrong)}")
     return job
 
 
@@ -463,51 +461,53 @@ def _terms(job: JobFile, *, spec_digest: Digest, model: Buffer, lock: bytes | No
     )
 
 
-def _check(terms: TermsSection, path: Path) -> None:
+def _wrong_terms(terms: TermsSection) -> Iterator[str]:
     """What the contract would refuse."""
     if terms.min_participants > terms.max_participants:
-        raise BadSpec(f"{path}: terms.min_participants exceeds terms.max_participants")
+        yield "terms.min_participants exceeds terms.max_participants"
     if terms.reveal_penalty > terms.stake:
-        raise BadSpec(f"{path}: terms.reveal_penalty exceeds terms.stake, from which it is taken")
+        yield "terms.reveal_penalty exceeds terms.stake, from which it is taken"
     if terms.settle_penalty > terms.bond:
-        raise BadSpec(f"{path}: terms.settle_penalty exceeds terms.bond, from which it is taken")
+        yield "terms.settle_penalty exceeds terms.bond, from which it is taken"
     if len({_address_of(text) for text in terms.coordinators}) != len(terms.coordinators):
-        raise BadSpec(f"{path}: terms.coordinators has an address twice")
+        yield "terms.coordinators has an address twice"
     if terms.admitted and len(set(terms.admitted)) < terms.min_participants:
-        raise BadSpec(f"{path}: terms.admitted lists fewer accounts than terms.min_participants asks for")
+        yield "terms.admitted lists fewer accounts than terms.min_participants asks for"
 
 
-def _check_masks(masks: Masks, terms: TermsSection, path: Path) -> None:
+def _wrong_masks(job: JobFile) -> Iterator[str]:
     """In every group has to be room to hide."""
-    least = terms.min_participants
+    if not job.hides_updates:
+        return
+    masks, least = job.masks or Masks(), job.terms.min_participants
     if masks.groups == 1 and "least" in masks.model_fields_set:
-        raise BadSpec(f"{path}: masks.least is that of groups: say masks.groups, too, or leave it out")
+        yield "masks.least is that of groups: say masks.groups, too, or leave it out"
     if least < LEAST_MASKED:
-        raise BadSpec(
-            f"{path}: terms.min_participants = {least}: of fewer than {LEAST_MASKED}, nothing is hidden, because each "
-            "learns the other's update from the sum"
+        yield (
+            f"terms.min_participants = {least}: of fewer than {LEAST_MASKED}, nothing is hidden, because each learns "
+            "the other's update from the sum"
         )
-    if least < masks.fewest:
-        raise BadSpec(
-            f"{path}: terms.min_participants = {least}: {count(masks.groups, 'group')} of {masks.least} or more each "
-            f"take {masks.fewest}; set it to that or more, or masks.groups to fewer"
+    elif least < masks.fewest:
+        yield (
+            f"terms.min_participants = {least}: {count(masks.groups, 'group')} of {masks.least} or more each take "
+            f"{masks.fewest}; set it to that or more, or masks.groups to fewer"
         )
 
 
-def _check_honest(job: JobFile, path: Path) -> None:
+def _too_few_honest(job: JobFile) -> Iterator[str]:
     """As many as noise takes are in every sum."""
     privacy = job.participant_privacy
-    if privacy is None or privacy.mechanism == "local":
+    if not job.hides_updates or privacy is None or privacy.mechanism == "local":
         return
     fewest = fewest_counted(job.masks or Masks(), participants=job.terms.min_participants)
     if privacy.honest > fewest:
-        raise BadSpec(
-            f"{path}: participant_privacy.honest = {privacy.honest}: as few as {fewest} may be counted in one sum; "
-            "lower it to less than that by as many as may act together, or raise terms.min_participants"
+        yield (
+            f"participant_privacy.honest = {privacy.honest}: as few as {fewest} may be counted in one sum; lower it to "
+            "less than that by as many as may act together, or raise terms.min_participants"
         )
 
 
-def _check_rule(job: JobFile, path: Path) -> None:
+def _idle_rule(job: JobFile) -> Iterator[str]:
     """A rule whose percentage comes to no update at all, however many seats are taken, promises what it cannot do."""
     rule, seats = job.aggregation, job.terms.max_participants
     percentage = next((name for name in ("trim_percent", "byzantine_percent") if getattr(rule, name, 0)), None)
@@ -515,9 +515,9 @@ def _check_rule(job: JobFile, path: Path) -> None:
         return
     enough = next((updates for updates in range(seats, MAX_SEATS + 1) if rule.withstands(updates)), None)
     mend = f"set terms.max_participants to {enough} or more" if enough else f"raise aggregation.{percentage}"
-    raise BadSpec(
-        f"{path}: aggregation.{percentage} = {getattr(rule, percentage)}: with no more than {seats} participants "
-        f"{rule.rule} withstands no bad update; {mend}, or choose another rule"
+    yield (
+        f"aggregation.{percentage} = {getattr(rule, percentage)}: with no more than {seats} participants {rule.rule} "
+        f"withstands no bad update; {mend}, or choose another rule"
     )
 
 

@@ -51,7 +51,7 @@ _PLAIN = {
 
 def describe(error: ValidationError) -> str:
     return "; ".join(
-        f"{shown('.'.join(map(str, item['loc']))) or 'spec'}: {shown(_plain(item), most=_MOST_SAID)}"
+        ": ".join(filter(None, (shown(".".join(map(str, item["loc"]))), shown(_plain(item), most=_MOST_SAID))))
         for item in error.errors(include_url=False)[:8]
     )
 

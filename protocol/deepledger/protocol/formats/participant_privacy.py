@@ -135,30 +135,32 @@ class ParticipantPrivacy(Part):
         factor = sum(exponent**power / factorial(power) for power in range(_TERMS))
         return self.at(Fraction(clip) * factor, fraction_bits).clip_norm
 
-    def check(self, *, bits: int, fraction_bits: int, norm_bound: float, coordinates: int) -> None:
-        """Raises `ValueError` where clip and noise do not fit into an update, with all that is to be mended."""
+    def objections(self, *, bits: int, fraction_bits: int, norm_bound: float, coordinates: int) -> Iterator[str]:
+        """What is to be mended where clip and noise do not fit into an update."""
         if not (squares := self.squares(fraction_bits)):
-            raise ValueError(
+            yield (
                 f"participant_privacy.clip_norm = {self.clip_norm:g} is less than a unit of an update, "
                 f"2^-{fraction_bits}: raise update.fraction_bits"
             )
+            return
         if squares >= MOST_SQUARES:
-            raise ValueError(
+            yield (
                 f"participant_privacy.clip_norm = {self.clip_norm:g} is {sqrt(squares):,.0f} units of an update, finer "
                 "than anything that noise hides: lower update.fraction_bits"
             )
+            return
         deviation = sqrt(self.share(fraction_bits))
         if deviation > MOST_DEVIATION:
             lower = fraction_bits - ceil(log(deviation / MOST_DEVIATION, 2))
             mend = f"lower update.fraction_bits to {lower}" if lower >= 0 else "take less noise or a smaller clip norm"
-            raise ValueError(
-                f"participant_privacy: noise of {deviation:,.0f} units is finer than anything it hides; {mend}"
-            )
-        if wrong := [
-            *self._clip_is_wrong(fraction_bits),
-            *self._lacks_room(bits, fraction_bits, norm_bound, coordinates),
-        ]:
-            raise ValueError("; ".join(wrong))
+            yield f"participant_privacy: noise of {deviation:,.0f} units is finer than anything it hides; {mend}"
+            if lower >= 0:  # what is wrong then, too
+                yield from self.objections(
+                    bits=bits, fraction_bits=lower, norm_bound=norm_bound, coordinates=coordinates
+                )
+            return
+        yield from self._clip_is_wrong(fraction_bits)
+        yield from self._lacks_room(bits, fraction_bits, norm_bound, coordinates)
 
     def _clip_is_wrong(self, fraction_bits: int) -> Iterator[str]:
         if self.adaptive is None:

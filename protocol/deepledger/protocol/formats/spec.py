@@ -6,6 +6,7 @@ enforces itself (rounds, windows, amounts) is in `JobTerms` and not repeated her
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 from deepledger.protocol.bfv.program import BLOCK_BYTES, vector_bytes
 from deepledger.protocol.errors import BadSpec
 from deepledger.protocol.formats.canonical import canonical_json, describe, parse_json
-from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part, PublicKeyText
+from deepledger.protocol.formats.fields import AddressText, Hex32, Name, Part, PublicKeyText, refuse
 from deepledger.protocol.formats.metrics import BUILT_IN, MOST_METRICS, Metric, MetricName
 from deepledger.protocol.formats.model import ModelFormat
 from deepledger.protocol.formats.participant_privacy import MOST_DELTA, ParticipantPrivacy, Release
@@ -225,140 +226,140 @@ class JobSpec(Part):
     """Who may join; empty: anyone. The contract holds the list's Merkle root, see `admission.py`."""
 
     @model_validator(mode="after")
-    def _sealed_updates_have_readers(self) -> JobSpec:
-        if (self.privacy == "sealed") != bool(self.readers):
-            raise ValueError("readers are those of sealed updates: a sealed job names them, and no other job does")
-        if len(set(self.readers)) != len(self.readers):
-            raise ValueError("a reader stands twice")
-        if self.readers and self.blob_bytes >= 1 << 31:
-            raise ValueError(f"an update of {self.update_bytes:,} bytes cannot be sealed, which takes less than 2^31")
+    def _all_of_it_holds_together(self) -> JobSpec:
+        refuse(
+            *self._sealed_updates_have_readers(),
+            *self._masks_hide_single_updates(),
+            *self._few_coordinates_travel(),
+            *self._noise_hides_all_that_travels(),
+            *self._sums_fit_int64(),
+            *self._evaluations_that_pay_are_held_tight(),
+        )
         return self
 
-    @model_validator(mode="after")
-    def _masks_hide_single_updates(self) -> JobSpec:
+    def _sealed_updates_have_readers(self) -> Iterator[str]:
+        if (self.privacy == "sealed") != bool(self.readers):
+            yield "readers are those of sealed updates: a sealed job names them, and no other job does"
+        if len(set(self.readers)) != len(self.readers):
+            yield "a reader stands twice"
+        if self.readers and self.blob_bytes >= 1 << 31:
+            yield f"an update of {self.update_bytes:,} bytes cannot be sealed, which takes less than 2^31"
+
+    def _masks_hide_single_updates(self) -> Iterator[str]:
         """What needs single updates cannot be had with masks: said with what to take instead."""
         if (self.privacy in ("masked", "encrypted")) != (self.masks is not None):
-            raise ValueError(
+            yield (
                 'masks are those of a masked job, or an encrypted one: add privacy = "masked" or "encrypted" before '
                 "the first [section], or leave [masks] out"
             )
+            return
         if self.masks is None:
-            return self
+            return
         if self.privacy == "encrypted":
-            self._check_one_sum(self.masks)
-        self._check_rule_over(self.masks.groups)
+            yield from self._check_one_sum(self.masks)
+        yield from self._check_rule_over(self.masks.groups)
         if isinstance(self.rewards, ContributionRewards) and self.masks.groups == 1:
-            raise ValueError(
+            yield (
                 'rewards: what a single update contributed cannot be measured under masks: take policy = "equal" or '
                 '"samples", masks.groups = 3 or more to pay by what each group contributed, or privacy = "sealed"'
             )
         if self.screening is not None:
-            raise ValueError(
-                'screening looks at single updates, which masks hide: leave it out, or take privacy = "sealed"'
-            )
+            yield ('screening looks at single updates, which masks hide: leave it out, or take privacy = "sealed"')
         if self.update.bits > MOST_MASKED_BITS:
-            raise ValueError(
-                f"update.bits: {self.privacy} updates have 8 or {MOST_MASKED_BITS}, so that sums fit 32 bits"
-            )
-        return self
+            yield (f"update.bits: {self.privacy} updates have 8 or {MOST_MASKED_BITS}, so that sums fit 32 bits")
 
-    def _check_one_sum(self, masks: Masks) -> None:
+    def _check_one_sum(self, masks: Masks) -> Iterator[str]:
         if masks.groups > 1:
-            raise ValueError(
+            yield (
                 'masks.groups: encrypted updates have one sum: leave it out, or take privacy = "masked" for sums of '
                 "groups"
             )
         if masks.hybrid:
-            raise ValueError(
+            yield (
                 'masks.keys: shares of the keys of encrypted updates are sent under "x25519": leave it out, or take '
                 'privacy = "masked" for hybrid keys'
             )
 
-    def _check_rule_over(self, groups: int) -> None:
+    def _check_rule_over(self, groups: int) -> Iterator[str]:
         rule = self.aggregation
         if groups == 1:
             if not isinstance(rule, WeightedMean) or rule.bucket_size > 1:
-                raise ValueError(
+                yield (
                     f"aggregation: {rule.rule} looks at single updates, which masks hide: take "
                     'rule = "weighted_mean" without buckets; masks.groups = 3 or more with rule = "median" or '
                     '"trimmed_mean" over the means of groups; or privacy = "sealed"'
                 )
             return
         if not isinstance(rule, Median | TrimmedMean) or rule.bucket_size > 1:
-            raise ValueError(
+            yield (
                 f"aggregation: over the means of masks.groups = {groups} works a rule that withstands some: take "
                 'rule = "median" or "trimmed_mean" without buckets, or masks.groups = 1'
             )
-        if not rule.withstands(groups):
+        elif not rule.withstands(groups):
             enough = next((more for more in range(groups, MOST_GROUPS + 1) if rule.withstands(more)), None)
             mend = f"take {enough} or more" if enough else "raise aggregation.trim_percent"
-            raise ValueError(f"masks.groups = {groups}: {rule.rule} over so few withstands no bad update; {mend}")
+            yield f"masks.groups = {groups}: {rule.rule} over so few withstands no bad update; {mend}"
 
-    @model_validator(mode="after")
-    def _few_coordinates_travel(self) -> JobSpec:
+    def _few_coordinates_travel(self) -> Iterator[str]:
         """What needs all coordinates, or the same ones of everybody, is said with what to take instead."""
         update, rule, sparse = self.update, self.aggregation, self.sparse
         if sparse is None:
             if update.bits == LEAST_BITS:
-                raise ValueError(
-                    f"update.bits = {LEAST_BITS} is for updates of which a share travels: set update.share"
-                )
-            return self
+                yield (f"update.bits = {LEAST_BITS} is for updates of which a share travels: set update.share")
+            return
         if self.masks is not None:
-            raise ValueError(
+            yield (
                 "update.share: masks add up only where everybody sends the same coordinates, and here each sends those "
                 'that its own data move: leave it out, or take privacy = "sealed"'
             )
         if self.participant_privacy is not None:
-            raise ValueError(
+            yield (
                 "update.share: which coordinates travel tells of the data, and the noise of participant_privacy hides "
                 "only how far they move: leave either out"
             )
         if not rule.takes_sparse:
-            raise ValueError(
+            yield (
                 f"update.share: {rule.rule} looks at one coordinate of all updates, of which most have nothing there: "
                 'take rule = "weighted_mean" ("multi_krum" and "dnc" withstand less here than of whole updates, see '
                 "docs/contributions.md), or leave update.share out"
             )
         if isinstance(rule, CenteredClipping) and rule.momentum_percent:
-            raise ValueError(
+            yield (
                 "update.share: momentum is made of all coordinates, and few travel: set "
                 "aggregation.momentum_percent to 0, or leave update.share out"
             )
         if update.share < LEAST_PROFILED and self.screening is not None and self.screening.profile_percent:
-            raise ValueError(
+            yield (
                 f"update.share = {update.share:g}: of less than {LEAST_PROFILED:g}, honest updates have so few places "
                 "in common that they look like noise: set screening.profile_percent = 0, or raise update.share"
             )
         if sparse.bytes >= (dense := self.model.coordinates * max(update.bits, 8) // 8):
-            raise ValueError(
+            yield (
                 f"update.share = {update.share:g}: with their places, so many coordinates take {sparse.bytes:,} bytes, "
                 f"and all of them without take {dense:,}: leave it out, or lower it"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _noise_hides_all_that_travels(self) -> JobSpec:
+    def _noise_hides_all_that_travels(self) -> Iterator[str]:
         """And is borne by what looks at updates: said with what to take instead."""
         privacy = self.participant_privacy
         if privacy is None:
-            return self
+            return
         if measured := [entry.name for entry in self.model.layout if entry.kind != "trainable"]:
-            raise ValueError(
+            yield (
                 f"participant_privacy: {measured[0]!r} is a running statistic, which noise would spoil: take a "
                 "normalisation without any, such as torch.nn.GroupNorm or LayerNorm"
             )
         if privacy.mechanism == "distributed":
-            self._check_shares_add_up()
+            yield from self._check_shares_add_up()
         elif privacy.honest != 1:
-            raise ValueError('participant_privacy.honest is that of mechanism = "distributed": leave it out')
+            yield 'participant_privacy.honest is that of mechanism = "distributed": leave it out'
         if privacy.adaptive is not None and (self.masks is None or self.masks.weight_bits):
-            raise ValueError(
+            yield (
                 "participant_privacy.adaptive: who is clipped is counted where sums alone are seen, and alike: set "
                 'privacy = "masked" or "encrypted", and masks.weight_bits = 0, or leave it out'
             )
         if getattr(self.aggregation, "momentum_percent", 0):
-            raise ValueError(
+            yield (
                 "aggregation.momentum_percent: what is kept of earlier updates has their noise, which the clip would "
                 "leave in the place of what is trained: set it to 0"
             )
@@ -366,38 +367,37 @@ class JobSpec(Part):
             name for name in ("profile_percent", "opposed_percent", "harm_percent") if getattr(self.screening, name)
         ]
         if looked_at:
-            raise ValueError(
+            yield (
                 f"screening.{looked_at[0]}: with the noise of participant_privacy every update looks like "
                 "noise: turn it off with 0, or leave [screening] out"
             )
-        privacy.check(
+        yield from privacy.objections(
             bits=self.update.bits,
             fraction_bits=self.update.fraction_bits,
             norm_bound=self.update.norm_bound,
             coordinates=self.model.coordinates,
         )
-        return self
 
-    def _check_shares_add_up(self) -> None:
+    def _check_shares_add_up(self) -> Iterator[str]:
         if self.masks is None:
-            raise ValueError(
+            yield (
                 "participant_privacy: shares of noise add up where sums alone are seen: set privacy = "
                 '"masked" or "encrypted", or mechanism = "local"'
             )
-        if self.masks.weight_bits:
-            raise ValueError(
+        elif self.masks.weight_bits:
+            yield (
                 "participant_privacy: where updates weigh differently, shares of noise do not hide the heavier ones: "
                 'set masks.weight_bits = 0, or mechanism = "local"'
             )
 
-    @model_validator(mode="after")
-    def _sums_fit_int64(self) -> JobSpec:
+    def _sums_fit_int64(self) -> Iterator[str]:
         shift = self.model.fraction_bits - self.update.fraction_bits
         if shift < 0:
-            raise ValueError(
+            yield (
                 f"update.fraction_bits ({self.update.fraction_bits}) exceeds "
                 f"model.fraction_bits ({self.model.fraction_bits})"
             )
+            return
         shape = SumShape(
             bits=max(self.update.bits, 8) - 1 + shift,  # statistics have 8 at the least
             shift=shift,
@@ -405,27 +405,25 @@ class JobSpec(Part):
             square_limit=self.update.square_limit,
         )
         if self.aggregation.largest(shape) >= 1 << 62:
-            raise ValueError(
+            yield (
                 f"sums of {self.aggregation.rule} could overflow int64 with {MAX_SEATS} seats, {self.update.bits} bits "
                 f"and a shift of {shift}; lower update.bits, max_samples, norm_bound or the gap of the fraction bits"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _evaluations_that_pay_are_held_tight(self) -> JobSpec:
+    def _evaluations_that_pay_are_held_tight(self) -> Iterator[str]:
         rewards, metrics = self.rewards, self.validation.metrics
         if not isinstance(rewards, ContributionRewards):
-            return self
+            return
         if (name := rewards.metric) not in metrics:
-            raise ValueError(f"rewards.metric is {name!r}, and the task measures {', '.join(metrics)}")
+            yield f"rewards.metric is {name!r}, and the task measures {', '.join(metrics)}"
+            return
         metric = metrics[name]
         if metric.tolerance > MOST_TOLERANCE or metric.ties > MOST_TIES:
-            raise ValueError(
+            yield (
                 f"the tolerance of {name} is {metric.tolerance:g} and {metric.ties} samples, but pay follows "
                 f"contribution to it, which allows at most {MOST_TOLERANCE:g} and {MOST_TIES}: within it a coordinator "
                 "could choose every coalition's result, and so pay whom it likes"
             )
-        return self
 
     @property
     def loose(self) -> list[str]:
