@@ -65,6 +65,124 @@ def test_who_says_that_it_released_anothers_letters_stops_no_settlement(world: A
     assert verdicts(result)[3] is Verdict.BAD_SHARES
 
 
+def badly_shared(letters: bytes) -> bytes:
+    """They parse, and open for nobody of four."""
+    first = 32 + 2 * 16 + 4 * 16  # the hash of the first letter
+    return letters[:first] + bytes(64) + letters[first + 64 :]
+
+
+def settled(play: Play, actor: Any) -> Any:
+    """The audit, once the round is settled."""
+    rounds = len(play.see().history)
+    within(40, lambda: len(play.see().history) > rounds, actor)
+    actor.stop.set()
+    actor.join()
+    return audited(play.world, play.job)
+
+
+def test_who_shares_badly_and_releases_what_nobody_has_is_silent_and_not_counted_again(world: Any) -> None:
+    """That it was to blame follows from what the others released, as soon as the next round counts."""
+    play = Play(world, rounds=2, settle_window=12)
+    play.commit(0, 1, 2)
+    play.commit(3, spoil=badly_shared)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2)
+    attempt = play.see().attempt
+    play.nodes[3].unmask(play.job, attempt.round, attempt.attempt, bytes([7]) * 32)
+    result = settled(play, coordinator(world, play.job))
+    assert result.matches, result.findings
+    assert verdicts(result) == dict.fromkeys((0, 1, 2), Verdict.SKIPPED) | {3: Verdict.SILENT}
+    play.commit(0, 1, 2, 3)
+    job, unread = play.see(), []  # type: ignore[var-annotated]
+    barred = barred_before(world.store, job, play.spec, play.place, before=job.round, unread=unread.append)
+    assert (barred, unread) == ({play.nodes[3].account}, [])
+    assert counts(play, coordinator(world, play.job)).counted == 3
+    assert play.see().attempt.counted.counted == 0b0111
+    assert audited(world, play.job).matches, "to leave out who shared badly before is no lie"
+
+
+def test_what_is_published_after_the_settlement_is_contested_and_shifts_no_blame(world: Any) -> None:
+    """With it, who shared its masks badly is to blame otherwise than could be told then."""
+    play = Play(world, rounds=1, settle_window=12)
+    complaint = lambda blob: b"\1" + blob[1:4] + blob[4 + 32 :]  # noqa: E731  (of seat 0's letter)
+    kept: list[bytes] = []
+    play.commit(0, 1, 2)
+    play.commit(3, spoil=badly_shared)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1)
+    play.unmask(2, spoil=complaint)
+    play.unmask(3, spoil=lambda blob: kept.append(complaint(blob)) or kept[0])  # type: ignore[func-returns-value]
+    forget(world, digest_of(kept[0]))
+    settling = coordinator(world, play.job)
+    assert settled(play, settling).matches
+    world.store.put(kept[0])
+    result = audited(world, play.job)
+    assert verdicts(result)[3] is Verdict.SILENT
+    assert [finding.kind for finding in result.findings] == [Kind.CONTESTED]
+
+
+class OneKeyIsNone(Play):
+    """With the last one's key nobody can share a secret, so that it is in no cohort."""
+
+    def make_keys(self, **place: Any) -> list[Any]:
+        return [*super().make_keys(**place)[:-1], SimpleNamespace(word=bytes([1, *bytes(31)]))]
+
+    def commit_all(self) -> None:
+        *others, last = range(len(self.nodes))
+        self.commit(*others)
+        attempt = self.see().attempt
+        self.nodes[last].commit_masked(self.job, attempt.round, attempt.attempt, bytes([9]) * 32)
+
+    def counts_it(self) -> None:
+        """And nobody unmasks."""
+        self.commit_all()
+        self.count(*range(len(self.nodes)))
+        attempt = self.see().attempt
+        for ledger in self.nodes:
+            ledger.unmask(self.job, attempt.round, attempt.attempt, self.world.store.put(NOTHING))
+
+
+def test_a_count_of_who_has_no_mask_key_is_named_and_its_successor_settles_the_round(world: Any) -> None:
+    play = OneKeyIsNone(world, participants=5, rounds=1, coordinators=(1, 7), settle_window=12)
+    play.counts_it()
+    world.pass_time(75)  # the first one is silent
+    result = settled(play, coordinator(world, play.job, 7))
+    assert result.rounds[0].over.settled.coordinator == world.accounts[7].address
+    assert verdicts(result) == dict.fromkeys(range(4), Verdict.SILENT) | {4: Verdict.SKIPPED}
+    (finding,) = result.findings
+    assert (finding.kind, finding.who) == (Kind.VERDICT, world.accounts[1].address)
+    assert "seat 4, whose mask key is none, is counted" in finding.explanation
+
+
+def test_a_model_that_is_settled_of_a_count_of_who_has_no_mask_key_is_a_lie(world: Any) -> None:
+    play = OneKeyIsNone(world, participants=5, rounds=1)
+    play.counts_it()
+    model = world.store.put(bytes(play.spec.model_bytes))
+    job = play.see()
+    play.coordinator.settle(
+        play.job, job.round, model_digest=model, model_root=bytes([1]) * 32, report_digest=world.store.put(b"{}"),
+        revealed=0b11111, accepted=0b10000, scores=[1],
+    )  # fmt: skip
+    accused = {(each.kind, each.who) for each in audited(world, play.job).findings if each.kind.accuses}
+    assert {(kind, play.coordinator.account) for kind in (Kind.MODEL, Kind.REPORT, Kind.VERDICT)} <= accused
+
+
+def test_blame_in_a_round_that_nobody_can_unmask_keeps_no_successor_from_counting(world: Any) -> None:
+    play = OneKeyIsNone(world, participants=5, rounds=2)
+    play.counts_it()
+
+    def blame(_model: Any, settlement: Any) -> Any:
+        judged = tuple(replace(each, verdict=Verdict.BADLY_SHARED, score=0) for each in settlement.judged)
+        return replace(settlement, judged=judged)
+
+    play.settle(lie=blame)
+    play.commit_all()
+    job, unread = play.see(), []  # type: ignore[var-annotated]
+    assert not barred_before(world.store, job, play.spec, play.place, before=job.round, unread=unread.append)
+    assert unread == []
+    assert counts(play, coordinator(world, play.job)).counted == 4
+
+
 def counts(play: Play, actor: Any) -> Any:
     """What it counted, once it has."""
     within(50, lambda: any(isinstance(each, UpdatesCounted) for each in actor.seen), actor)
@@ -104,6 +222,24 @@ def test_a_false_report_bars_nobody_from_the_next_round(world: Any) -> None:
     job, unread = play.see(), []  # type: ignore[var-annotated]
     assert barred_before(world.store, job, play.spec, play.place, before=job.round, unread=unread.append) == frozenset()
     assert unread == []
+
+
+def test_a_report_that_names_nobody_saves_nobody_who_shared_badly(world: Any) -> None:
+    play = Play(world, rounds=2)
+    play.commit(0, 1, 2)
+    play.commit(3, spoil=badly_shared)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2, 3)
+
+    def keep_silent(_model: Any, settlement: Any) -> Any:
+        return replace(settlement, judged=tuple(replace(each, verdict=Verdict.SKIPPED) for each in settlement.judged))
+
+    play.settle(lie=keep_silent)
+    job, unread = play.see(), []  # type: ignore[var-annotated]
+    barred = barred_before(world.store, job, play.spec, play.place, before=job.round, unread=unread.append)
+    assert (barred, unread) == ({play.nodes[3].account}, [])
+    (finding,) = audited(world, play.job).findings
+    assert (finding.kind, finding.claimed) == (Kind.VERDICT, "verdict skipped")
 
 
 def test_what_is_drawn_in_a_masked_round_nobody_knows_before_the_last_commitment(world: Any) -> None:

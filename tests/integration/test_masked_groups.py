@@ -27,6 +27,7 @@ from deepledger.protocol.job.fetch import fetch_model, fetch_spec
 from deepledger.protocol.job.reputation import FULL
 from deepledger.protocol.privacy.unmasking import parse_release
 from deepledger.protocol.settlement.inputs import cohort_in
+from deepledger.protocol.settlement.reading import barred_before
 
 from .test_masked import MASKED, Play, Stores, audited, forget, funded, masked_job, verdicts
 from .test_roles import Actor, coordinator
@@ -188,6 +189,25 @@ def test_what_spoils_a_group_costs_that_group_only(world: Any) -> None:
     play.count(*(seat for seat in range(9) if seat != group[1]))
     result = audited(world, play.job)
     assert result.matches, result.findings
+
+
+@pytest.mark.one_chain
+def test_who_spoils_a_group_of_which_nobody_releases_is_not_counted_again(world: Any) -> None:
+    """All that the report says of the group is who was silent, and whoever did release was accepted."""
+    play = Play(world, participants=9, min_participants=9, rounds=2, spec_changes=MEDIAN)
+    group = play.cohort.groups[1]
+    play.commit(*(seat for seat in range(9) if seat != group[1]))
+    play.commit(group[1], spoil=lambda blob: blob[:112] + bytes(144) + blob[256:])
+    play.count(*range(9))
+    play.unmask(*(seat for seat in range(9) if seat not in group))
+    play.settle()
+    result = audited(world, play.job)
+    assert result.matches, result.findings
+    told = dict.fromkeys(range(9), Verdict.ACCEPTED) | dict.fromkeys(group, Verdict.SILENT)
+    assert verdicts(result) == told
+    job, unread = play.see(), []  # type: ignore[var-annotated]
+    barred = barred_before(world.store, job, play.spec, play.place, before=job.round, unread=unread.append)
+    assert (barred, unread) == ({play.nodes[group[1]].account}, [])
 
 
 @pytest.mark.one_chain

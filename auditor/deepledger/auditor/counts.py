@@ -49,11 +49,11 @@ def check_count(
     counted = {each.seat for each in committed if count.counted >> each.seat & 1}
     _check_sound(cohort, counted, letters, find)
     for each in committed:
-        if each.seat not in counted or each.participant not in given_up:
+        if each.seat not in counted & cohort.by_seat.keys() or each.participant not in given_up:
             continue
         try:
             read_masked(store, each, spec, cohort)
-        except (*GONE, BadInput) as error:
+        except GONE as error:
             find(
                 Kind.CONTESTED,
                 f"the {spec.privacy} update of {each.participant} was counted, and could not be had when the round was "
@@ -95,7 +95,10 @@ def _note(unread: list[BlobError | BadSpec], error: BlobError | BadSpec) -> None
 
 
 def _check_sound(cohort: Cohort, counted: set[int], letters: dict[int, Letters], find: Find) -> None:
-    """A set that nobody unmasks, since it would show a single update."""
+    """A set that nobody unmasks, since it would show a single update, or holds somebody who cannot have masked."""
+    for seat in sorted(counted - cohort.by_seat.keys()):
+        what = f"seat {seat}, whose mask key is none, is counted, and is not in the cohort"
+        find(Kind.VERDICT, what, "counted", "not to be counted")
     try:
         check_sound(cohort, counted, letters)
     except BadInput as error:

@@ -44,7 +44,7 @@ class Verdict(StrEnum):
     NORM_EXCEEDED = "norm exceeded"  # the L2 norm is over the job's bound
     REMOVED = "removed"  # the reputation is below what the job asks for
     # In masked rounds.
-    SILENT = "silent"  # counted, and did not release its shares of the others' masks in time
+    SILENT = "silent"  # counted, and no shares of the others' masks that it released could be had in time
     BAD_SHARES = "bad shares"  # what it released is not what it was sent
     BADLY_SHARED = "badly shared"  # the shares of its own masks do not fit together: nobody can take these off
     SKIPPED = "skipped"  # the masks of its group cannot be taken off: it is not in the model, and nobody of it is paid

@@ -35,9 +35,6 @@ from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedU
 from deepledger.protocol.settlement.judging import inspect
 from deepledger.protocol.types import Address, Digest, RoundNumber
 
-_TO_BLAME = (Verdict.BADLY_SHARED, Verdict.BAD_SHARES)
-
-
 FiledUpdate = FileVector | SparseVector
 """An update of which only what is looked at is in memory."""
 
@@ -98,39 +95,49 @@ def barred_before(
     before: RoundNumber,
     unread: Callable[[BlobError | BadSpec], None],
 ) -> frozenset[Address]:
-    """Who is to blame, by its shares, for a masked round of which all, or a group, was skipped: they are not counted
-    again. Who shares its own masks so that they just fail without its own share, and then shows a wrong one, is
-    `BAD_SHARES`. A report says who, and what was released must say so, too: whoever settled may have lied. A report
-    that cannot be had, or is none, and blame that cannot be looked at, since blobs are gone, bar nobody, unless
-    `unread`, which hears of it, raises.
+    """Who is to blame, by its shares, for a masked round of which of all, or of a group, nobody was accepted: they are
+    not counted again. Who shares its own masks so that they just fail without its own share, and then shows a wrong
+    one, gave bad shares.
+
+    Who it was follows from what was released, whatever the report says: whoever settled may have lied. Only which
+    releases were not there when the round was settled does a report tell, and they count as none, for stores may have
+    them later, or never; without them nobody seems to blame who is not. A report that cannot be had, or is none, and
+    blame that cannot be looked at, since blobs are gone, bar nobody, unless `unread`, which hears of it, raises.
     """
     barred: set[Address] = set()
     for over in job.history[:before]:
-        if over.settled.accepted.bit_count() == len(over.opened.reveals):
-            continue  # whoever unmasked was accepted
         try:
-            report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
-            verdicts = {update.verdict for update in report.updates}
-            if Verdict.ACCEPTED in verdicts and not verdicts & {Verdict.SKIPPED, Verdict.BADLY_SHARED}:
-                continue
-            named = {Address(update.participant) for update in report.updates if update.verdict in _TO_BLAME}
-            barred |= named and named & _to_blame(store, job, over, spec, place)
+            barred |= _to_blame(store, job, over, spec, place)
         except (BlobError, BadSpec) as error:
             unread(error)
     return frozenset(barred)
 
 
 def _to_blame(store: BlobStore, job: Job, over: SettledRound, spec: JobSpec, place: Place) -> frozenset[Address]:
-    """Who of a counted round shared its masks badly, or showed bad shares, by what was released: the same as settling
-    finds, without the vectors. Raises as `BlobStore.read`.
+    """Who of a round shared its masks badly, or showed bad shares: the same as settling finds, without the vectors.
+    Raises as `BlobStore.read`, and `BadSpec`.
     """
+    counted, accepted = over.opened.counted, over.settled.accepted
+    if counted is not None and counted.counted == accepted:
+        return frozenset()
     revealed = revealed_in(job, over.opened, over.participants, spec, place=place)
     cohort = revealed.cohort
     assert cohort is not None  # noqa: S101 (the job is masked)
+    if any(each.seat not in cohort.by_seat for each in revealed.contributions):
+        return frozenset()  # of a wrong count nothing is unmasked
+    groups = {each.seat: cohort.group_of(each.seat) for each in revealed.contributions}
+    if {*groups.values()} == {group for seat, group in groups.items() if accepted >> seat & 1}:
+        return frozenset()
+    report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
+    verdicts = {Address(update.participant): update.verdict for update in report.updates}
+    if Verdict.UNAVAILABLE in verdicts.values():
+        return frozenset()
     letters, releases = {}, {}
     for each in revealed.contributions:
         letters[each.seat] = read_letters(store, each, cohort)
-        if each.released is not None and (blob := read_release(store, each, cohort)) != NOTHING:
+        if each.released is None or verdicts.get(each.participant) is Verdict.SILENT:
+            continue
+        if (blob := read_release(store, each, cohort)) != NOTHING:
             releases[each.seat] = blob
     try:
         rebuilt = rebuild(cohort, [*letters], letters, releases)

@@ -79,15 +79,15 @@ def sum_all(
     verdicts: dict[int, Verdict] = {}
     releases: dict[int, Buffer] = {}
     for each in revealed.contributions:
-        found = sources.masked(each, cohort)
+        found = sources.masked(each, cohort) if each.seat in cohort.by_seat else Verdict.SKIPPED
         if isinstance(found, Verdict):
             verdicts[each.seat] = found
-        else:
-            masked[each.seat] = found
+            continue
+        masked[each.seat] = found
         release = None if each.released is None else sources.release(each, cohort)
         if release is not None and release != NOTHING:
             releases[each.seat] = release
-        elif each.seat in masked:
+        else:
             verdicts[each.seat] = Verdict.SILENT  # also where nobody can have what it says that it released
     counted = [each.seat for each in revealed.contributions]
     rebuilt = _rebuilt(cohort, counted, masked, releases)
@@ -96,7 +96,8 @@ def sum_all(
     bits: dict[int, Unclipped] = {}
     if rebuilt is not None:
         verdicts |= dict.fromkeys(rebuilt.bad_shares, Verdict.BAD_SHARES)
-        verdicts |= dict.fromkeys(rebuilt.badly_shared, Verdict.BADLY_SHARED)
+        # Who is silent stays so, whatever else it did: from which releases all follows must be told.
+        verdicts |= dict.fromkeys(rebuilt.badly_shared.keys() & releases.keys(), Verdict.BADLY_SHARED)
         found_in = {group[0]: read(spec, cohort, rebuilt, masked, bits, group=group) for group in cohort.groups}
         rows = [row for row in found_in.values() if isinstance(row, Row)]
         if 2 * len(rows) <= len(cohort.groups):
@@ -124,7 +125,7 @@ def _rebuilt(
         return None
     try:
         return rebuild(cohort, counted, {seat: each.letters for seat, each in masked.items()}, releases)
-    except BadInput:  # the count names whom the cohort does not have
+    except BadInput:  # of those who are counted, nothing is to be unmasked
         return None
 
 
