@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 
-from deepledger.coordinator import rehearsal
+from deepledger.coordinator import rehearsal, rehearsed_sums
 from deepledger.coordinator.rehearsal import Rehearsed, rehearse
 from deepledger.protocol.formats.evaluation import Coalition
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.kernels import cores
+from deepledger.protocol.privacy.hidden_updates import read_sum
+from deepledger.protocol.privacy.unmasking import NotUnmaskable
 from deepledger.protocol.settlement.settle import Settlement, settle
 
 SpecOf = Callable[..., JobSpec]
 TRUSTED = "0x" + "ab" * 20
+SHORT: Any = {"update": {"bits": 16, "fraction_bits": 12, "norm_bound": 5.0}}
 BY_CONTRIBUTION = {"policy": "contribution", "measure": "leave_one_out"}
 
 
@@ -118,6 +121,54 @@ def test_a_model_is_made_as_it_is_by_one_of_so_many_workers(
     monkeypatch.setattr(rehearsal, "settle", evaluate)
     rehearse(spec_of(), 2, workers=workers)
     assert (set(makers) == {threading.get_ident()}) == (threads == 1)
+
+
+@pytest.mark.parametrize("masks", [{"weight_bits": 4}, {"weight_bits": 0, "groups": 4}])
+def test_the_sums_of_a_masked_round_are_read_by_as_many_seeds_as_there_can_be(
+    spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, masks: dict[str, int]
+) -> None:
+    """A clock that stands still but for reading: it counts, with every group's."""
+    now, seeds, sizes = [0.0], set[int](), list[int]()
+
+    def read(cohort: Any, rebuilt: Any, vectors: Any, *, coordinates: int, group: int) -> Any:
+        now[0] += 3
+        members = next(each for each in cohort.groups if each[0] == group)
+        sizes.append(len(members))
+        counted = rebuilt.counted.intersection(members)
+        seeds.add(len(counted) + sum(one in counted for one, _ in rebuilt.pairs))
+        return read_sum(cohort, rebuilt, vectors, coordinates=coordinates, group=group)
+
+    monkeypatch.setattr(rehearsed_sums, "read_sum", read)
+    groups = masks.get("groups", 1)
+    rule = {"rule": "weighted_mean" if groups == 1 else "median"}
+    spec = spec_of(coordinates=3000, privacy="masked", masks=masks, aggregation=rule, **SHORT)
+    assert rehearse(spec, 24, workers=1, clock=lambda: now[0]).settling == 3 * groups
+    assert sizes == [24 // groups] * groups * 2, "once before, when libraries are loaded"
+    assert seeds == {16 + 16 * 8 if groups == 1 else 4 + 4 * 2}
+
+
+@pytest.mark.usefixtures("bfv_program")
+def test_an_encrypted_round_is_opened_and_shares_that_do_not_fit_are_tried_out(
+    spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, opened = [0.0], list[str]()
+
+    def read(*arguments: Any, **options: Any) -> Any:
+        now[0] += 1
+        try:
+            total = read_sum(*arguments, **options)
+        except NotUnmaskable:
+            opened.append("no key")
+            now[0] += 4
+            raise
+        opened.append("sum")
+        assert not total.any()
+        return total
+
+    monkeypatch.setattr(rehearsed_sums, "read_sum", read)
+    spec = spec_of(coordinates=3000, privacy="encrypted", masks={"weight_bits": 4}, **SHORT)
+    assert rehearse(spec, 5, workers=1, clock=lambda: now[0]).settling == 1 + 5
+    assert opened == ["sum", "sum", "no key"]
 
 
 def test_no_two_jobs_rehearse_at_the_same_time(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:

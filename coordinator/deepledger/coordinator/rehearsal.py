@@ -1,8 +1,9 @@
 """How long settling a round takes on this machine, tried before a bond depends on it.
 
 A rehearsal settles a round in which every seat is taken, from drawn updates that look like training's, so that all
-that is ever looked at is looked at. Of a large model it takes the first coordinates only, few and then many, and
-draws a line through both: no step looks at a coordinate more often because there are more of them.
+that is ever looked at is looked at; of a masked or an encrypted one, the sums are read besides. Of a large model it
+takes the first coordinates only, few and then many, and draws a line through both: no step looks at a coordinate more
+often because there are more of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from deepledger.coordinator.rehearsed_sums import prepare_search, prepare_sums
 from deepledger.protocol.evaluation.bench import Bench
 from deepledger.protocol.evaluation.evaluators import hand_over
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation, failure
@@ -49,18 +51,18 @@ class Rehearsed(NamedTuple):
 
 
 def rehearse(spec: JobSpec, participants: int, *, workers: int, clock: Clock = time.monotonic) -> Rehearsed:
-    """Raises `StateError` without room for what is handed to workers."""
+    """Raises `StateError` without room for what is handed to workers, and as `prepare_sums`."""
     coordinates = spec.model.coordinates
     few, many = min(coordinates, _FEW), min(coordinates, _MANY)
     with _ALONE:
         _perform(spec, few, participants, workers, clock)  # libraries are loaded
-        low = _perform(spec, few, participants, workers, clock)
-        if coordinates == few:
-            return low
-        high = _perform(spec, many, participants, workers, clock)
-    beyond = (coordinates - few) / (many - few)
+        low = high = _perform(spec, few, participants, workers, clock)
+        if coordinates > few:
+            high = _perform(spec, many, participants, workers, clock)
+        searching = _search(spec, few, participants, clock) if spec.privacy == "encrypted" else 0.0
+    beyond = (coordinates - few) / (many - few) if coordinates > few else 0.0
     coalition, settling = (a + max(0.0, b - a) * beyond for a, b in zip(low, high, strict=True))
-    return Rehearsed(coalition, settling)
+    return Rehearsed(coalition, settling + searching)
 
 
 def time_evaluation(
@@ -79,12 +81,27 @@ def _as_one_of(workers: int) -> AbstractContextManager[None]:
 
 
 def _perform(spec: JobSpec, length: int, participants: int, workers: int, clock: Clock) -> Rehearsed:
-    layout = (LayoutEntry(name="rehearsed", shape=(length,), offset=0),)
-    part = spec.model_copy(update={"model": spec.model.model_copy(update={"layout": layout})})
+    part = _part(spec, length)
     stage = _Stage(part, workers, clock, _drawn(part, participants))
+    read_sums = None if part.masks is None else prepare_sums(part, participants)
     started = clock()
+    if read_sums is not None:
+        read_sums()
     settle(part, np.zeros(length, np.int32), _revealed(part, participants), stage)
     return Rehearsed(stage.coalition, clock() - started - stage.spent)
+
+
+def _search(spec: JobSpec, length: int, participants: int, clock: Clock) -> float:
+    search = prepare_search(_part(spec, length), participants)
+    started = clock()
+    search()
+    return clock() - started
+
+
+def _part(spec: JobSpec, length: int) -> JobSpec:
+    """Of a job whose model has so many coordinates."""
+    layout = (LayoutEntry(name="rehearsed", shape=(length,), offset=0),)
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"layout": layout})})
 
 
 def _revealed(spec: JobSpec, participants: int) -> Revealed:
