@@ -104,7 +104,7 @@ def test_honest_work_is_compared_with_less_and_with_more_seats(folder):
     assert done.exit_code == 0, done.output
     assert (json.loads(done.stdout)["rounds"], json.loads(done.stdout)["job_rounds"]) == (3, 3), "the job's own"
     played = json.loads(done.stdout)["behaviours"]
-    assert list(played) == ["honest", "lazy", "copying", "splitting", "inflating"]
+    assert list(played) == ["honest", "lazy", "copying", "mixing", "splitting", "inflating"]
     honest = {policy: int(amount) for policy, amount in played["honest"]["paid"].items()}
     assert set(honest) == {"this job's", "equal", "contribution", "contribution, floor 20 %"}
     whole = 3 * 10**18
@@ -113,6 +113,8 @@ def test_honest_work_is_compared_with_less_and_with_more_seats(folder):
     assert int(played["splitting"]["paid"]["equal"]) > 1.5 * honest["equal"]
     assert played["copying"]["verdicts"] == ["unchanged", "near copy"], "in the first round there is nothing to copy"
     assert set(played["copying"]["paid"].values()) == {"0"}
+    assert played["mixing"]["verdicts"] == ["unchanged"], "the mean of three is near none of them"
+    assert int(played["mixing"]["paid"]["equal"]) > honest["equal"] // 2, "which gets through"
     assert played["splitting"]["sent"] == 6
     assert played["honest"]["fit"] == {"updates": 12, "clipped": 0, "saturated": 0, "held": 0, "floored": 0}
     for outcome in played.values():
@@ -157,6 +159,7 @@ def test_a_masked_job_in_groups_is_played_with_means_of_as_many(folder):
     said = " ".join(done.output.split())
     assert "played with open updates, averaged by 2 for groups" in said
     assert "copying" not in said, "what is masked cannot be copied"
+    assert "mixing" not in said, "nor mixed"
     assert re.search(r"declaring 10 times its samples pays \S+ ETH more, up to max_samples = [\d,]+", said)
 
 
@@ -189,12 +192,13 @@ def test_what_does_not_fit_is_said_and_what_can_be_done(folder):
     assert "beyond ±8: scale features in the task's load_data" in done.output
 
 
-def test_one_or_two_participants_are_enough(folder):
-    for numbers in ((0,), (0, 1)):
+def test_one_participant_is_enough_or_a_few(folder):
+    for numbers in ((0,), (0, 1), (0, 1, 2)):
         done = simulate(folder, *numbers, options=["--rounds", "1", "--json"])
         assert done.exit_code == 0, done.output
         played = json.loads(done.stdout)["behaviours"]
         assert ("copying" in played) == (len(numbers) > 1), "alone there is nobody to copy"
+        assert ("mixing" in played) == (len(numbers) > 2), "and of one nothing to mix"
         assert int(played["honest"]["paid"]["equal"]) >= 10**18 // len(numbers)
         assert played["splitting"]["sent"] == 2
 

@@ -81,7 +81,7 @@ def simulate(
     progress: Progress = nowhere,
 ) -> Simulation:
     """Play a job file without a chain, with a participant for each of `data`. The owner of the first one is honest,
-    lazy, copying, splitting or inflating. Nothing is published and no money moves.
+    lazy, copying, mixing, splitting or inflating. Nothing is published and no money moves.
 
     `rounds`: how many to play, by default all of the job's up to 1,000; `interest`: per cent a year that a stake would
     earn elsewhere; `workers`: processes that evaluate, by default one per core. Raises `BadInput` for a file, task or
@@ -199,7 +199,8 @@ def _play(
     played = []
     with one_thread(), closing(evaluator_for(bench, workers=workers or CORES)) as evaluator:
         for behaviour in Behaviour:
-            if behaviour is Behaviour.COPYING and (len(shards) < 2 or masked):
+            others = {Behaviour.COPYING: 1, Behaviour.MIXING: 2}.get(behaviour, 0)
+            if len(shards) <= others or (others and masked):
                 continue  # there is nobody to copy, or nothing that can be read
             done = iter(range(1, rounds + 1))
             progress(behaviour, 0, rounds)

@@ -42,13 +42,14 @@ from deepledger.protocol.types import Address, Digest, Root, RoundNumber, Wei
 FLOOR = 20  # per cent, of the policy with a floor that every simulation shows
 INFLATION = 10
 LAZY_PART = 10  # of its data, one sample in so many
-COPY_NOISE = 0.1  # of the copied update's length
+COPY_NOISE = 0.1  # of the length of what is copied
 
 
 class Behaviour(StrEnum):
     HONEST = "honest"
     LAZY = "lazy"  # trains on a tenth of its data, declares all
     COPYING = "copying"  # sends another one's last update with a little noise, and does not train
+    MIXING = "mixing"  # the same, of the mean of all others' last updates
     SPLITTING = "splitting"  # takes two seats with half of its data each
     INFLATING = "inflating"  # declares ten times its samples
 
@@ -74,6 +75,7 @@ class _Seat:
     samples: int
     residual: Floats
     last: Update | None = None
+    made: Encoded[Update] | None = None  # in this round
     reputation: int = FULL
 
     @property
@@ -141,7 +143,7 @@ class _Game:
     evaluator: Evaluator
     seats: list[_Seat]
     operated: set[int]  # seats of the operator whose behaviour varies
-    copying: bool
+    behaviour: Behaviour
     policies: Mapping[str, Rewards]
     model: ModelVector
     before: Digest | None = None
@@ -172,7 +174,7 @@ def simulate(
         evaluator=evaluator,
         seats=seats,
         operated=set(range(2 if behaviour is Behaviour.SPLITTING else 1)),
-        copying=behaviour is Behaviour.COPYING,
+        behaviour=behaviour,
         policies=policies(bench.spec.rewards),
         model=first.copy(),
     )
@@ -225,6 +227,10 @@ def _play_round(game: _Game, number: int) -> dict[str, Settlement]:
         settlements[name] = settle(paying, game.model, revealed, sources, outcome=outcome)
     game.fit.held += settlements[name].saturated
     game.fit.floored = count_least_variances(game.model, spec.model)
+    for seat, judged in zip(game.seats, settlements[name].judged, strict=True):
+        made = seat.made
+        if made is not None and (judged.verdict is Verdict.ACCEPTED or not moves(made.vector, spec)):
+            seat.residual, seat.last = made.residual, made.vector  # any other has reached nobody
     accepted = (judged.contribution for judged in _accepted(settlements[name]))
     game.history.append([Earlier(each.participant, each.digest) for each in accepted])
     if settlements[name].accepted:
@@ -246,10 +252,10 @@ def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
     """Train, or copy; in the first round there is nothing to copy, and the model is sent back as it was."""
     spec = game.bench.spec
     seed = int.from_bytes(sha256(f"{spec.training.seed}|{number}|{seat.number}".encode()).digest()[:6], "big")
-    if game.copying and seat.number in game.operated:
+    if game.behaviour in (Behaviour.COPYING, Behaviour.MIXING) and seat.number in game.operated:
         latest = game.history[-1] if game.history else []
-        copied = next((game.updates[each.digest] for each in latest if each.participant != seat.address), None)
-        encoded = _noisy(copied, spec, seed)
+        others = [game.updates[each.digest] for each in latest if each.participant != seat.address]
+        encoded = _noisy(others if game.behaviour is Behaviour.MIXING else others[:1], spec, seed)
     else:
         encoded = make_update(
             seat.trainer,
@@ -260,7 +266,7 @@ def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
             training_seed=seed,
             rounding_seed=seed,
         )
-    seat.residual, seat.last = encoded.residual, encoded.vector
+    seat.made = encoded
     game.fit.updates += 1
     game.fit.clipped += encoded.clipped
     game.fit.saturated += encoded.saturated > 0
@@ -278,11 +284,11 @@ def _contribute(game: _Game, seat: _Seat, number: int) -> Contribution:
     )
 
 
-def _noisy(copied: Update | None, spec: JobSpec, seed: int) -> Encoded[Update]:
-    """With noise where the copied update moves something, which is everywhere unless few coordinates travel."""
+def _noisy(copied: Sequence[Update], spec: JobSpec, seed: int) -> Encoded[Update]:
+    """Their mean, with noise where it moves something, which is everywhere unless few coordinates travel."""
     values = np.zeros(spec.model.coordinates, np.float32)
-    if copied is not None:
-        values += copied[0 : len(values)] * np.float32(2.0**-spec.update.fraction_bits)
+    for update in copied:
+        values += update[0 : len(values)] * np.float32(2.0**-spec.update.fraction_bits / len(copied))
     noise = np.random.default_rng(seed).standard_normal(len(values), dtype=np.float32)
     if spec.sparse is not None:
         noise *= values != 0

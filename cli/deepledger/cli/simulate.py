@@ -26,8 +26,8 @@ def simulate(
     workers: Workers = None,
     json: Json = False,
 ) -> None:
-    """Play a job without a chain, with one participant that is honest, lazy, copying, splitting or inflating, and
-    compare what each earns under every reward policy.
+    """Play a job without a chain, with one participant that is honest, lazy, copying, mixing, splitting or inflating,
+    and compare what each earns under every reward policy.
 
     The owner of the first --data is the one whose behaviour varies. Nothing is published and no money moves.
 
