@@ -57,7 +57,9 @@ def spec_of(
     norm_bound: float = FAR,
     max_samples: int = 1000,
     share: float = 1,
+    screened: bool = False,
 ) -> JobSpec:
+    """`screened`: as by default, but that what is drawn at random here is not called noise."""
     return build_spec(
         {
             "name": "benchmark",
@@ -69,6 +71,7 @@ def spec_of(
             "rewards": {"policy": "equal"},
             "validation": {"digest": "00" * 32, "bytes": 1},
             "max_samples": max_samples,
+            "screening": {"profile_percent": 0} if screened else None,
         }
     )
 
@@ -156,11 +159,13 @@ def peak_of_settling(coordinates: int, *, bits: int, rule: str, participants: in
     return Peak(**json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def settle_and_print_peak(coordinates: int, bits: int, rule: str, participants: int, share: float) -> None:
+def settle_and_print_peak(
+    coordinates: int, bits: int, rule: str, participants: int, share: float, *, screened: bool
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = DirectoryStore(folder)
         settle_once(store, spec_of(1 << 23, bits=bits, rule=rule, share=share), 1)  # loads what is compiled
-        spec = spec_of(coordinates, bits=bits, rule=rule, max_samples=1 << 24, share=share)
+        spec = spec_of(coordinates, bits=bits, rule=rule, max_samples=1 << 24, share=share, screened=screened)
         print(json.dumps(asdict(settle_once(store, spec, participants))))
 
 
@@ -219,10 +224,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--settle", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--screened", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.settle:
         coordinates, bits, rule, participants, share = options.settle
-        settle_and_print_peak(int(coordinates), int(bits), rule, int(participants), float(share))
+        settle_and_print_peak(
+            int(coordinates), int(bits), rule, int(participants), float(share), screened=options.screened
+        )
         return
     seconds = {bits: measure(options.coordinates, bits=bits, runs=options.runs) for bits in FRACTION_BITS}
     peaks = {

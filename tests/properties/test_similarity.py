@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepledger.protocol.settlement.aggregation.stack import Scaled, gram, gram_row
+from deepledger.protocol.formats.sparse import SparseFormat, write_sparse
+from deepledger.protocol.settlement.aggregation import stack
+from deepledger.protocol.settlement.aggregation.stack import Scaled, Section, gram, gram_row
 from deepledger.protocol.settlement.similarity import ONE, cosines, cosines_with, profiles, upper_median
 
 
@@ -75,6 +78,34 @@ def test_profiles_are_correlations_of_sizes(matrix: np.ndarray) -> None:
     sizes = [[abs(value) * size for value in row] for row in matrix.tolist()]
     centred = [[value - sum(row) // size for value in row] for row in sizes]
     assert profiles(list(matrix), size) == cosines(products(centred))
+
+
+@given(data=st.data())
+def test_sparse_updates_lie_to_one_another_as_the_same_coordinates_written_out(data: st.DataObject) -> None:
+    """Of however many coordinates at once; of a section, too, and where statistics follow, which are not sparse."""
+    trained = data.draw(st.integers(1, 400))
+    form = SparseFormat(
+        trained=trained, statistics=data.draw(st.sampled_from([0, 3])), most=data.draw(st.integers(1, trained)),
+        bits=data.draw(st.sampled_from([4, 8, 32])),
+    )  # fmt: skip
+    end = 1 << form.bits - 1
+    value = st.sampled_from([-end, -1, 1, end - 1])
+    places = st.sets(st.integers(0, trained - 1), max_size=form.most).map(sorted)
+    vectors = []
+    for chosen in data.draw(st.lists(places, min_size=1, max_size=5)):
+        values = np.array([data.draw(value) for _ in chosen], np.int32)
+        statistics = np.arange(form.statistics, dtype=form.dtype)
+        vectors.append(write_sparse(np.array(chosen, np.int64), values, form, statistics=statistics))
+    length = trained + form.statistics
+    start = data.draw(st.integers(0, length - 1))
+    stop = data.draw(st.integers(start + 1, length) | st.just(max(trained, start + 1)))
+    index = data.draw(st.integers(0, len(vectors) - 1))
+    rows = [vector[start:stop] for vector in vectors]
+    sections = [Section(vector, start) for vector in vectors]
+    with patch.multiple(stack, _GRAM_BLOCK=data.draw(st.integers(1, 50)), _MOST_TIMES=data.draw(st.integers(1, 9))):
+        assert gram(sections, stop - start) == gram(rows, stop - start) == products([row.tolist() for row in rows])
+        assert gram_row(vectors, index, start, stop) == gram_row(rows, index, 0, stop - start)
+        assert profiles(sections, stop - start) == profiles(rows, stop - start)
 
 
 def test_profiles_are_numpys() -> None:

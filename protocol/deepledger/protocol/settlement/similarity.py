@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isqrt
 
-import numpy as np
-import numpy.typing as npt
-
-from deepledger.protocol.settlement.aggregation.stack import Gram, Vector, gram, gram_row
+from deepledger.protocol.settlement.aggregation.stack import Gram, Vector, gram_of_sizes, gram_row
 
 ONE = 1_000_000
 
@@ -39,30 +36,13 @@ def profiles(vectors: Sequence[Vector], length: int) -> Cosines:
     """Correlations (Pearson) of the sizes of coordinates: whether two updates move the same parts of the model,
     whatever the direction. Training moves some parts far more than others; noise moves all alike.
     """
-    sizes = [Magnitude(vector) for vector in vectors]
-    (count, *sums), *products = gram([_Ones(), *sizes], length)
+    sums, products = gram_of_sizes(vectors, length)
     return cosines(
         tuple(
-            tuple(count * value - sums[i] * sums[j] for j, value in enumerate(row[1:]))
-            for i, row in enumerate(products)
+            tuple(length * value - sums[i] * sums[j] for j, value in enumerate(row)) for i, row in enumerate(products)
         )
     )
 
 
 def upper_median(values: Sequence[int]) -> int:
     return sorted(values)[len(values) // 2]
-
-
-class Magnitude:
-    """The sizes of a vector's coordinates."""
-
-    def __init__(self, vector: Vector) -> None:
-        self._vector = vector
-
-    def __getitem__(self, part: slice) -> npt.NDArray[np.int64]:
-        return np.abs(self._vector[part].astype(np.int64))
-
-
-class _Ones:
-    def __getitem__(self, part: slice) -> npt.NDArray[np.int64]:
-        return np.ones(part.stop - part.start, np.int64)

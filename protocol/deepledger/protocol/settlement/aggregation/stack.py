@@ -5,7 +5,7 @@ Rows may be mapped files, so that memory does not grow with the number of partic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -24,6 +24,7 @@ _Float64s = npt.NDArray[np.float64]
 
 _LIMB = 18  # bits: products of two limbs, summed over a block, are integers below 2^53, so float64 adds them exactly
 _GRAM_BLOCK = 1 << 14
+_MOST_TIMES = 128  # as many coordinates of sparse vectors are read at once, at the most
 
 
 class Vector(Protocol):
@@ -101,7 +102,7 @@ def gram(vectors: Sequence[Vector], length: int) -> Gram:
     if not vectors:
         return ()
     shape = (len(vectors), len(vectors))
-    return _summed(vectors, 0, length, lambda low, high: low @ high.T, shape=shape)
+    return _summed(_side_by_side(vectors, 0, length), lambda low, high: low @ high.T, shape=shape)
 
 
 def gram_row(vectors: Sequence[Vector], index: int, start: int, stop: int) -> Gram:
@@ -110,30 +111,71 @@ def gram_row(vectors: Sequence[Vector], index: int, start: int, stop: int) -> Gr
     def multiply(low: _Float64s, high: _Float64s) -> _Float64s:
         return np.stack([high @ low[index], np.einsum("ij,ij->i", low, high)])
 
-    return _summed(vectors, start, stop, multiply, shape=(2, len(vectors)))
+    return _summed(_side_by_side(vectors, start, stop), multiply, shape=(2, len(vectors)))
+
+
+def gram_of_sizes(vectors: Sequence[Vector], length: int) -> tuple[tuple[int, ...], Gram]:
+    """Of the sizes of coordinates: their sums, and as `gram`."""
+    if not vectors:
+        return (), ()
+    blocks = (
+        np.concatenate([np.ones((1, block.shape[1]), np.int64), np.abs(block)])
+        for block in _side_by_side(vectors, 0, length)
+    )
+    shape = (len(vectors) + 1, len(vectors) + 1)
+    (_, *sums), *products = _summed(blocks, lambda low, high: low @ high.T, shape=shape)
+    return tuple(sums), tuple(row[1:] for row in products)
 
 
 def _summed(
-    vectors: Sequence[Vector],
-    start: int,
-    stop: int,
-    multiply: Callable[[_Float64s, _Float64s], _Float64s],
-    *,
-    shape: tuple[int, int],
+    blocks: Iterable[Int64s], multiply: Callable[[_Float64s, _Float64s], _Float64s], *, shape: tuple[int, int]
 ) -> Gram:
-    """The sum of what `multiply` makes of coordinates start … stop.
+    """The sum of what `multiply` makes of each block.
 
     In float64 of 18-bit limbs: every partial sum is an integer that float64 holds, so that the order in which a BLAS
     adds does not matter.
     """
     total = np.zeros(shape, object)
-    for first in range(start, stop, _GRAM_BLOCK):
-        block = np.stack([vector[first : min(first + _GRAM_BLOCK, stop)] for vector in vectors]).astype(np.int64)
+    for block in blocks:
         limbs = list(_limbs(block))
         for i, low in enumerate(limbs):
             for j, high in enumerate(limbs):
                 total += multiply(low, high).astype(np.int64).astype(object) << (_LIMB * (i + j))
     return tuple(tuple(int(value) for value in row) for row in total)
+
+
+def _side_by_side(vectors: Sequence[Vector], start: int, stop: int) -> Iterator[Int64s]:
+    """Coordinates start … stop of all, `_GRAM_BLOCK` at a time; where all are sparse, only those in which any moves."""
+    step = _GRAM_BLOCK * _times_sparse(vectors)
+    for first in range(start, stop, step):
+        last = min(first + step, stop)
+        found = [entries_in(vector, first, last) for vector in vectors]
+        entries = [each for each in found if each is not None]
+        if len(entries) < len(vectors):
+            for at in range(first, last, _GRAM_BLOCK):
+                part = slice(at, min(at + _GRAM_BLOCK, last))
+                yield np.stack([vector[part] for vector in vectors]).astype(np.int64)
+            continue
+        moves, column = np.zeros(last - first, np.bool_), np.empty(last - first, np.int32)
+        for places, _ in entries:
+            moves[places] = True
+        moving = np.flatnonzero(moves)
+        column[moving] = np.arange(len(moving)) % _GRAM_BLOCK
+        for at in range(0, len(moving), _GRAM_BLOCK):
+            chosen = moving[at : at + _GRAM_BLOCK]
+            block = np.zeros((len(vectors), len(chosen)), np.int64)
+            for row, (places, values) in zip(block, entries, strict=True):
+                inside = slice(*np.searchsorted(places, [chosen[0], chosen[-1] + 1]))
+                row[column[places[inside]]] = values[inside]
+            yield block
+
+
+def _times_sparse(vectors: Sequence[Vector]) -> int:
+    """In so many coordinates does each of the vectors, where all are sparse, move about one."""
+    formats = [whole.format for whole, _ in map(_whole, vectors) if isinstance(whole, SparseVector)]
+    if len(formats) < len(vectors):
+        return 1
+    return min(_MOST_TIMES, *(form.trained // form.most for form in formats))
 
 
 def _limbs(block: npt.NDArray[np.int64]) -> Iterable[_Float64s]:
@@ -157,14 +199,20 @@ class Section:
 
 def entries_in(vector: Vector, start: int, stop: int) -> tuple[Int64s, Int32s] | None:
     """Places, counted from `start`, and values of what is not 0 in a sparse update; None where all of it is read."""
+    whole, offset = _whole(vector)
+    if not isinstance(whole, SparseVector) or offset + stop > whole.format.trained:
+        return None
+    places, values = whole.entries(offset + start, offset + stop)
+    return places - (offset + start), values
+
+
+def _whole(vector: Vector) -> tuple[Vector, int]:
+    """What a section is of, and where it begins there."""
     offset = 0
     while isinstance(vector, Section):
         offset += vector.start
         vector = vector.vector
-    if not isinstance(vector, SparseVector) or offset + stop > vector.format.trained:
-        return None
-    places, values = vector.entries(offset + start, offset + stop)
-    return places - (offset + start), values
+    return vector, offset
 
 
 @dataclass(frozen=True, slots=True, eq=False)
