@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import urllib.request
@@ -94,6 +95,10 @@ def test_models_are_exported(runner: Runner, finished: int, tmp_path: Path) -> N
     right = (x["x"] @ after["weight"].T + after["bias"]).argmax(1) == x["y"]
     assert right.mean() > 0.8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.safetensors", "last.safetensors"]
+    os.mkfifo(tmp_path / "pipe")
+    for command in (("model", "export", finished, "--to"), ("blobs", "export", finished)):
+        kept = runner.run(*command, tmp_path / "pipe", "--force")
+        assert (kept.exit_code, f"{tmp_path}/pipe is no file, and is not replaced" in kept.stderr) == (3, True)
     late = runner.run("model", "export", finished, "--to", last, "--force", "--round", 3)
     assert (late.exit_code, "has settled 2 rounds" in late.stderr) == (3, True)
     nowhere = runner.run("model", "export", finished, "--to", tmp_path / "no/model.safetensors")
@@ -365,6 +370,20 @@ def test_a_command_whose_results_get_nowhere_fails(
         _, said = running.end()
         lost = "deepledger: what is printed cannot be written" in said
         assert (running.status, lost, "Traceback" in said) == (status, before == FULL, False), said
+
+
+def test_what_a_task_prints_is_no_result(runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(
+        TASK.replace("def load_data(path):", "def load_data(path):\n    print('loading')")
+    )
+    (tmp_path / "job.toml").write_text(JOB)
+    (tmp_path / "data-0.safetensors").write_bytes((runner.folder / "data-0.safetensors").read_bytes())
+    created = runner.run("job", "create", tmp_path / "job.toml", "--account", "sponsor", "--json")
+    data = [each for number in (1, 2) for each in ("--data", runner.folder / f"data-{number}.safetensors")]
+    played = runner.run("job", "simulate", tmp_path / "job.toml", *data, "--rounds", "1", "--json")
+    for result in (created, played):
+        assert json.loads(result.stdout)
+        assert "loading" in result.stderr
 
 
 def test_joining_is_refused_before_anything_is_staked(runner: Runner, tmp_path: Path) -> None:

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from deepledger.cli import reporting
-from deepledger.protocol.types import Address
-
 PROGRAM = """
 from deepledger.cli import leaving
 import sys
@@ -199,12 +196,3 @@ def test_a_character_that_the_terminal_lacks_is_no_reason_to_fail(tmp_path: Path
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
 
     assert done.stdout == b"\\u2026\xe9\n"
-
-
-def test_what_a_task_of_a_role_prints_is_a_note(capsys: pytest.CaptureFixture[str]) -> None:
-    nobody: Any = None
-    with reporting.Reporting().observing(lambda _: None, reader=nobody, account=Address("0x00")):
-        print("loss 0.5")
-    printed, noted = capsys.readouterr()
-
-    assert (printed, noted) == ("", "loss 0.5\n")

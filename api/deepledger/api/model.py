@@ -99,6 +99,9 @@ def fetch(job: Job, reader: Reader, blobs: BlobStore, *, after: int | None = Non
 
 
 def check_free(path: Path, *, force: bool) -> None:
+    """Raises `BadInput` where something is that is not to be replaced: a device or a pipe by nobody."""
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path} is no file, and is not replaced by one: name a file")
     if path.exists() and not force:
         raise BadInput(f"{path}: there is a file already; --force replaces it, in Python force=True")
 

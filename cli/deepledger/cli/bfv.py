@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from deepledger.cli import show
 from deepledger.cli.commands import command
 
 
@@ -29,4 +30,4 @@ def build_bfv(
     """
     from deepledger.protocol.bfv.program import build
 
-    typer.echo(build(into or Path(sys.executable).parent))
+    show.out(str(build(into or Path(sys.executable).parent)))

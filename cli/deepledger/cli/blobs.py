@@ -45,12 +45,12 @@ def export(
 
     Example: deepledger blobs export 1 run.car
     """
+    from deepledger.api.model import check_free
     from deepledger.auditor.reads import blobs_of
     from deepledger.protocol.blobs import cid_of
     from deepledger.protocol.blobs.car import write_car
 
-    if to.exists() and not force:
-        raise BadInput(f"{to}: there is a file already; --force replaces it")
+    check_free(to, force=force)
     blobs = store.open()
     needed = blobs_of(chain.reader(), blobs, JobId(job))
     with _whole(to) as file:

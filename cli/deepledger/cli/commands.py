@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from deepledger.api.words import printable
+from deepledger.cli import show
 from deepledger.protocol.errors import DeepledgerError, StateError
 
 INTERRUPTED = 130
@@ -87,7 +88,8 @@ def _spread(function: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
-        function(**given)
+        with show.results_apart():
+            function(**given)
 
     run.__signature__ = signature(function).replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -67,14 +67,14 @@ class Reporting:
                 show.logged(f"warning: {text}" if isinstance(notice, Warned) else text)
 
         observers: list[Observe] = [tell]
-        with ExitStack() as stack:
-            stack.enter_context(redirect_stdout(sys.stderr))  # a task prints what may be lost
-            if self.metrics is not None:
-                from deepledger.cli.metrics import serving
+        if self.metrics is None:
+            yield _watching_purse(observers, reader, account)
+            return
+        from deepledger.cli.metrics import serving
 
-                url, count = stack.enter_context(serving(self.metrics, reader, account))
-                observers.insert(0, count)  # what was told is in the metrics
-                self.say(f"metrics on {url}")
+        with serving(self.metrics, reader, account) as (url, count):
+            observers.insert(0, count)  # what was told is in the metrics
+            self.say(f"metrics on {url}")
             yield _watching_purse(observers, reader, account)
 
 

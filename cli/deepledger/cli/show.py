@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -24,8 +25,24 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+_results: TextIO | None = None
+"""Where a command's results go that runs."""
+
+
+@contextmanager
+def results_apart() -> Iterator[None]:
+    """What anything else prints meanwhile, as a task does, is a note: who reads results reads nothing but them."""
+    global _results
+    _results = sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results = None
+
+
 def out(text: str) -> None:
-    typer.echo(text)
+    typer.echo(text, file=_results)
 
 
 def note(text: str) -> None:
@@ -38,7 +55,7 @@ def logged(text: str) -> None:
 
 
 def as_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    out(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def pairs(title: str, rows: Mapping[str, object]) -> None:
@@ -71,4 +88,5 @@ def rendered(renderable: RenderableType) -> None:
     """To standard output; a pipe gets 140 columns and no colours."""
     from rich.console import Console
 
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140).print(renderable)
+    file = _results or sys.stdout
+    Console(file=file, width=None if file.isatty() else 140).print(renderable)
