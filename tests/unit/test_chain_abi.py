@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import pytest
 from eth_abi.abi import encode
 from eth_utils.abi import collapse_if_tuple
+from eth_utils.address import to_checksum_address
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepledger.auditor.signatures import _CALLS
 from deepledger.contracts import load
@@ -17,6 +24,7 @@ from deepledger.protocol.chain import abi as codec
 from deepledger.protocol.chain import events
 from deepledger.protocol.chain.events import CoordinatorReplaced, Event, JobEnded, JobTerms, Outcome, Phase, Position
 from deepledger.protocol.chain.refusals import MESSAGES, refusal, revert_data
+from deepledger.protocol.chain.signed import _CALLS_OUT
 from deepledger.protocol.errors import BadInput, ChainNonsense
 from deepledger.protocol.types import JobId, Seconds
 
@@ -212,3 +220,56 @@ def test_what_a_call_carries_and_its_event_tells_is_held_against_what_was_signed
         if entry["stateMutability"] in {"nonpayable", "payable"} and len(entry["inputs"]) > 1
     }
     assert acts - set(told) == {"postBond", "disclose"}  # the terms' hash, and a key that its lock proves
+
+
+def opcodes(code: bytes) -> Iterator[int]:
+    """Without the words that it pushes; the build has no metadata behind it."""
+    at = 0
+    while at < len(code):
+        yield code[at]
+        at += 1 + (code[at] - 0x5F if 0x60 <= code[at] <= 0x7F else 0)
+
+
+def test_the_ledger_calls_others_in_no_function_but_those_of_which_any_event_may_come() -> None:
+    calling = {0xF0: "CREATE", 0xF1: "CALL", 0xF2: "CALLCODE", 0xF4: "DELEGATECALL", 0xF5: "CREATE2"}
+    assert [calling[each] for each in opcodes(load().deployed_bytecode) if each in calling] == ["CALL"]
+    source = (Path(__file__).resolve().parents[2] / "contracts/src/TrainingLedger.sol").read_text()
+    before, _ = source.split(".call{")
+    assert {re.findall(r"function (\w+)\(", before)[-1]} == _CALLS_OUT
+
+
+def values(part: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Of a type as functions of the ledger take them: a word, or a struct or an array of such."""
+    kind = part["type"]
+    if kind.endswith("[]"):
+        assert not kind.startswith(("tuple", "bytes[", "string"))
+        return st.lists(values({**part, "type": kind[:-2]}), max_size=9).map(tuple)
+    if kind == "tuple":
+        assert not any("[" in each["type"] for each in part["components"])
+        return st.builds(JobTerms, **{codec.snake(each["name"]): values(each) for each in part["components"]})
+    if kind == "address":
+        return st.binary(min_size=20, max_size=20).map(to_checksum_address)
+    if kind == "bool":
+        return st.booleans()
+    sort, size = re.fullmatch(r"(bytes|uint)(\d+)", kind).groups()  # type: ignore[union-attr]
+    if sort == "bytes":
+        return st.binary(min_size=int(size), max_size=int(size))
+    return st.integers(0, 2 ** int(size) - 1)
+
+
+@given(st.data())
+def test_calldata_is_read_back_whatever_follows_it_and_any_other_is_read_or_is_none(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(ABI.functions)))
+    parts = ABI.functions[name]["inputs"]
+    sent = {codec.snake(part["name"]): data.draw(values(part)) for part in parts}
+    encoded = bytes.fromhex(codec.calldata(ABI, name, *sent.values())[2:])
+    assert codec.called(ABI, encoded + data.draw(st.binary(max_size=70))) == (name, sent)
+    other = data.draw(st.lists(st.sampled_from([0, 1, 32, 33, 64, 2**64, 2**256 - 1]).map(word) | st.binary()))
+    called = codec.called(ABI, encoded[:4] + b"".join(other))
+    assert called is not None
+    assert called[0] == name
+    assert called[1] is None or called[1].keys() == sent.keys()
+
+
+def test_what_calls_none_of_the_ledgers_functions_is_none_of_its_calls() -> None:
+    assert codec.called(ABI, b"") is codec.called(ABI, b"\1\2\3\4") is None

@@ -23,7 +23,7 @@ from deepledger.protocol.chain.events import (
     Unmasked,
 )
 from deepledger.protocol.chain.ledger import Reader, SignedCall
-from deepledger.protocol.chain.signed import unlike
+from deepledger.protocol.chain.signed import held_against
 
 _CALLS = {
     JobCreated: ("createJob", "sponsor"),
@@ -43,7 +43,7 @@ _AT_ONCE = 100
 @dataclass(frozen=True, slots=True)
 class Signatures:
     altered: tuple[Finding, ...]  # events that are not what was signed
-    unsigned: tuple[Unsigned, ...]  # another contract called, or nothing is shown that could be checked
+    unsigned: tuple[Unsigned, ...]  # another contract may have called, or nothing is shown that could be checked
 
 
 def signatures(reader: Reader, events: Sequence[Event]) -> Signatures:
@@ -51,10 +51,12 @@ def signatures(reader: Reader, events: Sequence[Event]) -> Signatures:
     altered: list[Finding] = []
     unsigned: list[Unsigned] = []
     for event, call in _signed(reader, [event for event in events if type(event) in _CALLS]):
-        if call is None or call.to != reader.address:
-            unsigned.append(_unsigned(event, call))
-        else:
-            altered += _compared(reader, event, call)
+        function, subject = _CALLS[type(event)]
+        said = {field.name: getattr(event, field.name) for field in fields(event)}
+        held = held_against(reader, call, function=function, who=said[subject], said=said)
+        if held.unsigned is not None:
+            unsigned.append(Unsigned(function, said[subject], event.at, held.unsigned))
+        altered += [_altered(event, claimed, signed) for claimed, signed in held.unlike]
     return Signatures(tuple(altered), tuple(unsigned))
 
 
@@ -62,22 +64,6 @@ def _signed(reader: Reader, events: Sequence[Event]) -> Iterator[tuple[Event, Si
     for start in range(0, len(events), _AT_ONCE):
         part = events[start : start + _AT_ONCE]
         yield from zip(part, reader.signed(tuple(event.at.transaction for event in part)), strict=True)
-
-
-def _unsigned(event: Event, call: SignedCall | None) -> Unsigned:
-    function, subject = _CALLS[type(event)]
-    if call is None:
-        why = "the node does not show its transaction, or one whose signature cannot be checked here"
-    else:
-        why = f"it came through {call.to or 'the creation of a contract'}, called by {call.signer}"
-    return Unsigned(function, getattr(event, subject), event.at, why)
-
-
-def _compared(reader: Reader, event: Event, call: SignedCall) -> Iterator[Finding]:
-    function, subject = _CALLS[type(event)]
-    said = {field.name: getattr(event, field.name) for field in fields(event)}
-    for claimed, signed in unlike(call, reader.called(call.data), function=function, who=said[subject], said=said):
-        yield _altered(event, claimed, signed)
 
 
 def _altered(event: Event, claimed: str, signed: str) -> Finding:

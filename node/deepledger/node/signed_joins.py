@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from deepledger.protocol.chain.ledger import Reader
-from deepledger.protocol.chain.signed import unlike
+from deepledger.protocol.chain.signed import held_against
 from deepledger.protocol.errors import ChainNonsense
 from deepledger.protocol.job.state import Participant
 from deepledger.protocol.types import JobId
@@ -26,24 +26,23 @@ class SignedJoins:
 
     def check(self, cohort: Iterable[Participant]) -> None:
         """Raises `ChainNonsense` where somebody has not joined as the node shows it, or is not on the job's list, and
-        another node is asked from then on. Where the node does not show what was signed, or a contract has joined, for
-        which nobody signs, that is refused in a job with a list, and told in any other, in which anybody takes seats.
+        another node is asked from then on. Where the node does not show what was signed, or code has joined, for which
+        nobody signs, that is refused in a job with a list, and told in any other, in which anybody takes seats.
         """
         new = [each for each in cohort if self._key(each) not in self._looked]
         for member, call in zip(new, self._reader.signed([each.joined_by for each in new]) if new else (), strict=True):
             why = None
+            said = {"job": self._job, "samples": member.samples, "key": member.key}
+            held = held_against(self._reader, call, function="join", who=member.address, said=said)
             if self._admitted and member.address.lower() not in self._admitted:
                 why = "it is not on the job's list"
-            elif call is None or call.to != self._reader.address:
-                why = "the node shows no transaction in which it signed that it joins"
+            elif held.unsigned is not None:
+                why = f"the node shows no transaction in which it signed that it joins ({held.unsigned})"
                 if not self._admitted:
                     self._warn(f"Nothing proves the mask key of {member.address}: {why}.")
                     why = None
-            else:
-                said = {"job": self._job, "samples": member.samples, "key": member.key}
-                called = self._reader.called(call.data)
-                for claimed, signed in unlike(call, called, function="join", who=member.address, said=said):
-                    why = f"the node shows {claimed}, and what was signed is {signed}"
+            for claimed, signed in held.unlike:
+                why = f"the node shows {claimed}, and what was signed is {signed}"
             if why is not None:
                 self._reader.elsewhere()
                 raise ChainNonsense(

@@ -27,6 +27,8 @@ from deepledger.protocol.types import Address
 _ENUMS: Final[dict[str, type[IntEnum]]] = {"Phase": Phase, "Departure": Departure, "Outcome": Outcome}
 _STRUCTS: Final[dict[str, type]] = {"JobTerms": JobTerms}
 _NOBODY: Final = "0x" + 40 * "0"
+_WORD: Final = 32
+_UNREADABLE: Final = (DecodingError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +82,43 @@ def terms_hash(created: JobCreated) -> bytes:
     return bytes(keccak(encode(types, [created.sponsor, _plain(created.terms), list(created.coordinators)])))
 
 
-def called(abi: Abi, data: bytes) -> tuple[str, dict[str, Any]] | None:
-    """The function that calldata calls, and its arguments in Python's names; None if it calls none of these."""
+def called(abi: Abi, data: bytes) -> tuple[str, dict[str, Any] | None] | None:
+    """The function that calldata calls, and its arguments in Python's names; None if it calls none of these.
+
+    The arguments are None where the contract takes none that are encoded so.
+    """
     for name, entry in abi.functions.items():
         if data[:4] == bytes(function_abi_to_4byte_selector(entry)):  # type: ignore[arg-type]
-            values = _decoded(entry["inputs"], data[4:], what=f"a call of {name}")
+            try:
+                values = _sent(entry["inputs"], data[4:])
+            except _UNREADABLE:
+                return name, None
             return name, {snake(part["name"]): value for part, value in zip(entry["inputs"], values, strict=True)}
     return None
+
+
+def _sent(components: Sequence[dict[str, Any]], data: bytes) -> list[Any]:
+    """Arguments as the contract reads them. Raises one of `_UNREADABLE` where it reverts.
+
+    Solidity takes an array that lies in the head, over other words or between them, where eth_abi, which decodes the
+    rest, does not look for any. In all functions of the ledger, structs and arrays are of single words.
+    """
+    if len(data) < _WORD * sum(map(_words, components)):
+        raise ValueError("shorter than its head")
+    place, values = 0, []
+    for component in components:
+        part = data[place : (place := place + _WORD * _words(component))]
+        if component["type"].endswith("[]"):
+            start = int.from_bytes(part)
+            items = start + _WORD
+            part = _WORD.to_bytes(_WORD) + data[start : items + _WORD * int.from_bytes(data[start:items])]
+        values += _values([component], part)
+    return values
+
+
+def _words(component: dict[str, Any]) -> int:
+    """That it takes in the head."""
+    return sum(map(_words, component["components"])) if component["type"] == "tuple" else 1
 
 
 def returned(abi: Abi, function: str, data: bytes) -> Any:
@@ -138,10 +170,15 @@ def _types(components: Sequence[dict[str, Any]]) -> list[str]:
 
 def _decoded(components: Sequence[dict[str, Any]], data: bytes, *, what: str) -> list[Any]:
     try:
-        raw = decode(_types(components), data)
-        return [_value(component, value) for component, value in zip(components, raw, strict=True)]
-    except (DecodingError, ValueError, OverflowError) as error:
+        return _values(components, data)
+    except _UNREADABLE as error:
         raise ChainNonsense(f"the node gave {what} that does not decode; use another RPC endpoint") from error
+
+
+def _values(components: Sequence[dict[str, Any]], data: bytes) -> list[Any]:
+    """Raises `_UNREADABLE`."""
+    raw = decode(_types(components), data)
+    return [_value(component, value) for component, value in zip(components, raw, strict=True)]
 
 
 def _value(component: dict[str, Any], value: Any) -> Any:

@@ -102,8 +102,10 @@ class Reader(Protocol):
         Raises `ChainNonsense` where several nodes show different blocks of this number.
         """
 
-    def called(self, data: bytes) -> tuple[str, dict[str, Any]] | None:
-        """The function of the ledger that calldata calls, and its arguments; None if it calls none."""
+    def called(self, data: bytes) -> tuple[str, dict[str, Any] | None] | None:
+        """The function of the ledger that calldata calls, and its arguments, which are None where the ledger does not
+        take what is encoded so; None if it calls none.
+        """
 
     def elsewhere(self) -> None:
         """Ask another node from now on, if there is one: what this one showed cannot be all."""

@@ -137,7 +137,7 @@ class ChainReader:
     def proved(self, job: JobId, block: int) -> list[Event] | None:
         return self._logs.proved(block, job=job)
 
-    def called(self, data: bytes) -> tuple[str, dict[str, Any]] | None:
+    def called(self, data: bytes) -> tuple[str, dict[str, Any] | None] | None:
         return codec.called(self._abi, data)
 
     def elsewhere(self) -> None:

@@ -6,13 +6,17 @@ proves the fields, and the signature over them proves who wrote them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from deepledger.protocol.chain import wire
-from deepledger.protocol.chain.ledger import SignedCall
+from deepledger.protocol.chain.ledger import Reader, SignedCall
 from deepledger.protocol.errors import ChainNonsense
 from deepledger.protocol.types import Address
+
+_CALLS_OUT: Final = frozenset({"withdraw"})
+"""Functions in which the ledger calls another account, whose code may call the ledger: any event may come of them."""
 
 _LEGACY: Final = 0
 _FIRST_V = 35  # of EIP-155: below, a legacy transaction names no chain
@@ -62,24 +66,36 @@ def signed_call(shown: Any, transaction: str, *, chain_id: int) -> SignedCall | 
     return SignedCall(Address(signer), None if to is None else Address(to_checksum_address(to)), data)
 
 
-def unlike(
-    call: SignedCall,
-    called: tuple[str, Mapping[str, Any]] | None,
-    *,
-    function: str,
-    who: Address,
-    said: Mapping[str, object],
-) -> Iterator[tuple[str, str]]:
-    """What is said of a call and is not what was signed; each time both, in words. `called` is the call's function and
-    arguments, of which those in `said` are compared.
-    """
-    if call.signer != who or called is None or called[0] != function:
-        what = "another call" if called is None else called[0]
-        yield f"a call of {function} by {who}", f"{what}, signed by {call.signer}"
-        return
-    for name, value in said.items():
-        if name in called[1] and value != called[1][name]:
-            yield f"{name} {_words(value)}", f"{name} {_words(called[1][name])}"
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is said of a call, held against the transaction that is to have made it."""
+
+    unsigned: str | None = None  # why its signature says nothing of that call
+    unlike: tuple[tuple[str, str], ...] = ()  # what is said and not what was signed; each time both, in words
+
+
+def held_against(
+    reader: Reader, call: SignedCall | None, *, function: str, who: Address, said: Mapping[str, object]
+) -> Held:
+    """`said`: the arguments, and whatever else is said and not compared."""
+    if call is None:
+        return Held("the node does not show its transaction, or one whose signature cannot be checked here")
+    if call.to != reader.address:
+        return Held(f"it came through {call.to or 'the creation of a contract'}, called by {call.signer}")
+    name, arguments = reader.called(call.data) or ("another call", None)
+    if name in _CALLS_OUT:
+        return Held(f"it came out of {name}, called by {call.signer}, in which the ledger calls others' code")
+    if (call.signer, name) != (who, function):
+        return Held(unlike=((f"a call of {function} by {who}", f"{name}, signed by {call.signer}"),))
+    if arguments is None:
+        return Held(f"how {call.signer} encoded it cannot be read here")
+    return Held(
+        unlike=tuple(
+            (f"{name} {_words(value)}", f"{name} {_words(arguments[name])}")
+            for name, value in said.items()
+            if name in arguments and value != arguments[name]
+        )
+    )
 
 
 def _words(value: object) -> str:
