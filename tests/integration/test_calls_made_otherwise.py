@@ -84,6 +84,15 @@ def by_hand(world: Any, number: int, data: bytes, *, value: int = 0) -> None:
     send(world, world.accounts[number], to=world.contract, data=bytes(data), value=value)
 
 
+def while_it_takes_code(world: Any, number: int, data: bytes, *, value: int = 0) -> None:
+    """A transaction to the ledger that also says whose code the account has: nobody's."""
+    account = world.accounts[number]
+    count = int(world.rpc("eth_getTransactionCount", account.address, "pending"), 16)
+    nobody = {"chainId": world.sponsor.chain_id, "address": "0x" + 40 * "0", "nonce": count + 1}
+    signed = account.sign_authorization(nobody)
+    send(world, account, to=world.contract, data=bytes(data), value=value, authorizationList=[signed])
+
+
 def in_a_withdrawal(world: Any, number: int, data: bytes, *, value: int = 0) -> None:
     """The account makes the call while the ledger pays it what it is owed, of a job of its own."""
     ledger = world.ledger(number)
@@ -259,7 +268,7 @@ def test_a_node_that_says_that_a_settlement_came_out_of_a_withdrawal_frames_nobo
     assert any("as its receipts prove: the node lies" in each.explanation for each in findings)
 
 
-@pytest.mark.parametrize("way", [by_hand, in_a_withdrawal, to_itself])
+@pytest.mark.parametrize("way", [by_hand, while_it_takes_code, in_a_withdrawal, to_itself])
 def test_in_whatever_way_somebody_joins_a_masked_job_no_honest_node_stops(world: Any, way: Any) -> None:
     """Only where the job has a list, from which nobody comes whose key is not signed."""
     job = JobId(masked_job(world, max_participants=4))
@@ -275,7 +284,7 @@ def test_in_whatever_way_somebody_joins_a_masked_job_no_honest_node_stops(world:
         SignedJoins(world.reader(), job, admitted=admitted, warn=warned.append).check([shown])
         return warned
 
-    if way is by_hand:
+    if way in {by_hand, while_it_takes_code}:
         assert check(member) == check(member, joining.address) == []
         with pytest.raises(ChainNonsense, match=f"key {bytes(32).hex()}, and what was signed is key {key.hex()}"):
             check(replace(member, key=bytes(32)))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import rlp
 from eth_account import Account
 from eth_account.typed_transactions import TypedTransaction
+from eth_keys.datatypes import PrivateKey
+from eth_utils.crypto import keccak
 from hexbytes import HexBytes
 
 from deepledger.protocol.chain import signing
 from deepledger.protocol.chain.rpc import NodeRefused
+from deepledger.protocol.chain.signed import signed_call
 from deepledger.protocol.chain.signing import Call, Fees
 from deepledger.protocol.errors import ChainNonsense, StateError
 from deepledger.protocol.types import Address, Wei
@@ -150,3 +155,62 @@ def test_a_lock_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         signing.sole_sender(tmp_path / "file" / "locks", Address(ACCOUNT.address), 1),
     ):
         pass
+
+
+ODD_ADDRESS = "0x" + "0b" * 20
+PRICED = {"nonce": 0, "gasPrice": 2**70, "gas": 21_000}
+TIPPED = {"chainId": 5, "nonce": 2**63, "maxPriorityFeePerGas": 0, "maxFeePerGas": 1, "gas": 2}
+LISTED = [{"address": ODD_ADDRESS, "storageKeys": ["0x" + 64 * "0"] * 2}, {"address": ODD_ADDRESS, "storageKeys": []}]
+GARBAGE = {"chainId": 0, "address": ODD_ADDRESS, "nonce": 2**64 - 1, "yParity": 255, "r": 0, "s": 2**256 - 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "lists"),
+    [
+        (0, PRICED, {}),
+        (1, {"chainId": 5, **PRICED}, {"accessList": LISTED}),
+        (2, TIPPED, {"accessList": []}),
+        (4, TIPPED, {"accessList": LISTED, "authorizationList": [GARBAGE, GARBAGE]}),
+    ],
+)
+@pytest.mark.parametrize("to", [ODD_ADDRESS, None])
+def test_who_signed_what_is_told_of_every_type_of_transaction_whatever_it_holds(
+    kind: int, head: dict[str, int], lists: dict[str, list[dict[str, Any]]], to: str | None
+) -> None:
+    """Authorizations that authorize nothing are no reason for a chain to refuse it."""
+
+    def item(value: Any) -> Any:
+        if isinstance(value, dict):
+            return [item(each) for each in value.values()]
+        if isinstance(value, list):
+            return [item(each) for each in value]
+        return bytes.fromhex(value[2:]) if isinstance(value, str) else int(value)
+
+    data, prefix = "0x" + "ab" * 70, bytes([kind] if kind else [])
+    body = [*map(item, head.values()), b"" if to is None else item(to), 0, item(data), *map(item, lists.values())]
+    signing = [*body, 5, 0, 0] if kind == 0 else body
+    key = PrivateKey(bytes(ACCOUNT.key))
+    v, r, s = key.sign_msg_hash(keccak(prefix + rlp.encode(signing))).vrs
+    v = v if kind else 35 + 2 * 5 + v
+    fields = {"type": kind, "value": 0, "v": v, "r": r, "s": s, **head}
+    told = {name: hex(value) for name, value in fields.items()} | {"input": data, "to": to}
+    told |= {
+        name: [{field: hex(of) if isinstance(of, int) else of for field, of in each.items()} for each in entries]
+        for name, entries in lists.items()
+    }
+    transaction = "0x" + keccak(prefix + rlp.encode([*body, v, r, s])).hex()
+    call = signed_call(told, transaction, chain_id=5)
+    assert call is not None
+    assert (call.signer, call.data) == (ACCOUNT.address, item(data))
+    assert (call.to and call.to.lower()) == to
+    with pytest.raises(ChainNonsense, match="was signed for chain 5"):
+        signed_call(told, transaction, chain_id=6)
+
+
+@pytest.mark.parametrize("signature", [(0, 0, 0), (0, 1, 0), (2, 1, 1), (0, 5, 5), (0, 2**256 - 1, 1)])
+def test_what_nobody_can_have_signed_is_nonsense(signature: tuple[int, int, int]) -> None:
+    told = {name: hex(value) for name, value in {"type": 2, "value": 0, **TIPPED}.items()}
+    told |= {"input": "0x", "to": ODD_ADDRESS, **dict(zip("vrs", map(hex, signature), strict=True))}
+    raw = b"\2" + rlp.encode([*TIPPED.values(), bytes.fromhex(ODD_ADDRESS[2:]), 0, b"", [], *signature])
+    with pytest.raises(ChainNonsense, match="nobody has signed"):
+        signed_call(told, "0x" + keccak(raw).hex(), chain_id=5)

@@ -10,6 +10,7 @@ Json = dict[str, Any]
 LEGACY = 0
 PAYS_TIP_FROM = 2
 """The first transaction type with EIP-1559 fees."""
+SETS_CODE = 4
 
 
 def quantity(number: int) -> str:
@@ -89,6 +90,18 @@ def transaction_json(transaction: Any, *, base_fee: int | None) -> Json:
     if kind >= PAYS_TIP_FROM:
         shown["maxFeePerGas"] = quantity(transaction.max_fee_per_gas)
         shown["maxPriorityFeePerGas"] = quantity(transaction.max_priority_fee_per_gas)
+    if kind == SETS_CODE:
+        shown["authorizationList"] = [
+            {
+                "chainId": quantity(each.chain_id),
+                "address": data(each.address),
+                "nonce": quantity(each.nonce),
+                "yParity": quantity(each.y_parity),
+                "r": quantity(each.r),
+                "s": quantity(each.s),
+            }
+            for each in transaction.authorization_list
+        ]
     return shown
 
 

@@ -19,11 +19,14 @@ _CALLS_OUT: Final = frozenset({"withdraw"})
 """Functions in which the ledger calls another account, whose code may call the ledger: any event may come of them."""
 
 _LEGACY: Final = 0
+_SETS_CODE: Final = 4
 _FIRST_V = 35  # of EIP-155: below, a legacy transaction names no chain
-_HEADS: Final = {  # of the fields before `to`, by type (EIP-155, 2930, 1559)
+_WITH_TIPS: Final = ("chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas")
+_HEADS: Final = {  # of the fields before `to`, by type (EIP-155, 2930, 1559, 7702)
     _LEGACY: ("nonce", "gasPrice", "gas"),
     1: ("chainId", "nonce", "gasPrice", "gas"),
-    2: ("chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas"),
+    2: _WITH_TIPS,
+    _SETS_CODE: _WITH_TIPS,
 }
 
 
@@ -33,11 +36,12 @@ def signed_call(shown: Any, transaction: str, *, chain_id: int) -> SignedCall | 
 
     Raises `ChainNonsense` where it is another one, is for another chain, or nobody has signed it.
     """
-    import rlp  # eth-account brings it
-    from eth_account import Account
+    import rlp  # eth-account brings it, and eth-keys
+    from eth_keys.datatypes import Signature
     from eth_keys.exceptions import BadSignature
     from eth_utils.address import to_checksum_address
     from eth_utils.crypto import keccak
+    from eth_utils.exceptions import ValidationError
 
     fields = wire.fields(shown, "a transaction")
     kind = wire.count(fields.get("type", "0x0"), "a transaction's type")
@@ -49,21 +53,29 @@ def signed_call(shown: Any, transaction: str, *, chain_id: int) -> SignedCall | 
     parts += [b"" if to is None else bytes.fromhex(to[2:]), _number(fields, "value"), data]
     if kind != _LEGACY:
         parts.append([_access(entry) for entry in wire.items(fields.get("accessList") or [], "an access list")])
+    if kind == _SETS_CODE:
+        parts.append([_authorization(each) for each in wire.items(fields.get("authorizationList"), "authorizations")])
     v = "v" if fields.get("v") is not None else "yParity"
-    parts += [_number(fields, name) for name in (v, "r", "s")]
-    raw = (b"" if kind == _LEGACY else bytes([kind])) + rlp.encode(parts)
-    if keccak(raw).hex() != transaction[2:].lower():
+    prefix = b"" if kind == _LEGACY else bytes([kind])
+    signature = [_number(fields, name) for name in (v, "r", "s")]
+    if keccak(prefix + rlp.encode(parts + signature)).hex() != transaction[2:].lower():
         raise ChainNonsense(f"the node shows another transaction than {transaction}; use another RPC endpoint")
-    meant = _chain_of(fields, kind, wire.quantity(fields[v], f"a transaction's {v}"))
-    if meant is None:
-        return None
+    parity, r, s = map(int.from_bytes, signature)
+    if kind == _LEGACY:
+        if parity < _FIRST_V:
+            return None
+        meant, parity = divmod(parity - _FIRST_V, 2)
+        parts += [_shortest(meant), b"", b""]
+    else:
+        meant = wire.quantity(fields.get("chainId"), "a transaction's chainId")
     if meant != chain_id:
         raise ChainNonsense(f"transaction {transaction} was signed for chain {meant}; use another RPC endpoint")
     try:
-        signer = Account.recover_transaction(raw)
-    except (BadSignature, ValueError, TypeError) as error:
+        signer = Signature(vrs=(parity, r, s)).recover_public_key_from_msg_hash(keccak(prefix + rlp.encode(parts)))
+    except (BadSignature, ValidationError) as error:
         raise ChainNonsense(f"nobody has signed transaction {transaction}; use another RPC endpoint") from error
-    return SignedCall(Address(signer), None if to is None else Address(to_checksum_address(to)), data)
+    receiver = None if to is None else Address(to_checksum_address(to))
+    return SignedCall(Address(signer.to_checksum_address()), receiver, data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +116,11 @@ def _words(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _chain_of(fields: dict[str, Any], kind: int, v: int) -> int | None:
-    """For which chain it was signed (EIP-155); None: for any."""
-    if kind != _LEGACY:
-        return wire.quantity(fields.get("chainId"), "a transaction's chainId")
-    return (v - 35) // 2 if v >= _FIRST_V else None
-
-
 def _number(fields: dict[str, Any], name: str) -> bytes:
-    number = wire.quantity(fields.get(name), f"a transaction's {name}")
+    return _shortest(wire.quantity(fields.get(name), f"a transaction's {name}"))
+
+
+def _shortest(number: int) -> bytes:
     return number.to_bytes((number.bit_length() + 7) // 8)
 
 
@@ -122,3 +130,10 @@ def _access(entry: Any) -> list[Any]:
     return [
         bytes.fromhex(wire.address(fields.get("address"), "an address")[2:]), [bytes.fromhex(key[2:]) for key in keys]
     ]  # fmt: skip
+
+
+def _authorization(entry: Any) -> list[bytes]:
+    fields = wire.fields(entry, "an authorization")
+    account = bytes.fromhex(wire.address(fields.get("address"), "an address")[2:])
+    chain, *rest = (_number(fields, name) for name in ("chainId", "nonce", "yParity", "r", "s"))
+    return [chain, account, *rest]
