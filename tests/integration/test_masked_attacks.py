@@ -203,6 +203,37 @@ def test_a_report_that_its_coordinator_kept_to_itself_keeps_no_successor_from_co
     assert counts(play, coordinator(world, play.job)).counted == 4
 
 
+def test_reports_that_a_store_looks_for_long_and_in_vain_make_no_successor_miss_the_count(world: Any) -> None:
+    """As Kubo does, for a minute each. Whoever settled them keeps them to itself, lets another serve, and has a part of
+    the penalty for each seat of its own.
+    """
+    play = Play(world, rounds=6, settle_window=12)
+    lost = set()
+    for _ in range(4):
+        play.commit(0, 1, 2, 3)
+        play.count(0, 1, 2, 3)
+        play.unmask(0, 1)
+        for ledger in play.nodes[2:]:
+            ledger.unmask(play.job, play.see().round, 0, world.store.put(NOTHING))
+        play.settle()
+        lost.add(play.see().history[-1].settled.report_digest)
+        forget(world, play.see().history[-1].settled.report_digest)
+    asked: list[float] = []
+
+    def read(digest: Any, *, limit: int) -> bytes:
+        if digest in lost:
+            asked.append(time.monotonic())
+            time.sleep(4)
+        return cast(bytes, world.store.read(digest, limit=limit))
+
+    slow = Shows(world, store=Shows(world.store, read=read))
+    play.commit(0, 1, 2, 3)
+    assert counts(play, coordinator(slow, play.job)).counted == 4
+    attempt = play.see().attempt
+    assert attempt.counted.at.timestamp < attempt.commit_end + 12
+    assert asked
+
+
 def test_a_false_report_bars_nobody_from_the_next_round(world: Any) -> None:
     """A successor believes what was released, not what its predecessor says of it."""
     play = Play(world, rounds=2)

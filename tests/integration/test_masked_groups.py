@@ -15,6 +15,7 @@ import pytest
 from deepledger.auditor.findings import Kind
 from deepledger.coordinator.coordinate import _verifier
 from deepledger.coordinator.counting import countable
+from deepledger.coordinator.culprits import Culprits
 from deepledger.node.participate import participate
 from deepledger.node.training import make_update
 from deepledger.protocol.chain.events import PenaltyTaken
@@ -257,7 +258,8 @@ def test_what_was_fetched_before_the_chain_took_a_block_back_is_looked_at_again(
     found = {}
     for attempt in (replace(stale, commits=play.see().attempt.commits), play.see().attempt):
         verifier = _verifier(here, attempt)
-        found[attempt.opened_in] = countable(verifier, world.store, play.see(), attempt, play.spec, play.place)
+        culprits = Culprits(world.store, play.spec, play.place)
+        found[attempt.opened_in] = countable(verifier, culprits, play.see(), attempt, play.spec, play.place)
     assert found == {stale.opened_in: 1, then.opened_in: 0}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from deepledger.coordinator import decision, notices
 from deepledger.coordinator.counting import countable, expect, letters_counted
+from deepledger.coordinator.culprits import Culprits
 from deepledger.coordinator.key_blobs import KeyBlobs
 from deepledger.coordinator.readiness import Readiness, get_key, get_ready, open_updates
 from deepledger.coordinator.risks import Pace, Took
@@ -86,6 +87,7 @@ class _Coordinator:
     verifier: Verifier | None = None
     keys: KeyBlobs | None = None  # of a job with hybrid mask keys
     verifying: tuple[int, int, str] | None = None  # round, attempt, and the block in which it opened
+    culprits: Culprits | None = None  # of a masked job
     counted: frozenset[Digest] = frozenset()  # the letters that were last counted, lest the chain takes that back
     shown: Waiting | None = None
     looked: tuple[RoundNumber, decision.Trust] = (RoundNumber(0), decision.Trust.UNKNOWN)  # after so many rounds
@@ -333,7 +335,7 @@ def _check(self: _Coordinator) -> None:
 def _count(self: _Coordinator, attempt: Attempt) -> Receipt | None:
     """Fix which masked updates count; None while more may come."""
     ledger, job, spec = self.ledger, self.follower.job, self.bench.spec
-    counted = countable(_verifier(self, attempt), self.store, job, attempt, spec, self.place, before=self.counted)
+    counted = countable(_verifier(self, attempt), _culprits(self), job, attempt, spec, self.place, before=self.counted)
     window, newest, now = job.terms.settle_window, self.follower.head.timestamp, self.follower.now()
     if not decision.reveals_are_over(attempt, window, newest=newest, now=now, lag=self.pace.lag):
         self.follower.update(timeout=_A_MOMENT)
@@ -421,11 +423,17 @@ def _prefetch(self: _Coordinator) -> None:
     if job.terms.masked:
         if decision.serves(job, me) and attempt.counted is None:
             expect(verifier, job, attempt, self.bench.spec, self.place)
+            _culprits(self).expect(job, attempt)
         elif decision.serves(job, me):
             verifier.expect_all(revealed_in(job, attempt, job.participants, self.bench.spec, place=self.place))
     elif attempt.reveals and decision.serves(job, me):
         for contribution in contributions(job, attempt, job.participants, self.bench.spec):
             verifier.expect(contribution)
+
+
+def _culprits(self: _Coordinator) -> Culprits:
+    self.culprits = self.culprits or Culprits(self.store, self.bench.spec, self.place)
+    return self.culprits
 
 
 def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:

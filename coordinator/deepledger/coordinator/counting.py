@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from deepledger.coordinator.culprits import Culprits
 from deepledger.coordinator.verify import Verifier
-from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadSpec, BlobError
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.privacy.pairs import sound
@@ -18,7 +17,6 @@ from deepledger.protocol.settlement.inputs import (
     lot,
     masked_contributions,
 )
-from deepledger.protocol.settlement.reading import barred_before
 from deepledger.protocol.types import Digest
 
 
@@ -37,7 +35,7 @@ def letters_counted(job: Job, attempt: Attempt, spec: JobSpec, counted: int) -> 
 
 def countable(
     verifier: Verifier,
-    store: BlobStore,
+    culprits: Culprits,
     job: Job,
     attempt: Attempt,
     spec: JobSpec,
@@ -46,20 +44,14 @@ def countable(
     before: Collection[Digest] = (),
 ) -> int:
     """Bit i: the masked update of seat i can be had, its masks fit enough of the others', and its author shared them
-    well so far. Blocks until each is there or given up. Raises as `Verifier.fetch`, and as the store does.
+    well so far. Blocks until each is there or given up. Raises as `Verifier.fetch`, and `Culprits.before`.
 
     `before`: letters that were counted in a block that the chain took back. They are counted again, and no others, if
     they can be: whoever has released shares for them releases none for another set.
     """
     expect(verifier, job, attempt, spec, place)
-
-    def unread(error: BlobError | BadSpec) -> None:
-        """Waited for as updates are, and no longer: a count that is missed costs the bond."""
-        if isinstance(error, BlobError) and not verifier.is_too_late(error):
-            raise error
-
     cohort = cohort_in(attempt, spec, place)
-    barred = barred_before(store, job, spec, place, before=attempt.round, unread=unread)
+    barred = culprits.before(job, attempt, is_too_late=verifier.is_too_late)
     committed = [
         each
         for each in masked_contributions(job, attempt, spec)

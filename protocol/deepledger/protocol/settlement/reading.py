@@ -95,27 +95,26 @@ def barred_before(
     before: RoundNumber,
     unread: Callable[[BlobError | BadSpec], None],
 ) -> frozenset[Address]:
-    """Who is to blame, by its shares, for a masked round of which of all, or of a group, nobody was accepted: they are
-    not counted again. Who shares its own masks so that they just fail without its own share, and then shows a wrong
-    one, gave bad shares.
-
-    Who it was follows from what was released, whatever the report says: whoever settled may have lied. Only which
-    releases were not there when the round was settled does a report tell, and they count as none, for stores may have
-    them later, or never; without them nobody seems to blame who is not. A report that cannot be had, or is none, and
-    blame that cannot be looked at, since blobs are gone, bar nobody, unless `unread`, which hears of it, raises.
+    """Who is `to_blame` for an earlier round: they are not counted again. What cannot be looked at, since a report is
+    none, or blobs are gone, bars nobody, unless `unread`, which hears of it, raises.
     """
     barred: set[Address] = set()
     for over in job.history[:before]:
         try:
-            barred |= _to_blame(store, job, over, spec, place)
+            barred |= to_blame(store, job, over, spec, place)
         except (BlobError, BadSpec) as error:
             unread(error)
     return frozenset(barred)
 
 
-def _to_blame(store: BlobStore, job: Job, over: SettledRound, spec: JobSpec, place: Place) -> frozenset[Address]:
-    """Who of a round shared its masks badly, or showed bad shares: the same as settling finds, without the vectors.
-    Raises as `BlobStore.read`, and `BadSpec`.
+def to_blame(store: BlobStore, job: Job, over: SettledRound, spec: JobSpec, place: Place) -> frozenset[Address]:
+    """Who shared its masks badly, or gave bad shares, in a round of which of all, or of a group, nobody was accepted:
+    the same as settling finds, without the vectors. Who shares so that masks just stay on without its own share, and
+    then shows a wrong one, gave bad shares.
+
+    It follows from what was released, whatever the report says: whoever settled may have lied. Only which releases were
+    not there when the round was settled does a report tell, and they count as none, for stores may have them later, or
+    never; without them nobody seems to blame who is not. Raises as `BlobStore.read`, and `BadSpec`.
     """
     counted, accepted = over.opened.counted, over.settled.accepted
     if counted is not None and counted.counted == accepted:
