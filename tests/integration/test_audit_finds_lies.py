@@ -701,7 +701,7 @@ def test_coalitions_on_which_the_task_fails_here_accuse_nobody_and_excuse_nobody
     assert {finding.round for finding in result.findings} == {1}
     assert Kind.EVALUATION in {finding.kind for finding in result.findings}
     assert result.rounds[0].believed > 0
-    assert result.evaluation == "checked in 0 of 2 rounds: the task failed here on models of coalitions"
+    assert result.evaluation == "checked in 0 of 2 rounds: the task failed here on models of coalitions (round 0)"
 
 
 def test_a_machine_on_which_every_evaluation_fails_accuses_nobody(valued, monkeypatch):
@@ -801,7 +801,7 @@ def test_praise_for_a_model_with_the_worst_result_is_named(world, monkeypatch, b
         assert result.findings == ()
         assert not result.matches
         assert result.rounds[0].believed == 1
-        assert result.evaluation == "checked in 0 of 1 rounds: evaluate failed: ValueError"
+        assert result.evaluation == "checked in 0 of 1 rounds: evaluate failed: ValueError (round 0)"
     else:
         assert [finding.kind for finding in result.findings] == [Kind.EVALUATION] * 2, "of the coalition and the model"
         for finding in result.findings:

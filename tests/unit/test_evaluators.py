@@ -13,6 +13,7 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -21,7 +22,7 @@ from safetensors.numpy import save_file
 
 from deepledger.protocol.blobs import digest_of
 from deepledger.protocol.blobs.spool import FileVector, keep, room_for
-from deepledger.protocol.errors import BadInput, StateError
+from deepledger.protocol.errors import BadInput, OutOfTime, StateError
 from deepledger.protocol.evaluation import bench as bench_module
 from deepledger.protocol.evaluation import evaluators
 from deepledger.protocol.evaluation.apart import Apart
@@ -56,6 +57,8 @@ def train(model, data):
 def evaluate(model, data):
     if os.environ.get("DIE_IN_WORKERS") not in (None, str(os.getpid())):
         os.kill(os.getpid(), 9)
+    while os.environ.get("HANG_IN_WORKERS") not in (None, str(os.getpid())):
+        pass
     x, y = data.tensors
     logits = model(x)
     loss = torch.nn.functional.cross_entropy(logits, y)
@@ -263,6 +266,17 @@ class Teller:
         time.sleep(seconds)
         return round(seconds)
 
+    def slow_once(self, model):
+        if not (self.folder / "slow").exists():
+            (self.folder / "slow").touch()
+            time.sleep(600)
+        return len(model)
+
+    def hangs(self):
+        (self.folder / "hangs").touch()
+        while True:
+            pass
+
     def total(self, model):
         return int(model[0 : len(model)].sum(dtype=int))
 
@@ -351,17 +365,105 @@ def sleeps():
 
 def test_whoever_waits_for_a_task_that_hangs_while_it_is_loaded_can_be_let_go():
     ended = Event()
-    apart = Apart(sleeps, warn=lambda _: None, ended=ended)
+
+    def waits(_seconds, _models):
+        if ended.is_set():
+            raise BadInput("nobody waits")
+        return False
+
+    apart = Apart(sleeps, warn=lambda _: None, waits=waits)
     with ThreadPoolExecutor(1) as beside:
         asked = beside.submit(apart.call, "anything")
         while apart._running is None:
             time.sleep(0.01)
         ended.set()
-        with pytest.raises(BadInput, match="was ended meanwhile"):
+        with pytest.raises(BadInput, match="nobody waits"):
             asked.result()
     assert apart._running is None
-    with pytest.raises(BadInput, match="was ended meanwhile"):
+    with pytest.raises(BadInput, match="nobody waits"):
         apart.call("anything")
+    assert apart._running is None, "nothing is started for it"
+
+
+def test_what_does_not_answer_can_be_asked_again_in_a_process_of_its_own(tmp_path):
+    waited = []
+
+    def waits(seconds, _models):
+        waited.append(seconds)
+        return seconds > 0 and waited.count(0.0) == 1 and (tmp_path / "slow").exists()
+
+    apart = Apart(partial(Teller, tmp_path), warn=pytest.fail, waits=waits)
+    assert apart.call("slow_once", model=np.arange(5, dtype="<i4")) == 5, "the model is handed over again"
+    assert waited.count(0.0) == 2
+    apart.close()
+
+
+def test_a_process_that_evaluates_ends_with_the_one_that_asks_however_that_ends(tmp_path):
+    ask = f"""
+import os, time
+from functools import partial
+from pathlib import Path
+from deepledger.protocol.evaluation.apart import Apart
+from tests.unit.test_evaluators import Teller
+
+if __name__ == "__main__":
+    apart = Apart(partial(Teller, Path({str(tmp_path)!r})), warn=print)
+    apart.call("slow", 0)
+    print(apart._running[0].pid, flush=True)
+    apart.tell("hangs")
+    while not Path({str(tmp_path)!r}, "hangs").exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), 9)
+"""
+    folder = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = Path("/proc", done.stdout.strip())
+    while process.exists() and "(zombie)" not in (process / "status").read_text():
+        time.sleep(0.01)
+
+
+class Hanging:
+    """A bench whose workers hang, and which is asked whether to wait on."""
+
+    def __init__(self, bench, says):
+        self.real, self.says, self.waited = bench, says, []
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def waits(self, seconds, models):
+        self.waited.append((seconds, models))
+        return self.says()
+
+
+def test_workers_that_do_not_answer_are_ended_and_the_rest_is_done_here(bench, coalitions, monkeypatch):
+    monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
+    monkeypatch.setenv("HANG_IN_WORKERS", str(os.getpid()))
+    told = []
+    workers = InProcesses(Hanging(bench, lambda: True), workers=1, warn=told.append)
+    assert workers.evaluate(coalitions, WANTED) == OneByOne(bench).evaluate(coalitions, WANTED)
+    assert told == ["the processes that evaluate models do not answer. They are evaluated one after another."]
+    assert workers._pool is None
+
+
+def test_whoever_waits_for_workers_in_vain_can_be_let_go_and_they_are_ended(bench, coalitions, monkeypatch):
+    monkeypatch.setattr(evaluators, "_WORTHWHILE", 0.0)
+    monkeypatch.setenv("HANG_IN_WORKERS", str(os.getpid()))
+    running = []
+
+    def says():
+        running.extend(workers._pool._processes.values())
+        raise OutOfTime("it takes too long")
+
+    hanging = Hanging(bench, says)
+    workers = InProcesses(hanging, workers=1, warn=pytest.fail)
+    with pytest.raises(OutOfTime, match="it takes too long"):
+        workers.evaluate(coalitions, WANTED)
+    assert hanging.waited[0][1] > 1, "so many models are waited for"
+    assert workers._pool is None
+    for process in running:
+        process.join()
 
 
 def test_an_answer_of_another_kind_than_was_asked_for_is_none(tmp_path):

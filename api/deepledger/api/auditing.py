@@ -31,13 +31,15 @@ class ShownAudit(Audit):
 
 def audit(
     job: Job, *, task: Path | str | None = None, account: Account | None = None, workers: int = CORES,
-    progress: Progress | None = None,
+    patience: float | None = None, progress: Progress | None = None,
 ) -> ShownAudit:  # fmt: skip
     """Replay a job from chain and blob store, and compare it with what was settled. Trusts nobody.
 
     `task`: the pinned source, with which evaluations are redone where torch is installed; else the result says that
-    they were not. `account`: of a coordinator or a named auditor, where updates are sealed. `progress` is called with
-    what is done, how much of it, of how much; by default a bar shows it, where somebody looks.
+    they were not. `account`: of a coordinator or a named auditor, where updates are sealed. `patience`: the seconds
+    after which evaluating a model is given up; by default what the job leaves for settling a round, and ten minutes at
+    least. `progress` is called with what is done, how much of it, of how much; by default a bar shows it, where somebody
+    looks.
 
     Every lie is a finding in the result, whose `matches` says whether every model and every wei is as it was settled.
     Raises `TaskMismatch` for another task, and `ChainError` or `BlobError` where these cannot be reached.
@@ -54,6 +56,7 @@ def audit(
             workers=workers,
             secret=account.secret if account is not None and sealed else None,
             apart=_log.warning if importlib.util.find_spec("torch") is not None else None,
+            patience=patience,
             progress=progress or shown,
         )
     return ShownAudit(**{each.name: getattr(found, each.name) for each in fields(found)})

@@ -16,7 +16,7 @@ import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.auditor.counts import check_count
-from deepledger.auditor.evaluating import Evaluating
+from deepledger.auditor.evaluating import Evaluating, Patience
 from deepledger.auditor.findings import Audit, AuditedRound, Finding, Kind, Unsigned
 from deepledger.auditor.key_blobs import wrong_key_blobs
 from deepledger.auditor.participant_noise import participant_noise
@@ -32,7 +32,7 @@ from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.blobs.store import BlobStore, LendsFiles
 from deepledger.protocol.chain.events import Event, JobCreated, Joined
 from deepledger.protocol.chain.ledger import Head, Reader
-from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense
+from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobMissing, ChainNonsense, OutOfTime
 from deepledger.protocol.evaluation.bench import Bench, bench_with
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.evaluation.validation import fetch_validation
@@ -54,6 +54,7 @@ Progress = Callable[[str, int, int], None]
 """(what, how much is done, of how much)"""
 
 _MOST_BLOCKS = 1 << 31  # four a second for 17 years: more would only be asked for, range by range, for ever
+_PATIENCE = 600.0  # seconds
 _NOT_YET = "not checked yet: the validation set is withheld until the job closes"
 _NEVER = "not checked: the validation set was withheld, and nobody has disclosed its key"
 _ACCOUNTS = ("participant", "account", "coordinator", "sponsor")
@@ -69,6 +70,7 @@ def audit(
     workers: int = 1,
     secret: bytes | None = None,
     apart: Callable[[str], None] | None = None,
+    patience: float | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Audit a job up to the newest block. `tasks` are places to look for the pinned task source, for the evaluation.
@@ -76,7 +78,9 @@ def audit(
     `secret` is an account's secret key, with which sealed updates are read.
 
     `task` is a source that must be the pinned one. `workers` processes share what is to be evaluated. With `apart`,
-    which is told when that ends, nothing is evaluated in this process, so that a task cannot end it.
+    which is told when that ends, nothing is evaluated in this process, so that a task cannot end it, and what takes
+    more than `patience` seconds for one model is given up: by default, what the job leaves for settling a whole round,
+    and ten minutes at least.
 
     Raises `BadInput` for an unknown job, `TaskMismatch` for another `task`, and if chain or store cannot be reached;
     every lie is a finding, not an error.
@@ -105,7 +109,9 @@ def audit(
             find_source(spec.task, [task])
         unfit: list[Finding] = []
         ended = threading.Event()
-        begin = partial(_bench, state, counted, spec, [task, *tasks] if task else tasks, unfit, apart, ended)
+        most = max(state.terms.settle_window, _PATIENCE) if patience is None else patience
+        waits = Patience(most, ended, apart or (lambda _: None))
+        begin = partial(_bench, state, counted, spec, [task, *tasks] if task else tasks, unfit, apart, waits)
         with closing(Evaluating(begin, workers=workers, apart=apart is not None, ended=ended)) as evaluating:
             so_far = len(findings)
             model: Model | None = _first_model(state, spec, counted, findings)
@@ -311,7 +317,7 @@ def _first_of_task(evaluating: Evaluating, model: Model | None) -> list[str]:
         return []
     try:
         wrong = bench.differs_from_first(model)
-    except BadInput as error:
+    except (BadInput, OutOfTime) as error:
         return [f"the first model cannot be compared with the task's: {error}"]
     if not wrong:
         return []
@@ -328,7 +334,7 @@ def _bench(
     tasks: Sequence[Path],
     findings: list[Finding],
     apart: Callable[[str], None] | None,
-    ended: threading.Event,
+    waits: Patience,
 ) -> tuple[Bench | None, str]:
     """What evaluations are redone with, or why they are not. The validation set is fetched either way."""
     source, why_not, key = None, "not checked because torch is not installed", job.validation_key
@@ -351,7 +357,7 @@ def _bench(
             return None, f"not checked because {what}"
         if source is not None:
             fetch = partial(_frozen, store)
-            return bench_with(spec, source, validation, fetch=fetch, apart=apart, ended=ended), "checked"
+            return bench_with(spec, source, validation, fetch=fetch, apart=apart, waits=waits), "checked"
     except _NotHere as error:
         what = "the frozen entries of the model cannot be had"
         findings.append(Finding(Kind.BLOB, what, str(error.digest), str(error), job.created.at, None))
@@ -368,7 +374,7 @@ def _bench(
                    kind=Kind.SPEC)
         )  # fmt: skip
         return None, "not checked because the validation set cannot be had"
-    except BadInput as error:
+    except (BadInput, OutOfTime) as error:
         why_not = f"not checked: {error}"
     return None, why_not
 
@@ -392,7 +398,7 @@ def _evaluated(rounds: Sequence[AuditedRound]) -> str:
     done = sum(each.evaluation is not None and each.unchecked is None for each in rounds)
     if done == len(rounds):
         return "checked"
-    why = next((f": {each.unchecked}" for each in rounds if each.unchecked is not None), "")
+    why = next((f": {each.unchecked} (round {each.over.opened.round})" for each in rounds if each.unchecked), "")
     return f"checked in {done} of {len(rounds)} rounds{why}"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from threading import Event
 from typing import ParamSpec, TypeVar
 
+from deepledger.protocol.errors import BadInput, OutOfTime
 from deepledger.protocol.evaluation.bench import Bench
 from deepledger.protocol.evaluation.evaluators import Evaluator, evaluator_for
 
@@ -15,6 +17,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Opened = tuple[Bench | None, str]
 """The bench, or None and why there is none."""
+
+
+@dataclass(slots=True)
+class Patience:
+    """`Waits` of an audit's bench. That nothing came in time says nothing about the job: others may be faster."""
+
+    seconds: float  # for each model
+    ended: Event  # nobody waits any more
+    say: Callable[[str], None]
+    said: bool = False
+
+    def __call__(self, seconds: float, models: int) -> bool:
+        if self.ended.is_set():
+            raise BadInput("the audit was ended meanwhile")
+        most, what = self.seconds * models, "a model" if models == 1 else f"{models} models"
+        if seconds >= most:
+            raise OutOfTime(f"{what} could not be evaluated in {most:g} s")
+        if seconds >= most / 10 and not self.said:
+            self.said = True
+            self.say(f"evaluating {what} has taken {seconds:.0f} s; it is given up after {most:g} s (--patience)")
+        return False
 
 
 class Evaluating:

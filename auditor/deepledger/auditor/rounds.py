@@ -13,7 +13,7 @@ from deepledger.auditor.unread import settlement_told
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobError, StateError
+from deepledger.protocol.errors import BadInput, BadSpec, BlobCorrupt, BlobError, OutOfTime, StateError
 from deepledger.protocol.evaluation.bench import agrees
 from deepledger.protocol.formats.evaluation import Evaluation
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES, Report, parse_report
@@ -134,12 +134,14 @@ def _evaluate(
         return None, None
     try:
         return bench.try_out(model), None
+    except OutOfTime as error:
+        return None, str(error)
     except BadInput as error:
         if report is None or report.evaluation != bench.worst:
             return None, str(error)
     try:
         bench.try_first()
-    except BadInput as error:  # it fails on whatever it is given here, which says nothing about that model
+    except (BadInput, OutOfTime) as error:  # it fails on whatever it is given here, which says nothing about that model
         return None, str(error)
     return bench.worst, None  # it failed there, too
 

@@ -12,7 +12,7 @@ from typing_extensions import Buffer
 
 from deepledger.auditor.findings import Kind
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BlobCorrupt, BlobMissing, StateError
+from deepledger.protocol.errors import BlobCorrupt, BlobMissing, OutOfTime, StateError
 from deepledger.protocol.evaluation.bench import agrees
 from deepledger.protocol.evaluation.evaluators import Evaluator
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation, in_words
@@ -251,6 +251,8 @@ class Claims:
             results = dict(zip(wanted, found, strict=True))
         except StateError as error:
             self.unchecked = str(error)
+            if isinstance(error, OutOfTime):  # once a round is enough
+                self._evaluator = lambda: None
             return {}
         known = {
             each: result

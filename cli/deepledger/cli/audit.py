@@ -35,6 +35,15 @@ def audit(
         Path | None, typer.Option(metavar="FILE", help="The pinned task source, to redo evaluations; besides --tasks.")
     ] = None,
     workers: Workers = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="Give up what takes longer for one model, and say so. Not given: what the job leaves for settling a "
+            "round, and ten minutes at least.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Replay a job from chain and blob store, and compare it with what was settled.
@@ -63,6 +72,7 @@ def audit(
             workers=workers or CORES,
             secret=secret,
             apart=_say if importlib.util.find_spec("torch") is not None else None,
+            patience=patience,
             progress=_progress,
         )
         _clear()

@@ -166,7 +166,7 @@ class JobRunner:
                     ray=self.ray,
                     unsolicited=unsolicited,
                     shared=not self.alone,
-                    apart=self.workers > 1,
+                    apart=True,
                     secret=bytes(self.account.key),
                 )
         except DeepledgerError as error:

@@ -17,6 +17,7 @@ from deepledger.coordinator import decision, notices
 from deepledger.coordinator.counting import countable, expect, letters_counted
 from deepledger.coordinator.culprits import Culprits
 from deepledger.coordinator.key_blobs import KeyBlobs
+from deepledger.coordinator.patience import Patience
 from deepledger.coordinator.readiness import Readiness, get_key, get_ready, open_updates
 from deepledger.coordinator.risks import Pace, Took
 from deepledger.coordinator.settling import Prepared, post, prepare
@@ -31,6 +32,7 @@ from deepledger.protocol.errors import (
     DeepledgerError,
     Diverged,
     LedgerRejected,
+    OutOfTime,
     StateError,
     StoreUnreachable,
 )
@@ -197,6 +199,7 @@ def _coordinate(self: _Coordinator) -> None:
             unsolicited=self.unsolicited,
             shared=self.shared,
             apart=self.apart,
+            waits=Patience(follower, me, warn=warn, stop=stop),
             warn=warn,
             stop=stop,
         )
@@ -260,6 +263,9 @@ def _run(self: _Coordinator) -> None:
                 if refused != before and trouble.name == before[1]:  # a new block has changed nothing
                     self.warn(_why_again(self.follower.job, trouble))
                 self.doubting = refused == before
+                continue
+            if isinstance(trouble, OutOfTime):
+                self.warn(f"Round {self.follower.job.round} is not settled: {trouble}.")
                 continue
             passes = is_transient(trouble) or isinstance(trouble, BlobError)
             if not passes and not decision.at_stake(

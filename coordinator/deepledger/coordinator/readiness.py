@@ -18,6 +18,7 @@ from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
+from deepledger.protocol.evaluation.apart import Waits
 from deepledger.protocol.evaluation.bench import Bench, prepare_bench
 from deepledger.protocol.evaluation.task import find_source
 from deepledger.protocol.formats.evaluation import Evaluation, in_words
@@ -51,12 +52,14 @@ def get_ready(
     unsolicited: bool,
     shared: bool,
     apart: bool,
+    waits: Waits,
     warn: Callable[[str], None],
     stop: threading.Event,
 ) -> Readiness | None:
     """`secret` is the account's secret key, to which the key of a withheld validation set is sealed;
     `unsolicited`: nobody named this job, so nothing is at stake in it but our own bond;
-    `shared`: this process settles other jobs, too; `apart`: models are evaluated in another.
+    `shared`: this process settles other jobs, too; `apart`: models are evaluated in another,
+    whose answers are waited for as `waits` says.
 
     None if no round is left to settle. Raises `Stopped`, `BadInput`, and as the store does while nothing is at stake.
     """
@@ -86,7 +89,7 @@ def get_ready(
             check_unsolicited(job.terms, spec)
         key = _key(spec, job, secret) if spec.validation.withheld is not None else None
         source = find_source(spec.task, tasks)
-        bench = prepare_bench(store, spec, source, key=key, apart=warn if apart else None)
+        bench = prepare_bench(store, spec, source, key=key, apart=warn if apart else None, waits=waits)
         model = hold_model(store, job.model_digest, spec)
         if not trusting:
             _check_root(job, model)

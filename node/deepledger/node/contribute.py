@@ -12,6 +12,7 @@ from typing_extensions import Buffer
 from deepledger.node.alone import check_alone
 from deepledger.node.decision import missed
 from deepledger.node.journal import Record, ResidualLost
+from deepledger.node.lateness import of_preparing, of_training, telling
 from deepledger.node.masking import check_hidden, check_linked, masked_record, unmask, what_counts
 from deepledger.node.node import Node, basis, check_program, own_record, started, time_to_publish
 from deepledger.node.notices import (
@@ -50,6 +51,11 @@ from deepledger.protocol.types import Address, JobId
 
 def prepare(node: Node) -> None:
     """Have task and data loaded; and tried, before a stake depends on them."""
+    with telling(node.warn, of_preparing(node.follower.job, seated=node.was_seated)):
+        _prepare(node)
+
+
+def _prepare(node: Node) -> None:
     check_program(node)
     if node.was_seated:
         try:
@@ -128,19 +134,20 @@ def _train(node: Node, attempt: Attempt) -> Record:
         residual = np.zeros(spec.model.coordinates, np.float32)
     guard = node.trainer.guard
     guard.may_take, guard.last = node.purse.open(), None
-    started = time.monotonic()
+    started, late = time.monotonic(), of_training(job, attempt, node.follower.now())
     try:
-        encoded = node.make_update(
-            node.trainer,
-            model,
-            residual,
-            round=attempt.round,
-            last=None if last is None else parse_update(last, spec),
-            training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
-            rounding_seed=int.from_bytes(os.urandom(8), "big"),
-            room=node.journal.room(),
-            clip=clip,
-        )
+        with telling(node.warn, late):
+            encoded = node.make_update(
+                node.trainer,
+                model,
+                residual,
+                round=attempt.round,
+                last=None if last is None else parse_update(last, spec),
+                training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
+                rounding_seed=int.from_bytes(os.urandom(8), "big"),
+                room=node.journal.room(),
+                clip=clip,
+            )
         node.purse.check(guard.last)
     except BadInput as error:
         raise _with_stake_in(error, job.job) from error

@@ -22,7 +22,8 @@ shows a traceback. The command line exits with `exit_code`.
     │   │   └── BlobLate         it did not come in time: nobody has it, or the store is slow
     │   └── BlobCorrupt          other bytes than the digest promises, or another length
     ├── StateError               this machine's own files, or another process using them   6
-    │   └── AccountInUse         another node acts for the same account
+    │   ├── AccountInUse         another node acts for the same account
+    │   └── OutOfTime            a task has not answered for as long as that is waited for
     ├── Diverged                 what participants trained is worthless: the job is to be ended    8
     └── PrivacySpent             the next round would pass the budget of ε that the operator set   9
 """
@@ -119,6 +120,10 @@ class StateError(DeepledgerError):
 
 
 class AccountInUse(StateError):
+    pass
+
+
+class OutOfTime(StateError):
     pass
 
 

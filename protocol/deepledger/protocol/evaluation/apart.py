@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -35,6 +36,16 @@ _PATIENCE = 5.0  # seconds that a process has to end
 _MOST_BYTES = 1 << 20  # of an answer
 _ENDED = "the process that the task runs in was ended meanwhile"
 
+Waits = Callable[[float, int], bool]
+"""waits(seconds, models): asked now and then by who has waited so long for what so many models give, and before it is
+asked for. Whether to end what does not answer and ask again; raises what is to be told instead of an answer.
+"""
+
+
+def patient(_seconds: float, _models: int) -> bool:
+    """For as long as it takes."""
+    return False
+
 
 class LacksFrozen(BadInput):
     """The task builds other frozen entries than the job pins: whoever has a store has to fetch those."""
@@ -54,49 +65,55 @@ class Apart:
         begin: Callable[[], object],
         *,
         warn: Callable[[str], None],
-        ended: threading.Event | None = None,
+        waits: Waits = patient,
     ) -> None:
-        """Once it has `ended`, whoever waits for an answer gets `BadInput`, and nothing is asked any more."""
-        self._begin, self._warn, self._ended = begin, warn, ended or threading.Event()
+        self._begin, self._warn, self._waits = begin, warn, waits
         self._alone = threading.Lock()
         self._running: tuple[BaseProcess, Connection] | None = None
         self._threads: int | None = None
         self._folder: Path | None = None
 
     def call(self, method: str, *arguments: Any, model: Blocks | None = None, kind: type[object] = int) -> Any:
-        """What the method returns, given `model` first: of that `kind`. Raises what it raises, and `BadInput` where the
-        task ends the process.
+        """What the method returns, given `model` first: of that `kind`. Raises what it raises, `BadInput` where the
+        task ends the process, and what `waits` does.
         """
         with self._alone:
-            path = None if model is None else self._written(model)
-            if self._ended.is_set():
-                raise BadInput(_ENDED)
-            process, pipe = self._running = self._running or self._start()
-            try:
-                if not process.is_alive():
-                    raise EOFError
-                pipe.send((method, arguments, self._threads, path))
-                while not pipe.poll(_LOOKS):
-                    if self._ended.is_set():
-                        raise BadInput(_ENDED)
-                    if not process.is_alive() and not pipe.poll():
-                        raise EOFError
-                answer = _read(pipe, kind)
-            except (EOFError, OSError):
-                if self._running is None:  # another thread has closed it
-                    raise BadInput(_ENDED) from None
-                process.join(_PATIENCE)
-                self.close()
-                why = f"the process that the task runs in {way_out(process.exitcode)}"
-                twice = "" if model is None else ". A model that ends it twice counts as the worst"
-                self._warn(f"{why}; it is started again when it is needed{twice}")
-                raise BadInput(why) from None
-            except BaseException:  # an answer that nobody waited for would be taken for that of the next question
-                self.close()
-                raise
+            answer = None
+            while answer is None:
+                answer = self._asked(method, arguments, model, kind)
         if isinstance(answer, DeepledgerError):
             raise answer
         return answer
+
+    def _asked(self, method: str, arguments: tuple[Any, ...], model: Blocks | None, kind: type[object]) -> Any:
+        """The answer; None where it was given up, and is to be asked for again."""
+        path = None if model is None else self._written(model)
+        self._waits(0.0, 1)
+        process, pipe = self._running = self._running or self._start()
+        try:
+            if not process.is_alive():
+                raise EOFError
+            pipe.send((method, arguments, self._threads, path))
+            asked = time.monotonic()
+            while not pipe.poll(_LOOKS):
+                if not process.is_alive() and not pipe.poll():
+                    raise EOFError
+                if self._waits(time.monotonic() - asked, 1):
+                    self.close()
+                    return None
+            return _read(pipe, kind)
+        except (EOFError, OSError):
+            if self._running is None:  # another thread has closed it
+                raise BadInput(_ENDED) from None
+            process.join(_PATIENCE)
+            self.close()
+            why = f"the process that the task runs in {way_out(process.exitcode)}"
+            twice = "" if model is None else ". A model that ends it twice counts as the worst"
+            self._warn(f"{why}; it is started again when it is needed{twice}")
+            raise BadInput(why) from None
+        except BaseException:  # an answer that nobody waited for would be taken for that of the next question
+            self.close()
+            raise
 
     def tell(self, method: str) -> None:
         """Have the process do what needs no answer, if it runs and is idle; what goes wrong shows when it is asked."""

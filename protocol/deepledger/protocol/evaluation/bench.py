@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -19,7 +18,7 @@ from typing_extensions import Buffer
 
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BadInput, BadSpec, StateError
-from deepledger.protocol.evaluation.apart import Apart, LacksFrozen
+from deepledger.protocol.evaluation.apart import Apart, LacksFrozen, Waits, patient
 from deepledger.protocol.evaluation.blueprint import Blueprint, blueprint, from_store, given, nowhere
 from deepledger.protocol.evaluation.state_dict import float_parts, write_floats, write_frozen
 from deepledger.protocol.evaluation.task import Task, TaskSource
@@ -85,6 +84,10 @@ class Bench(ABC):
     @abstractmethod
     def expect(self) -> None:
         """A model will be evaluated soon: where that is in another process, what it is written into is built there."""
+
+    def waits(self, seconds: float, models: int) -> bool:  # noqa: ARG002 (see `Waits`)
+        """For whoever has models evaluated in processes of its own."""
+        return False
 
     def evaluate(self, model: Blocks, *, sound: bool = False) -> Evaluation:
         """A model on which the task's own code fails has the worst result, and one that says so: no update may stop a
@@ -221,20 +224,20 @@ class BenchApart(Bench):
         *,
         fetch: Callable[[Frozen], bytes],
         warn: Callable[[str], None],
-        ended: Event | None = None,
+        waits: Waits = patient,
     ) -> None:
-        self.spec, self.path, self.frozen, self._source = spec, path, None, source
+        self.spec, self.path, self.frozen, self._source, self._waits = spec, path, None, source, waits
         try:
-            self._apart, self._samples = self._opened(warn, ended)
+            self._apart, self._samples = self._opened(warn)
         except LacksFrozen:
             assert spec.model.frozen is not None  # noqa: S101 (that was asked for)
             self.frozen = fetch(spec.model.frozen)
-            self._apart, self._samples = self._opened(warn, ended)
+            self._apart, self._samples = self._opened(warn)
         weakref.finalize(self, self._apart.close)
 
-    def _opened(self, warn: Callable[[str], None], ended: Event | None) -> tuple[Apart, int]:
+    def _opened(self, warn: Callable[[str], None]) -> tuple[Apart, int]:
         begin = partial(_open, self.spec, self._source, self.path, self.frozen)
-        apart = Apart(begin, warn=warn, ended=ended)
+        apart = Apart(begin, warn=warn, waits=self._waits)
         try:
             return apart, apart.call("count_samples")
         except BaseException:
@@ -272,6 +275,9 @@ class BenchApart(Bench):
     def expect(self) -> None:
         self._apart.tell("build_ahead")
 
+    def waits(self, seconds: float, models: int) -> bool:
+        return self._waits(seconds, models)
+
 
 def _open(spec: JobSpec, source: TaskSource, path: Path, frozen: bytes | None) -> BenchHere:
     return open_bench(spec, source, path, fetch=_lacking if frozen is None else given(frozen))
@@ -293,6 +299,7 @@ def prepare_bench(
     *,
     key: bytes | None = None,
     apart: Callable[[str], None] | None,
+    waits: Waits = patient,
 ) -> Bench: ...
 
 
@@ -303,11 +310,13 @@ def prepare_bench(
     *,
     key: bytes | None = None,
     apart: Callable[[str], None] | None = None,
+    waits: Waits = patient,
 ) -> Bench:
     """With the validation set from the store; `key` is that of a withheld one. Raises as `bench_with` and
     `fetch_validation`.
     """
-    return bench_with(spec, source, fetch_validation(store, spec, key), fetch=from_store(store), apart=apart)
+    validation = fetch_validation(store, spec, key)
+    return bench_with(spec, source, validation, fetch=from_store(store), apart=apart, waits=waits)
 
 
 @overload
@@ -324,7 +333,7 @@ def bench_with(
     *,
     fetch: Callable[[Frozen], bytes] = nowhere,
     apart: Callable[[str], None] | None,
-    ended: Event | None = None,
+    waits: Waits = patient,
 ) -> Bench: ...
 
 
@@ -335,14 +344,14 @@ def bench_with(
     *,
     fetch: Callable[[Frozen], bytes] = nowhere,
     apart: Callable[[str], None] | None = None,
-    ended: Event | None = None,
+    waits: Waits = patient,
 ) -> Bench:
     """Raises `BadSpec` if the task's model is not the spec's, `BadInput` if the task fails, and `StateError` without
     room for the validation set.
 
     The validation set is a file with the spec's suffix, which stays for as long as the bench lives: tasks may map it
     into memory or read it again. With `apart`, which is told when that ends, models are evaluated in another process,
-    until it has `ended`, if that is given.
+    whose answers are waited for as `waits` says.
     """
     try:
         folder = make_folder()
@@ -357,7 +366,7 @@ def bench_with(
         if apart is None:
             bench: Bench = open_bench(spec, source, path, fetch=fetch)
         else:
-            bench = BenchApart(spec, source, path, fetch=fetch, warn=apart, ended=ended)
+            bench = BenchApart(spec, source, path, fetch=fetch, warn=apart, waits=waits)
     except BaseException:
         remove_folder(folder)
         raise

@@ -15,7 +15,7 @@ import socket
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepledger.protocol.blobs.spool import FileVector
-from deepledger.protocol.errors import BadInput, StateError
+from deepledger.protocol.errors import BadInput, OutOfTime, StateError
 from deepledger.protocol.evaluation.bench import Bench, bench_with, open_bench
 from deepledger.protocol.evaluation.blueprint import given
 from deepledger.protocol.evaluation.spawned import SPAWNED
@@ -38,6 +38,7 @@ from deepledger.protocol.settlement.coalitions import Coalitions
 
 _BATCHES = 4  # per worker, so that the last one does not keep all others waiting
 _WORTHWHILE = 2.0  # seconds of work from which workers, who each load torch, are worth starting
+_LOOKS = 0.5  # seconds after which it is asked whether to wait on
 _ALIGNED = 64  # bytes, at multiples of which vectors begin in the file for workers
 
 
@@ -97,7 +98,10 @@ class InProcesses:
             folder = self._folder(coalitions)
             pool = self._pool = self._pool or self._start()
             batches = list(_batches(wanted, _BATCHES * self._workers))
-            return [result for batch in pool.map(_work, [folder] * len(batches), batches) for result in batch]
+            begun = [(pool.submit(_work, folder, batch), len(batch)) for batch in batches]
+            return [result for each, models in begun for result in self._awaited(each, models)]
+        except OutOfTime:
+            raise
         except BrokenProcessPool:
             self.close()
             why = "a process that evaluates models died; too little memory for so many --workers?"
@@ -106,6 +110,17 @@ class InProcesses:
         self._warn(f"{why} They are evaluated one after another.")
         self._alone.add(coalitions)
         return None
+
+    def _awaited(self, batch: Future[list[Evaluation]], models: int) -> list[Evaluation]:
+        asked = time.monotonic()
+        try:
+            while not wait([batch], _LOOKS).done:
+                if self._bench.waits(time.monotonic() - asked, models):
+                    raise StateError("the processes that evaluate models do not answer")
+        except BaseException:
+            self._kill()
+            raise
+        return batch.result()
 
     def _folder(self, coalitions: Coalitions) -> Path:
         """Where workers read what models are made from; removed when that is not needed any more."""
@@ -119,6 +134,13 @@ class InProcesses:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
+
+    def _kill(self) -> None:
+        """What hangs does not end by itself."""
+        processes = list(self._pool._processes.values()) if self._pool is not None else []
+        self.close()
+        for process in processes:
+            process.kill()
 
     def _start(self) -> ProcessPoolExecutor:
         bench = self._bench
@@ -147,7 +169,7 @@ class OnRay:
         self._bench = ray.put(
             (spec_bytes(bench.spec), source.source, source.path.name, bench.path.read_bytes(), bench.frozen)
         )
-        self._task = ray.remote(_work_on_ray)
+        self._task, self._waits = ray.remote(_work_on_ray), bench.waits
 
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
         """Raises `StateError` if the cluster fails."""
@@ -155,9 +177,21 @@ class OnRay:
         shared = self._ray.put(coalitions)
         try:
             batches = [self._task.remote(self._bench, shared, batch) for batch in _batches(wanted, _BATCHES * cores)]
+            self._await(batches, len(wanted))
             return [result for batch in self._ray.get(batches) for result in batch]
         except self._ray.exceptions.RayError as error:
             raise StateError(f"the Ray cluster failed: {str(error).splitlines()[0]}") from None
+
+    def _await(self, batches: Sequence[Any], models: int) -> None:
+        asked = time.monotonic()
+        try:
+            while self._ray.wait(batches, num_returns=len(batches), timeout=_LOOKS)[1]:
+                if self._waits(time.monotonic() - asked, models):
+                    raise StateError("the Ray cluster does not answer")
+        except BaseException:
+            for batch in batches:
+                self._ray.cancel(batch, force=True)
+            raise
 
     def close(self) -> None:
         pass
