@@ -109,6 +109,21 @@ def test_the_successor_of_who_cannot_evaluate_settles_the_round(world: Any, play
     assert_audit_matches(play)
 
 
+def test_a_successor_whose_task_does_not_answer_takes_its_bond_home(
+    world: Any, play_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_LOADING", 20.0)
+    flag = world.folder / "hangs"
+    hanging(world, f"os.path.exists({str(flag)!r})")
+    play = play_of(settle_window=20, coordinators=(1, 8))
+    post_bond(world.ledger(8), play.job, value=play.terms.bond)
+    flag.touch()
+    successor = Running(world, play.job, number=8, apart=True)
+    assert successor.until(Withdrawn).amount == play.terms.bond
+    with pytest.raises(StateError, match="the task has not answered for 20 s"):
+        successor.join()
+
+
 def test_a_coordinator_whose_task_hangs_can_be_stopped(world: Any, play_of: Any) -> None:
     hanging(world, "os.path.exists(__file__ + '.hangs')")
     play = play_of(rounds=1, settle_window=600)

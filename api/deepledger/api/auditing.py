@@ -38,8 +38,8 @@ def audit(
     `task`: the pinned source, with which evaluations are redone where torch is installed; else the result says that
     they were not. `account`: of a coordinator or a named auditor, where updates are sealed. `patience`: the seconds
     after which evaluating a model is given up; by default what the job leaves for settling a round, and ten minutes at
-    least. `progress` is called with what is done, how much of it, of how much; by default a bar shows it, where somebody
-    looks.
+    least. `progress` is called with what is done, how much of it, of how much; by default a bar shows it, where
+    somebody looks.
 
     Every lie is a finding in the result, whose `matches` says whether every model and every wei is as it was settled.
     Raises `TaskMismatch` for another task, and `ChainError` or `BlobError` where these cannot be reached.

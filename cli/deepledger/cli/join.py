@@ -91,6 +91,7 @@ def join(
         _show(agreement, source)
         _ask(f"Run {source.path} on your data, with your rights, to try it? That stakes and sends nothing.", yes=yes)
 
+        from deepledger.node.lateness import of_preparing, telling
         from deepledger.node.purse import purse_in
         from deepledger.node.rehearsal import rehearsal_of
 
@@ -104,7 +105,8 @@ def join(
             epsilon=budget.epsilon_budget,
             delta=budget.delta,
         )
-        rehearsal = rehearsal_of(agreement.spec, source, data, store=blobs, purse=purse, rounds=agreement.left)
+        with telling(show.note, of_preparing(agreement.terms.commit_window, seated=False)):
+            rehearsal = rehearsal_of(agreement.spec, source, data, store=blobs, purse=purse, rounds=agreement.left)
         _show_part(rehearsal, declared=samples)
         _ask(f"Stake {show.eth(agreement.terms.stake)} and train in every round?", yes=yes)
 

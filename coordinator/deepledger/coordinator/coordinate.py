@@ -207,7 +207,7 @@ def _coordinate(self: _Coordinator) -> None:
             self.key = self.ready.key
         else:  # nothing else may keep us from disclosing what would cost the bond
             self.key = get_key(self.store, follower, me, secret=self.secret, warn=warn, stop=stop)
-    except BlobError:
+    except (BlobError, OutOfTime):
         if decision.stands_by(follower.job, me):
             go_home()
         raise

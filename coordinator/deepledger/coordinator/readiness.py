@@ -17,7 +17,7 @@ from deepledger.protocol.bfv.program import program
 from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger
-from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, StateError
+from deepledger.protocol.errors import BadInput, BlobError, ChainError, DeepledgerError, OutOfTime, StateError
 from deepledger.protocol.evaluation.apart import Waits
 from deepledger.protocol.evaluation.bench import Bench, prepare_bench
 from deepledger.protocol.evaluation.task import find_source
@@ -68,7 +68,7 @@ def get_ready(
 
     def passes(error: DeepledgerError) -> bool:
         job = follower.job
-        if decision.stands_by(job, me) and isinstance(error, BlobError) and me in job.bonded:
+        if decision.stands_by(job, me) and isinstance(error, BlobError | OutOfTime) and me in job.bonded:
             return follower.now() < decision.waits_until(job, Seconds(began + job.terms.settle_window))
         at_stake = decision.at_stake(job, me, unsolicited=unsolicited)
         return is_transient(error) or (at_stake and isinstance(error, BlobError | ChainError | StateError))

@@ -51,7 +51,7 @@ from deepledger.protocol.types import Address, JobId
 
 def prepare(node: Node) -> None:
     """Have task and data loaded; and tried, before a stake depends on them."""
-    with telling(node.warn, of_preparing(node.follower.job, seated=node.was_seated)):
+    with telling(node.warn, of_preparing(node.follower.job.terms.commit_window, seated=node.was_seated)):
         _prepare(node)
 
 

@@ -39,8 +39,8 @@ def telling(warn: Callable[[str], None], due: Sequence[Due]) -> Iterator[None]:
         teller.join()
 
 
-def of_preparing(job: Job, *, seated: bool) -> Sequence[Due]:
-    window = job.terms.commit_window
+def of_preparing(window: Seconds, *, seated: bool) -> Sequence[Due]:
+    """`window`: a job's to commit in."""
     staked = "its stake is in already" if seated else "nothing is staked yet"
     what = f"Loading and trying the task has taken {window} s, as long as the job leaves for training; {staked}."
     return [(float(window), f"{what} If it hangs, end this process.")]
