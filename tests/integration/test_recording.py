@@ -65,6 +65,28 @@ def test_a_recorded_job_moves_no_money_and_takes_the_mean(job_file: Path) -> Non
     assert job.update.bits == 32
 
 
+@pytest.mark.parametrize(
+    ("asks", "said"),
+    [
+        ('privacy = "masked"', 'privacy = "masked"'),
+        ("validation_withheld = true", "validation_withheld"),
+        ("[differential_privacy]\nnoise_multiplier = 1.0\nclip_norm = 1.0\ndelta = 1e-5", "differential_privacy"),
+        (
+            '[participant_privacy]\nmechanism = "local"\nclip_norm = 1.0\nnoise_multiplier = 1.0\ndelta = 1e-5',
+            "participant_privacy",
+        ),
+    ],
+)
+def test_nothing_is_recorded_in_public_of_a_job_that_asks_for_privacy(job_file: Path, asks: str, said: str) -> None:
+    text = job_file.read_text()
+    job_file.write_text(f"{text}\n{asks}\n" if asks.startswith("[") else f"{asks}\n{text}")
+    nothing: Any = None
+    with pytest.raises(BadInput, match=f"asks for {said}, and of a recorded run everybody can read"):
+        begin(
+            job_file, nothing, rounds=3, called="a run", connect=nothing, store=nothing, account=nothing, tell=nothing
+        )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.one_chain
 def test_what_fedavg_makes_of_a_round_is_what_the_ledger_has(world: World, job_file: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deepledger.api.shown import Rows
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.ledger import Ledger
+    from deepledger.protocol.chain.rationed import Ration
     from deepledger.protocol.chain.reading import ChainReader
     from deepledger.protocol.chain.web3_ledger import ChainLedger
     from deepledger.protocol.types import Wei
@@ -65,11 +66,18 @@ class Network:
             found["store_credentials"] = credentials_in(Path(env["STORE_CREDENTIALS"]))
         return replace(cls(**found), **changes)
 
-    def reader(self, tell: Callable[[str], None] = silent) -> ChainReader:
+    def reader(self, tell: Callable[[str], None] = silent, *, ration: Ration | None = None) -> ChainReader:
         """The contract as anybody sees it. `tell` hears what keeps an answer of the node waiting."""
         from deepledger.protocol.chain.web3_ledger import connect
 
-        return connect(self.rpc_urls, self.address, chain_id=self.chain_id, confirmations=self.confirmations, tell=tell)
+        return connect(
+            self.rpc_urls,
+            self.address,
+            chain_id=self.chain_id,
+            confirmations=self.confirmations,
+            tell=tell,
+            ration=ration,
+        )
 
     def ledger(self, account: Account, tell: Callable[[str], None] = silent) -> Ledger:
         """The contract with an account that signs."""

@@ -184,9 +184,12 @@ def begin(
     """Create a job of so many rounds for the task, the validation set and the model of a job file, and settle it from
     a thread; whatever else stands in the file is not used. `first` is asked for the first model, shape (d,).
 
-    Raises `BadInput` for a model of which frozen entries are part: nobody could have those of the run.
+    Raises `BadInput` where the file asks for privacy, which a recorded run has none of, and for a model of which frozen
+    entries are part: nobody could have those of the run.
     """
-    job_file = _without_money(read_job_file(file), rounds=rounds, called=called)
+    read = read_job_file(file)
+    _check_public(read)
+    job_file = _without_money(read, rounds=rounds, called=called)
     with given_back():  # the run itself may use modules of the names that the task pins
         made = draft(job_file, file.parent, coordinators=[account.address])
     if made.spec.model.frozen is not None:
@@ -228,6 +231,19 @@ def _settle(recording: Recording) -> None:
         recording.failure.append(failure)
 
 
+def _check_public(job: JobFile) -> None:
+    """Everybody reads every client's update, and what the model is evaluated on. Raises `BadInput`."""
+    asked = [f'privacy = "{job.privacy}"'] if job.privacy != "open" else []
+    asked += [
+        name for name in ("differential_privacy", "participant_privacy", "validation_withheld") if getattr(job, name)
+    ]
+    if asked:
+        raise BadInput(
+            f"the job file asks for {' and '.join(asked)}, and of a recorded run everybody can read every client's "
+            "update and the validation set. Take that out if you mean to publish them, or run it as a job"
+        )
+
+
 def _without_money(job: JobFile, *, rounds: int, called: str) -> JobFile:
     """Nobody pays or is paid; windows close as soon as all have acted, and are as long as a client may train."""
     nothing = dict.fromkeys(("reward", "stake", "reveal_penalty", "bond", "settle_penalty"), 0)
@@ -236,12 +252,6 @@ def _without_money(job: JobFile, *, rounds: int, called: str) -> JobFile:
     return job.model_copy(
         update={
             "name": called[:80],
-            "privacy": "open",
-            "masks": None,
-            "differential_privacy": None,
-            "participant_privacy": None,
-            "validation_withheld": False,
-            "auditors": (),
             "update": UpdateFormat(bits=32, fraction_bits=job.model.fraction_bits, norm_bound=1e6),
             "aggregation": WeightedMean(),
             "rewards": SampleRewards(),

@@ -15,12 +15,18 @@ from deepledger.cli.job_selection import JobSelection
 from deepledger.cli.options import Chain, Signer, Store, TaskPlaces, Workers, amount, places
 from deepledger.cli.reporting import Reporting
 from deepledger.cli.stopping import stop_on_signals
+from deepledger.protocol.chain.rationed import Ration
 from deepledger.protocol.errors import BadInput
 from deepledger.protocol.kernels.cores import CORES
 from deepledger.protocol.types import Address, JobId, Wei
 
 if TYPE_CHECKING:
     from deepledger.protocol.roles.notices import Notice
+
+_AT_ONCE, _A_SECOND = 1_000, 20.0
+"""Requests to the RPC node for whoever asks the API; a page that shows a long job takes some hundreds. Who could use up
+the node would keep this coordinator from settling.
+"""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -100,7 +106,9 @@ def coordinator(
             from deepledger.cli.api import serving
             from deepledger.cli.page import built_page
 
-            page, asked = built_page(chain.reader(reporting.say)), chain.reader(reporting.say)
+            ration = Ration(at_once=_AT_ONCE, a_second=_A_SECOND)
+            asked, paged = (chain.reader(reporting.say, ration=ration) for _ in range(2))
+            page = built_page(paged)
             url = stack.enter_context(
                 serving(asked, blobs, store.open(fetches=False), page=page, host=api_host, port=api_port)
             )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deepledger.protocol.blobs.ipfs import IpfsStore
     from deepledger.protocol.blobs.store import BlobStore
     from deepledger.protocol.chain.ledger import Ledger
+    from deepledger.protocol.chain.rationed import Ration
     from deepledger.protocol.chain.reading import ChainReader
     from deepledger.protocol.types import Wei
 
@@ -173,9 +174,9 @@ class Chain:
     def network(self) -> Network:
         return Network(self.contract, tuple(self.rpc_urls), chain_id=self.chain_id, confirmations=self.confirmations)
 
-    def reader(self, tell: Callable[[str], None] = show.note) -> ChainReader:
+    def reader(self, tell: Callable[[str], None] = show.note, *, ration: Ration | None = None) -> ChainReader:
         """`tell` hears what keeps an answer of the node waiting."""
-        return self.network.reader(tell)
+        return self.network.reader(tell, ration=ration)
 
     def ledger(self, signer: Signer, tell: Callable[[str], None] = show.note) -> Ledger:
         self.network.address  # noqa: B018 (said before a password is asked for)

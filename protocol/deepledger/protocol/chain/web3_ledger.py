@@ -16,6 +16,7 @@ from deepledger.protocol.chain.events import JobCreated, JobTerms
 from deepledger.protocol.chain.heads import HeadFeed, websocket_url
 from deepledger.protocol.chain.inclusion import STUCK_AFTER, Sender
 from deepledger.protocol.chain.ledger import Head, Receipt
+from deepledger.protocol.chain.rationed import Ration, Rationed
 from deepledger.protocol.chain.reading import ChainReader, no_contract
 from deepledger.protocol.chain.rpc import NodeRefused, Rpc, result
 from deepledger.protocol.chain.sending import send_all, transact
@@ -184,9 +185,10 @@ def connect(
     blocks_per_query: int = BLOCKS_PER_QUERY,
     confirmations: int = 0,
     tell: Callable[[str], None] | None = None,
+    ration: Ration | None = None,
 ) -> ChainReader:
     """`node` is an RPC URL, several of one chain, or a web3 provider; `ws_url` is derived from the first RPC URL if not
-    given. `tell` hears what keeps an answer waiting.
+    given. `tell` hears what keeps an answer waiting. With a `ration`, the node is asked no more often than that says.
 
     With `confirmations`, a block counts once as many lie on top of it; time is the newest block's all the same.
 
@@ -196,7 +198,7 @@ def connect(
     place = _checksummed(address)
     found = _verified(rpc, place, expected=chain_id)
     return ChainReader(
-        rpc,
+        rpc if ration is None else Rationed(rpc, ration),
         place,
         chain_id=found,
         feed=_feed(node, ws_url, timeout=timeout),
