@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,17 @@ from hypothesis import strategies as st
 
 from deepledger.node import participant_noise
 from deepledger.node.participant_noise import with_noise
-from deepledger.protocol.errors import BadSpec
+from deepledger.protocol.blobs.directory import DirectoryStore
+from deepledger.protocol.errors import BadSpec, BlobMissing
 from deepledger.protocol.formats.participant_privacy import LEAST_DEVIATION, ParticipantPrivacy, Release
+from deepledger.protocol.formats.report import AdaptedClip, Report, report_bytes
 from deepledger.protocol.formats.spec import JobSpec, parse_spec, spec_bytes
 from deepledger.protocol.formats.updates import encode_change
+from deepledger.protocol.job.clip import clip_after
 from deepledger.protocol.privacy.skellam import divergences
 
 from .test_participant_privacy import DISTRIBUTED, MASKED, UPDATE
+from .test_report import report  # noqa: F401 (a fixture)
 
 ADAPTIVE = DISTRIBUTED | {"adaptive": {"quantile": 0.5, "start": 0.25, "rate": 0.2, "bit": 1.0}}
 PRIVACY = ParticipantPrivacy.model_validate(ADAPTIVE)
@@ -94,3 +99,31 @@ def test_a_node_says_with_noise_whether_it_was_within(
     assert found.bit == 1000 + (64 if said else 0)
     assert found.clipped is not said
     assert len(found.vector) == 1000
+
+
+def test_where_a_report_tells_no_clip_norm_everybody_goes_on_with_the_one_before(
+    spec_of: Callable[..., JobSpec],
+    report: Report,  # noqa: F811
+    tmp_path,
+) -> None:
+    spec, store, history = adaptive(spec_of), DirectoryStore(tmp_path / "store"), list[Any]()
+
+    def settles(blob: bytes | None) -> Any:
+        """None: nobody can have it."""
+        digest = bytes(32) if blob is None else store.put(blob)
+        history.append(SimpleNamespace(settled=SimpleNamespace(report_digest=digest)))
+        return history
+
+    def tells(norm: float) -> bytes:
+        told = AdaptedClip(norm=0.25, unclipped=None, after=norm)
+        return report_bytes(report.model_copy(update={"clip": told}))
+
+    assert clip_after(settles(report_bytes(report)), spec, store) == 0.25, "the start"
+    assert clip_after(settles(tells(0.5)), spec, store) == 0.5
+    for tells_none in (report_bytes(report), b"no report"):
+        assert clip_after(settles(tells_none), spec, store) == 0.5
+    assert clip_after(settles(tells(0.375)), spec, store) == 0.375
+    settles(None)
+    with pytest.raises(BlobMissing):
+        clip_after(settles(report_bytes(report)), spec, store)
+    assert clip_after(history, adaptive(spec_of, participant_privacy=DISTRIBUTED), store) is None, "none is asked for"

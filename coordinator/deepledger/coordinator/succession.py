@@ -1,7 +1,9 @@
 """What the next coordinators on a job's list look at while somebody else serves.
 
 Whoever takes over goes on from what its predecessor settled. A predecessor that settles with a model which nobody has,
-and then is silent, would have its successor miss the deadline and lose the bond.
+and then is silent, would have its successor miss the deadline and lose the bond. So whatever `settling.prepare` reads
+that a settlement has left, and cannot go on without, is read here first: the model, the one before it where the rule
+asks for that, and the reports that tell the clip norm.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from deepledger.protocol.formats.report import MAX_REPORT_BYTES, VectorPin, pars
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.rules import CenteredClipping
 from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.job.clip import clip_after
 from deepledger.protocol.job.fetch import hold_model
 from deepledger.protocol.job.state import Job
 
@@ -32,6 +35,7 @@ def check_last_settlement(store: BlobStore, spec: JobSpec, job: Job) -> None:
     report = parse_report(store.read(over.settled.report_digest, limit=MAX_REPORT_BYTES))
     if report.model_after != VectorPin(digest=job.model_digest.hex(), root=job.model_root.hex()):
         raise BadInput(_wrong(job, "its report is of another model"))
+    clip_after(job.history, spec, store, keep=True)
     for digest in (job.model_digest, over.settled.report_digest):
         store.pin(digest)
 
