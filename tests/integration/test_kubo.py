@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import shake_128
@@ -13,10 +15,14 @@ import psutil
 import pytest
 from kubo_daemon import run_kubo
 
+from deepledger.coordinator.verify import Verifier
 from deepledger.protocol.blobs import cid_of, digest_from_cid, digest_of, open_store
 from deepledger.protocol.blobs import digest as digest_module
 from deepledger.protocol.blobs.digest import CHUNK, LINKS
 from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobMissing, StoreUnreachable
+from deepledger.protocol.formats.roots import chunk_root
+from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.settlement.inputs import Contribution
 
 pytestmark = pytest.mark.kubo
 
@@ -204,3 +210,29 @@ def test_one_thread_keeps_to_one_connection(kubo, store):
     for number in range(5):
         store.read(store.put(os.urandom(10_000 + number)), limit=20_000)
     assert len(connections() - before) == 1
+
+
+def test_an_update_is_had_in_time_while_the_daemon_looks_for_what_is_nowhere(kubo, spec_of):
+    """It does so for a minute: longer than a coordinator waits."""
+    spec, patience = spec_of(coordinates=500_000), 20.0
+    update = np.ones(spec.model.coordinates, "<i2")
+    end = time.monotonic() + patience
+    with closing(open_store(kubo.api)) as store:
+        verifier = Verifier(
+            store,
+            spec,
+            too_late=lambda _: time.monotonic() >= end,
+            warn=lambda _: None,
+            stop=threading.Event(),
+            patience=patience,
+        )
+        reveals = [Contribution(f"0x{seat:040x}", seat, 1, os.urandom(32), bytes(32), None) for seat in range(63)]
+        reveals.append(Contribution(f"0x{63:040x}", 63, 1, store.put(update), chunk_root(update, bits=16), None))
+        for each in reveals:
+            verifier.expect(each)
+        found = [verifier.fetch(each) for each in reversed(reveals)]
+        verifier.keep()
+        verifier.close()
+        assert is_pinned(kubo, reveals[-1].digest)
+    assert not isinstance(found[0], Verdict), found[0]
+    assert found[1:] == [Verdict.UNAVAILABLE] * 63

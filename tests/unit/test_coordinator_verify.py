@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,14 +21,19 @@ import pytest
 from deepledger.coordinator import verify
 from deepledger.coordinator.verify import Known, Verifier
 from deepledger.protocol.blobs import spool
+from deepledger.protocol.blobs.digest import cid_of, digest_of
 from deepledger.protocol.blobs.directory import DirectoryStore
+from deepledger.protocol.blobs.gateway import GatewayStore
 from deepledger.protocol.blobs.spool import FileVector, room_for
 from deepledger.protocol.errors import BlobMissing, StateError
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.settlement import reading
 from deepledger.protocol.settlement.inputs import Contribution, Earlier
 from deepledger.protocol.types import Address, Digest, Root
+
+from .hostile_server import Answering, hangs, served
 
 
 class Nowhere:
@@ -54,6 +61,7 @@ def test_a_reveal_without_an_update_takes_no_room(
             yield file
 
     monkeypatch.setattr(spool, "room_for", counted)
+    monkeypatch.setattr(verify, "_SILENCE", 60.0)
     late = threading.Event()
     store: Any = Nowhere()
     verifier = Verifier(
@@ -161,7 +169,7 @@ def test_earlier_updates_that_are_gone_are_waited_for_by_nobody(
     spec_of: Callable[..., JobSpec], store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some are missing, some never come, and the others are there."""
-    monkeypatch.setattr(verify, "_TURN", 0.1)
+    monkeypatch.setattr(verify, "_SILENCE", 0.1)
     spec, dripping = spec_of(), Dripping(store)
     served: Any = dripping
     late = threading.Event()
@@ -232,3 +240,119 @@ def test_nothing_waits_for_pins_of_earlier_updates_nor_are_there_many_at_once(
     slow.over.set()
     assert slow.has_pinned(set(known))
     verifier.close()
+
+
+class Gateway(Answering):
+    """Serves files by CID; how anything else is answered, a test says."""
+
+    def do_GET(self) -> None:  # noqa: N802
+        cid = self.path.split("?")[0].rsplit("/", 1)[1]
+        file = self.server.files.get(cid)
+        if file is None:
+            self.server.otherwise(self)
+        else:
+            self.say(file, Content_Type="application/octet-stream")
+
+
+def begins(request: Answering) -> None:
+    """All but the last byte is there at once."""
+    request.send_response(200)
+    request.send_header("Content-Length", str(request.server.size))
+    request.end_headers()
+    request.wfile.write(bytes(request.server.size - 1))
+    hangs(request)
+
+
+def drips(request: Answering) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", str(request.server.size))
+    request.end_headers()
+    while not request.server.released.wait(0.02):
+        request.wfile.write(b"\0")
+
+
+def is_not_there_yet(request: Answering) -> None:
+    """The last one's update is published after it is revealed; nothing else ever comes."""
+    if request.path.split("?")[0].endswith(request.server.late):
+        request.server.files = request.server.published
+        request.say(status=404)
+    else:
+        hangs(request)
+
+
+@pytest.mark.parametrize("otherwise", [hangs, begins, drips, is_not_there_yet])
+@pytest.mark.parametrize("side_by_side", [4, 1])
+def test_an_update_is_had_in_time_whatever_all_others_reveal(
+    spec_of: Callable[..., JobSpec],
+    monkeypatch: pytest.MonkeyPatch,
+    otherwise: Callable[[Any], None],
+    side_by_side: int,
+) -> None:
+    """Their digests are nobody's, or of what begins to come and does not end: the gateway looks after them for a
+    minute, far longer than anybody waits.
+    """
+    monkeypatch.setattr(verify, "_AT_ONCE", side_by_side)
+    spec, patience = spec_of(coordinates=100_000), 12.0
+    update = np.ones(spec.model.coordinates, "<i2")
+    digest = digest_of(update)
+    files = {cid_of(digest): update.tobytes()}
+    state = {"files": {} if otherwise is is_not_there_yet else files, "published": files, "late": cid_of(digest)}
+    with served(Gateway, otherwise=otherwise, size=spec.update_bytes, **state) as gateway:
+        store: Any = GatewayStore(gateway.url, fetch_timeout=60)
+        monkeypatch.setattr(GatewayStore, "pin", lambda *_: None)
+        end = time.monotonic() + patience
+        verifier = Verifier(
+            store,
+            spec,
+            too_late=lambda _: time.monotonic() >= end,
+            warn=lambda _: None,
+            stop=threading.Event(),
+            patience=patience,
+        )
+        for seat in range(63):
+            nobodys = Digest(random.Random(seat).randbytes(32))
+            verifier.expect(Contribution(Address(f"0x{seat:040x}"), seat, 1, nobodys, Root(bytes(32)), None))
+        last = Contribution(Address(f"0x{63:040x}"), 63, 1, digest, chunk_root(update, bits=16), None)
+        verifier.expect(last)
+        found = verifier.fetch(last)
+        verifier.close()
+    assert not isinstance(found, Verdict), found
+
+
+def test_updates_that_are_here_are_looked_at_a_few_at_a_time(
+    spec_of: Callable[..., JobSpec], store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever let them come all at once: what is made of one by opening it is in memory."""
+    monkeypatch.setattr(verify, "_SILENCE", 0.0)
+    spec, looking, most, real = spec_of(), list[int](), list[int](), reading.inspect
+
+    def inspect(blob: Any, contribution: Contribution, *arguments: Any, **options: Any) -> Any:
+        looking.append(contribution.seat)
+        most.append(len(looking))
+        time.sleep(0.05)
+        looking.remove(contribution.seat)
+        return real(blob, contribution, *arguments, **options)
+
+    monkeypatch.setattr(reading, "inspect", inspect)
+    verifier = Verifier(store, spec, too_late=never, warn=lambda _: None, stop=threading.Event())
+    reveals = [reveal(store, spec, seat) for seat in range(16)]
+    for each in reveals:
+        verifier.expect(each)
+    assert not [found for found in map(verifier.fetch, reveals) if isinstance(found, Verdict)]
+    assert max(most) == 4
+    verifier.close()
+
+
+def test_what_is_larger_than_a_model_is_asked_for_all_the_same(
+    spec_of: Callable[..., JobSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As masked updates are, with their letters, and sealed ones of few coordinates."""
+    monkeypatch.setattr(verify, "_MAPPED", 1)
+    spec = spec_of(coordinates=10, privacy="sealed", readers=["02" + "ab" * 32])
+    assert spec.blob_bytes > spec.model_bytes
+    store: Any = Nowhere()
+    verifier = Verifier(store, spec, too_late=never, warn=lambda _: None, stop=threading.Event())
+    verifier.expect(Contribution(Address(f"0x{1:040x}"), 1, 1, Digest(bytes(32)), Root(bytes(32)), None))
+    assert store.asked.acquire(timeout=20)
+    verifier.close()
+    store.answers.set()

@@ -445,7 +445,9 @@ def _culprits(self: _Coordinator) -> Culprits:
 def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
     this = (attempt.round, attempt.attempt, attempt.opened_in)
     if self.verifier is None or self.verifying != this:
-        job, spec = self.follower.job, self.bench.spec
+        job, spec, window = self.follower.job, self.bench.spec, self.follower.job.terms.settle_window
+        work = self.pace.work(spec, job.terms.max_participants)
+        end = decision.gives_up_at(attempt, window, work=work, store_is_down=False)
         known = self.verifier.found() if self.verifier is not None else {}
         self.close()
         self.verifying = this
@@ -454,6 +456,7 @@ def _verifier(self: _Coordinator, attempt: Attempt) -> Verifier:
             spec,
             open=open_updates(spec, self.ledger, job.job, secret=self.secret),
             too_late=partial(_too_late, self),
+            patience=end - attempt.reveal_end,
             warn=self.warn,
             stop=self.stop,
         )

@@ -1,6 +1,11 @@
 """Fetching and inspecting revealed updates, each as soon as it is revealed, while others still reveal.
 
 What the job's screening remembers of earlier rounds is fetched meanwhile, so that nobody waits for it in the end.
+
+A few are fetched at a time: side by side, large ones would fill memory, and where the network is too slow for all, none
+would be here in the end. But a turn is for bytes that come, and a store may search a minute for what is nowhere, or is
+served up to its last block: so nobody has the turn while nothing comes, nor while it drips. The fetch goes on without,
+beside those of others, as many as there are seats at the most; looking at what has come waits for a turn of its own.
 """
 
 from __future__ import annotations
@@ -9,12 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from deepledger.protocol.blobs import cid_of
 from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.deadlines import heard_by
 from deepledger.protocol.errors import BlobCorrupt, BlobError, BlobMissing
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Verdict
@@ -31,7 +37,8 @@ _AGAIN_AT_ONCE = 2  # of those that were missing before, and of earlier rounds':
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds
 _GLANCE = 0.5  # seconds until `stop` is looked at again
 _LAST_CALL = 2.0  # seconds for all that are asked for once more when it is too late
-_TURN, _USUAL = 5.0, 4 << 20  # seconds, and bytes a second, after which the next may begin
+_SILENCE = 1.0  # seconds in which nothing comes, or less than usual, after which the next may begin
+_TURN, _USUAL = 5.0, 4 << 20  # seconds, and bytes a second, for what is to be looked at or pinned
 
 Found: TypeAlias = FiledUpdate | MaskedUpdate | bytes | Verdict
 """An update; a masked one; what a holder released; or why there is none."""
@@ -68,18 +75,24 @@ class Verifier:
         warn: Callable[[str], None],
         stop: threading.Event,
         open: Open = as_it_is,
+        patience: float = float("inf"),
     ) -> None:
         """`open`: how the update in a blob is read; `too_late`: whether an update is to be given up that failed like
-        this, or (None) has not come yet.
+        this, or (None) has not come yet; `patience`: seconds for which it is waited for when all are revealed: within a
+        quarter of these everything has its turn, if nothing comes.
 
         All three callables are used by threads.
         """
         self._open = open
         self._store, self._spec, self._too_late, self._warn, self._stop = store, spec, too_late, warn, stop
-        fitting = max(spec.model_bytes, _MAPPED) // spec.blob_bytes
-        self._fresh, self._again = threading.Semaphore(min(fitting, _AT_ONCE)), threading.Semaphore(_AGAIN_AT_ONCE)
-        self._past = threading.Semaphore(_AGAIN_AT_ONCE)
-        self._pins, self._past_pins = threading.Semaphore(_AT_ONCE), threading.Semaphore(_AGAIN_AT_ONCE)
+        self._patience = patience
+        fitting = max(
+            max(spec.model_bytes, _MAPPED) // spec.blob_bytes, 1
+        )  # one under masks may be larger than a model
+        self._fresh = _Slots(min(fitting, _AT_ONCE))
+        self._look = partial(self._working, _Slots(min(fitting, _AT_ONCE)))
+        self._again, self._past = _Slots(_AGAIN_AT_ONCE), _Slots(_AGAIN_AT_ONCE)
+        self._pins, self._past_pins = _Slots(_AT_ONCE), _Slots(_AGAIN_AT_ONCE)
         self._found: dict[_Key, Future[Found]] = {}
         self._trouble: dict[_Key, BlobError] = {}  # the latest
         self._kept: dict[_Key, threading.Event] = {}  # of what was found
@@ -241,7 +254,7 @@ class Verifier:
         self._keep(key, *([found.letters.vector] if isinstance(found, MaskedUpdate) else []))
 
     def _obtain(self, contribution: Contribution) -> Found:
-        read = partial(read_update, self._store, contribution, self._spec, self._open)
+        read = partial(read_update, self._store, contribution, self._spec, self._open, turn=self._look)
         return self._persist(_key(contribution), _name(contribution), turns=(self._fresh, self._again), read=read)
 
     def _obtain_masked(self, contribution: Contribution, cohort: Cohort) -> Found:
@@ -254,7 +267,7 @@ class Verifier:
         return self._persist(_released(contribution), what, turns=(self._fresh, self._again), read=read)
 
     def _obtain_earlier(self, earlier: Earlier) -> Found:
-        read = partial(read_earlier, self._store, earlier, self._spec, self._open)
+        read = partial(read_earlier, self._store, earlier, self._spec, self._open, turn=self._look)
         return self._persist(_Key(earlier.digest, None), _name(earlier), turns=(self._past, self._past), read=read)
 
     def _persist(
@@ -262,14 +275,14 @@ class Verifier:
         key: _Key,
         what: str,
         *,
-        turns: tuple[threading.Semaphore, threading.Semaphore],
+        turns: tuple[_Slots, _Slots],
         read: Callable[[], Found],
     ) -> Found:
         """Ask until it is there, or it is too late. `turns` are those of the first time, and of all others."""
         pause, (slots, later) = _FIRST_PAUSE, turns
         while True:
             try:
-                with _turn(slots, _TURN + self._spec.blob_bytes / _USUAL):
+                with self._fetching(slots):
                     return Verdict.UNAVAILABLE if self._closed.is_set() else read()
             except BlobError as error:
                 known = key in self._trouble
@@ -285,12 +298,26 @@ class Verifier:
                 self._closed.wait(_FIRST_PAUSE)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
+    @contextmanager
+    def _fetching(self, slots: _Slots) -> Iterator[None]:
+        """A turn for what a store may search for in vain, or drip."""
+
+        def silence() -> float:
+            return min(_SILENCE, self._patience / 4 * slots.count / max(len(self._found), 1))
+
+        with slots.turn(silence) as coming, heard_by(coming.hear):
+            yield
+
+    def _working(self, slots: _Slots) -> AbstractContextManager[object]:
+        """A turn for what is here, as far as a store can be believed in that."""
+        return slots.turn(lambda: _TURN + self._spec.blob_bytes / _USUAL)
+
     def _keep(self, key: _Key, *more: Digest) -> None:
         """Have the store keep a blob, and `more` that belong to it."""
         pause, slots = _FIRST_PAUSE, self._past_pins if key.root is None else self._pins
         while True:
             try:
-                with _turn(slots, _TURN + self._spec.blob_bytes / _USUAL):
+                with self._working(slots):
                     if self._closed.is_set():
                         return
                     for digest in (key.digest, *more):
@@ -304,24 +331,43 @@ class Verifier:
         self._kept[key].set()
 
 
-@contextmanager
-def _turn(slots: threading.Semaphore, seconds: float) -> Iterator[None]:
-    """Hold a slot, at most for so long: a store that drips must not keep the others from being fetched."""
-    slots.acquire()
-    held = threading.Semaphore()
+class _Slots:
+    """So many may have a turn at the same time."""
 
-    def give_back() -> None:
-        if held.acquire(blocking=False):
-            slots.release()
+    def __init__(self, count: int) -> None:
+        self.count, self._free = count, threading.Semaphore(count)
 
-    timer = threading.Timer(seconds, give_back)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        give_back()
+    @contextmanager
+    def turn(self, silence: Callable[[], float]) -> Iterator[_Coming]:
+        """Wait for a slot, and hold it at most until nothing has come for so many seconds, asked when it is had."""
+        self._free.acquire()
+        coming, over = _Coming(silence()), threading.Event()
+
+        def hold() -> None:
+            while (left := coming.until() - time.monotonic()) > 0 and not over.wait(left):
+                pass
+            self._free.release()
+
+        threading.Thread(target=hold, name="turn", daemon=True).start()
+        try:
+            yield coming
+        finally:
+            over.set()
+
+
+class _Coming:
+    """Until when something has its turn: while something comes, and as fast as usual."""
+
+    def __init__(self, silence: float) -> None:
+        self._silence = silence
+        self._usual = self._last = time.monotonic()
+
+    def hear(self, count: int) -> None:
+        self._usual += count / _USUAL
+        self._last = time.monotonic()
+
+    def until(self) -> float:
+        return min(self._usual, self._last) + self._silence
 
 
 def _key(contribution: Contribution) -> _Key:

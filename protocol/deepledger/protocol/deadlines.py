@@ -32,9 +32,23 @@ class Deadline:
     def has_come(self, count: int) -> None:
         """So many bytes of what was asked for, and not of what surrounds it, which may be endless."""
         self._end += count / self._slowest
+        if (hear := _HEARING.get()) is not None:
+            hear(count)
 
 
 _DEADLINE: Final[ContextVar[Deadline | None]] = ContextVar("of the answers that are asked for", default=None)
+
+_HEARING: Final[ContextVar[Callable[[int], None] | None]] = ContextVar("who hears of what comes", default=None)
+
+
+@contextmanager
+def heard_by(hear: Callable[[int], None]) -> Iterator[None]:
+    """Whenever something comes inside of what is asked for, `hear` is told how many bytes."""
+    token = _HEARING.set(hear)
+    try:
+        yield
+    finally:
+        _HEARING.reset(token)
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from typing_extensions import Buffer
@@ -37,14 +38,20 @@ from deepledger.protocol.types import Address, Digest, RoundNumber
 
 FiledUpdate = FileVector | SparseVector
 """An update of which only what is looked at is in memory."""
+Turn: TypeAlias = Callable[[], AbstractContextManager[object]]
+"""In which one is looked at that is here, so that not all are in memory at once."""
 
 
-def read_update(store: BlobStore, contribution: Contribution, spec: JobSpec, open: Open) -> FiledUpdate | Verdict:
+def read_update(
+    store: BlobStore, contribution: Contribution, spec: JobSpec, open: Open, *, turn: Turn = nullcontext
+) -> FiledUpdate | Verdict:
     """The update, or the verdict that it is none. Raises as `BlobStore.read_into`, and `StateError` without room."""
-    return _read(store, contribution.digest, spec, lambda blob: inspect(blob, contribution, spec, open=open))
+    return _read(store, contribution.digest, spec, lambda blob: inspect(blob, contribution, spec, open=open), turn)
 
 
-def read_earlier(store: BlobStore, earlier: Earlier, spec: JobSpec, open: Open) -> FiledUpdate | Verdict:
+def read_earlier(
+    store: BlobStore, earlier: Earlier, spec: JobSpec, open: Open, *, turn: Turn = nullcontext
+) -> FiledUpdate | Verdict:
     """As `read_update`, for what is not judged any more. One that was badly sealed, or is none, which a coordinator may
     have accepted all the same, is nothing that anybody could copy.
     """
@@ -57,7 +64,7 @@ def read_earlier(store: BlobStore, earlier: Earlier, spec: JobSpec, open: Open) 
         except BadVector:
             return Verdict.MALFORMED
 
-    return _read(store, earlier.digest, spec, opened)
+    return _read(store, earlier.digest, spec, opened, turn)
 
 
 def read_masked(store: BlobStore, contribution: Contribution, spec: JobSpec, cohort: Cohort) -> MaskedUpdate:
@@ -147,10 +154,10 @@ def to_blame(store: BlobStore, job: Job, over: SettledRound, spec: JobSpec, plac
 
 
 def _read(
-    store: BlobStore, digest: Digest, spec: JobSpec, judge: Callable[[Buffer], Update | Verdict]
+    store: BlobStore, digest: Digest, spec: JobSpec, judge: Callable[[Buffer], Update | Verdict], turn: Turn
 ) -> FiledUpdate | Verdict:
     """Room is taken while it is looked at, and kept only by what counts: a reveal costs its author nothing."""
-    with fetched(store, digest, spec.blob_bytes) as file:
+    with fetched(store, digest, spec.blob_bytes) as file, turn():
         judged = judge(view(file, spec.blob_bytes))
         if isinstance(judged, Verdict):
             return judged
