@@ -19,15 +19,15 @@ from deepledger.node.notices import Finished, PrivacyCharged, Trained
 from deepledger.node.spending import ledger_of
 from deepledger.node.training import make_update
 from deepledger.protocol.chain.events import Counted
-from deepledger.protocol.errors import BadSpec, ChainUnreachable, LedgerRejected, PrivacySpent
+from deepledger.protocol.errors import BadSpec, BlobMissing, ChainUnreachable, LedgerRejected, PrivacySpent
 from deepledger.protocol.formats.vectors import as_update, sum_of_squares
 from deepledger.protocol.job.fetch import fetch_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.privacy.skellam import epsilon_of_rounds
 from deepledger.protocol.settlement.reporting import build_report
 from tests.integration.cli_runner import JOB, Runner
-from tests.integration.test_masked import Play
-from tests.integration.test_masked_attacks import Shows
+from tests.integration.test_masked import Play, audited, forget
+from tests.integration.test_masked_attacks import Shows, within
 from tests.integration.test_private_rounds import node
 from tests.integration.test_roles import assert_audit_matches, coordinator
 
@@ -209,3 +209,48 @@ def test_the_clip_norm_follows_from_what_was_clipped_before(
         clip = privacy.after(used, unclipped=told.unclipped.total, counted=3, fraction_bits=10)
         assert told.after == clip
         assert each.report.release.model_dump() == asdict(result.spec.release)
+
+
+def adaptive_play(world: Any, *, rounds: int) -> Play:
+    """Whose reports, if `Play` settles, tell no clip norm."""
+    changes = {"update": UPDATE, "participant_privacy": ADAPTIVE} | MASKED
+    return Play(world, rounds=rounds, participants=3, coordinators=(1, 2), spec_changes=changes, settle_window=20)
+
+
+def short(play: Play) -> Any:
+    """An update that nobody minds, with the coordinate of who is within the clip."""
+    return play.random.integers(-5, 5, play.spec.masked_coordinates).astype("<i2")
+
+
+def test_a_report_that_tells_no_clip_norm_takes_no_successors_bond(world: Any) -> None:
+    play = adaptive_play(world, rounds=2)
+    play.commit(0, 1, 2, update=short(play))
+    play.count(0, 1, 2)
+    play.unmask(0, 1, 2)
+    play.settle()
+    successor = coordinator(world, play.job, 2)
+    play.commit(0, 1, 2, update=short(play))
+    within(90, lambda: play.see().attempt.counted, successor)
+    assert play.see().serving == 1, "its predecessor was silent"
+    play.unmask(0, 1, 2)
+    successor.join()
+    assert len(play.see().history) == 2
+    result = audited(world, play.job)
+    assert [(each.round, each.explanation) for each in result.findings] == [(0, "the report's clip is not the chain's")]
+    assert result.rounds[1].report.clip.norm == pytest.approx(ADAPTIVE["adaptive"]["start"]), "none was told since"
+
+
+def test_a_successor_leaves_where_nobody_can_have_the_report_that_told_the_clip_norm(world: Any) -> None:
+    """The last one tells none, so that the one before is needed: it is looked for while the bond can still go."""
+    play = adaptive_play(world, rounds=3)
+    for number in range(2):
+        play.commit(0, 1, 2, update=short(play))
+        play.count(0, 1, 2)
+        play.unmask(0, 1, 2)
+        play.settle()
+        if not number:
+            forget(world, play.see().history[0].settled.report_digest)
+    successor = coordinator(world, play.job, 2)
+    with pytest.raises(BlobMissing):
+        successor.join()
+    assert world.accounts[2].address not in play.see().bonded

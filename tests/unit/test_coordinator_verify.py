@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
 import resource
@@ -80,6 +81,23 @@ def test_a_reveal_without_an_update_takes_no_room(
     store.answers.set()
     assert [verifier.fetch(reveal) for reveal in reveals] == [Verdict.UNAVAILABLE] * 16
     assert all(file.closed for file in rooms)
+
+
+def test_what_is_asked_for_again_takes_no_room_meanwhile(spec_of: Callable[..., JobSpec]) -> None:
+    gc.collect()  # of other tests
+    before, store, warned = open_files(), Nowhere(), threading.Semaphore(0)
+    store.answers.set()
+    served: Any = store
+    verifier = Verifier(served, spec_of(), too_late=never, warn=lambda _: warned.release(), stop=threading.Event())
+    for seat in range(16):
+        nobodys = Digest(bytes([seat]) * 32)
+        verifier.expect(Contribution(Address(f"0x{seat:040x}"), seat, 1, nobodys, Root(bytes(32)), None))
+    assert all(warned.acquire(timeout=60) for _ in range(16)), "each is told of once"
+    end = time.monotonic() + 60
+    while open_files() > before and time.monotonic() < end:  # while one is being asked for
+        time.sleep(0.01)
+    assert open_files() <= before
+    verifier.close()
 
 
 def never(_: object) -> bool:

@@ -282,11 +282,11 @@ class Verifier:
         pause, (slots, later) = _FIRST_PAUSE, turns
         while True:
             try:
-                with self._fetching(slots):
+                with self._fetching(slots, past=key.root is None):
                     return Verdict.UNAVAILABLE if self._closed.is_set() else read()
             except BlobError as error:
                 known = key in self._trouble
-                self._trouble[key] = error
+                self._trouble[key] = type(error)(str(error))  # not itself: its traceback holds the room for the update
                 # Whoever is at fault, the participant gets time: only the deadline makes an update unavailable.
                 if self._closed.is_set() or self._too_late(error):
                     self._warn(f"{what} is given up: {error}")
@@ -299,11 +299,12 @@ class Verifier:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     @contextmanager
-    def _fetching(self, slots: _Slots) -> Iterator[None]:
+    def _fetching(self, slots: _Slots, *, past: bool) -> Iterator[None]:
         """A turn for what a store may search for in vain, or drip."""
 
         def silence() -> float:
-            return min(_SILENCE, self._patience / 4 * slots.count / max(len(self._found), 1))
+            alike = sum((each.root is None) is past for each in list(self._found))
+            return min(_SILENCE, self._patience / 4 * slots.count / max(alike, 1))
 
         with slots.turn(silence) as coming, heard_by(coming.hear):
             yield
