@@ -5,6 +5,7 @@ blob, and what was lost with one accuses nobody.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,18 @@ import pytest
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
 from deepledger.protocol.blobs import cid_of, digest_of
+from deepledger.protocol.errors import BlobMissing
 from deepledger.protocol.formats.report import MAX_REPORT_BYTES
 from deepledger.protocol.formats.roots import chunk_root
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.settlement.judging import Judged
+
+from .test_audit_finds_lies import move_one_coordinate, near_copy
+from .test_diverged import beyond, far
+from .test_masked import Play as MaskedPlay
+from .test_masked import Stores
+from .test_masked_groups import MEDIAN
+from .test_sealed import AUDITOR, Sealed
 
 pytestmark = pytest.mark.one_chain
 
@@ -165,3 +175,264 @@ def test_who_was_called_unavailable_in_a_report_that_is_lost_accuses_nobody(play
     result = audited(play)
     assert [finding.kind for finding in result.findings] == [Kind.BLOB]
     assert [each.derived for each in result.rounds] == [False]
+
+
+# What an accomplice has gone hides nothing that can be derived without it
+
+
+def refuse(claim, *seats, verdict=Verdict.NORM_EXCEEDED):
+    """In report and on chain."""
+    judged = tuple(
+        Judged(each.contribution, verdict, 0) if each.contribution.seat in seats else each
+        for each in claim.settlement.judged
+    )
+    claim.settlement = replace(claim.settlement, judged=judged)
+    claim.accepted, claim.scores = claim.settlement.accepted, list(claim.settlement.scores)
+
+
+def found(play):
+    """What is said of whom, besides that blobs cannot be had; and nobody but the coordinator is accused."""
+    findings = audited(play).findings
+    assert Kind.BLOB in {finding.kind for finding in findings}
+    lies = [finding for finding in findings if finding.kind is not Kind.BLOB]
+    assert {finding.who for finding in lies} <= {play.coordinator.account}
+    return {(finding.kind, finding.round) for finding in lies}
+
+
+@pytest.mark.parametrize("policy", ["equal", "samples", "contribution"])
+def test_an_accomplice_whose_update_is_gone_gets_no_pot_of_others(world, policy):
+    """The coordinator refuses everybody else, settles a model of its own, and pays it all."""
+    play = play_in(world, spec_changes={"rewards": {"policy": policy}})
+
+    def steal(claim):
+        refuse(claim, 0, 1)
+        claim.model[:] = claim.model[::-1].copy()
+
+    play.round(lie=steal)
+    play.round(play.trained(rate=0.1))
+    lose(play, play.see().history[0].opened.reveals[2].digest)
+    assert found(play) == {(Kind.SCORE, 0), (Kind.VERDICT, 0), (Kind.MODEL, 0)}
+    (finding,) = [each for each in audited(play).findings if each.kind is Kind.MODEL]
+    assert "no mean of the accepted updates, whatever was in those that cannot be read" in finding.explanation
+
+
+@pytest.mark.parametrize("rule", [{"rule": "weighted_mean"}, {"rule": "multi_krum", "byzantine_percent": 0}])
+def test_an_update_that_was_refused_and_is_gone_excuses_no_wrong_model(world, rule):
+    play = play_in(world, spec_changes={"aggregation": rule, "rewards": {"policy": "contribution"}})
+    long = np.full(play.spec.model.coordinates, 30_000, "<i2").tobytes()
+    play.round([*play.trained()[:2], long])
+    play.round([*play.trained()[:2], long[:-2] + b"\0\0"], lie=move_one_coordinate)
+    for over in play.see().history:
+        lose(play, over.opened.reveals[2].digest)
+    assert found(play) == {(Kind.MODEL, 1)}
+
+
+def pay_more(claim):
+    claim.scores[0] += 1000
+
+
+@pytest.mark.parametrize(
+    ("lie", "kinds"),
+    [
+        (move_one_coordinate, {Kind.MODEL}),
+        (pay_more, {Kind.SCORE}),
+        (lambda claim: refuse(claim, 0, verdict=Verdict.NOISE), {Kind.VERDICT, Kind.SCORE}),
+        (lambda claim: refuse(claim, 0, verdict=Verdict.HARMFUL), {Kind.VERDICT, Kind.SCORE}),
+        (lambda claim: refuse(claim, 0, verdict=Verdict.SCALED), {Kind.VERDICT, Kind.SCORE}),
+    ],
+    ids=["model", "score", "noise", "harmful", "scaled"],
+)
+def test_an_earlier_update_that_is_gone_excuses_only_what_is_said_of_copies(world, lie, kinds):
+    play = play_in(world, participants=4, spec_changes={"screening": {}})
+    play.round(play.trained())
+    play.round(play.trained(), lie=lie)
+    lose(play, play.see().history[0].opened.reveals[2].digest)
+    assert {kind for kind, number in found(play) if number == 1} >= kinds
+
+
+def test_an_earlier_model_that_is_gone_excuses_no_verdict_and_no_score(world):
+    """A rule that measures the last step cannot be followed without it."""
+    rule = {"rule": "centered_clipping", "radius": 1.0}
+    play = play_in(world, spec_changes={"aggregation": rule})
+    play.round()
+    play.round()
+    play.round(lie=lambda claim: refuse(claim, 0))
+    lose(play, play.see().history[0].settled.model_digest)
+    assert found(play) == {(Kind.VERDICT, 2), (Kind.SCORE, 2)}
+
+
+def test_a_report_that_is_gone_excuses_no_wrong_model_where_somebody_was_dropped(play):
+    """Whoever was not accepted may have been unavailable; the model is that of the others all the same."""
+
+    def lie(claim):
+        refuse(claim, 0)
+        move_one_coordinate(claim)
+
+    play.round(lie=lie)
+    lose(play, play.see().history[0].settled.report_digest)
+    assert found(play) == {(Kind.MODEL, 0)}
+
+
+class Patient(Stores):
+    """Takes a release that nobody can have for none."""
+
+    def release(self, contribution, cohort):
+        try:
+            return super().release(contribution, cohort)
+        except BlobMissing:
+            return None
+
+
+def settle_masked(play, verdicts, *, wrong):
+    """Whose release nobody can have, at seat 3, is said to have shown bad shares."""
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2)
+    attempt = play.see().attempt
+    play.nodes[3].unmask(play.job, attempt.round, attempt.attempt, bytes([7]) * 32)
+
+    def lie(model, settled):
+        said = {**verdicts, 3: Verdict.BAD_SHARES}
+        judged = []
+        for each in settled.judged:
+            verdict = said.get(each.contribution.seat, each.verdict)
+            judged.append(replace(each, verdict=verdict, score=each.score if verdict is Verdict.ACCEPTED else 0))
+        model[7] += wrong
+        return replace(settled, judged=tuple(judged))
+
+    play.settle(lie=lie, sources=Patient)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "wrong", "kinds"),
+    [
+        ({}, 0, set()),  # it may have shown them
+        ({}, 1, {Kind.MODEL, Kind.EVALUATION}),
+        ({1: Verdict.BAD_SHARES}, 0, {Kind.VERDICT, Kind.SCORE}),
+        ({1: Verdict.SILENT, 2: Verdict.SILENT}, 0, {Kind.CONTESTED, Kind.VERDICT, Kind.SCORE, Kind.MODEL}),
+    ],
+    ids=["honest", "model", "blame", "too few"],
+)
+def test_a_release_that_nobody_can_have_excuses_nothing_that_the_others_show(world, verdicts, wrong, kinds):
+    play = MaskedPlay(world, rounds=1)
+    settle_masked(play, verdicts, wrong=wrong)
+    findings = audited(play).findings
+    assert {finding.kind for finding in findings} - {Kind.EVALUATION} == {Kind.BLOB} | kinds - {Kind.EVALUATION}
+
+
+# Whatever is lost after an honest settlement, nobody is accused
+
+
+class Without:
+    """A store that lost some blobs."""
+
+    def __init__(self, store, *gone):
+        self.store, self.gone = store, gone
+
+    def read(self, digest, *, limit):
+        if digest in self.gone:
+            raise BlobMissing("it is gone")
+        return self.store.read(digest, limit=limit)
+
+    def read_into(self, digest, buffer):
+        if digest in self.gone:
+            raise BlobMissing("it is gone")
+        self.store.read_into(digest, buffer)
+
+
+def nobody_is_accused(play, *, secret=None):
+    """Of an honest job, whichever blob is lost (of many, each third), and an update with the report that judges it."""
+    world = play.world
+    assert audit(world.reader(), world.store, play.job, tasks=[world.task], secret=secret).matches
+    for over in play.see().history:
+        updates = [reveal.digest for reveal in over.opened.reveals]
+        for commit in over.opened.commits if play.spec.masks is not None else ():
+            updates += [commit.commitment, world.store.read(commit.commitment, limit=1 << 20)[:32]]
+        settled, updates = over.settled, updates[:: 1 + len(updates) // 12]
+        lost = [(digest,) for digest in (*updates, settled.report_digest, settled.model_digest)]
+        for gone in (*lost, *((digest, settled.report_digest) for digest in updates)):
+            store = Without(world.store, *gone)
+            result = audit(world.reader(), store, play.job, tasks=[world.task], secret=secret)
+            assert {finding.kind for finding in result.findings} == {Kind.BLOB}, result.findings
+
+
+RULES = [
+    {"rule": "weighted_mean"},
+    {"rule": "weighted_mean", "bucket_size": 2},
+    {"rule": "median"},
+    {"rule": "trimmed_mean", "trim_percent": 25},
+    {"rule": "multi_krum", "byzantine_percent": 20},
+    {"rule": "centered_clipping", "radius": 1.0},
+    {"rule": "fltrust"},
+    {"rule": "dnc", "byzantine_percent": 20},
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(map(str, rule.values())))
+@pytest.mark.slow
+def test_no_honest_coordinator_is_accused_of_what_a_store_lost(world, rule):
+    """By every rule; somebody is refused by its bytes, and somebody copies."""
+    if rule["rule"] == "fltrust":
+        rule = rule | {"trusted": world.ledger(2).account}
+    changes = {"aggregation": rule, "rewards": {"policy": "contribution"}}
+    play = play_in(world, participants=4, spec_changes=changes)
+    long = np.full(play.spec.model.coordinates, 30_000, "<i2").tobytes()
+    play.round([play.update(), long, bytes(play.spec.update_bytes), play.update()])
+    play.round(play.trained())
+    nobody_is_accused(play)
+
+
+@pytest.mark.slow
+def test_no_honest_coordinator_is_accused_of_what_a_store_lost_where_it_screens(world):
+    changes = {"rewards": {"policy": "contribution", "floor_percent": 20}, "screening": {"harm_percent": 50}}
+    play = play_in(world, participants=4, spec_changes=changes)
+    play.round(near_copy(play))
+    noise = (play.random.normal(size=420) * 2000).astype("<i2").tobytes()
+    play.round([*play.trained()[:3], noise])
+    nobody_is_accused(play)
+
+
+@pytest.mark.slow
+def test_no_honest_coordinator_is_accused_of_what_a_store_lost_where_somebody_made_the_model_diverge(world):
+    beyond(world)
+    play = play_in(world)
+    steps = play.trained(rate=0.1)
+    play.round([steps[0], far(play, coordinates=6), steps[2]])
+    nobody_is_accused(play)
+
+
+@pytest.mark.slow
+def test_no_honest_coordinator_is_accused_of_what_a_store_lost_where_updates_are_sealed(world):
+    """Two of them are the same."""
+    sealed = Sealed(world)
+    update = sealed.play.update()
+    sealed.play.round([sealed.close(0, update), sealed.close(1, update), sealed.close(2)])
+    nobody_is_accused(sealed.play, secret=bytes(world.accounts[AUDITOR].key))
+
+
+def truncated(blob):
+    return blob[:-1]
+
+
+@pytest.mark.parametrize("unmasked", [(0, 1, 2, 3), (0, 1, 2), (0, 1)], ids=["sum", "silent", "skipped"])
+@pytest.mark.parametrize("spoilt", [False, True], ids=["good", "bad shares"])
+@pytest.mark.slow
+def test_no_honest_coordinator_is_accused_of_what_a_store_lost_behind_masks(world, unmasked, spoilt):
+    play = MaskedPlay(world, rounds=1)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(*unmasked[:-1])
+    play.unmask(unmasked[-1], spoil=truncated if spoilt else None)
+    play.settle()
+    nobody_is_accused(play)
+
+
+@pytest.mark.slow
+def test_no_honest_coordinator_is_accused_of_what_a_store_lost_of_masked_groups(world):
+    changes = MEDIAN | {"rewards": {"policy": "contribution"}}
+    play = MaskedPlay(world, participants=10, min_participants=9, rounds=1, spec_changes=changes)
+    play.commit(*range(10))
+    play.count(*range(10))
+    play.unmask(*range(9))
+    play.settle()
+    nobody_is_accused(play)

@@ -9,6 +9,7 @@ from deepledger.auditor.evaluating import Evaluating
 from deepledger.auditor.findings import AuditedRound, Finding, Kind
 from deepledger.auditor.remeasure import remeasure
 from deepledger.auditor.sources import GONE, Claims, Find, Underivable, misfit, say
+from deepledger.auditor.told import told_by
 from deepledger.auditor.unread import settlement_told
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.spool import FileVector
@@ -67,32 +68,37 @@ def audit_round(
     claimed_after, why_not = _claimed_model(over, spec, store)
     result = evaluating.submit(_evaluate, evaluating, claimed_after, report)
     claims: Claims | None = None
-    derived, believed, remeasured, follows = False, 0, None, None
+    derived, believed, remeasured = False, 0, None
+    follows: Model | None = None
     if before is not None and all(reveal.participant in over.participants for reveal in over.opened.reveals):
         place = Place(chain_id, contract, job.job)
         revealed = revealed_in(job, over.opened, over.participants, spec, place=place)
         claims = Claims(store, spec, report, evaluating.evaluator, find, open=open)
-        settlement = None
+        settlement, certain, whole = None, False, claims.look(revealed) and open is not None
         with suppress(Underivable):
-            if open is not None:
+            if whole:
                 settlement = settle(spec, after, revealed, claims, outcome=claims.outcome, before=before)
-            elif report is not None:
-                settlement = settlement_told(spec, revealed, report, claims, find)
+                certain = _is_certain(settlement, over, claims, report)
+                follows = after if certain else None
+        if not certain and (not whole or claims.driftless or report is None):
+            told, settlement = told_by(report, over.settled.accepted, revealed), None
+            with suppress(Underivable):
+                settlement, made = settlement_told(
+                    spec, revealed, told, report, claims, find, before=before, after=after, settled=claimed_after
+                )
+                follows = after if made else None
         believed = claims.believed + claims.assumed
+        derived = certain and not believed and not claims.lost
         if open is None and not over.settled.accepted:
             follows = before  # whatever was in the updates
         if settlement is not None:
-            complete = not claims.incomplete and _is_certain(settlement, over, claims, report)
-            derived = complete and not believed and open is not None
-            if complete and open is not None:
-                follows = after
             if derived and not settlement.diverged:
                 with suppress(StateError):
                     remeasured = remeasure(spec, before, revealed, claims, over)
-            if complete and not claims.assumed:
+            if not claims.assumed:
                 _compare_money(settlement, over, find)
             if report is not None:
-                _compare_report(report, settlement, job, over, find, chain_id, contract, spec, store, complete=complete)
+                _compare_report(report, settlement, job, over, find, chain_id, contract, spec, store)
     if spec.masks is not None:
         judged = report.updates if report is not None else ()
         given_up = {Address(each.participant) for each in judged if each.verdict is Verdict.UNAVAILABLE}
@@ -245,8 +251,6 @@ def _compare_report(
     contract: Address,
     spec: JobSpec,
     store: BlobStore,
-    *,
-    complete: bool,
 ) -> None:
     try:
         clip = clip_after(job.history[: over.opened.round], spec, store)
@@ -272,8 +276,6 @@ def _compare_report(
     if told != pinned:
         what = "the report tells the settled model by other metrics than the spec pins"
         find(Kind.REPORT, what, ", ".join(sorted(told)), ", ".join(sorted(pinned)))
-    if not complete:
-        return
     if report.saturated != expected.saturated:
         find(
             Kind.REPORT,

@@ -11,6 +11,7 @@ import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.auditor.findings import Kind
+from deepledger.auditor.told import BY_BYTES, by_others
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.errors import BlobCorrupt, BlobMissing, OutOfTime, StateError
 from deepledger.protocol.evaluation.bench import agrees
@@ -26,7 +27,8 @@ from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.privacy.unmasking import NOTHING
 from deepledger.protocol.settlement.aggregation.stack import Vector
 from deepledger.protocol.settlement.coalitions import Coalitions
-from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate
+from deepledger.protocol.settlement.inputs import Contribution, Earlier, MaskedUpdate, Revealed
+from deepledger.protocol.settlement.judging import inspect_all, recall
 from deepledger.protocol.settlement.reading import read_earlier, read_masked, read_release, read_update
 from deepledger.protocol.types import Address, Digest
 
@@ -81,17 +83,22 @@ class Claims:
         """`evaluator` gives what evaluates, once that is asked for. `open`: how updates are read; None: they are
         sealed, and not to us.
         """
-        self._open = open or _unread
+        self._open, self.readable = open or _unread, open is not None
         self._store, self._spec, self._evaluator, self._find = store, spec, evaluator, find
         self._report = report
-        self._verdicts = {update.participant: update.verdict for update in report.updates} if report else {}
+        self._told = {Address(update.participant): update for update in report.updates} if report else {}
+        self._verdicts = {participant: update.verdict for participant, update in self._told.items()}
         self._evaluations = {  # what does not tell the job's metrics claims nothing
             coalition: claim
             for coalition, claim in (report.evaluations() if report else {}).items()
             if claim.names == spec.validation.metrics.keys()
         }
         self._forgotten = set(report.forgotten) if report else set()
-        self.incomplete = False
+        self.lost = False  # whether a blob is gone that the settlement follows from
+        self.unread: set[Address] = set()  # whose updates may have been anything: they are gone, or sealed, not to us
+        self.unreleased: set[Address] = set()  # whose releases may have been: they are gone
+        self.unremembered = False  # whether earlier updates are gone
+        self.driftless = False  # whether the model is that a rule measures the last step from
         self.believed = 0  # results that could not be got here
         self.assumed = 0  # results got here that stand in for those of a report that cannot be had
         self.updates: dict[Contribution, Vector | Verdict] = {}  # as `update` gave them
@@ -101,9 +108,24 @@ class Claims:
         self.results: dict[Coalition, Evaluation] = {}  # that were got here
         self.unchecked: str | None = None
 
+    def look(self, revealed: Revealed) -> bool:
+        """Ask for all updates and releases, once. Returns whether all that settling makes something of is there."""
+        if revealed.cohort is None:
+            inspect_all(self._spec, revealed, self)
+            if self._spec.screening is not None and self.readable:
+                recall(revealed, self)
+        else:
+            for each in revealed.contributions:
+                if each.seat not in revealed.cohort.by_seat or isinstance(self.masked(each, revealed.cohort), Verdict):
+                    continue
+                if each.released is not None:
+                    self.release(each, revealed.cohort)
+        return not (self.unread or self.unreleased or self.unremembered)
+
     def update(self, contribution: Contribution) -> Vector | Verdict:
-        self.updates[contribution] = update = self._update(contribution)
-        return update
+        if contribution not in self.updates:
+            self.updates[contribution] = self._update(contribution)
+        return self.updates[contribution]
 
     def _update(self, contribution: Contribution) -> Vector | Verdict:
         claim = self._verdicts.get(contribution.participant)
@@ -111,12 +133,14 @@ class Claims:
             update: Vector | Verdict = read_update(self._store, contribution, self._spec, self._open)
         except Unread:
             update = UNREAD
+            self.unread.add(contribution.participant)
         except GONE as error:
             # One of another length is nobody's update: who accepts it lies.
-            if claim is not Verdict.UNAVAILABLE and not self._is_misfit(contribution.digest, error):
-                self.incomplete = True
-                self._find(Kind.BLOB, f"the update of {contribution.participant} cannot be had", str(claim), str(error))
-            return Verdict.UNAVAILABLE
+            if claim is Verdict.UNAVAILABLE or self._is_misfit(contribution.digest, error):
+                return Verdict.UNAVAILABLE
+            self.lost = True
+            self._find(Kind.BLOB, f"the update of {contribution.participant} cannot be had", str(claim), str(error))
+            return self._instead(contribution)
         if claim is not Verdict.UNAVAILABLE:
             return update
         self._find(
@@ -128,10 +152,23 @@ class Claims:
         )
         return Verdict.UNAVAILABLE  # taken as given, so that the rest of the round is judged by itself
 
+    def _instead(self, contribution: Contribution) -> Vector | Verdict:
+        """Of an update that is gone: as its bytes are said to be. If they are said to have passed, they may have been
+        anything; what no bytes can be is taken for none.
+        """
+        told = self._told.get(contribution.participant)
+        if told is not None and told.verdict in BY_BYTES and told.signs.norm is None:
+            return told.verdict
+        if told is not None and told.verdict not in by_others(self._spec):
+            return Verdict.UNAVAILABLE
+        self.unread.add(contribution.participant)
+        return UNREAD
+
     def masked(self, contribution: Contribution, cohort: Cohort) -> MaskedUpdate | Verdict:
         """Who counts what cannot be had, or is none, has counted wrong: its successor may say so, it cannot."""
-        self.masks[contribution] = update = self._masked(contribution, cohort)
-        return update
+        if contribution not in self.masks:
+            self.masks[contribution] = self._masked(contribution, cohort)
+        return self.masks[contribution]
 
     def _masked(self, contribution: Contribution, cohort: Cohort) -> MaskedUpdate | Verdict:
         claim = self._verdicts.get(contribution.participant)
@@ -140,7 +177,8 @@ class Claims:
             update = read_masked(self._store, contribution, self._spec, cohort)
         except GONE as error:
             if claim is not Verdict.UNAVAILABLE:
-                self.incomplete = True
+                self.lost = True
+                self.unread.add(contribution.participant)
                 self._find(Kind.BLOB, f"{what} cannot be had", str(claim), str(error))
             return Verdict.UNAVAILABLE
         if claim is Verdict.UNAVAILABLE:
@@ -150,8 +188,9 @@ class Claims:
         return update
 
     def release(self, contribution: Contribution, cohort: Cohort) -> Buffer | None:
-        self.releases[contribution] = release = self._release(contribution, cohort)
-        return release
+        if contribution not in self.releases:
+            self.releases[contribution] = self._release(contribution, cohort)
+        return self.releases[contribution]
 
     def _release(self, contribution: Contribution, cohort: Cohort) -> Buffer | None:
         claim = self._verdicts.get(contribution.participant)
@@ -160,7 +199,8 @@ class Claims:
             release = read_release(self._store, contribution, cohort)
         except GONE as error:
             if claim is not Verdict.SILENT:
-                self.incomplete = True
+                self.lost = True
+                self.unreleased.add(contribution.participant)
                 self._find(Kind.BLOB, f"{what} cannot be had", str(claim), str(error))
             return None
         if claim is not Verdict.SILENT or release == NOTHING:
@@ -175,8 +215,9 @@ class Claims:
         return None
 
     def earlier_update(self, earlier: Earlier) -> Vector | None:
-        self.earlier[earlier] = update = self._earlier_update(earlier)
-        return update
+        if earlier not in self.earlier:
+            self.earlier[earlier] = self._earlier_update(earlier)
+        return self.earlier[earlier]
 
     def _earlier_update(self, earlier: Earlier) -> Vector | None:
         forgotten = earlier.digest.hex() in self._forgotten
@@ -185,7 +226,7 @@ class Claims:
             update = read_earlier(self._store, earlier, self._spec, self._open)
         except GONE as error:
             if not forgotten and not self._is_misfit(earlier.digest, error):
-                self.incomplete = True
+                self.lost = self.unremembered = True
                 self._find(Kind.BLOB, f"{what} cannot be had", "it was looked at", str(error))
             return None
         if isinstance(update, Verdict):
@@ -201,6 +242,7 @@ class Claims:
             return fetch_model(self._store, digest, self._spec)
         except GONE as error:
             self._find(Kind.BLOB, "the model before the last one cannot be had", digest.hex(), str(error))
+            self.lost = self.driftless = True
             raise Underivable from error
 
     def evaluate(self, coalitions: Coalitions, wanted: Sequence[Coalition]) -> Sequence[Evaluation]:
@@ -209,10 +251,7 @@ class Claims:
         """
         claimed = {each: self._evaluations[each] for each in wanted if each in self._evaluations}
         derived = self.derived(coalitions, wanted)
-        missing = [each for each in wanted if each not in claimed]
-        if missing and self._report is not None:
-            what = "the report lacks results of coalitions that verdicts or scores follow from"
-            self._find(Kind.REPORT, what, f"{len(self._evaluations)} results", f"also seats {missing[0].seats:b}")
+        missing = self._missing(wanted)
         if any(each not in derived for each in missing):
             raise Underivable
         if self._report is None:
@@ -232,6 +271,22 @@ class Claims:
                 say(derived[wrong[0]], self._spec),
             )
         return [claimed[each] if each in claimed else derived[each] for each in wanted]
+
+    def believe(self, wanted: Sequence[Coalition]) -> dict[Coalition, Evaluation]:
+        """As claimed, of models that cannot be made here. Raises `Underivable`."""
+        if self._missing(wanted):
+            raise Underivable
+        if self.readable:  # or all that is said of contents is believed
+            self.believed += len(wanted)
+        return {each: self._evaluations[each] for each in wanted}
+
+    def _missing(self, wanted: Sequence[Coalition]) -> list[Coalition]:
+        """Which of them are not claimed."""
+        missing = [each for each in wanted if each not in self._evaluations]
+        if missing and self._report is not None:
+            what = "the report lacks results of coalitions that verdicts or scores follow from"
+            self._find(Kind.REPORT, what, f"{len(self._evaluations)} results", f"also seats {missing[0].seats:b}")
+        return missing
 
     def outcome(self, coalitions: Coalitions, accepted: Coalition, after: ModelVector) -> Evaluation | None:  # noqa: ARG002
         """Of the model after: as claimed, which is held against the settled model elsewhere. Where that is said to have

@@ -39,6 +39,13 @@ class Copies:
     likeness: dict[int, tuple[int, Address]] = field(default_factory=dict)  # how near the nearest one is, see `Signs`
     hidden: dict[int, bool] = field(default_factory=dict)  # of copies: whether the original was hidden then
 
+    def of(self, candidates: Sequence[int]) -> Copies:
+        """What is said of some rows."""
+        return Copies(
+            {index: self.likeness[index] for index in candidates if index in self.likeness},
+            {index: self.hidden[index] for index in candidates if index in self.hidden},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Updates:

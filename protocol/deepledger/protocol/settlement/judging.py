@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -19,9 +19,9 @@ from deepledger.protocol.kernels.cores import BLOCK
 from deepledger.protocol.privacy.opening import Open, as_it_is
 from deepledger.protocol.privacy.sealed_updates import BadlySealed
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack, Vector
-from deepledger.protocol.settlement.copies import Known
+from deepledger.protocol.settlement.copies import Copies, Known
 from deepledger.protocol.settlement.inputs import Contribution, Revealed
-from deepledger.protocol.settlement.screening import Losses, Screened, overstated, screen
+from deepledger.protocol.settlement.screening import Losses, Remembered, Screened, overstated, screen
 from deepledger.protocol.settlement.similarity import ONE
 from deepledger.protocol.settlement.sources import Sources
 from deepledger.protocol.types import Address, Digest
@@ -120,15 +120,24 @@ def recall(revealed: Revealed, sources: Sources) -> tuple[list[Known], list[Dige
 
 
 def judge_by_signs(
-    spec: JobSpec, stack: Stack, known: Sequence[Known], judged: Sequence[Judged], losses: Losses
+    spec: JobSpec,
+    stack: Stack,
+    known: Sequence[Known],
+    judged: Sequence[Judged],
+    losses: Losses,
+    *,
+    told: Mapping[int, Judged] | None = None,
 ) -> tuple[Stack, list[Judged]]:
     """The updates in which no sign was found, and the verdicts with what was measured.
+
+    `told`, by seat, is what somebody says who knew more earlier updates: what hangs on these is taken from it.
 
     Signs are looked for in what is trained: noise in statistics, which are on another scale, would hide a copy.
     """
     assert spec.screening is not None  # noqa: S101 (the caller looked)
     metrics = spec.validation.metrics
     committed = {each.contribution.seat: each.contribution.committed for each in judged}
+    places = {row.seat: index for index, row in enumerate(stack.rows)}
     screened = screen(
         stack.section(0, spec.model.trained),
         known,
@@ -137,12 +146,22 @@ def judge_by_signs(
         layout=spec.model.layout if "accuracy" in metrics else (),  # no labels, none flipped
         losses=losses,
         margin=lambda loss: int(2 * Fraction(metrics["loss"].tolerance) * max(ONE, abs(loss))),
+        remembered=None if told is None else _remembered({places[seat]: told[seat] for seat in places if seat in told}),
     )
-    places = {row.seat: index for index, row in enumerate(stack.rows)}
     weights = [row.weight for row in stack.rows]
     return stack.only(index for index in range(len(stack)) if index not in screened.found), [
         _with_signs(each, screened, places.get(each.contribution.seat), weights) for each in judged
     ]
+
+
+def _remembered(told: Mapping[int, Judged]) -> Remembered:
+    copies = Copies()
+    for index, each in told.items():
+        if each.signs.likeness is not None and each.signs.like is not None:
+            copies.likeness[index] = each.signs.likeness, each.signs.like
+        if each.verdict in (Verdict.NEAR_COPY, Verdict.COLLUDING):
+            copies.hidden[index] = each.verdict is Verdict.COLLUDING
+    return Remembered(copies, {index for index, each in told.items() if each.verdict is Verdict.SCALED})
 
 
 def _with_signs(judged: Judged, screened: Screened, index: int | None, weights: Sequence[int]) -> Judged:

@@ -7,7 +7,7 @@ in docs/contributions.md; backdoors do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import isqrt
@@ -16,7 +16,7 @@ from deepledger.protocol.formats.model import LayoutEntry
 from deepledger.protocol.formats.policies import Screening
 from deepledger.protocol.formats.verdicts import Sign, Signs
 from deepledger.protocol.settlement.aggregation.stack import Row, Stack, gram
-from deepledger.protocol.settlement.copies import Known, find_copies
+from deepledger.protocol.settlement.copies import Copies, Known, find_copies
 from deepledger.protocol.settlement.similarity import ONE, Cosines, cosines, cosines_with, profiles, upper_median
 from deepledger.protocol.types import Address
 
@@ -55,6 +55,14 @@ class Screened:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """By index of the row: what was found by who knew earlier updates that are gone now."""
+
+    copies: Copies
+    scaled: Collection[int]
+
+
 def screen(
     stack: Stack,
     known: Sequence[Known],
@@ -64,11 +72,13 @@ def screen(
     layout: Sequence[LayoutEntry],
     losses: Losses,
     margin: Callable[[int], int],
+    remembered: Remembered | None = None,
 ) -> Screened:
     """Look at updates that passed the checks of their bytes.
 
     `known` is newest first; `order` are the rows of `stack` in the order in which they were committed to; `margin` is
-    how far two machines' losses near the given one may differ.
+    how far two machines' losses near the given one may differ. What hangs on earlier updates is taken from `remembered`
+    where that is given.
     """
     screened = Screened()
     if not stack.rows:
@@ -79,7 +89,10 @@ def screen(
     _find_idle(screened, stack)
     cosine = cosines(products)
     candidates, limit = _left(screened, stack), screening.copy_percent * HUNDREDTH
-    copies = find_copies(rows, cosine, candidates=candidates, order=order, limit=limit)
+    if remembered is None:
+        copies = find_copies(rows, cosine, candidates=candidates, order=order, limit=limit)
+    else:
+        copies = remembered.copies.of(candidates)
     screened.likeness.update(copies.likeness)
     for index, hidden in copies.hidden.items():
         screened.found[index] = Sign.COLLUDING if hidden else Sign.NEAR_COPY
@@ -88,7 +101,7 @@ def screen(
         return screened
     accepted = [at for at, row in enumerate(rows) if isinstance(row, Known)]
     longest = max((products[at][at] for at in accepted), default=0)
-    _find_noise(screened, stack, screening, left, longest)
+    _find_noise(screened, stack, screening, left, longest, may_be=left if remembered is None else remembered.scaled)
     _find_opposed(screened, stack, screening, cosine, order, layout, losses, margin)
     return screened
 
@@ -115,8 +128,16 @@ def _find_idle(screened: Screened, stack: Stack) -> None:
             screened.found[index] = Sign.UNCHANGED
 
 
-def _find_noise(screened: Screened, stack: Stack, screening: Screening, left: Sequence[int], longest: int) -> None:
-    """What is far longer than the others, and what moves everything alike.
+def _find_noise(
+    screened: Screened,
+    stack: Stack,
+    screening: Screening,
+    left: Sequence[int],
+    longest: int,
+    *,
+    may_be: Collection[int],
+) -> None:
+    """What is far longer than the others, if it `may_be`, and what moves everything alike.
 
     Who still learns when others have nothing left to learn is far longer than they are, but not half as long again as
     what was accepted in the rounds before, the squared length of which is `longest` at the most.
@@ -124,7 +145,7 @@ def _find_noise(screened: Screened, stack: Stack, screening: Screening, left: Se
     alike = profiles([stack.rows[index].vector for index in left], stack.length)
     for place, index in enumerate(left):
         screened.profiles[index] = upper_median([value for other, value in enumerate(alike[place]) if other != place])
-        longer = 4 * stack.gram[index][index] > 9 * longest
+        longer = index in may_be and 4 * stack.gram[index][index] > 9 * longest
         if longer and screened.norms[index] > screening.scaled_percent * HUNDREDTH > 0:
             screened.found[index] = Sign.SCALED
         elif screening.profile_percent and screened.profiles[index] < screening.profile_percent * HUNDREDTH:

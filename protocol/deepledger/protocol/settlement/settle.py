@@ -101,8 +101,8 @@ def settle(
         before = model.copy()
     else:
         load(before, into=model)
-    trusted, others = _apart(spec, rows)
-    context = _context(spec, model, revealed, sources, trusted)
+    trusted, others = apart(spec, rows)
+    context = context_in(spec, model, revealed, sources, trusted)
     stack = Stack(tuple(others), spec.model.coordinates, shift)
     coalitions = Coalitions(spec, before, stack, context)
 
@@ -205,13 +205,14 @@ def _accepted(judged: Sequence[Judged]) -> list[int]:
     return [each.contribution.seat for each in judged if each.verdict is Verdict.ACCEPTED]
 
 
-def _apart(spec: JobSpec, rows: Sequence[Row]) -> tuple[Row | None, Sequence[Row]]:
+def apart(spec: JobSpec, rows: Sequence[Row]) -> tuple[Row | None, Sequence[Row]]:
     """The update that FLTrust measures the others by is not one of them."""
     trusted = next((row for row in rows if is_trusted(spec, row.participant)), None)
     return trusted, [row for row in rows if row is not trusted]
 
 
-def _context(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sources, trusted: Row | None) -> Context:
+def context_in(spec: JobSpec, model: ModelVector, revealed: Revealed, sources: Sources, trusted: Row | None) -> Context:
+    """What the rule looks at besides updates, `model` being the one before."""
     drift = None
     if isinstance(spec.aggregation, CenteredClipping) and revealed.model_before_last is not None:
         drift = np.subtract(model, sources.earlier_model(revealed.model_before_last), dtype=np.int64)

@@ -73,7 +73,7 @@ def sum_all(
 
     `read`: how else sums are read than from the vectors.
     """
-    cohort, read = revealed.cohort, read or _read
+    cohort, read = revealed.cohort, read or read_mean
     assert cohort is not None  # noqa: S101 (the caller looked)
     masked: dict[int, MaskedUpdate] = {}
     verdicts: dict[int, Verdict] = {}
@@ -129,7 +129,7 @@ def _rebuilt(
         return None
 
 
-def _read(
+def read_mean(
     spec: JobSpec,
     cohort: Cohort,
     rebuilt: Rebuilt,
