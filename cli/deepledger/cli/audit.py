@@ -121,3 +121,4 @@ def _progress(what: str, done: int, of: int) -> None:
 def _clear() -> None:
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
