@@ -65,7 +65,8 @@ def take() -> None:
     sys.stderr = _over(_Noted(2, "w", closefd=False), sys.stderr)
 
 
-def _over(file: Any, former: TextIO | None) -> TextIO:
+def _over(file: Any, former: Any) -> TextIO:
     """No character is a reason to fail, either: one that the terminal lacks is told by its number."""
-    encoding, by_line = (former.encoding, bool(former.line_buffering)) if former else (None, False)
-    return io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=by_line)
+    at_once = former is None or former.line_buffering or former.write_through  # PYTHONUNBUFFERED: line by line, too
+    encoding = None if former is None else former.encoding
+    return io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=bool(at_once))
