@@ -320,6 +320,22 @@ def test_a_release_that_nobody_can_have_excuses_nothing_that_the_others_show(wor
     assert {finding.kind for finding in findings} - {Kind.EVALUATION} == {Kind.BLOB} | kinds - {Kind.EVALUATION}
 
 
+def test_of_a_masked_sum_with_an_update_that_is_gone_an_accomplice_alone_is_not_paid(world):
+    """Who is in a sum is in it with its group."""
+    play = MaskedPlay(world, rounds=1)
+    play.commit(0, 1, 2, 3)
+    play.count(0, 1, 2, 3)
+    play.unmask(0, 1, 2, 3)
+
+    def lie(_model, settled):
+        others = (replace(each, verdict=Verdict.SKIPPED, score=0) for each in settled.judged[:3])
+        return replace(settled, judged=(*others, settled.judged[3]))
+
+    play.settle(lie=lie)
+    lose(play, play.digests[3])
+    assert found(play) == {(Kind.VERDICT, 0), (Kind.SCORE, 0)}
+
+
 # Whatever is lost after an honest settlement, nobody is accused
 
 
