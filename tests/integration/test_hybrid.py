@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from deepledger.node import linking
 from deepledger.node.notices import TookSeat, Trained
 from deepledger.node.participate import participate
 from deepledger.protocol.blobs.digest import digest_of
+from deepledger.protocol.blobs.gateway import GatewayStore
+from deepledger.protocol.blobs.several import Stores
 from deepledger.protocol.chain.abi import terms_hash
 from deepledger.protocol.chain.events import Joined
 from deepledger.protocol.errors import BadInput, StoreUnreachable
@@ -43,6 +46,7 @@ from deepledger.protocol.privacy.masked_updates import parse_letters
 from deepledger.protocol.privacy.pairs import sound
 from deepledger.protocol.roles.notices import Warned
 from deepledger.protocol.settlement.inputs import lot
+from tests.unit.hostile_server import Answering, hangs, served
 
 from .test_masked import MASKED, Play, audited, masked_job, verdicts, weighted_mean
 from .test_roles import Actor, coordinator, mask_secret, node, until
@@ -50,6 +54,12 @@ from .test_roles import Actor, coordinator, mask_secret, node, until
 pytestmark = pytest.mark.slow
 
 HYBRID = {"privacy": "masked", "masks": {"weight_bits": 4, "keys": "x25519+mlkem768"}}
+
+
+class Searching(Answering):
+    """A gateway that has nothing, and searches for everything."""
+
+    do_GET = hangs  # noqa: N815
 
 
 def hybrid_job(world: Any, **terms: Any) -> int:
@@ -335,6 +345,22 @@ def test_a_newcomer_asks_for_a_key_blob_for_a_while_and_joins_without(
     assert len(world.store.read(seat.key, limit=1 << 20)) == HEAD_BYTES
     actor.stop.set()
     actor.join()
+
+
+def test_a_key_blob_that_a_store_searches_for_in_vain_lets_nobody_miss_a_round(world: Any) -> None:
+    """Its owner joined last: all others need it, where a window is shorter than the search."""
+    job = hybrid_job(world, rounds=1, max_participants=4, commit_window=25, reveal_window=25)
+    with served(Searching) as gateway:
+        elsewhere = copy(world)
+        elsewhere.store = Stores([world.store, GatewayStore(gateway.url)], print)
+        actors = in_turn(elsewhere, job, 0, 1, 2)
+        found, hidden = Follower(world.reader(), job).job, world.ledger(5)
+        hidden.join(job, 30, terms_hash=terms_hash(found.created), key=b"\7" * 32, value=found.terms.stake)
+        said = ended([*actors, coordinator(world, job)])
+    assert [line for line in said if f"No mask in common with {hidden.account}" in line]
+    (settled,) = all_accepted(world, job).rounds
+    assert settled.over.opened.attempt == 0
+    assert settled.over.opened.counted.counted == 0b111
 
 
 def test_where_too_many_key_blobs_are_missing_nothing_is_staked(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

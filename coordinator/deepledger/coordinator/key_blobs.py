@@ -15,7 +15,9 @@ _AGAIN = 10.0  # seconds until what could not be had is asked for again
 
 
 class KeyBlobs:
-    """Fetches and pins in the background, and names whose blob is none. Nothing depends on it in time."""
+    """Fetches and pins in the background, each by itself, since a store may search long for one that is nowhere, and
+    names whose blob is none. Nothing depends on it in time.
+    """
 
     def __init__(self, store: BlobStore, *, warn: Callable[[str], None]) -> None:
         self._store, self._warn = store, warn
@@ -27,27 +29,23 @@ class KeyBlobs:
         """Returns at once; for those of whom it has not heard, begins."""
         new = [each for each in participants if each.key not in self._seen]
         self._seen |= {each.key for each in new}
-        if new:
-            threading.Thread(target=self._keep, args=(new,), name="key blobs", daemon=True).start()
+        for each in new:
+            threading.Thread(target=self._keep, args=(each,), name="key blob", daemon=True).start()
 
     def close(self) -> None:
         self._closed.set()
 
-    def _keep(self, participants: list[Participant]) -> None:
-        lost = set()
-        for each in participants:
-            if self._closed.is_set():
-                return
-            try:
-                parse_key_blob(self._store.read(Digest(each.key), limit=MOST_BYTES))
-                self._store.pin(Digest(each.key))
-            except BadKeys as error:
-                self._tell(each, f"is none, so that whoever joins later has no mask in common with it: {error}")
-            except BlobError as error:
-                self._tell(each, f"cannot be had, and is asked for again: {error}")
-                lost.add(each.key)
-        if lost and not self._closed.wait(_AGAIN):
-            self._seen -= lost
+    def _keep(self, participant: Participant) -> None:
+        word = Digest(participant.key)
+        try:
+            parse_key_blob(self._store.read(word, limit=MOST_BYTES))
+            self._store.pin(word)
+        except BadKeys as error:
+            self._tell(participant, f"is none, so that whoever joins later has no mask in common with it: {error}")
+        except BlobError as error:
+            self._tell(participant, f"cannot be had, and is asked for again: {error}")
+            if not self._closed.wait(_AGAIN):
+                self._seen.discard(participant.key)
 
     def _tell(self, participant: Participant, what: str) -> None:
         if participant.key not in self._told:

@@ -10,11 +10,12 @@ import numpy as np
 from typing_extensions import Buffer
 
 from deepledger.node.alone import check_alone
+from deepledger.node.aside import started
 from deepledger.node.decision import missed
 from deepledger.node.journal import Record, ResidualLost
 from deepledger.node.lateness import of_preparing, of_training, telling
 from deepledger.node.masking import check_hidden, check_linked, masked_record, unmask, what_counts
-from deepledger.node.node import Node, basis, check_program, own_record, started, time_to_publish
+from deepledger.node.node import Node, basis, check_program, own_record, time_to_publish
 from deepledger.node.notices import (
     CommittedUpdate,
     Prepared,

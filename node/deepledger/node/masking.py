@@ -8,8 +8,9 @@ from functools import partial
 
 import numpy as np
 
+from deepledger.node.aside import started
 from deepledger.node.journal import OtherCount, Record
-from deepledger.node.node import Node, basis, check_program, own_record, started, time_to_publish
+from deepledger.node.node import Node, basis, check_program, own_record, time_to_publish
 from deepledger.node.notices import UnmaskedRound
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.errors import BadInput, BlobError, BlobMissing, StateError

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -125,17 +123,3 @@ def time_to_publish(node: Node) -> float:
     """
     job, now = node.follower.job, node.follower.now()
     return (deadline(job, now) or 0) - job.terms.reveal_window / 4 - now
-
-
-def started(call: Callable[[], T]) -> Future[T]:
-    """A call in a thread of its own, which a process that ends does not wait for."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="deepledger-blob", daemon=True).start()
-    return future
