@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from dataclasses import replace
@@ -12,15 +13,18 @@ import pytest
 
 from deepledger.auditor.audit import audit
 from deepledger.auditor.findings import Kind
-from deepledger.node.notices import RoundOver
+from deepledger.node.notices import Finished, RoundOver
+from deepledger.node.training import make_update
 from deepledger.protocol.errors import Diverged, LedgerRejected
 from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.metrics import WORST
+from deepledger.protocol.formats.report import MAX_REPORT_BYTES, EvaluatedCoalition, parse_report, report_bytes
 from deepledger.protocol.formats.verdicts import Verdict
+from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.roles.notices import Warned
 from deepledger.protocol.settlement.settle import settle
 
-from .test_roles import coordinator, node
+from .test_roles import coordinator, node, until
 
 pytestmark = [pytest.mark.one_chain, pytest.mark.slow]
 
@@ -29,13 +33,17 @@ def audited(world: Any, job: int, *, torch: bool = True) -> Any:
     return audit(world.reader(), world.store, job, tasks=[world.task] if torch else [])
 
 
-def test_a_job_whose_model_diverges_pays_nobody_more_and_ends_loudly(world: Any) -> None:
+def diverging(world: Any) -> Any:
     """Every training adds 0.3 to every weight; from a mean of 0.5 on the loss is no number."""
     source = world.task.read_text()
     source = source.replace("    optimizer.step()\n", "    with torch.no_grad():\n        model.weight += 0.3\n")
     source = source.replace('"loss": float(loss)', '"loss": float(loss) if model.weight.mean() < 0.5 else float("nan")')
     world.task.write_text(source)
-    update = {"bits": 16, "fraction_bits": 14, "norm_bound": 50.0}
+    return {"bits": 16, "fraction_bits": 14, "norm_bound": 50.0}
+
+
+def test_a_job_whose_model_diverges_pays_nobody_more_and_ends_loudly(world: Any) -> None:
+    update = diverging(world)
     job = world.create_job(rounds=5, spec_changes={"update": update})
     settling, *nodes = [coordinator(world, job), node(world, job, 0), node(world, job, 1)]
     for each in nodes:
@@ -63,6 +71,17 @@ def test_a_job_whose_model_diverges_pays_nobody_more_and_ends_loudly(world: Any)
     assert [each.believed for each in blind.rounds] == [0, 4], "only the round that paid nobody rests on the report"
 
 
+def test_whose_updates_nobody_reads_sees_by_its_own_that_a_masked_job_diverged(world: Any) -> None:
+    changes = {"update": diverging(world), "privacy": "masked", "masks": {"weight_bits": 4}}
+    job = world.create_job(rounds=5, spec_changes=changes, masked=True, min_participants=3, max_participants=3)
+    settling, *nodes = [coordinator(world, job), *(node(world, job, number) for number in range(3))]
+    for each in nodes:
+        with pytest.raises(Diverged, match=rf"round 1 of job {job} .* Your stake is still in"):
+            each.join()
+    settling.stop.set()
+    settling.join()
+
+
 def test_a_coordinator_that_says_so_of_a_good_model_is_found(world: Any) -> None:
     """It would keep a round's reward from everybody."""
     play = sys.modules[type(world).__module__].Play(world)
@@ -85,6 +104,112 @@ def test_a_coordinator_that_says_so_of_a_good_model_is_found(world: Any) -> None
     assert [finding.kind for finding in findings] == [Kind.EVALUATION] * 2
     assert "seats 111" in findings[0].explanation
     assert "3 of 3 results" in findings[1].explanation
+
+
+def says_that_it_diverged(world: Any, monkeypatch: Any, round: int, *, forge: bool) -> None:
+    """Have the coordinator say so of that round, whatever it was; `forge`: with results that would show it."""
+    module = importlib.import_module("deepledger.coordinator.coordinate")
+    settle_truly = module.post
+
+    def post(ledger: Any, job: Any, prepared: Any) -> Any:
+        if prepared.attempt.round != round:
+            return settle_truly(ledger, job, prepared)
+        true = parse_report(world.store.read(prepared.report_digest, limit=MAX_REPORT_BYTES))
+        worst = true.evaluation.model_copy(update={"millionths": {"loss": WORST}})
+        whole = EvaluatedCoalition(seats="7", plain=False, **worst.model_dump())
+        start = EvaluatedCoalition(seats="0", plain=False, **true.evaluation.model_dump())
+        updates = tuple(each.model_copy(update={"verdict": Verdict.DIVERGED, "score": 0}) for each in true.updates)
+        changes = {"updates": updates, "model_after": true.model_before}
+        lie = true.model_copy(update=changes | ({"coalitions": (start, whole)} if forge else {}))
+        return ledger.settle(
+            job.job, round, model_digest=job.model_digest, model_root=job.model_root,
+            report_digest=world.store.put(report_bytes(lie)), revealed=prepared.revealed.seats, accepted=0, scores=(),
+        )  # fmt: skip
+
+    monkeypatch.setattr(module, "post", post)
+
+
+def settled_by(world: Any, job: int) -> Any:
+    """A coordinator that begins once three are seated."""
+    until(lambda: len(Follower(world.reader(), job).job.participants) == 3)
+    return coordinator(world, job)
+
+
+def warnings_of(actor: Any) -> list[str]:
+    return [notice.message for notice in actor.seen if isinstance(notice, Warned)]
+
+
+@pytest.mark.parametrize("withheld", [False, True], ids=["open", "withheld"])
+def test_nobody_gives_up_a_seat_because_a_coordinator_says_that_the_model_diverged(
+    withheld: bool, world: Any, monkeypatch: Any
+) -> None:
+    """Whoever believed it would leave later pots to the coordinator's friend, whose node is started again."""
+    says_that_it_diverged(world, monkeypatch, 0, forge=True)
+    job = world.create_job(rounds=2, min_participants=1, **(world.withhold() if withheld else {}))
+    nodes = [node(world, job, number) for number in range(3)]
+    settling = settled_by(world, job)
+    for each in *nodes, settling:
+        each.join()
+    for each in nodes:
+        (said,) = (said for said in warnings_of(each) if "The coordinator says: round 0" in said)
+        assert "with this node's update alone the model is sound. This node keeps its seat" in said
+        assert [notice.accepted for notice in each.seen if isinstance(notice, RoundOver)] == [False, True]
+    assert {finding.round for finding in audited(world, job).findings} == {0}
+
+
+def test_a_report_that_says_so_and_has_no_result_that_shows_it_is_called_false_by_all_nodes(
+    world: Any, monkeypatch: Any
+) -> None:
+    says_that_it_diverged(world, monkeypatch, 0, forge=False)
+    job = world.create_job(rounds=2, min_participants=1)
+    nodes = [node(world, job, number) for number in range(3)]
+    settling = settled_by(world, job)
+    for each in *nodes, settling:
+        each.join()
+    for each in nodes:
+        assert any("has settled round 0 falsely" in said for said in warnings_of(each))
+        assert [notice.accepted for notice in each.seen if isinstance(notice, RoundOver)] == [False, True]
+
+
+def test_of_the_last_round_a_node_hears_it_when_all_that_it_has_is_home(world: Any, monkeypatch: Any) -> None:
+    says_that_it_diverged(world, monkeypatch, 1, forge=True)
+    job = world.create_job(rounds=2, min_participants=1)
+    nodes = [node(world, job, number) for number in range(3)]
+    settling = settled_by(world, job)
+    settling.join()
+    for each in nodes:
+        with pytest.raises(Diverged, match="the last round's coordinator says: round 1"):
+            each.join()
+        assert isinstance(each.seen[-1], Finished)
+
+
+def test_two_who_make_a_model_diverge_drive_no_third_out(world: Any) -> None:
+    """Else they would have the job's pots to themselves: they alone know that their next updates are sound."""
+    beyond(world)
+
+    def far_off(coordinates: int) -> Any:
+        def make(*arguments: Any, **options: Any) -> Any:
+            encoded = make_update(*arguments, **options)
+            vector = np.zeros_like(encoded.vector)
+            vector[:coordinates] = 2**15 - 1
+            return replace(encoded, vector=vector)
+
+        return make
+
+    job = world.create_job(rounds=2, min_participants=1)
+    honest, *others = (
+        node(world, job, n, make_update=make) for n, make in enumerate([make_update, far_off(5), far_off(6)])
+    )
+    settling = settled_by(world, job)
+    for each in others:
+        with pytest.raises(Diverged, match="Your stake is still in"):
+            each.join()
+    for number in (1, 2):
+        world.ledger(2 + number).leave(job)
+    for each in honest, settling:
+        each.join()
+    assert [notice.accepted for notice in honest.seen if isinstance(notice, RoundOver)] == [False, True]
+    assert audited(world, job).matches
 
 
 def test_who_pays_for_a_model_that_diverged_is_found(world: Any) -> None:

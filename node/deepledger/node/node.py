@@ -19,7 +19,7 @@ from deepledger.protocol.bfv.program import program
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.ledger import Ledger
-from deepledger.protocol.errors import PrivacySpent, StateError
+from deepledger.protocol.errors import Diverged, PrivacySpent, StateError
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.phases import deadline
@@ -61,6 +61,7 @@ class Node:
     doubting: bool = False  # the contract refused what the trail says is allowed
     shown: Waiting | None = None
     spent: PrivacySpent | None = None  # of privacy, so that it leaves
+    diverged: Diverged | None = None  # the last round, as its coordinator says
     spared: Attempt | None = None  # in which this node commits to nothing, because it has nothing
     made: set[bytes] = field(default_factory=set)  # commitments that are known to be this node's
     lost: tuple[bytes, bool] | None = None  # a commitment not in the journal from the start; whether it was revealed

@@ -13,6 +13,7 @@ from pathlib import Path
 from deepledger.node import contribute
 from deepledger.node.alone import check_alone, unexplained
 from deepledger.node.decision import TURN, Step, must_reveal, next_step
+from deepledger.node.divergence import doubt_of, time_to_look, told_of
 from deepledger.node.journal import Journal
 from deepledger.node.linking import Links
 from deepledger.node.node import Node, time_to_publish
@@ -28,7 +29,6 @@ from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import (
     AccountInUse,
     BadInput,
-    BadSpec,
     BlobError,
     ChainNonsense,
     ChainUnreachable,
@@ -44,9 +44,7 @@ from deepledger.protocol.errors import (
 from deepledger.protocol.ether import eth
 from deepledger.protocol.formats.admission import admission_proof
 from deepledger.protocol.formats.commitment import Slot
-from deepledger.protocol.formats.report import MAX_REPORT_BYTES, parse_report
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.job.fetch import check_keys, fetch_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.state import SettledRound
@@ -54,7 +52,6 @@ from deepledger.protocol.privacy.hybrid_keys import HybridSecret, hybrid_secret
 from deepledger.protocol.privacy.mask_keys import MaskKey, mask_key
 from deepledger.protocol.roles.notices import Notice, Warned, waiting
 from deepledger.protocol.roles.retry import FIRST_PAUSE, LONGEST_PAUSE, Stopped, is_transient, persist, unforeseen
-from deepledger.protocol.settlement.reporting import has_diverged
 from deepledger.protocol.settlement.rewards import pay
 from deepledger.protocol.types import JobId, RoundNumber, Wei
 
@@ -237,6 +234,8 @@ def _run(node: Node, stop: threading.Event, leave: threading.Event) -> None:
             )
             if step is Step.FINISH:
                 _finish(node)
+                if node.diverged is not None:
+                    raise Diverged(f"the last round's coordinator says: {node.diverged}")
                 return
             if step is Step.WAIT:
                 _show(node)
@@ -399,33 +398,22 @@ def _report_over(node: Node) -> None:
         node.unpublished = False
     if node.settled == node.follower.job.round:
         return
-    diverged = _diverged(node)
+    last, until = node.follower.job.history[node.settled :][-1:], time_to_look(node)
+    node.diverged = told_of(node, last[0], until) if last and node.was_seated else None
     node.settled = node.follower.job.round
     mine = contribute.entered(node.follower.job, node.ledger.account)
     node.journal.forget_before(RoundNumber(node.settled), entered=mine)
-    if diverged is not None:
-        raise diverged
-
-
-def _diverged(node: Node) -> Diverged | None:
-    """Whether the last round has. It is looked up only where nobody's update was accepted."""
-    last = node.follower.job.history[node.settled :][-1:]
-    if not last or last[0].settled.accepted or not last[0].opened.reveals or not node.was_seated:
-        return None
-    try:
-        report = parse_report(node.store.read(last[0].settled.report_digest, limit=MAX_REPORT_BYTES))
-    except (BlobError, BadSpec) as error:
-        node.warn(f"Nobody's update of round {last[0].opened.round} was accepted, and why cannot be read: {error}")
-        return None
-    if all(update.verdict is not Verdict.DIVERGED for update in report.updates):
-        return None
-    diverged = has_diverged(node.job, last[0].opened.round)
-    if node.follower.job.outcome is not None:
-        node.warn(str(diverged))
-        return None
-    return Diverged(
-        f"{diverged}. Your stake is still in: `deepledger leave {node.job}` and `deepledger withdraw {node.job}` take "
-        "it home"
+    if node.diverged is None or node.follower.job.outcome is not None:
+        return
+    doubt = doubt_of(node, last[0], until)
+    if doubt is None:
+        raise Diverged(
+            f"{node.diverged}. Your stake is still in: `deepledger leave {node.job}` and `deepledger withdraw "
+            f"{node.job}` take it home"
+        )
+    node.warn(
+        f"The coordinator says: {node.diverged}. But {doubt}. This node keeps its seat and goes on; `deepledger audit "
+        f"{node.job}` looks whether that is so."
     )
 
 

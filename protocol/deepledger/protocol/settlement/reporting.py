@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from deepledger.protocol.errors import Diverged
-from deepledger.protocol.formats.evaluation import Evaluation
+from deepledger.protocol.formats.evaluation import Coalition, Evaluation
 from deepledger.protocol.formats.report import (
     AdaptedClip,
     EvaluatedCoalition,
@@ -17,7 +17,8 @@ from deepledger.protocol.formats.report import (
     VectorPin,
 )
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.job.state import Attempt, Job
+from deepledger.protocol.job.state import Attempt, Job, SettledRound
+from deepledger.protocol.settlement.inputs import Place
 from deepledger.protocol.settlement.settle import Settlement
 from deepledger.protocol.types import Digest, JobId, Root, RoundNumber
 
@@ -29,6 +30,27 @@ def has_diverged(job: JobId, round: RoundNumber) -> Diverged:
         "was, and nobody was paid. Something is wrong with the task, its hyperparameters or somebody's data. The "
         f"sponsor gets back what is left with `deepledger job close {job}`, once nobody commits any more"
     )
+
+
+def shows_divergence(report: Report, over: SettledRound, place: Place) -> bool:
+    """Whether it is of this round, which left the model as it was, and has the results that a round diverges by: that
+    of nobody, which is sound, and one that is not.
+    """
+    before, after = (
+        VectorPin(digest=digest.hex(), root=root.hex())
+        for digest, root in (
+            (over.model_digest, over.model_root),
+            (over.settled.model_digest, over.settled.model_root),
+        )
+    )
+    told = (report.chain_id, report.contract, report.job, report.round, report.attempt)
+    if told != (*place, over.opened.round, over.opened.attempt):
+        return False
+    if not report.model_before == report.model_after == before == after:
+        return False
+    results = report.evaluations()
+    nobody = results.get(Coalition(0))
+    return nobody is not None and not nobody.diverged and any(result.diverged for result in results.values())
 
 
 def build_report(
