@@ -154,7 +154,11 @@ def test_nobody_gives_up_a_seat_because_a_coordinator_says_that_the_model_diverg
         (said,) = (said for said in warnings_of(each) if "The coordinator says: round 0" in said)
         assert "with this node's update alone the model is sound. This node keeps its seat" in said
         assert [notice.accepted for notice in each.seen if isinstance(notice, RoundOver)] == [False, True]
-    assert {finding.round for finding in audited(world, job).findings} == {0}
+    findings = audited(world, job).findings
+    assert ({each.round for each in findings}, {each.kind for each in findings}) == (
+        {0},
+        {Kind.EVALUATION, Kind.REPORT},
+    )
 
 
 def test_a_report_that_says_so_and_has_no_result_that_shows_it_is_called_false_by_all_nodes(
@@ -169,6 +173,7 @@ def test_a_report_that_says_so_and_has_no_result_that_shows_it_is_called_false_b
     for each in nodes:
         assert any("has settled round 0 falsely" in said for said in warnings_of(each))
         assert [notice.accepted for notice in each.seen if isinstance(notice, RoundOver)] == [False, True]
+    assert {each.kind for each in audited(world, job).findings} >= {Kind.REPORT, Kind.VERDICT}
 
 
 def test_of_the_last_round_a_node_hears_it_when_all_that_it_has_is_home(world: Any, monkeypatch: Any) -> None:

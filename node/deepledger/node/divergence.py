@@ -9,7 +9,8 @@ from contextlib import closing
 from functools import partial
 from typing import TypeVar
 
-from deepledger.node.node import Node, own_record, started
+from deepledger.node.aside import started
+from deepledger.node.node import Node, own_record
 from deepledger.protocol.deadlines import Deadline
 from deepledger.protocol.errors import DeepledgerError, Diverged, OutOfTime
 from deepledger.protocol.evaluation.bench import Bench, BenchApart, prepare_bench
