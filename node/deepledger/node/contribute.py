@@ -15,7 +15,7 @@ from deepledger.node.decision import missed
 from deepledger.node.journal import Record, ResidualLost
 from deepledger.node.lateness import of_preparing, of_training, telling
 from deepledger.node.masking import check_hidden, check_linked, masked_record, unmask, what_counts
-from deepledger.node.node import Node, basis, check_program, own_record, time_to_publish
+from deepledger.node.node import Node, basis, check_program, own_record, patience, time_to_publish
 from deepledger.node.notices import (
     CommittedUpdate,
     Prepared,
@@ -185,7 +185,7 @@ def reveal(node: Node, attempt: Attempt) -> None:
     blob = _blob(node, attempt, record)
     upload = started(partial(_put, node, record, blob))
     try:
-        upload.result(timeout=max(time_to_publish(node), 0.5))
+        upload.result(timeout=patience(node))
         node.unpublished, node.unstored = False, None
     except (BlobError, TimeoutError) as error:
         if isinstance(error, BlobError) and time_to_publish(node) > 0:

@@ -2,24 +2,23 @@
 
 Who joins at the same time as another has nothing for it in its key blob: the later one of the two gives its seat up and
 joins again. Whose key blob cannot be had for a while, or is none, is left out: the masks of that pair are then apart.
-Blobs are looked for aside and waited for once: a store may search a minute for one that is nowhere, and a round is over
-by then.
+Others' key blobs are asked for in the background, since whoever hides its own would have everybody wait.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 from deepledger.node.aside import started
+from deepledger.node.asking import Asking
 from deepledger.node.decision import TURN
 from deepledger.node.journal import Journal
-from deepledger.protocol.blobs.digest import cid_of, digest_of
+from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
-from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobError, BlobLate, BlobMissing
+from deepledger.protocol.errors import BadInput, BlobCorrupt, BlobError, BlobMissing, StoreUnreachable
 from deepledger.protocol.formats.spec import threshold
 from deepledger.protocol.job.state import Job, Participant
 from deepledger.protocol.privacy.cohort import Cohort
@@ -39,8 +38,6 @@ from deepledger.protocol.privacy.hybrid_keys import (
 from deepledger.protocol.types import Address, Digest
 
 PATIENCE = 30.0  # seconds for which a newcomer asks for somebody's key blob before it joins without
-_AGAIN = 5.0  # seconds until what could not be had is asked for again
-_WAITS = 5.0  # seconds for a key blob, the first time
 
 
 @dataclass(slots=True)
@@ -52,28 +49,29 @@ class Links:
     journal: Journal
     warn: Callable[[str], None]
     asked: set[bytes] = field(default_factory=set)  # words that were there when the last key blob was made
-    _since: dict[bytes, float] = field(default_factory=dict)  # since when a newcomer asks for a word's blob
-    _coming: dict[bytes, Future[KeyBlob]] = field(default_factory=dict)  # by word
-    _slow: set[bytes] = field(default_factory=set)  # words whose blobs were waited for
     _own: dict[bytes, KeyBlob] = field(default_factory=dict)  # by word
+    _others: Asking[KeyBlob] = field(init=False)
     _shared: dict[tuple[bytes, bytes, Address], bytes] = field(default_factory=dict)
-    _why: dict[tuple[bytes, bytes, Address], tuple[float, str]] = field(default_factory=dict)  # not, and when it was so
+    _told: set[tuple[bytes, bytes, Address]] = field(default_factory=set)  # of which pairs that nothing is shared
     _raced: tuple[int, float] = (0, 0.0)  # with how many, and since when
+
+    def __post_init__(self) -> None:
+        self._others = Asking(lambda word: parse_key_blob(self.store.read(word, limit=MOST_BYTES)))
 
     def published(self, job: Job) -> bytes:
         """The word to join with, whose blob is in the store. Raises as the store does, and `BlobMissing` while
         somebody's key blob may still come, or where too many cannot be had.
         """
         before, missing = [], []
-        end = self._look(each.key for each in job.participants.values())
+        self._others.wait([Digest(each.key) for each in job.participants.values()], PATIENCE)
         for each in job.participants.values():
+            word = Digest(each.key)
             try:
-                blob = self._had(each.key, end)
+                blob = self._others.found(word)
             except (BadKeys, BlobCorrupt) as error:
                 missing.append(f"{each.address}: {error}")
             except BlobMissing as error:
-                since = self._since.setdefault(each.key, time.monotonic())
-                if time.monotonic() < since + PATIENCE:
+                if self._others.asked_for(word) < PATIENCE:
                     raise BlobMissing(f"the key blob of {each.address} is not there yet: {error}") from None
                 missing.append(f"{each.address}: {error}")
             else:
@@ -111,20 +109,22 @@ class Links:
                 f"{self.secret.owner} joined with other mask keys than follow from the mask secret in its file: "
                 "restore that from a backup, or give the seat up with `deepledger leave`, and join again"
             )
-        if kept is not None:
-            self.store.put(kept)  # whoever joins needs it; a store may have let it go
         self._own[word] = parsed
+        if kept is not None:  # whoever joins needs it, and a store may have let it go; nothing here waits for that
+            started(partial(self.store.put, kept))
         return parsed
 
-    def raced(self, job: Job, me: Participant) -> bool:
+    def raced(self, job: Job, me: Participant, *, patience: float) -> bool:
         """Whether somebody was seated before this account that its key blob knows nothing of, so that it has to join
-        again. Raises as `own`.
+        again. Who is looked for longer than `patience` is no reason to. Raises as `own`.
         """
-        entries, lacking = self.own(me.key).entries, 0
-        for each in job.participants.values():  # in the order in which they joined
-            if each.address == me.address:
-                break
-            lacking += each.key not in entries and each.key not in self.asked and self._is_there(each)
+        entries, seated = self.own(me.key).entries, list(job.participants.values())  # in the order in which they joined
+        self._others.forget_but({Digest(each.key) for each in seated})
+        self._others.begin([Digest(each.key) for each in seated if each.key not in entries and each.key != me.key])
+        before = seated[: [each.address for each in seated].index(me.address)]
+        unknown = [each.key for each in before if each.key not in entries and each.key not in self.asked]
+        self._others.wait([Digest(word) for word in unknown], patience)
+        lacking = sum(self._is_there(Digest(word)) for word in unknown)
         if lacking != self._raced[0]:
             self._raced = (lacking, time.monotonic())
         return lacking > 0
@@ -134,70 +134,57 @@ class Links:
         lacking, since = self._raced
         return time.monotonic() >= since + (lacking - 1) * TURN
 
-    def _is_there(self, other: Participant) -> bool:
+    def _is_there(self, word: Digest) -> bool:
         """Whether joining again would help."""
         try:
-            self._had(other.key, self._look([other.key]))
+            self._others.found(word)
+        except StoreUnreachable:
+            return False
         except (BlobMissing, BlobCorrupt, BadKeys):
-            self.asked.add(other.key)
+            self.asked.add(word)
             return False
         return True
 
-    def key(self, cohort: Cohort, seat: int) -> tuple[HybridKey, dict[int, str]]:
-        """The key to mask with in a cohort, and why it shares nothing with some seats. Raises as `own`."""
-        me = cohort.member(seat)
-        own, found, lacking = self.own(me.key), {}, {}
-        pairs = {each: (me.key, each.key, each.participant) for each in cohort.members if each.seat != seat}
-        end = self._look(pair[1] for pair in pairs.values() if self._needs_blob(own, pair))
-        for other, pair in pairs.items():
+    def begin(self, cohort: Cohort, seat: int) -> None:
+        """To ask for what `key` takes. Raises as `own`."""
+        self._others.begin(self._needed(cohort, seat))
+
+    def key(self, cohort: Cohort, seat: int, *, patience: float) -> tuple[HybridKey, dict[int, str]]:
+        """The key to mask with in a cohort, and why it shares nothing with some seats: with whose key blob did not come
+        in so many seconds, too. Raises as `own`.
+        """
+        me, found, lacking = cohort.member(seat), {}, {}
+        self._others.wait(self._needed(cohort, seat), patience)
+        for other in cohort.members:
+            if other.seat == seat:
+                continue
+            pair = (me.key, other.key, other.participant)
             try:
-                found[other.participant] = self._shared_with(own, pair, end)
+                found[other.participant] = self._shared_with(pair)
             except NothingShared as error:
                 lacking[other.seat] = f"{other.participant}: {error}"
+                if pair not in self._told:
+                    self._told.add(pair)
+                    self.warn(f"No mask in common with {other.participant}: {error}")
         return hybrid_key(self.secret, me.key, found), lacking
 
-    def _needs_blob(self, own: KeyBlob, pair: tuple[bytes, bytes, Address]) -> bool:
-        when, _ = self._why.get(pair, (-_AGAIN, ""))
-        return pair not in self._shared and pair[1] not in own.entries and time.monotonic() >= when + _AGAIN
+    def _needed(self, cohort: Cohort, seat: int) -> list[Digest]:
+        """Words whose blobs tell what is shared with whoever joined with them, where that is not known yet."""
+        me = cohort.member(seat)
+        own, others = self.own(me.key), [each for each in cohort.members if each.seat != seat]
+        unknown = [each.key for each in others if (me.key, each.key, each.participant) not in self._shared]
+        return [Digest(word) for word in unknown if word not in own.entries]
 
-    def _shared_with(self, own: KeyBlob, pair: tuple[bytes, bytes, Address], end: float) -> bytes:
+    def _shared_with(self, pair: tuple[bytes, bytes, Address]) -> bytes:
         own_word, word, other = pair
         if pair not in self._shared:
-            when, why = self._why.get(pair, (-_AGAIN, ""))
-            if time.monotonic() < when + _AGAIN:
-                raise NothingShared(why)
-            try:
-                blob = None if word in own.entries else self._fetched(word, end)
-                self._shared[pair] = shared_by(self.secret, own, own_word=own_word, word=word, other=other, blob=blob)
-            except NothingShared as error:
-                self._why[pair] = (time.monotonic(), str(error))
-                if not why:
-                    self.warn(f"No mask in common with {other}: {error}")
-                raise
+            own = self.own(own_word)
+            blob = None if word in own.entries else self._found(word)
+            self._shared[pair] = shared_by(self.secret, own, own_word=own_word, word=word, other=other, blob=blob)
         return self._shared[pair]
 
-    def _fetched(self, word: bytes, end: float) -> KeyBlob:
+    def _found(self, word: bytes) -> KeyBlob:
         try:
-            return self._had(word, end)
+            return self._others.found(Digest(word))
         except (BadKeys, BlobError) as error:
             raise NothingShared(f"its key blob cannot be had, or is none: {error}") from None
-
-    def _look(self, words: Iterable[bytes]) -> float:
-        """Begin to look for key blobs, for all at once. Returns until when they are waited for."""
-        for word in words:
-            if word not in self._coming:
-                self._coming[word] = started(partial(self._read, word))
-        return time.monotonic() + _WAITS
-
-    def _had(self, word: bytes, end: float) -> KeyBlob:
-        """One that is looked for. Raises as the store does, `BlobLate` while it is still looked for, and `BadKeys`."""
-        coming = self._coming.pop(word, None) or started(partial(self._read, word))
-        try:
-            return coming.result(0 if word in self._slow else max(end - time.monotonic(), 0))
-        except TimeoutError:
-            self._coming[word] = coming
-            self._slow.add(word)
-            raise BlobLate(f"the store still looks for blob {cid_of(Digest(word))}") from None
-
-    def _read(self, word: bytes) -> KeyBlob:
-        return parse_key_blob(self.store.read(Digest(word), limit=MOST_BYTES))

@@ -10,7 +10,7 @@ import numpy as np
 
 from deepledger.node.aside import started
 from deepledger.node.journal import OtherCount, Record
-from deepledger.node.node import Node, basis, check_program, own_record, time_to_publish
+from deepledger.node.node import Node, basis, check_program, own_record, patience, time_to_publish
 from deepledger.node.notices import UnmaskedRound
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.errors import BadInput, BlobError, BlobMissing, StateError
@@ -31,7 +31,7 @@ def check_linked(node: Node, attempt: Attempt) -> None:
         return
     cohort, seat = node.cohort(attempt), node.seat
     awaited = {each.seat for each in attempt.cohort if each.address in attempt.awaited}
-    _, why = node.links.key(cohort, seat)
+    _, why = node.links.key(cohort, seat, patience=patience(node))
     lacking = {other: said for other, said in why.items() if other in awaited}
     if lacking and len(awaited) - len(lacking) < attempt.least:
         raise BlobMissing(
@@ -96,6 +96,8 @@ def unmask(node: Node, attempt: Attempt) -> None:
 
     def make() -> bytes:
         try:
+            if node.links is not None:  # beside the letters
+                node.links.begin(cohort, seat)
             letters = _letters(node, attempt, record, cohort, seats)
             if len(cohort.summed(seats) - letters.keys()) > cohort.tolerated:
                 # Who says so of too many is taken for a liar.
@@ -112,7 +114,7 @@ def unmask(node: Node, attempt: Attempt) -> None:
         blob = NOTHING
     upload = started(partial(node.store.put, blob))
     try:
-        upload.result(timeout=max(time_to_publish(node), 0.5))
+        upload.result(timeout=patience(node))
         node.unpublished = False
     except (BlobError, TimeoutError) as error:
         if isinstance(error, BlobError) and time_to_publish(node) > 0:
@@ -152,7 +154,7 @@ def _letters(
         return node.store.read(author.digest, limit=letters_bytes(cohort, author.seat))
 
     coming = [started(partial(read, author)) for author in authors]
-    end = time.monotonic() + max(time_to_publish(node), 0.5)
+    end = time.monotonic() + patience(node)
     for each, blob in zip(authors, coming, strict=True):
         try:
             found[each.seat] = parse_letters(cohort, each.seat, blob.result(max(end - time.monotonic(), 0)))
@@ -171,4 +173,4 @@ def _mask_key(node: Node, cohort: Cohort) -> MaskKey:
     if node.links is None:
         assert node.mask_key is not None  # noqa: S101 (the job is masked)
         return node.mask_key
-    return node.links.key(cohort, node.seat)[0]
+    return node.links.key(cohort, node.seat, patience=patience(node))[0]

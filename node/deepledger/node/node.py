@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from typing_extensions import Buffer
 
+from deepledger.node.asking import MOMENT
+from deepledger.node.decision import must_reveal
 from deepledger.node.journal import Journal, Record
 from deepledger.node.linking import Links
 from deepledger.node.purse import Purse
@@ -18,19 +19,18 @@ from deepledger.node.training import MakeUpdate, Trainer, make_update
 from deepledger.protocol.bfv.program import program
 from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.store import BlobStore
+from deepledger.protocol.chain.events import Phase
 from deepledger.protocol.chain.ledger import Ledger
 from deepledger.protocol.errors import Diverged, PrivacySpent, StateError
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.job.follow import Follower
-from deepledger.protocol.job.phases import deadline
+from deepledger.protocol.job.phases import deadline, phase_at
 from deepledger.protocol.job.state import Attempt
 from deepledger.protocol.privacy.cohort import Cohort
 from deepledger.protocol.privacy.mask_keys import MaskKey
 from deepledger.protocol.roles.notices import Notice, Waiting, Warned
 from deepledger.protocol.settlement.inputs import Place, cohort_in
 from deepledger.protocol.types import Digest, JobId
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -124,3 +124,14 @@ def time_to_publish(node: Node) -> float:
     """
     job, now = node.follower.job, node.follower.now()
     return (deadline(job, now) or 0) - job.terms.reveal_window / 4 - now
+
+
+def patience(node: Node) -> float:
+    """Seconds for which a blob is waited for, to come or to be stored. Who has committed can wait until it nearly costs
+    the penalty; before that, training is to find time as well.
+    """
+    job, now = node.follower.job, node.follower.now()
+    if must_reveal(job, node.ledger.account, now):
+        return max(time_to_publish(node), MOMENT)
+    left = (deadline(job, now) or 0) - now if phase_at(job, now) is Phase.COMMITTING else job.terms.commit_window
+    return left / 4

@@ -16,7 +16,7 @@ from deepledger.node.decision import TURN, Step, must_reveal, next_step
 from deepledger.node.divergence import doubt_of, time_to_look, told_of
 from deepledger.node.journal import Journal
 from deepledger.node.linking import Links
-from deepledger.node.node import Node, time_to_publish
+from deepledger.node.node import Node, patience, time_to_publish
 from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, RoundStarved, TookSeat, Withdrawn
 from deepledger.node.purse import purse_in
 from deepledger.node.rehearsal import Rehearsal
@@ -290,7 +290,7 @@ def _has_raced(node: Node) -> bool:
     job, links, me = node.follower.job, node.links, node.follower.job.participants.get(node.ledger.account)
     if links is None or me is None or must_reveal(job, me.address, node.follower.now()):
         return False
-    return links.raced(job, me)
+    return links.raced(job, me, patience=patience(node))
 
 
 def _has_revealed(follower: Follower, ledger: Ledger) -> bool:
