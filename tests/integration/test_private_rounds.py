@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
+import numpy as np
 import pytest
 
 from deepledger.cli import doctor
 from deepledger.node.accountant import Accountant
-from deepledger.node.notices import Finished, LeftSeat, PrivacyCharged, PrivacyForeseen, TookSeat, Trained, Withdrawn
+from deepledger.node.notices import (
+    CommittedUpdate,
+    Finished,
+    LeftSeat,
+    PrivacyCharged,
+    PrivacyForeseen,
+    TookSeat,
+    Trained,
+    Withdrawn,
+)
 from deepledger.node.participate import participate
 from deepledger.node.spending import ledger_of
+from deepledger.node.training import make_update
 from deepledger.protocol.errors import BadInput, PrivacySpent
 from deepledger.protocol.formats.private_run import Steps, parse_statement
 from tests.integration.test_roles import Actor, assert_audit_matches, coordinator
@@ -64,11 +76,12 @@ def create(world):
 
 
 def node(world, job, number, **options):
-    run = partial(
-        participate, world.ledger(2 + number), world.store, job,
-        tasks=[world.task], data=world.shards[number], folder=world.folder / "nodes", **options,
-    )  # fmt: skip
-    return Actor(run).start()
+    return Actor(run_of(world, job, number, **options)).start()
+
+
+def run_of(world, job, number, **options):
+    given = {"tasks": [world.task], "data": world.shards[number], "folder": world.folder / "nodes"}
+    return partial(participate, world.ledger(2 + number), world.store, job, **given | options)
 
 
 def spent_by(world, number):
@@ -177,3 +190,84 @@ def test_a_training_that_comes_to_the_budget_is_given_up_and_costs_nothing(world
     assert [each.steps for each in spent_by(world, 0).lines] == [(Steps(1 / 3, 2.0, 3),)]
     settling.stop.set()
     settling.join()
+
+
+def as_given(world, **changes):
+    """The job's first update format, with other values."""
+    return world.spec()[0].update.model_dump() | changes
+
+
+def test_what_was_trained_and_rounds_to_nothing_is_charged_since_later_updates_carry_it(world, create):
+    """However many trainings one update carries, each was written down before it left."""
+    world.task.write_text(
+        world.task.read_text().replace("lr=learning_rate", "lr=learning_rate if round == 2 else 1e-6")
+    )
+    more = {"update": as_given(world, fraction_bits=2, norm_bound=100.0)}
+    job = create(rounds=3, miss_limit=5, commit_window=15, more=more)
+    carried = []
+
+    def noted(trainer, before, residual, *, round, **given):
+        kept = np.array(residual)
+        encoded = make_update(trainer, before, residual, round=round, **given)
+        carried.append((bool(kept.any()), not np.any(encoded.vector[0 : len(kept)])))
+        for _ in range(200):  # so that the round does without this one
+            if any(isinstance(each, CommittedUpdate) and each.round == round for each in list(other.seen)):
+                break
+            time.sleep(0.05)
+        return encoded
+
+    def rounds_to_something(trainer, before, residual, **given):
+        encoded = make_update(trainer, before, residual, **given)
+        encoded.vector[0] += 1
+        return encoded
+
+    other = Actor(run_of(world, job, 1, make_update=rounds_to_something))
+    idle = node(world, job, 0, make_update=noted)
+    for role in (coordinator(world, job), idle, other.start()):
+        role.join()
+    assert carried[-1] == (True, False), "what was trained before travels in the last update"
+    trained = [each.round for each in idle.seen if isinstance(each, Trained)]
+    assert len(trained) == len(carried) >= 3
+    assert len([each for each in idle.seen if isinstance(each, CommittedUpdate)]) < len(trained)
+    spent = spent_by(world, 0)
+    assert [each.round for each in spent.lines] == trained
+    told = Accountant([Steps(1 / 3, 2.0, 3)] * len(trained)).epsilon(ASKED["delta"])
+    assert spent.epsilon(ASKED["delta"]) == pytest.approx(told)
+
+
+def test_an_update_is_charged_to_the_data_that_it_was_trained_on_whatever_a_restarted_node_is_given(world, create):
+    job = create(rounds=1, commit_window=60)
+    settling = coordinator(world, job)
+    Actor(run_of(world, job, 0), kill_on=Trained).start().join()
+    again = node(world, job, 0, data=world.shards[1])
+    for role in (again, settling):
+        role.join()
+    assert not any(isinstance(each, Trained) for each in again.seen)
+    assert any(isinstance(each, CommittedUpdate) for each in again.seen)
+    assert [len(spent_by(world, number).lines) for number in range(2)] == [1, 0]
+
+
+def test_an_update_behind_noise_alone_is_followed_by_none_that_only_its_own_steps_are_charged_for(world, create):
+    """The first is cheaper by its noise, the second would be by its steps, and carries what the first left out."""
+    world.task.write_text(world.task.read_text().replace("times ** round", "(50 if round == 0 else 1)"))
+    noise = {"mechanism": "local", "clip_norm": 1.0, "noise_multiplier": 3.0, "delta": 1e-3}
+    update = as_given(world, bits=16, fraction_bits=6, norm_bound=400.0)
+    job = create(rounds=2, noise_multiplier=4.0, more={"participant_privacy": noise, "update": update})
+    for role in (coordinator(world, job), node(world, job, 0)):
+        role.join()
+    spent = spent_by(world, 0)
+    release = spent.lines[0].release
+    assert release is not None
+    its_steps = Steps(1 / 3, 4.0, 3)
+    assert Accountant([release, its_steps]).epsilon(1e-3) < Accountant([release] * 2).epsilon(1e-3)
+    assert [each.costs for each in spent.lines] == [(release,)] * 2
+
+
+def test_a_round_that_keeps_nothing_private_is_counted_after_one_that_did(world, create):
+    world.task.write_text(world.task.read_text().replace("if noise_multiplier:", "if round == 0:"))
+    job = create(rounds=2, asked=None)
+    for role in (coordinator(world, job), node(world, job, 0)):
+        role.join()
+    spent = spent_by(world, 0)
+    assert [each.round for each in spent.lines] == [0, 1]
+    assert not spent.is_bounded, "else ε of the first would be told for both"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepledger.node.journal import Journal, Record, ResidualLost, Room
+from deepledger.node.journal import Charge, Forgotten, Journal, Record, ResidualLost, Room
 from deepledger.protocol.errors import StateError
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.types import Address, Digest, JobId, Root, RoundNumber
@@ -31,7 +32,7 @@ def journal(folder: Path, spec_digest: Digest = SPEC) -> Journal:
 
 def spec_of(coordinates: int) -> Any:
     return SimpleNamespace(
-        update_bytes=2 * coordinates, masks=None, sparse=None, update=SimpleNamespace(bits=16),
+        update_bytes=2 * coordinates, masks=None, sparse=None, release=None, update=SimpleNamespace(bits=16),
         model=SimpleNamespace(coordinates=coordinates, trained=coordinates),
     )  # fmt: skip
 
@@ -81,6 +82,57 @@ def test_the_last_update_is_the_latest_that_entered_the_model_or_changes_nothing
     assert last(FIRST, b"\7" * 32) is None
     assert last(SECOND, b"\7" * 32) == RECORD.update
     assert last(SECOND, b"\7" * 32, b"\x08" * 32) == bytes(6)
+
+
+def test_a_record_says_whose_privacy_was_charged_for_it(tmp_path: Path) -> None:
+    charged = Charge(b"\x0a" * 32, by_steps=True)
+    journal(tmp_path).write(replace(RECORD, statement=b"{", charge=charged))
+    found = journal(tmp_path).read(FIRST, 0, MODEL)
+    assert found is not None
+    assert found.charge == charged
+    assert journal(tmp_path).charge_before(SECOND, entered=[RECORD.commitment]) == charged
+    assert journal(tmp_path).charge_before(FIRST, entered=[RECORD.commitment]) is None
+
+
+def test_of_an_older_versions_record_that_changes_nothing_what_it_left_out_goes_nowhere_uncharged(
+    tmp_path: Path,
+) -> None:
+    for number, statement in enumerate((b"", b"{")):
+        made = replace(
+            RECORD, round=RoundNumber(number), update=bytes(6), residual=RECORD.residual + number, statement=statement
+        )
+        journal(tmp_path).write(made)
+    for path in tmp_path.glob("*/round-*/commitment.json"):
+        names = json.loads(path.read_text())
+        path.write_text(json.dumps({name: names[name] for name in names if name not in ("data", "by_steps")}))
+    kept, third = journal(tmp_path), RoundNumber(2)
+    old = kept.read(SECOND, 0, MODEL)
+    assert old is not None
+    assert old.charge == Charge(None, by_steps=True), "so that it is charged before it is committed to"
+    assert kept.residual_before(third, entered=[]).tolist() == RECORD.residual.tolist(), "of what is charged to nobody"
+    assert kept.charge_before(third, entered=[]) == Charge()
+    assert kept.charge_before(third, entered=[RECORD.commitment]) == Charge(None, by_steps=True)
+
+
+def test_of_attempts_long_over_only_the_commitments_are_kept(tmp_path: Path) -> None:
+    kept = roomy(tmp_path)
+    idle, early = 1, 2
+    for attempt in range(6):
+        record = replace(made_in(kept.room()), attempt=attempt, commitment=bytes([attempt]) * 32)
+        if attempt == idle:
+            record = replace(record, update=bytes(6))
+        kept.write(record)
+        kept.forget_attempts(FIRST, attempt, entered=[], committed=[bytes([early]) * 32])
+    whole = [path for path in kept.folder.glob("round-*") if (path / "residual").exists()]
+    assert sorted(int(path.name[23:28]) for path in whole) == [idle, early, 4, 5]
+    assert [each.name for path in kept.folder.glob("*.over") for each in path.iterdir()] == ["commitment.json"] * 2
+    for gone in (0, 3):
+        assert kept.knows(bytes([gone]) * 32, FIRST), "should the chain go back to it"
+        with pytest.raises(Forgotten):
+            kept.read(FIRST, gone, MODEL)
+    assert kept.residual_before(SECOND, entered=[]).tolist() == [0.25] * 3
+    kept.forget_before(RoundNumber(9), entered=[])
+    assert [int(path.name[23:28]) for path in kept.folder.glob("round-*")] == [idle]
 
 
 def test_the_folder_itself_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from deepledger.api.noise import foreseen, of_cost
 from deepledger.cli import status
 from deepledger.cli.options import Home
 from deepledger.node.accountant import Accountant
+from deepledger.node.journal import Charge
 from deepledger.node.private_run import any_number
 from deepledger.node.purse import Purse
 from deepledger.node.spending import SpendingLedger, fingerprint, ledgers_in
@@ -245,6 +247,49 @@ def test_of_two_ways_in_which_an_update_is_private_the_cheaper_one_counts(data: 
     past = mine.charge(PAST, commitment=b"2", round=1) if (mine := purse(data, tmp_path, release=little)) else None
     assert past is not None
     assert past.is_bounded
+
+
+def test_what_the_noise_of_an_update_hid_travels_behind_noise_only(data: Path, tmp_path: Path) -> None:
+    """What rounding left out of it is not noisy: no steps of later trainings bound what it tells."""
+    release, few = Release(9 * 256**2, 4 * 256**2, 1000), PrivateRun(100, 1.0, (Steps(0.1, 3.0, 1),), None)
+    mine, by_steps = purse(data, tmp_path, release=release), True
+    for number, run in enumerate((None, few, few)):
+        spent = mine.charge(run, commitment=bytes([number]), round=number, by_steps=by_steps)
+        by_steps = spent.by_steps(bytes([number]))
+    assert spent.epsilon(DELTA) == pytest.approx(Accountant([release] * 3).epsilon(DELTA))
+    cheap = purse(data, tmp_path / "other", release=release)
+    assert cheap.charge(few, commitment=b"1", round=0).by_steps(b"1"), "where nothing travels that they do not bound"
+
+    left = cheap.ledger.read().epsilon(DELTA) + 0.1
+    frugal = purse(data, tmp_path / "other", release=release, by_steps=True, epsilon=left)
+    frugal.open()
+    with pytest.raises(PrivacySpent, match="what a round of this job shows would pass it"):
+        frugal.open(by_steps=False)
+
+
+def test_what_an_update_left_out_travels_only_where_what_it_tells_is_charged(data: Path, tmp_path: Path) -> None:
+    other = data.with_name("other.csv")
+    other.write_text("2\n")
+    mine, theirs = (purse(each, tmp_path, release=RELEASE) for each in (data, other))
+    by_noise = Charge(mine.fingerprint)
+    assert mine.may_carry(by_noise)
+    assert not theirs.may_carry(by_noise), "whose privacy is charged for the next update"
+    assert theirs.may_carry(replace(by_noise, by_steps=True)), "private steps bound it, wherever it goes"
+    assert theirs.may_carry(None)
+    assert not mine.may_carry(Charge(None)), "an older version did not say of which data it is"
+    assert purse(data, tmp_path).may_carry(Charge()), "nothing is told of what keeps nothing private"
+    assert not purse(data, tmp_path, epsilon=3.0).may_carry(Charge())
+
+
+def test_what_keeps_nothing_private_is_counted_where_others_of_the_job_are(data: Path, tmp_path: Path) -> None:
+    mine = purse(data, tmp_path)
+    assert not mine.counts_job
+    mine.charge(RUN, commitment=b"1", round=0)
+    damaged = mine.ledger.path.with_name("0.jsonl")
+    damaged.write_text("{}\n")
+    assert mine.counts_job, "whatever another ledger is like"
+    assert not purse(data, tmp_path, job="another").counts_job
+    assert not purse(data, tmp_path, account="0xC").counts_job
 
 
 def test_a_statement_says_what_was_run_and_is_another_one_each_time() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from typing_extensions import Buffer
 from deepledger.node.alone import check_alone
 from deepledger.node.aside import started
 from deepledger.node.decision import missed
-from deepledger.node.journal import Record, ResidualLost
+from deepledger.node.journal import Charge, Forgotten, Record, ResidualLost
 from deepledger.node.lateness import of_preparing, of_training, telling
 from deepledger.node.masking import check_hidden, check_linked, masked_record, unmask, what_counts
 from deepledger.node.node import Node, basis, check_program, own_record, patience, time_to_publish
@@ -47,7 +48,7 @@ from deepledger.protocol.job.fetch import hold_model
 from deepledger.protocol.job.state import Attempt, Job
 from deepledger.protocol.privacy.ecies import KEY_BYTES
 from deepledger.protocol.privacy.opening import published
-from deepledger.protocol.types import Address, JobId
+from deepledger.protocol.types import Address, JobId, RoundNumber
 
 
 def prepare(node: Node) -> None:
@@ -59,6 +60,7 @@ def prepare(node: Node) -> None:
 def _prepare(node: Node) -> None:
     check_program(node)
     if node.was_seated:
+        node.purse.identify()
         try:
             source = find_source(node.spec.task, node.tasks)
             node.trainer = load_trainer(node.spec, source, node.data, fetch=from_store(node.store))
@@ -93,7 +95,12 @@ def commit(node: Node, attempt: Attempt) -> None:
         node.joins.check(attempt.cohort)
     check_linked(node, attempt)
     check_hidden(node, attempt)
-    record = node.journal.read(attempt.round, attempt.attempt, basis(node, attempt)) or _train(node, attempt)
+    try:
+        record = node.journal.read(attempt.round, attempt.attempt, basis(node, attempt)) or _train(node, attempt)
+    except Forgotten as gone:
+        node.spared = attempt
+        node.warn(f"The chain went back to a round that was begun anew since, and {gone}: it is missed.")
+        return
     node.follower.update()
     check_alone(node)
     current = node.follower.job.attempt
@@ -107,7 +114,8 @@ def commit(node: Node, attempt: Attempt) -> None:
         rounded = bool(record.residual[: node.spec.model.trained].any())
         if not _commits_to_nothing(node, current, rounded=rounded):
             return
-    _charge(node, record)
+    if record.charge.data is None:
+        _charge(node, record, by_steps=record.charge.by_steps)
     node.made.add(record.commitment)
     if record.masked is None:
         receipt = node.ledger.commit(node.job, attempt.round, attempt.attempt, record.commitment)
@@ -125,25 +133,19 @@ def _train(node: Node, attempt: Attempt) -> Record:
     assert node.trainer is not None  # noqa: S101 (it prepares before it commits)
     job, spec, account = node.follower.job, node.spec, node.ledger.account
     model = hold_model(node.store, job.model_digest, spec)
-    mine = entered(job, account)
-    last = node.journal.update_before(attempt.round, entered=mine) if momentum_percent(spec) else None
+    carried = _carried(node, attempt.round)
     clip = clip_after(job.history[: attempt.round], spec, node.store)
-    try:
-        residual = node.journal.residual_before(attempt.round, entered=mine)
-    except ResidualLost as lost:
-        node.warn(f"{lost}: it is left out.")
-        residual = np.zeros(spec.model.coordinates, np.float32)
     guard = node.trainer.guard
-    guard.may_take, guard.last = node.purse.open(), None
+    guard.may_take, guard.last = node.purse.open(by_steps=carried.by_steps), None
     started, late = time.monotonic(), of_training(job, attempt, node.follower.now())
     try:
         with telling(node.warn, late):
             encoded = node.make_update(
                 node.trainer,
                 model,
-                residual,
+                carried.residual,
                 round=attempt.round,
-                last=None if last is None else parse_update(last, spec),
+                last=None if carried.update is None else parse_update(carried.update, spec),
                 training_seed=training_seed(spec, attempt.round, attempt=attempt.attempt, participant=account),
                 rounding_seed=int.from_bytes(os.urandom(8), "big"),
                 room=node.journal.room(),
@@ -158,6 +160,7 @@ def _train(node: Node, attempt: Attempt) -> Record:
     told = _told(spec, private)
     statement = b"" if told is None and spec.release is None else statement_of(told, spec.release)
     record = hide(node, attempt, update, encoded.residual, statement)
+    record = replace(record, charge=_charge(node, record, by_steps=carried.by_steps))
     node.journal.write(record)
     node.observe(
         Trained(
@@ -175,6 +178,33 @@ def _train(node: Node, attempt: Attempt) -> Record:
     if seconds > (window := job.terms.commit_window) / 2:
         node.warn(f"Training took {seconds:.0f} s of the commit window's {window} s; a slow round will be missed.")
     return record
+
+
+@dataclass(frozen=True, slots=True)
+class _Carried:
+    """What the next update goes on from."""
+
+    residual: Floats
+    update: memoryview | None = None
+    by_steps: bool = True  # what bounds all of it
+
+
+def _carried(node: Node, round: RoundNumber) -> _Carried:
+    mine, nothing = entered(node.follower.job, node.ledger.account), np.zeros(node.spec.model.coordinates, np.float32)
+    last = node.journal.charge_before(round, entered=mine)
+    if not node.purse.may_carry(last):
+        node.warn(
+            f"What earlier rounds left out is not sent with round {round}: it may tell of other data than these, of "
+            "whose privacy nothing more is written down."
+        )
+        return _Carried(nothing)
+    update = node.journal.update_before(round, entered=mine) if momentum_percent(node.spec) else None
+    try:
+        residual = node.journal.residual_before(round, entered=mine)
+    except ResidualLost as lost:
+        node.warn(f"{lost}: it is left out.")
+        residual = nothing
+    return _Carried(residual, update, by_steps=last is None or last.by_steps)
 
 
 def reveal(node: Node, attempt: Attempt) -> None:
@@ -253,12 +283,14 @@ def _told(spec: JobSpec, private: PrivateRun | None) -> PrivateRun | None:
     return None if is_read and spec.differential_privacy is None else private
 
 
-def _charge(node: Node, record: Record) -> None:
-    """Write down what the update costs of its data's privacy, before anything about it leaves this machine."""
-    if not record.statement:
-        return
-    run = parse_statement(record.statement).run
-    spent = node.purse.charge(run, commitment=record.commitment, round=record.round)
+def _charge(node: Node, record: Record, *, by_steps: bool) -> Charge:
+    """Write down what the update costs of its data's privacy, before it is kept: committed to or not, what it leaves
+    out travels with later ones, and that it changes nothing is seen. `by_steps` as for `Purse.charge`.
+    """
+    if not record.statement and not node.purse.counts_job:
+        return Charge()
+    run = parse_statement(record.statement).run if record.statement else None
+    spent = node.purse.charge(run, commitment=record.commitment, round=record.round, by_steps=by_steps)
     node.observe(
         PrivacyCharged(
             job=node.job,
@@ -268,6 +300,7 @@ def _charge(node: Node, record: Record) -> None:
             budget=node.purse.epsilon,
         )
     )
+    return Charge(node.purse.fingerprint, by_steps=spent.by_steps(record.commitment))
 
 
 def _open_record(node: Node, attempt: Attempt, update: memoryview, residual: Floats, statement: bytes) -> Record:

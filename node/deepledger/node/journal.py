@@ -32,7 +32,9 @@ from deepledger.protocol.local.locks import held
 from deepledger.protocol.privacy.masked_updates import Masked
 from deepledger.protocol.types import Digest, Root, RoundNumber
 
-_KEPT_ROUNDS = 2
+_KEPT_ROUNDS = _KEPT_ATTEMPTS = 2
+_OVER = ".over"
+"""Behind the name of a record of which the commitment is left."""
 _DAMAGE = (OSError, ValueError, KeyError, AttributeError)
 """What reading a damaged record raises."""
 
@@ -45,6 +47,14 @@ class Room:
 
     residual: Floats | None = None
     update: UpdateVector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a ledger of ε has of an update, which says where what the update left out may travel."""
+
+    data: bytes | None = b""  # fingerprint of whose; empty: of none; None: not known, since an older version wrote it
+    by_steps: bool = False  # by private steps, and so was all that it went on from
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +73,15 @@ class Record:
     key: bytes = b""  # under which it is sealed, where updates are
     masked: Masked | None = None  # as it is published, where updates are masked
     statement: bytes = b""  # of what training kept private, if it did
+    charge: Charge = Charge()
 
 
 class ResidualLost(StateError):
     """What is known of it is not what was written."""
+
+
+class Forgotten(StateError):
+    """Attempts later, what was made for this one was removed."""
 
 
 class OtherCount(StateError):
@@ -128,6 +143,8 @@ class Journal:
                 for name in ("digest", "root", "salt", "commitment", "key", "statement")
             }
             names["checksum"] = _checksum(record.residual).hex()
+            names["data"] = (record.charge.data or b"").hex()
+            names["by_steps"] = bytes([record.charge.by_steps]).hex()
             self._fill(aside / "update", np.frombuffer(memoryview(record.update), np.uint8), self._room.update)
             self._fill(aside / "residual", record.residual.astype("<f4", copy=False), self._room.residual)
             _sync_file(aside / "update")
@@ -206,8 +223,12 @@ class Journal:
         return self.folder / f"keys-{word.hex()[:16]}"
 
     def read(self, round: RoundNumber, attempt: int, model: Digest) -> Record | None:
-        """The record of an attempt to improve `model`, if there is one. Raises `StateError` if it was damaged."""
+        """The record of an attempt to improve `model`, if there is one. Raises `StateError` if it was damaged, and
+        `Forgotten` if it is gone: another one would be hidden under the same masks.
+        """
         path = self._path(round, attempt, model)
+        if path.with_name(path.name + _OVER).is_dir():
+            raise Forgotten(f"what was made for attempt {attempt} at round {round} is not kept any more")
         return self._read(path, model) if path.is_dir() else None
 
     def _folder_of(self, record: Record) -> Path:
@@ -238,7 +259,7 @@ class Journal:
 
     def knows(self, commitment: bytes, round: RoundNumber) -> bool:
         """Whether a record of the round has this commitment, or is damaged so that it may have."""
-        for path in self._records():
+        for path in [*self._records(), *self._records(_OVER)]:
             if _round_of(path) == round:
                 try:
                     if _names(path)["commitment"] == commitment:
@@ -252,7 +273,7 @@ class Journal:
             names = _names(path)
             return Record(
                 round=_round_of(path),
-                attempt=int(path.name[23:28]),
+                attempt=_attempt_of(path),
                 model=model,
                 digest=Digest(names["digest"]),
                 root=Root(names["root"]),
@@ -260,6 +281,7 @@ class Journal:
                 commitment=names["commitment"],
                 key=names["key"],
                 statement=names["statement"],
+                charge=self._charge(names),
                 masked=self._masked(path),
                 update=self._update(path),
                 residual=self._residual(path),
@@ -280,6 +302,17 @@ class Journal:
         """That update, as canonical bytes; None if there was none."""
         return self._latest(round, entered, self._update)
 
+    def charge_before(self, round: RoundNumber, *, entered: Collection[bytes]) -> Charge | None:
+        """What was charged of both; None if there are none."""
+        return self._latest(round, entered, lambda path: self._charge(_names(path)))
+
+    def _charge(self, names: dict[str, bytes]) -> Charge:
+        if "data" in names:
+            return Charge(names["data"], by_steps=any(names["by_steps"]))
+        if not names["statement"]:
+            return Charge()
+        return Charge(None, by_steps=self._spec.release is None)
+
     def _latest(self, round: RoundNumber, entered: Collection[bytes], read: Callable[[Path], T]) -> T | None:
         path = self._path_before(round, entered)
         try:
@@ -293,9 +326,12 @@ class Journal:
             idle: Path | None = None  # counts only where none of the round entered, which would leave out less
             for path in attempts:
                 try:
-                    if _names(path)["commitment"] in entered:
+                    names = _names(path)
+                    if names["commitment"] in entered:
                         return path
-                    if idle is None and not moves(parse_update(self._update(path), self._spec), self._spec):
+                    if idle is not None or self._charge(names).data is None:  # it may be charged nowhere
+                        continue
+                    if not moves(parse_update(self._update(path), self._spec), self._spec):
                         idle = path
                 except (*_DAMAGE, BadVector) as error:
                     raise _damaged(path, error) from None
@@ -309,9 +345,36 @@ class Journal:
             last = self._path_before(round, entered)
             for path in self._records():
                 if _round_of(path) < round - _KEPT_ROUNDS and path != last:
-                    with suppress(OSError):
-                        (path / "residual").rename(self.folder / "next" / "residual")
+                    self._reuse(path)
                     shutil.rmtree(path, ignore_errors=True)
+            for path in self._records(_OVER):
+                if _round_of(path) < round - _KEPT_ROUNDS:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def forget_attempts(
+        self, round: RoundNumber, attempt: int, *, entered: Collection[bytes], committed: Collection[bytes]
+    ) -> None:
+        """Remove what was made for attempts at the open round that are over, but for the last one, for what is
+        `committed` to all the same, and for what the next update goes on from. The commitments are kept: should the
+        chain go back to such an attempt, they are this node's, and nothing else is made for it.
+        """
+        with suppress(StateError):  # told where it is needed
+            last = self._path_before(RoundNumber(round + 1), entered)
+            for path in self._records():
+                if _round_of(path) != round or _attempt_of(path) > attempt - _KEPT_ATTEMPTS or path == last:
+                    continue
+                with suppress(*_DAMAGE):
+                    if _names(path)["commitment"] not in committed:
+                        gone = path.rename(path.with_name(path.name + _OVER))
+                        self._reuse(gone)
+                        for each in gone.iterdir():
+                            if each.name != "commitment.json":
+                                each.unlink()
+
+    def _reuse(self, path: Path) -> None:
+        """The file of its residual, for the next one."""
+        with suppress(OSError):
+            (path / "residual").rename(self.folder / "next" / "residual")
 
     def remove(self) -> None:
         """The job is over, and everything that was committed to in it."""
@@ -344,9 +407,9 @@ class Journal:
             )
         return self._residual(path)
 
-    def _records(self) -> list[Path]:
+    def _records(self, over: str = "") -> list[Path]:
         """In the order of rounds and attempts."""
-        return sorted(self.folder.glob("round-*.attempt-?????.model-????????????????"))
+        return sorted(self.folder.glob(f"round-*.attempt-?????.model-????????????????{over}"))
 
     def _path(self, round: RoundNumber, attempt: int, model: Digest) -> Path:
         return self.folder / f"round-{round:08d}.attempt-{attempt:05d}.model-{model.hex()[:16]}"
@@ -363,6 +426,10 @@ def _damaged(path: Path | None, error: Exception) -> StateError:
 
 def _round_of(path: Path) -> RoundNumber:
     return RoundNumber(int(path.name[6:14]))
+
+
+def _attempt_of(path: Path) -> int:
+    return int(path.name[23:28])
 
 
 def _whole(file: BinaryIO, access: int) -> mmap.mmap | bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import inf
@@ -11,10 +12,11 @@ from operator import itemgetter
 from pathlib import Path
 
 from deepledger.node.accountant import Accountant, Cost
+from deepledger.node.journal import Charge
 from deepledger.node.private_run import MayTake, any_number
-from deepledger.node.spending import Budget, Spending, SpendingLedger, Spent, ledger_of
+from deepledger.node.spending import Budget, Spending, SpendingLedger, Spent, ledger_of, ledgers_in
 from deepledger.protocol.chain.ledger import Reader
-from deepledger.protocol.errors import BadInput, PrivacySpent
+from deepledger.protocol.errors import BadInput, PrivacySpent, StateError
 from deepledger.protocol.formats.participant_privacy import Release
 from deepledger.protocol.formats.private_run import PrivateRun, Steps
 from deepledger.protocol.formats.spec import JobSpec
@@ -60,9 +62,37 @@ class Purse:
         """The data are read for it, once."""
         return ledger_of(self.folder, self.data)
 
-    def open(self) -> MayTake:
-        """How many steps the next training may take. Raises `PrivacySpent` where it will pass the budget: if noise that
-        the job asks for does not keep it within, and it takes as many private steps as the last one of this job.
+    @property
+    def fingerprint(self) -> bytes:
+        return bytes.fromhex(self.ledger.path.stem)
+
+    @property
+    def counts_job(self) -> bool:
+        """Whether any data were charged for an update of this account in this job."""
+        with suppress(StateError):  # as where a ledger is damaged: it is told where it is needed
+            return any(_has(ledger, self.job, self.account) for ledger in ledgers_in(self.folder))
+        return False
+
+    def identify(self) -> None:
+        """Before the data are loaded, where they will be charged: what is written to the file later is other data."""
+        if self.budget is not None or self.release is not None or self.by_steps:
+            _ = self.ledger
+
+    def may_carry(self, last: Charge | None) -> bool:
+        """Whether what an update left out may travel in the next one: what private steps bound may, as it shows no more
+        however often, and else what was trained on the same data, which the next one is charged for, too. Where nothing
+        bounds it and nothing was told, it may while there is no budget to hold it against.
+        """
+        if last is None or last.by_steps:
+            return True
+        if not last.data:
+            return last.data is not None and self.budget is None
+        return last.data == self.fingerprint
+
+    def open(self, *, by_steps: bool = True) -> MayTake:
+        """How many steps the next training may take; `by_steps` as for `charge`. Raises `PrivacySpent` where it will
+        pass the budget: if noise that the job asks for does not keep it within, and it takes as many private steps as
+        the last one of this job.
         """
         if self.budget is None:
             return any_number
@@ -72,7 +102,7 @@ class Purse:
             return any_number
         mine = (each.steps for each in reversed(spent.lines) if (each.job, each.account) == (self.job, self.account))
         last = next(mine, None)
-        if self.release is not None and not last and not self.by_steps:
+        if self.release is not None and not (by_steps and (last or self.by_steps)):
             alone = epsilon_of_rounds(self.release, rounds=1, delta=self.delta)
             raise PrivacySpent(
                 f"{spent.told(self.budget)}: what a round of this job shows would pass it, ε = {alone:.3g} by itself"
@@ -124,12 +154,15 @@ class Purse:
         steps = [run.steps] if run is not None and run.past is None else []
         return [*steps, *([(self.release,)] if self.release is not None else [])]
 
-    def charge(self, run: PrivateRun | None, *, commitment: bytes, round: int) -> Spent:
-        """Before the commitment is sent. An update that is kept private in two ways costs what is less.
+    def charge(self, run: PrivateRun | None, *, commitment: bytes, round: int, by_steps: bool = True) -> Spent:
+        """Before the update is kept. One that is kept private in two ways costs what is less.
+
+        `by_steps`: all that it carries of earlier trainings was charged by their steps. What an update that was charged
+        by its noise left out has none: it may travel behind noise only, which is charged again.
 
         Raises `PrivacySpent` as `SpendingLedger.charge`.
         """
-        steps = run.steps if run is not None and run.past is None else None
+        steps = run.steps if by_steps and run is not None and run.past is None else None
         unbounded = Spending(
             commitment=commitment.hex(),
             job=self.job,
@@ -174,6 +207,12 @@ def purse_in(
         by_steps=spec.differential_privacy is not None,
         shared=noise is not None and noise.mechanism == "distributed",
     )
+
+
+def _has(ledger: SpendingLedger, job: str, account: str) -> bool:
+    with suppress(StateError):
+        return any((each.job, each.account) == (job, account) for each in ledger.read().lines)
+    return False
 
 
 def _times(costs: tuple[Cost, ...], rounds: int) -> tuple[Cost, ...]:

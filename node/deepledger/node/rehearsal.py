@@ -32,6 +32,7 @@ def rehearsal_of(
     Raises `BadInput` for a task and data that do not fit, or that cannot be held against a budget, `PrivacySpent` where
     the budget leaves no round.
     """
+    purse.identify()
     purse.open()
     trainer = load_trainer(spec, source, data, fetch=from_store(store))
     rehearse(trainer)

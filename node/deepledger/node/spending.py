@@ -81,6 +81,10 @@ class Spent:
         """Infinite where of one update nothing is guaranteed."""
         return self.accountant.epsilon(delta) if self.is_bounded else float("inf")
 
+    def by_steps(self, commitment: bytes) -> bool:
+        """Whether private steps bound this update."""
+        return any(each.steps is not None for each in self.lines if each.commitment == commitment.hex())
+
     def plus(self, spending: Spending) -> Spent:
         return Spent((*self.lines, spending), after=self)
 
