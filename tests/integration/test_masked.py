@@ -507,3 +507,26 @@ def test_what_masks_do_not_allow_is_refused_when_the_job_is_made(
 def forget(world: Any, digest: bytes) -> None:
     (path,) = (world.folder / "store").rglob(f"{cid_of(digest)}*")
     path.unlink()
+
+
+def test_of_a_round_that_is_void_again_and_again_a_node_keeps_what_it_made_for_the_last_attempts_only(
+    world: Any,
+) -> None:
+    """It may be begun again 65,535 times, and a record is as long as two models."""
+    job, posting = masked_job(world, rounds=1, commit_window=60, settle_window=60, miss_limit=9), world.ledger(1)
+    nodes = [node(world, job, number) for number in range(3)]
+    follower = Follower(world.reader(), job)
+    posting.post_bond(job, terms_hash=terms_hash(follower.job.created), value=follower.job.terms.bond)
+    for attempt in range(6):
+        while follower.phase() is not Phase.COUNTING or follower.job.attempt.attempt != attempt:
+            follower.update(timeout=0.5)
+        if attempt < 5:
+            follower.reach(posting.count(job, 0, attempt, 0))
+    for actor in nodes:
+        actor.stop.set()
+        actor.join()
+    for number in range(3):
+        (kept,) = (world.folder / "nodes").glob(f"*{world.accounts[2 + number].address}")
+        whole = {path.parent.name[23:28] for path in kept.glob("round-*/update")}
+        assert whole == {"00004", "00005"}
+        assert len(list(kept.glob("round-*/commitment.json"))) == 6, "by which it knows its own"

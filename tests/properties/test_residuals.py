@@ -105,20 +105,21 @@ def test_all_that_was_trained_for_rounds_that_count_is_sent_or_kept_whatever_bec
     with TemporaryDirectory() as folder:
         node = Played(Path(folder), spec)
         for number in range(ROUNDS):
-            time, attempt, early, idle = 1000 * (number + 1), 0, None, None
-            if data.draw(st.booleans(), label="an attempt starves"):
-                node.chain.open(time, round=number)
-                first = node.train(number, 0, data.draw(CHANGES))
-                idle = first.idle
+            time, attempts, early, idle = 1000 * (number + 1), 0, None, None
+            for attempt in range(data.draw(st.integers(0, 4), label="attempts that starve")):
+                node.chain.open(time, round=number, attempt=attempt)
+                first, early = node.train(number, attempt, data.draw(CHANGES)), None
+                idle = first.idle if first.idle is not None else idle
                 match data.draw(VOIDED):
                     case "committed":
                         node.commit(first, time + 1)
                     case "counts in the next":
                         early = first
-                node.chain.say(RoundStarved, time + 100, round=number, attempt=0)
-                time, attempt = time + 200, 1
-            node.chain.open(time, round=number, attempt=attempt)
-            made, fate = node.train(number, attempt, data.draw(CHANGES)), data.draw(FATES)
+                node.chain.say(RoundStarved, time + 100, round=number, attempt=attempt)
+                node.journal.forget_attempts(RoundNumber(number), attempt + 1, entered=node.mine, committed=())
+                time, attempts = time + 200, attempt + 1
+            node.chain.open(time, round=number, attempt=attempts)
+            made, fate = node.train(number, attempts, data.draw(CHANGES)), data.draw(FATES)
             idle = made.idle if made.idle is not None else idle
             if fate != "late":
                 node.commit(early or made, time + 1)

@@ -392,7 +392,9 @@ def _show(node: Node) -> None:
 def _report_over(node: Node) -> None:
     for attempt in node.follower.job.abandoned[node.starved :]:
         node.observe(RoundStarved(job=node.job, attempt=attempt))
-    node.starved = len(node.follower.job.abandoned)
+    if node.starved != len(node.follower.job.abandoned):
+        node.starved = len(node.follower.job.abandoned)
+        _forget_attempts(node)
     for over in node.follower.job.history[node.settled :]:
         node.observe(_outcome(over, node))
         node.unpublished = False
@@ -415,6 +417,17 @@ def _report_over(node: Node) -> None:
         f"The coordinator says: {node.diverged}. But {doubt}. This node keeps its seat and goes on; `deepledger audit "
         f"{node.job}` looks whether that is so."
     )
+
+
+def _forget_attempts(node: Node) -> None:
+    job = node.follower.job
+    if job.attempt is not None:
+        node.journal.forget_attempts(
+            job.attempt.round,
+            job.attempt.attempt,
+            entered=contribute.entered(job, node.ledger.account),
+            committed={each.commitment for each in job.attempt.commits},
+        )
 
 
 def _outcome(over: SettledRound, node: Node) -> RoundOver:
