@@ -16,6 +16,7 @@ from deepledger.node.notices import (
     LeftSeat,
     PrivacyCharged,
     PrivacyForeseen,
+    RoundOver,
     TookSeat,
     Trained,
     Withdrawn,
@@ -25,6 +26,7 @@ from deepledger.node.spending import ledger_of
 from deepledger.node.training import make_update
 from deepledger.protocol.errors import BadInput, PrivacySpent
 from deepledger.protocol.formats.private_run import Steps, parse_statement
+from deepledger.protocol.roles.notices import Warned
 from tests.integration.test_roles import Actor, assert_audit_matches, coordinator
 
 pytestmark = pytest.mark.one_chain
@@ -197,6 +199,14 @@ def as_given(world, **changes):
     return world.spec()[0].update.model_dump() | changes
 
 
+def behind_noise(world):
+    noise = {"mechanism": "local", "clip_norm": 1.0, "noise_multiplier": 3.0, "delta": 1e-3}
+    return {
+        "participant_privacy": noise,
+        "update": as_given(world, bits=16, fraction_bits=6, norm_bound=400.0),
+    }
+
+
 def test_what_was_trained_and_rounds_to_nothing_is_charged_since_later_updates_carry_it(world, create):
     """However many trainings one update carries, each was written down before it left."""
     world.task.write_text(
@@ -250,9 +260,7 @@ def test_an_update_is_charged_to_the_data_that_it_was_trained_on_whatever_a_rest
 def test_an_update_behind_noise_alone_is_followed_by_none_that_only_its_own_steps_are_charged_for(world, create):
     """The first is cheaper by its noise, the second would be by its steps, and carries what the first left out."""
     world.task.write_text(world.task.read_text().replace("times ** round", "(50 if round == 0 else 1)"))
-    noise = {"mechanism": "local", "clip_norm": 1.0, "noise_multiplier": 3.0, "delta": 1e-3}
-    update = as_given(world, bits=16, fraction_bits=6, norm_bound=400.0)
-    job = create(rounds=2, noise_multiplier=4.0, more={"participant_privacy": noise, "update": update})
+    job = create(rounds=2, noise_multiplier=4.0, more=behind_noise(world))
     for role in (coordinator(world, job), node(world, job, 0)):
         role.join()
     spent = spent_by(world, 0)
@@ -261,6 +269,24 @@ def test_an_update_behind_noise_alone_is_followed_by_none_that_only_its_own_step
     its_steps = Steps(1 / 3, 4.0, 3)
     assert Accountant([release, its_steps]).epsilon(1e-3) < Accountant([release] * 2).epsilon(1e-3)
     assert [each.costs for each in spent.lines] == [(release,)] * 2
+
+
+def test_what_noise_hid_of_some_data_is_not_sent_with_others_that_are_charged_alone(world, create):
+    job = create(rounds=2, noise_multiplier=0, asked=None, more=behind_noise(world))
+    settling, residuals = coordinator(world, job), []
+
+    def noted(trainer, before, residual, **given):
+        residuals.append(bool(np.any(residual)))
+        return make_update(trainer, before, residual, **given)
+
+    Actor(run_of(world, job, 0), kill_on=RoundOver).start().join()
+    again = node(world, job, 0, data=world.shards[1], make_update=noted)
+    for role in (again, settling):
+        role.join()
+    said = [each.message for each in again.seen if isinstance(each, Warned)]
+    assert any("What earlier rounds left out is not sent with round 1" in each for each in said)
+    assert residuals == [False]
+    assert [[each.round for each in spent_by(world, number).lines] for number in range(2)] == [[0], [1]]
 
 
 def test_a_round_that_keeps_nothing_private_is_counted_after_one_that_did(world, create):
