@@ -31,6 +31,7 @@ from deepledger.protocol.chain.events import Committed, Outcome, Phase
 from deepledger.protocol.errors import (
     AccountInUse,
     BadInput,
+    BlobMissing,
     ChainNonsense,
     LedgerRejected,
     StateError,
@@ -377,6 +378,27 @@ def test_a_node_killed_after_it_revealed_early_publishes_when_it_is_started_agai
     first = coordinator(world, job)
     Actor(run, kill_on=RevealedUpdate).start().join()
     for actor in [first, node(world, job, 0)]:
+        actor.join()
+    assert assert_audit_matches(world, job).job.history[0].settled.accepted
+
+
+def test_a_node_started_again_reveals_though_the_jobs_spec_is_kept_back(world):
+    """Whoever has the only copy could take the stakes of all who were started again."""
+    job = world.create_job(min_participants=1, rounds=1)
+    first = coordinator(world, job)
+    node(world, job, 0, kill_on=CommittedUpdate).join()
+    digest = Follower(world.reader(), job).job.terms.spec_digest
+
+    def read(asked, *, limit):
+        if asked == digest:
+            raise BlobMissing("it is nowhere")
+        return world.store.read(asked, limit=limit)
+
+    again = partial(
+        participate, world.ledger(2), Changed(world.store, read=read), job,
+        tasks=[world.task], data=world.shards[0], folder=world.folder / "nodes",
+    )  # fmt: skip
+    for actor in [Actor(again).start(), first]:
         actor.join()
     assert assert_audit_matches(world, job).job.history[0].settled.accepted
 

@@ -24,7 +24,7 @@ from deepledger.protocol.blobs.digest import digest_of
 from deepledger.protocol.blobs.spool import FileVector
 from deepledger.protocol.errors import BadVector, StateError
 from deepledger.protocol.formats.commitment import Slot
-from deepledger.protocol.formats.spec import JobSpec
+from deepledger.protocol.formats.spec import JobSpec, spec_bytes
 from deepledger.protocol.formats.updates import moves, parse_update
 from deepledger.protocol.formats.vectors import Blocks, Floats, UpdateVector, update_dtype
 from deepledger.protocol.kernels.cores import BLOCK
@@ -33,6 +33,7 @@ from deepledger.protocol.privacy.masked_updates import Masked
 from deepledger.protocol.types import Digest, Root, RoundNumber
 
 _KEPT_ROUNDS = _KEPT_ATTEMPTS = 2
+_SPEC = "spec.json"
 _OVER = ".over"
 """Behind the name of a record of which the commitment is left."""
 _DAMAGE = (OSError, ValueError, KeyError, AttributeError)
@@ -88,18 +89,38 @@ class OtherCount(StateError):
     """Shares were released for another count of the attempt."""
 
 
+def kept_spec(home: Path, slot: Slot, digest: Digest) -> bytes | None:
+    """A job's spec as this account had it before: whoever keeps it back later keeps no update from being revealed."""
+    try:
+        data = (_folder(home, slot, digest) / _SPEC).read_bytes()
+    except OSError:
+        return None
+    return data if digest_of(data) == digest else None
+
+
+def _folder(home: Path, slot: Slot, spec_digest: Digest) -> Path:
+    """Everything but the spec is the same again on a devnet that was started anew."""
+    job = f"{slot.chain_id}-{slot.contract}-job{slot.job}-{spec_digest.hex()[:16]}"
+    return home / f"{job}-{slot.participant}"
+
+
 class Journal:
     """The records of one account in one job, under `home`."""
 
     def __init__(self, home: Path, slot: Slot, spec: JobSpec, *, spec_digest: Digest) -> None:
-        # Everything but the spec is the same again on a devnet that was started anew.
-        job = f"{slot.chain_id}-{slot.contract}-job{slot.job}-{spec_digest.hex()[:16]}"
-        self.folder = home / f"{job}-{slot.participant}"
+        self.folder = _folder(home, slot, spec_digest)
         self._spec, self._room = spec, Room()
         try:
             make_folder(self.folder)
         except OSError as error:
             raise StateError(f"cannot write to {self.folder}: {error.strerror}. Choose another folder.") from None
+
+    def keep_spec(self) -> None:
+        """For `kept_spec`. Raises `StateError`."""
+        try:
+            (self.folder / _SPEC).write_bytes(spec_bytes(self._spec))
+        except OSError as error:
+            raise StateError(f"cannot write to {self.folder}: {error.strerror}. Make room.") from None
 
     def held(self) -> AbstractContextManager[None]:
         """Nobody else on this machine takes part with this account meanwhile. Raises `StateError` if somebody does."""

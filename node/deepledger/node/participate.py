@@ -14,7 +14,7 @@ from deepledger.node import contribute
 from deepledger.node.alone import check_alone, unexplained
 from deepledger.node.decision import TURN, Step, must_reveal, next_step
 from deepledger.node.divergence import doubt_of, time_to_look, told_of
-from deepledger.node.journal import Journal
+from deepledger.node.journal import Journal, kept_spec
 from deepledger.node.linking import Links
 from deepledger.node.node import Node, patience, time_to_publish
 from deepledger.node.notices import Finished, LeftSeat, Poked, RoundOver, RoundStarved, TookSeat, Withdrawn
@@ -24,7 +24,7 @@ from deepledger.node.signed_joins import SignedJoins
 from deepledger.node.training import MakeUpdate, make_update
 from deepledger.protocol.blobs.store import BlobStore
 from deepledger.protocol.chain.abi import terms_hash
-from deepledger.protocol.chain.events import Departure
+from deepledger.protocol.chain.events import Departure, JobTerms
 from deepledger.protocol.chain.ledger import Ledger, Receipt
 from deepledger.protocol.errors import (
     AccountInUse,
@@ -45,7 +45,7 @@ from deepledger.protocol.ether import eth
 from deepledger.protocol.formats.admission import admission_proof
 from deepledger.protocol.formats.commitment import Slot
 from deepledger.protocol.formats.spec import JobSpec
-from deepledger.protocol.job.fetch import check_keys, fetch_spec
+from deepledger.protocol.job.fetch import check_keys, fetch_spec, read_spec
 from deepledger.protocol.job.follow import Follower
 from deepledger.protocol.job.state import SettledRound
 from deepledger.protocol.privacy.hybrid_keys import HybridSecret, hybrid_secret
@@ -106,14 +106,17 @@ def participate(
         passes: Callable[[DeepledgerError], bool] = lambda error: (  # noqa: E731
             is_transient(error) or must_reveal(follower.job, ledger.account, follower.now())
         )
-        spec = persist(partial(fetch_spec, store, follower.job.terms), warn=warn, stop=stop, passes=passes)
+        slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
+        read = partial(_spec, store, follower.job.terms, folder, slot)
+        spec = persist(read, warn=warn, stop=stop, passes=passes)
     except Stopped:
         return
     masks = _mask_key(follower, spec, ledger, secret)
     hybrid = _hybrid_secret(follower, spec, ledger, mask_secret)
-    slot = Slot(ledger.chain_id, ledger.address, job, RoundNumber(0), ledger.account)
     journal = Journal(folder, slot, spec, spec_digest=follower.job.terms.spec_digest)
     with journal.held():
+        if kept_spec(folder, slot, follower.job.terms.spec_digest) is None:
+            journal.keep_spec()
         node = Node(
             ledger=ledger,
             store=store,
@@ -156,6 +159,11 @@ def participate(
                 "folder was moved or lost. Stop one of the two nodes, or put the folder back."
             )
         _run(node, stop, leave or threading.Event())
+
+
+def _spec(store: BlobStore, terms: JobTerms, folder: Path, slot: Slot) -> JobSpec:
+    kept = kept_spec(folder, slot, terms.spec_digest)
+    return fetch_spec(store, terms) if kept is None else read_spec(kept, terms)
 
 
 def _mask_key(follower: Follower, spec: JobSpec, ledger: Ledger, secret: bytes | None) -> MaskKey | None:

@@ -23,6 +23,11 @@ def fetch_spec(store: BlobStore, terms: JobTerms) -> JobSpec:
         data = store.read(terms.spec_digest, limit=MAX_SPEC_BYTES)
     except BlobMissing as error:
         raise BlobMissing(f"the job's spec cannot be had: {error}") from None
+    return read_spec(data, terms)
+
+
+def read_spec(data: bytes, terms: JobTerms) -> JobSpec:
+    """A spec that goes together with the terms. Raises `BadSpec`."""
     spec = parse_spec(data)
     if terms.withheld != (spec.validation.withheld is not None):
         raise BadSpec(
