@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,11 +12,11 @@ from deepledger.protocol.formats.report import Unclipped
 from deepledger.protocol.formats.spec import JobSpec
 from deepledger.protocol.formats.verdicts import Verdict
 from deepledger.protocol.privacy.cohort import Cohort
-from deepledger.protocol.privacy.unmasking import NOTHING, Rebuilt
+from deepledger.protocol.privacy.unmasking import NOTHING
 from deepledger.protocol.settlement.aggregation.stack import Row
 from deepledger.protocol.settlement.inputs import MaskedUpdate, Revealed
 from deepledger.protocol.settlement.judging import Judged
-from deepledger.protocol.settlement.summing import read_mean, sum_all
+from deepledger.protocol.settlement.summing import Unmasked, read_mean, sum_all
 
 Sums = tuple[Sequence[Judged], Sequence[Row], Unclipped | None]
 """As of `summing.sum_all`; the row of a sum that cannot be read is `UNREAD`."""
@@ -98,38 +98,15 @@ def _was_silent(judged: Judged, claims: Claims) -> bool:
     return not gone and claims.releases[contribution] in (None, NOTHING)
 
 
-def _sum_of(
-    summed: Collection[int],
-    spec: JobSpec,
-    cohort: Cohort,
-    rebuilt: Rebuilt,
-    masked: Mapping[int, MaskedUpdate],
-    bits: dict[int, Unclipped],
-    *,
-    group: Sequence[int],
-) -> Row | Verdict:
+def _sum_of(summed: Collection[int], unmasked: Unmasked, group: Sequence[int]) -> Row | Verdict:
     """As `summing.ReadSum`, of some groups only."""
-    if group[0] not in summed:
-        return Verdict.SKIPPED
-    return read_mean(spec, cohort, rebuilt, masked, bits, group=group)
+    return read_mean(unmasked, group) if group[0] in summed else Verdict.SKIPPED
 
 
-def _sum_told(
-    verdicts: Collection[Verdict],
-    spec: JobSpec,  # noqa: ARG001
-    cohort: Cohort,
-    rebuilt: Rebuilt,
-    masked: Mapping[int, MaskedUpdate],  # noqa: ARG001
-    bits: dict[int, Unclipped],  # noqa: ARG001
-    *,
-    group: Sequence[int],
-) -> Row | Verdict:
+def _sum_told(verdicts: Collection[Verdict], unmasked: Unmasked, group: Sequence[int]) -> Row | Verdict:
     """As `summing.ReadSum`, without the vectors: why there is no sum is known where keys lack, and told otherwise."""
-    if not rebuilt.counted:
+    if not unmasked.rebuilt.counted:
         return Verdict.TOO_FEW
-    if not rebuilt.complete or Verdict.SKIPPED in verdicts:
+    if not unmasked.rebuilt.complete or Verdict.SKIPPED in verdicts:
         return Verdict.SKIPPED
-    if Verdict.NORM_EXCEEDED in verdicts:
-        return Verdict.NORM_EXCEEDED
-    weight = sum(cohort.member(seat).weight for seat in rebuilt.counted)
-    return Row(group[0], cohort.member(group[0]).participant, weight, UNREAD)
+    return Verdict.NORM_EXCEEDED if Verdict.NORM_EXCEEDED in verdicts else unmasked.row(group, UNREAD)

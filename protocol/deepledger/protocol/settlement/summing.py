@@ -6,9 +6,8 @@ aggregation, pay and evaluation are those of every other round.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,20 +44,26 @@ class MeanOfSum:
         return div_half_even(self.total[part].astype(np.int64) << self.shift, self.weight)
 
 
-class ReadSum(Protocol):
-    def __call__(
-        self,
-        spec: JobSpec,
-        cohort: Cohort,
-        rebuilt: Rebuilt,
-        masked: Mapping[int, MaskedUpdate],
-        bits: dict[int, Unclipped],
-        *,
-        group: Sequence[int],
-    ) -> Row | Verdict:
-        """The mean of those of a group that were counted, or why there is none; what stood next to the updates goes to
-        `bits`. Raises `StateError` without room.
-        """
+@dataclass(frozen=True, slots=True, eq=False)
+class Unmasked:
+    """A round whose masks or keys are rebuilt, as far as they can be: what sums are read from."""
+
+    spec: JobSpec
+    cohort: Cohort
+    rebuilt: Rebuilt
+    masked: Mapping[int, MaskedUpdate]  # by seat
+    bits: dict[int, Unclipped]  # what stood next to the updates of a group goes there
+
+    def weight(self, group: Sequence[int]) -> int:
+        """Of those of a group that were counted."""
+        return sum(self.cohort.member(seat).weight for seat in self.rebuilt.counted.intersection(group))
+
+    def row(self, group: Sequence[int], vector: Vector) -> Row:
+        return Row(group[0], self.cohort.member(group[0]).participant, self.weight(group), vector)
+
+
+ReadSum = Callable[[Unmasked, Sequence[int]], Row | Verdict]
+"""The mean of those of a group that were counted, or why there is none. Raises `StateError` without room."""
 
 
 def sum_all(
@@ -98,7 +103,8 @@ def sum_all(
         verdicts |= dict.fromkeys(rebuilt.bad_shares, Verdict.BAD_SHARES)
         # Who is silent stays so, whatever else it did: from which releases all follows must be told.
         verdicts |= dict.fromkeys(rebuilt.badly_shared.keys() & releases.keys(), Verdict.BADLY_SHARED)
-        found_in = {group[0]: read(spec, cohort, rebuilt, masked, bits, group=group) for group in cohort.groups}
+        unmasked = Unmasked(spec, cohort, rebuilt, masked, bits)
+        found_in = {group[0]: read(unmasked, group) for group in cohort.groups}
         rows = [row for row in found_in.values() if isinstance(row, Row)]
         if 2 * len(rows) <= len(cohort.groups):
             rows = []
@@ -129,34 +135,27 @@ def _rebuilt(
         return None
 
 
-def read_mean(
-    spec: JobSpec,
-    cohort: Cohort,
-    rebuilt: Rebuilt,
-    masked: Mapping[int, MaskedUpdate],
-    bits: dict[int, Unclipped],
-    *,
-    group: Sequence[int],
-) -> Row | Verdict:
+def read_mean(unmasked: Unmasked, group: Sequence[int]) -> Row | Verdict:
     """As `ReadSum`; the sum lies in a file, so that memory does not grow with the number of groups."""
-    counted = rebuilt.counted.intersection(group)
+    spec, counted = unmasked.spec, unmasked.rebuilt.counted.intersection(group)
     if not counted:
         return Verdict.TOO_FEW
-    vectors = {seat: masked[seat].vector for seat in counted}
+    vectors = {seat: unmasked.masked[seat].vector for seat in counted}
+    coordinates = spec.masked_coordinates
     try:
-        whole = read_sum(cohort, rebuilt, vectors, coordinates=spec.masked_coordinates, group=group[0])
+        whole = read_sum(unmasked.cohort, unmasked.rebuilt, vectors, coordinates=coordinates, group=group[0])
     except (NotUnmaskable, BadVector):
         return Verdict.SKIPPED
     except BeyondRange:
         return Verdict.NORM_EXCEEDED
     total, next_to = whole[: spec.model.coordinates], whole[spec.model.coordinates :]
-    weight = sum(cohort.member(seat).weight for seat in counted)
+    weight = unmasked.weight(group)
     if not _fits(total, spec, weight):
         return Verdict.NORM_EXCEEDED
     if len(next_to):
-        bits[group[0]] = Unclipped(total=int(next_to[0]), counted=len(counted))
-    mean = MeanOfSum(keep(total.data, total.dtype), weight, spec.model.fraction_bits - spec.update.fraction_bits)
-    return Row(group[0], cohort.member(group[0]).participant, weight, mean)
+        unmasked.bits[group[0]] = Unclipped(total=int(next_to[0]), counted=len(counted))
+    shift = spec.model.fraction_bits - spec.update.fraction_bits
+    return unmasked.row(group, MeanOfSum(keep(total.data, total.dtype), weight, shift))
 
 
 def _fits(total: Int32s, spec: JobSpec, weight: int) -> bool:
