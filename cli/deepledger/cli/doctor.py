@@ -121,15 +121,15 @@ def _checks(
     check, account = _tried("account", lambda: _account(signer, reader))
     yield check
     yield from _spending(signer, budget, data)
-    spec = None
+    spec, mine = None, None
     if number is not None and reader is not None:
         check, found = _tried(f"job {number}", lambda: _job(store, reader, JobId(number)))
         yield check
         spec, noise = found if found is not None else (None, {})
         yield from (Check(name, text) for name, text in noise.items())
         if spec is not None and account is not None:
+            mine = Mine(reader, JobId(number), account, signer.folder / "privacy")
             if spec.binds_statements:
-                mine = Mine(reader, JobId(number), account, signer.folder / "privacy")
                 yield _tried("written down", lambda: (_written_down(mine), None))[0]
             yield _tried("deposit", lambda: (_deposit(reader, JobId(number), account), None))[0]
     if spec is not None:
@@ -142,8 +142,7 @@ def _checks(
         if data is not None:
             check, run = _tried("data", lambda: _data(spec, task + places(tasks), data, store))
             yield check
-            if not check.exit_code and number is not None and reader is not None and account is not None:
-                mine = Mine(reader, JobId(number), account, signer.folder / "privacy")
+            if not check.exit_code and mine is not None:
                 yield _tried("privacy", lambda: (_privacy(spec, run, data, budget, mine), None))[0]
     needed = LEAST_FREE if spec is None else LEAST_FREE + 4 * (spec.update_bytes + spec.model_bytes)
     yield _tried("disk", lambda: (_disk(signer.folder, needed), None))[0]
